@@ -1,0 +1,156 @@
+"""The dataset card: a pure function of manifest and evaluation records, through `cards/dataset_card.md.jinja`."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from datasets import DatasetInfo, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.artifact.schema import features
+
+# https://huggingface.co/docs/hub/repositories-licenses; anything else is "other" with a name
+HUB_LICENSES = """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m
+    bigscience-bloom-rail-1.0 bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0
+    c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0
+    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0
+    cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m
+    deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2
+    fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 grok2-community h-research
+    intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4
+    lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl
+    postgresql unknown unlicense wtfpl zlib
+"""
+SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def cards_folder() -> Path:
+    """Return the folder of card template and FORMAT.md: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "cards"
+    return inside if inside.is_dir() else package.parent / "cards"
+
+
+def render_card(
+    manifest: Manifest,
+    evaluations: Sequence[EvaluationRecord],
+    *,
+    location: str,
+    assets: Mapping[str, str],
+    size_bytes: int,
+) -> str:
+    """Write the README.md of a distilled set.
+
+    Args:
+        manifest: The set's record.
+        evaluations: Its results, in the order of the table; may be empty.
+        location: What a reader passes to `load_dataset`: a Hub id or a folder.
+        assets: Pictures shown below the first paragraph: path inside the artifact folder, and text for those
+            who cannot see them.
+        size_bytes: Size of the parquet files.
+
+    Returns:
+        YAML block and Markdown.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(cards_folder()),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "cell": _cell,
+        "setting": _setting,
+        "duration": _duration,
+        "bytes": _bytes,
+        "shell": shlex.quote,
+        "tojson_plain": lambda text: json.dumps(text, ensure_ascii=False),  # jinja's own escapes for HTML
+        "or_empty": lambda value: "" if value is None else _cell(value),
+        "or_unstated": lambda value: "not stated" if value is None else _cell(value),
+    }
+    source = manifest.source
+    source_link, test_split = _cell(source.name), f"its split `{source.test_split}`"
+    if source.hub_id:
+        source_link = f"[{source.hub_id}](https://huggingface.co/datasets/{source.hub_id})"
+    if source.test_fraction:
+        test_split = f"{source.test_fraction:.0%} of its training split, held out"
+    text = environment.get_template("dataset_card.md.jinja").render(
+        yaml=_card_data(manifest, size_bytes).to_yaml(),
+        m=manifest,
+        evaluations=evaluations,
+        own_protocols=sorted({f"{e.protocol} v{e.protocol_version}" for e in evaluations if not e.standard}),
+        location=location,
+        assets=assets,
+        size=_bytes(size_bytes),
+        rows=len(manifest.classes) * manifest.ipc,
+        source_link=source_link,
+        test_split=test_split,
+        show_wnid=any(c.wnid for c in manifest.classes),
+        show_generator=any(c.generator_index is not None for c in manifest.classes),
+        bibtex="\n\n".join(entry.strip() for entry in (manifest.method.bibtex, source.bibtex) if entry),
+    )
+    # One blank line between paragraphs, whichever optional parts are there; DatasetCard refuses broken YAML.
+    return str(DatasetCard(re.sub(r"\n{3,}", "\n\n", text)))
+
+
+def _card_data(manifest: Manifest, size_bytes: int) -> DatasetCardData:
+    rows = len(manifest.classes) * manifest.ipc
+    data = DatasetCardData(
+        **_license(manifest.license),
+        pretty_name=f"{manifest.source.name} in {manifest.ipc} images per class ({manifest.method.name})",
+        tags=["dataset-distillation", "distill-hub", manifest.method.name, f"ipc-{manifest.ipc}"],
+        task_categories=["image-classification"],
+        size_categories=[next((name for limit, name in SIZE_CATEGORIES if rows < limit), "1M<n<10M")],
+        source_datasets=[manifest.source.hub_id or "original"],
+    )
+    info = DatasetInfo(
+        features=features(manifest.class_names),
+        splits=SplitDict({"train": SplitInfo("train", num_bytes=size_bytes, num_examples=rows)}),
+        download_size=size_bytes,
+        dataset_size=size_bytes,
+    )
+    DatasetInfosDict({"default": info}).to_dataset_card_data(data)
+    files = [{"split": "train", "path": "data/train-*"}]
+    MetadataConfigs({"default": {"data_files": files}}).to_dataset_card_data(data)
+    return data
+
+
+def _license(license: str | None) -> dict[str, str]:
+    if license is None:
+        return {}
+    if license.lower() in HUB_LICENSES.split():
+        return {"license": license.lower()}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")}
+
+
+def _cell(value: Any) -> str:
+    """Make text safe inside a Markdown table: one line, no column of its own, no HTML."""
+    return " ".join(str(value).split()).replace("|", r"\|").replace("<", "&lt;")
+
+
+def _setting(value: Any) -> str:
+    return "not set" if value is None else f"`{_cell(value if isinstance(value, str) else json.dumps(value))}`"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _bytes(size: int) -> str:
+    for unit, length in (("GB", 1e9), ("MB", 1e6)):
+        if size >= length:
+            return f"{size / length:.1f} {unit}"
+    return f"{size / 1e3:.0f} kB"

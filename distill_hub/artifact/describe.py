@@ -1,0 +1,125 @@
+"""From a finished run to rows and manifest."""
+
+import datetime
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from distill_hub.artifact.manifest import (
+    ClassRecord,
+    EnvironmentRecord,
+    Manifest,
+    MethodRecord,
+    ModelRecord,
+    SourceRecord,
+    StageRecord,
+    set_name,
+)
+from distill_hub.classifiers import weights_sha256
+from distill_hub.generators.dit import IMAGENET_DIT, DiTGenerator
+from distill_hub.run import Run, Stage
+from distill_hub.sources import Source
+
+DIT_LICENSE = "cc-by-nc-4.0"  # of facebook/DiT-XL-2-256
+
+
+def rows(stage: Stage, labels: Sequence[int], batch_size: int = 100) -> Iterator[dict[str, Any]]:
+    """Yield a set's rows from a stage with `images`, `logits` (of the teacher) and `seeds`, in order.
+
+    Args:
+        stage: Its items are the set's images.
+        labels: Label of each.
+        batch_size: Images read from disk at a time.
+    """
+    for start in range(0, len(stage), batch_size):
+        stop = min(start + batch_size, len(stage))
+        part = stage.rows(start, stop, "images", "logits", "seeds")
+        images = part["images"].permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)
+        soft_labels = part["logits"].double().softmax(1).float().numpy()  # (B, C), temperature 1
+        for image, soft_label, seed, label in zip(images, soft_labels, part["seeds"], labels[start:stop], strict=True):
+            yield {
+                "image": np.ascontiguousarray(image),
+                "label": int(label),
+                "soft_label": soft_label,
+                "confidence": float(soft_label[label]),
+                "seed": int(seed),
+            }
+
+
+def generator_record(generator: DiTGenerator, id: str) -> ModelRecord:
+    """Describe a generator."""
+    return ModelRecord(
+        id=id,
+        architecture=type(generator.transformer).__name__,
+        revision=generator.revision,
+        sha256=weights_sha256(generator.transformer, generator.vae),
+        license=DIT_LICENSE if id == IMAGENET_DIT else None,
+    )
+
+
+def source_record(source: Source) -> SourceRecord:
+    """Describe a source."""
+    return SourceRecord(
+        name=source.name,
+        hub_id=source.hub_id,
+        revision=source.revision,
+        fingerprint=source.fingerprint(),
+        train_split=source.train.name,
+        test_split=source.test.name,
+        image_column=source.train.image_column,
+        label_column=source.label_column,
+        test_fraction=source.test_fraction,
+        train_images=len(source.train),
+        test_images=len(source.test),
+        license=source.license,
+    )
+
+
+def describe(
+    run: Run,
+    source: Source,
+    method: MethodRecord,
+    *,
+    generator: ModelRecord,
+    generator_classes: Sequence[int],
+    teacher: ModelRecord,
+    teacher_classes: Sequence[int],
+    ipc: int,
+    image_size: int,
+    seed: int,
+) -> Manifest:
+    """Build the manifest of a run, all but the content hash. Call it on every process.
+
+    Args:
+        run: Its stages and environment go into the manifest.
+        source: The real dataset.
+        method: The method and its settings.
+        generator: The generator.
+        generator_classes: The generator's id of each class.
+        teacher: The teacher.
+        teacher_classes: The teacher's column of each class.
+        ipc: Images per class.
+        image_size: Side of the images in pixels.
+        seed: The run's seed.
+    """
+    indices = zip(source.classes, generator_classes, teacher_classes, strict=True)
+    return Manifest(
+        name=set_name(source.name, ipc, method.name),
+        method=method,
+        source=source_record(source),
+        classes=[
+            ClassRecord(name=c.name, wnid=c.wnid, source_index=c.index, generator_index=g, teacher_index=t)
+            for c, g, t in indices
+        ],
+        generator=generator,
+        teacher=teacher,
+        ipc=ipc,
+        image_size=image_size,
+        seed=seed,
+        stages=[StageRecord(name=s["name"], items=s["items"], seconds=s["seconds"]) for s in run.stages],
+        environment=EnvironmentRecord(**run.environment()),
+        license=generator.license or source.license,
+        content_sha256="0" * 64,  # known once the rows are written
+        created=datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0),
+    )

@@ -1,0 +1,164 @@
+"""The validated record of a distilled set. Card, tags, repository name, loader and re-evaluation all come from it."""
+
+import datetime
+import json
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from distill_hub.artifact.schema import FORMAT_VERSION
+from distill_hub.config import InputError
+from distill_hub.sources import slug
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields and turns a bad one into one line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @classmethod
+    def read(cls, path: Path):
+        """Read a JSON file.
+
+        Raises:
+            InputError: When the file is missing, is not JSON, or a field is missing, unknown, or of the wrong type.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise InputError("file", str(path), "it is missing") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "content"
+            # Pydantic gives the whole file as the input of a missing field; one line has no room for it.
+            value = textwrap.shorten(str(first["input"]), 80)
+            raise InputError(f"{path.name}: {field}", value, first["msg"]) from error
+
+    def to_json(self) -> str:
+        """Return the record as indented JSON that ends in a newline."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+class ClassRecord(Record):
+    """One class, under every number it has. Position in the list = `label` = column of `soft_label`."""
+
+    name: str
+    wnid: str | None = None  # WordNet id, for ImageNet classes
+    source_index: int | str  # its label in the source dataset
+    generator_index: int | None = None  # its class id in the generator
+    teacher_index: int | None = None  # its column in the teacher's logits
+
+
+class SourceRecord(Record):
+    """The real dataset."""
+
+    name: str  # as the user named it: known name, Hub id or path
+    hub_id: str | None = None
+    revision: str | None = None  # commit of the Hub dataset
+    fingerprint: str  # sha256 over the training split's labels and encoded images
+    train_split: str
+    test_split: str
+    image_column: str
+    label_column: str
+    test_fraction: float = 0.0  # share of the training split held out when the source has no test split
+    train_images: int
+    test_images: int
+    license: str | None = None
+    bibtex: str | None = None
+
+
+class ModelRecord(Record):
+    """A generator or teacher."""
+
+    id: str  # Hub id, or "fitted on <source>"
+    architecture: str
+    revision: str | None = None  # commit on the Hub
+    sha256: str  # over all weights, by name
+    license: str | None = None
+    test_accuracy: float | None = None  # teacher: fraction correct on the source's test split
+
+
+class MethodRecord(Record):
+    """The method and the resolved settings of the run."""
+
+    name: str  # stem of the recipe, e.g. cao2
+    title: str
+    paper: str  # URL
+    bibtex: str
+    config: dict[str, Any]
+    notes: dict[str, Any] = Field(default_factory=dict)  # what the method reports of this run, e.g. shortages
+
+
+class StageRecord(Record):
+    """One stage of the run."""
+
+    name: str
+    items: int
+    seconds: float  # compute time, summed over chunks and processes, interrupted attempts included
+
+
+class EnvironmentRecord(Record):
+    """Where the set was made, or a student trained."""
+
+    packages: dict[str, str]
+    python: str
+    hardware: str
+    processes: int
+    mixed_precision: str
+    peak_memory_bytes: dict[str, int]  # largest over processes: "cpu", and "cuda" where there is one
+
+
+class Manifest(Record):
+    """Everything known of a distilled set.
+
+    Raises:
+        pydantic.ValidationError: At construction, for a field that is missing, unknown or out of range.
+    """
+
+    format_version: int = FORMAT_VERSION
+    name: str  # e.g. digits-ipc10-cao2
+    method: MethodRecord
+    source: SourceRecord
+    classes: list[ClassRecord] = Field(min_length=1)
+    generator: ModelRecord | None = None
+    teacher: ModelRecord | None = None
+    ipc: int = Field(gt=0)
+    image_size: int = Field(gt=0)  # side of the square images, in pixels
+    seed: int = Field(ge=0)
+    stages: list[StageRecord]
+    environment: EnvironmentRecord
+    license: str | None = None
+    content_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    superseded_by: str | None = None  # Hub id of the corrected set
+    created: datetime.datetime
+
+    @field_validator("format_version")
+    @classmethod
+    def _known_version(cls, value: int) -> int:
+        if value != FORMAT_VERSION:
+            raise ValueError(f"this version of distill_hub reads format {FORMAT_VERSION}; a newer one may read {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _distinct_classes(self):
+        if len({c.name for c in self.classes}) != len(self.classes):
+            raise ValueError("class names must differ")
+        return self
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class names in label order."""
+        return [c.name for c in self.classes]
+
+
+def set_name(source: str, ipc: int, method: str) -> str:
+    """Return the name of a set, used for its folder and its repository: <source>-ipc<IPC>-<method>."""
+    return f"{slug(source)}-ipc{ipc}-{method}"
+
+
+def method_record(facts: Mapping[str, str], config: dict[str, Any], notes: Mapping[str, Any] | None = None) -> MethodRecord:
+    """Join a method's own facts (``FACTS`` in its file) with the settings and findings of one run."""
+    return MethodRecord(**facts, config=json.loads(json.dumps(config, default=str)), notes=dict(notes or {}))

@@ -1,0 +1,67 @@
+"""Pictures for the card."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from distill_hub.run import atomic_write
+
+MAX_CLASSES = 20
+MAX_IMAGES = 10  # per class
+SIDE = 64  # pixels of a small image on the page; larger images keep their size up to twice this
+GAP = 4  # pixels between images
+
+
+def preview_grid(images: Sequence[np.ndarray], class_names: Sequence[str], path: Path) -> None:
+    """Draw the set: one row per class, its name at the left.
+
+    Beyond 20 classes, 20 spread evenly over the label order are drawn; of each, the first 10 images.
+
+    Args:
+        images: uint8 (C, n, H, W, 3), or C arrays (n, H, W, 3).
+        class_names: The C names.
+        path: The PNG file to write.
+    """
+    shown = np.unique(np.linspace(0, len(class_names) - 1, min(len(class_names), MAX_CLASSES)).round().astype(int))
+    tiles = [[_tile(image) for image in images[c][:MAX_IMAGES]] for c in shown]
+    side = tiles[0][0].shape[0]
+    step = side + GAP
+    height, width = len(tiles) * step - GAP, max(map(len, tiles)) * step - GAP
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    for y, row in enumerate(tiles):
+        for x, tile in enumerate(row):
+            canvas[y * step : y * step + side, x * step : x * step + side] = tile
+
+    # Its own Figure, not pyplot's: no global state, no display looked for. One canvas pixel is one pixel of the file.
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(canvas, interpolation="none", aspect="auto")
+    axes.set_xticks([])
+    names = [str(class_names[c]) for c in shown]
+    axes.set_yticks([y * step + (side - 1) / 2 for y in range(len(shown))], [_short(name) for name in names])
+    axes.tick_params(left=False, labelsize=11, labelcolor="#222222", pad=6)
+    axes.spines[:].set_visible(False)
+    buffer = io.BytesIO()
+    # matplotlib's version in the file would change its bytes with every release
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
+    atomic_write(path, buffer.getvalue())
+
+
+def _tile(image: np.ndarray) -> np.ndarray:
+    """Bring an image (H, W, 3) to the size it has on the page, without blurring small ones."""
+    side = image.shape[0]
+    if side > 2 * SIDE:
+        return np.asarray(PIL.Image.fromarray(image).resize((2 * SIDE, 2 * SIDE), PIL.Image.Resampling.LANCZOS))
+    factor = max(1, round(SIDE / side))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _short(name: str) -> str:
+    """Shorten a long class name, and keep matplotlib from reading `$` as mathematics."""
+    return (name if len(name) <= 28 else name[:27] + "…").replace("$", r"\$")

@@ -1,0 +1,64 @@
+"""Results beside the data: one record per (protocol, student), added by whoever ran it."""
+
+import datetime
+import statistics
+
+from pydantic import Field, model_validator
+
+from distill_hub.artifact.manifest import EnvironmentRecord, Record
+
+
+class Score(Record):
+    """Test accuracies of the students trained on one set, one entry per seed, as fractions in [0, 1]."""
+
+    last: list[float] = Field(min_length=1)  # after the last epoch
+    best: list[float] = Field(min_length=1)  # best look at the test set: what papers print, biased upwards
+    best_step: list[int]
+
+    @property
+    def mean(self) -> float:
+        """Mean last accuracy."""
+        return statistics.fmean(self.last)
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation (ddof 1) of the last accuracy; 0 for one seed."""
+        return statistics.stdev(self.last) if len(self.last) > 1 else 0.0
+
+    @property
+    def best_mean(self) -> float:
+        """Mean best accuracy."""
+        return statistics.fmean(self.best)
+
+    def percent(self) -> str:
+        """Return 'mean ± std' of the last accuracy in percent."""
+        return f"{100 * self.mean:.1f} ± {100 * self.std:.1f}"
+
+
+class EvaluationRecord(Record):
+    """Students trained on a distilled set by a named protocol, and on its baselines."""
+
+    protocol: str
+    protocol_version: int
+    standard: bool  # False: not a protocol of the literature, comparable only with itself
+    student: str
+    seeds: list[int] = Field(min_length=1)
+    score: Score
+    baselines: dict[str, Score] = Field(default_factory=dict)  # e.g. "random real", at the same IPC
+    source_revision: str | None = None
+    content_sha256: str
+    environment: EnvironmentRecord
+    seconds: float
+    date: datetime.datetime
+
+    @model_validator(mode="after")
+    def _one_score_per_seed(self):
+        for score in (self.score, *self.baselines.values()):
+            if not len(score.last) == len(score.best) == len(score.best_step) == len(self.seeds):
+                raise ValueError(f"every score needs one entry for each of the seeds {self.seeds}")
+        return self
+
+    @property
+    def file_name(self) -> str:
+        """Name of the record's file in `evaluations/`."""
+        return f"{self.protocol}-{self.student}-{self.date:%Y%m%dT%H%M%SZ}.json"

@@ -1,0 +1,103 @@
+"""The rows of a distilled set: format 1 of `cards/FORMAT.md`, as code."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+
+FORMAT_VERSION = 1
+
+
+def features(class_names: Sequence[str]) -> Features:
+    """Return the columns every distilled set has.
+
+    Args:
+        class_names: The C class names. Their order is the order of the `soft_label` columns, too: that is the contract
+            that keeps a set from being read with another class order.
+    """
+    return Features(
+        {
+            "image": Image(),  # RGB, uint8, lossless
+            "label": ClassLabel(names=list(class_names)),
+            "soft_label": List(Value("float32"), length=len(class_names)),  # teacher probabilities at temperature 1
+            "confidence": Value("float32"),  # the teacher's probability of `label`, in [0, 1]
+            "seed": Value("int64"),  # redraws the candidate, with the generator and settings of the manifest
+        }
+    )
+
+
+def hash_row(digest: Any, pixels: np.ndarray, label: int, soft_label: np.ndarray) -> None:
+    """Add one row to the content hash: what a student sees, and nothing of how it is stored.
+
+    In this order: height and width as little-endian int64, the RGB pixels, the label as little-endian int64, the soft
+    label as little-endian float32.
+
+    Args:
+        digest: A hashlib object, updated in place.
+        pixels: uint8 (H, W, 3).
+        label: Class index.
+        soft_label: Teacher probabilities (C,).
+    """
+    digest.update(np.asarray(pixels.shape[:2], dtype="<i8").tobytes())
+    digest.update(pixels.tobytes())
+    digest.update(np.asarray(label, dtype="<i8").tobytes())
+    digest.update(np.asarray(soft_label, dtype="<f4").tobytes())
+
+
+def content_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Hash decoded pixels, labels and soft labels of loaded rows, in row order.
+
+    The encoding of the images (PNG, WebP, parquet version, row groups) does not enter.
+    """
+    digest = hashlib.sha256()
+    for row in rows:
+        pixels = np.asarray(row["image"].convert("RGB"), dtype=np.uint8)  # (H, W, 3)
+        hash_row(digest, pixels, row["label"], row["soft_label"])
+    return digest.hexdigest()
+
+
+def check_soft_labels(soft: np.ndarray) -> None:
+    """Check that soft labels (N, C) are probabilities.
+
+    Raises:
+        ValueError: When a value is negative or not finite, or a row does not sum to 1.
+    """
+    if not np.isfinite(soft).all() or (soft < 0).any() or np.abs(soft.sum(1, dtype=np.float64) - 1).max() > 1e-4:
+        raise ValueError("soft_label rows must be finite, not negative, and sum to 1")
+
+
+def check_labels(labels: np.ndarray, class_names: Sequence[str], ipc: int) -> None:
+    """Check that labels (N,) hold `ipc` images of each of the C classes.
+
+    Raises:
+        ValueError: When a label is no class index, or a class has another number of images.
+    """
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+        raise ValueError(f"labels must lie in [0, {len(class_names)}), but reach from {labels.min()} to {labels.max()}")
+    counts = np.bincount(labels, minlength=len(class_names))
+    if (counts != ipc).any():
+        wrong = {class_names[i]: int(counts[i]) for i in np.flatnonzero(counts != ipc)[:5]}
+        raise ValueError(f"the manifest says {ipc} images per class, but there are {wrong}")
+
+
+def check_rows(dataset: Dataset, class_names: Sequence[str], ipc: int) -> None:
+    """Check a loaded set against what its manifest says of it.
+
+    Raises:
+        ValueError: When columns, class names, the number of images per class or the soft labels are not as declared.
+    """
+    for column, feature in features(class_names).items():
+        if dataset.features.get(column) != feature:
+            found = dataset.features.get(column)
+            raise ValueError(f"column {column!r} is {found}, format {FORMAT_VERSION} has {feature}")
+        if dataset.data.column(column).null_count:
+            raise ValueError(f"column {column!r} has empty cells")
+    # Without bytes, `datasets` would open the path stored beside them: any file of this machine, or a URL.
+    if any(pc.struct_field(chunk, "bytes").null_count for chunk in dataset.data.column("image").chunks):
+        raise ValueError("every image must be stored in the file itself")
+    check_labels(np.asarray(dataset["label"]), class_names, ipc)
+    for batch in dataset.select_columns("soft_label").with_format("numpy").iter(batch_size=1000):
+        check_soft_labels(batch["soft_label"])

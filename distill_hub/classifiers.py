@@ -1,0 +1,252 @@
+"""Teachers, selectors and students by name: timm, transformers, and the field's ConvNet.
+
+A classifier folder holds `config.json` and `model.safetensors`, in timm's layout; transformers' own layout is read, too.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from distill_hub.config import InputError
+from distill_hub.run import atomic_write
+from distill_hub.sources import SourceClass, imagenet_classes, match_classes
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_TEACHER = "timm/resnet18.tv_in1k"  # torchvision's IMAGENET1K_V1 weights, the selector of CaO2
+
+
+class ConvNet(nn.Module):
+    """The field's ConvNet-D: D blocks of 3x3 convolution, instance norm, ReLU and 2x2 average pooling; then one linear layer.
+
+    Gidaris and Komodakis (2018); the student of every table since Dataset Condensation (Zhao et al., 2021). Width 128,
+    depth 6, 224 px and 10 classes have 754,570 parameters.
+    """
+
+    def __init__(self, num_classes: int, depth: int, image_size: int, width: int = 128):
+        super().__init__()
+        side = image_size // 2**depth
+        if side < 1:
+            raise InputError("student", f"convnet-{depth}", f"{image_size} px allow a depth of {int(math.log2(image_size))}")
+        blocks = []
+        for block in range(depth):
+            channels = 3 if block == 0 else width
+            # GroupNorm with one group per channel is instance norm with affine parameters.
+            blocks += [nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU(), nn.AvgPool2d(2)]
+        self.features = nn.Sequential(*blocks, nn.Flatten())
+        self.classifier = nn.Linear(width * side**2, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map normalised images (B, 3, S, S) to logits (B, num_classes)."""
+        return self.classifier(self.features(images))
+
+
+def student_name(name: str, image_size: int) -> str:
+    """Resolve 'auto' to the ConvNet whose depth suits the image: 2 at 16 px, 3 at 32, 4 at 64, 5 at 128, 6 at 224."""
+    return f"convnet-{max(1, round(math.log2(image_size)) - 2)}" if name == "auto" else name
+
+
+def build(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Build an untrained network.
+
+    Args:
+        name: 'convnet-D' or 'timm/NAME'.
+        num_classes: Number of classes.
+        image_size: Side of the square images, in pixels.
+
+    Raises:
+        InputError: For an unknown name.
+    """
+    kind, _, rest = name.partition("-")
+    if kind == "convnet" and rest.isdigit() and int(rest) > 0:
+        return ConvNet(num_classes, int(rest), image_size)
+    if name.startswith("timm/") and timm.is_model(name.removeprefix("timm/")):
+        return timm.create_model(name.removeprefix("timm/"), num_classes=num_classes)
+    near = timm.list_models(f"*{name.removeprefix('timm/').split('_')[0]}*")[:3]
+    raise InputError(
+        "student", name, f"known: convnet-D, timm/NAME{' such as timm/' + ', timm/'.join(near) if near else ''}"
+    )
+
+
+def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Normalise images (B, 3, H, W) in [0, 1]."""
+    shape = (1, 3, 1, 1)
+    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+
+
+class Classifier:
+    """A trained, frozen classifier for the classes of one source. Resizing and normalisation happen inside.
+
+    Args:
+        model: Network from normalised images to logits.
+        id: What the manifest calls it.
+        architecture: Name of the network.
+        classes: The source's classes; logits come in their order.
+        class_names: The network's own classes, in its order. Classes are matched by name or wnid. A network that knows more
+            classes than the source is restricted to the source's: logits are cut out first, the softmax runs over those.
+        image_size: Side of the network's input.
+        mean: Of the normalisation, per channel.
+        std: Of the normalisation, per channel.
+        device: Where to run.
+        revision: Commit on the Hub.
+        license: Licence of the weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        id: str,
+        architecture: str,
+        classes: Sequence[SourceClass],
+        class_names: Sequence[str],
+        image_size: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        license: str | None = None,
+    ):
+        self.columns = match_classes(classes, class_names, "teacher", id)
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.id, self.architecture, self.revision, self.license = id, architecture, revision, license
+        self.image_size, self.mean, self.std, self.device = image_size, mean, std, torch.device(device)
+        # The input of the last linear layer with one output per class is the embedding, whatever the architecture.
+        heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(class_names)]
+        if not heads:
+            raise InputError(
+                "teacher", id, f"a network that ends in a linear layer with {len(class_names)} outputs is needed"
+            )
+        heads[-1].register_forward_pre_hook(lambda _, inputs: setattr(self, "_embedding", inputs[0]))
+
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes and embeddings (B, D), in one pass."""
+        if images.shape[-1] != self.image_size:
+            images = F.interpolate(images, (self.image_size,) * 2, mode="bilinear", antialias=True, align_corners=False)
+        output = self.model(normalize(images, self.mean, self.std))
+        logits = output if isinstance(output, torch.Tensor) else output.logits  # transformers wraps them
+        return logits[:, self.columns], self._embedding.flatten(1)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes."""
+        return self(images)[0]
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to the features (B, D) the last layer sees."""
+        return self(images)[1]
+
+    @torch.inference_mode()
+    def accuracy(self, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 256) -> float:
+        """Return the fraction of uint8 images (N, 3, S, S) whose class is predicted right."""
+        hits = 0
+        for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            predicted = self.logits(batch.to(self.device).float() / 255).argmax(1)
+            hits += int((predicted.cpu() == target.cpu()).sum())
+        return hits / len(labels)
+
+
+def save_convnet(model: nn.Module, folder: Path, name: str, class_names: Sequence[str], image_size: int) -> None:
+    """Save a trained ConvNet as `config.json` and `model.safetensors`."""
+    config = {
+        "architecture": name,
+        "num_classes": len(class_names),
+        "label_names": list(class_names),
+        "pretrained_cfg": {"input_size": [3, image_size, image_size], "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+    }
+    atomic_write(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    atomic_write(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+def load_classifier(
+    name: str, classes: Sequence[SourceClass], *, revision: str | None = None, device: torch.device | str = "cpu"
+) -> Classifier:
+    """Load a trained classifier.
+
+    Args:
+        name: 'timm/NAME' (a timm model with pretrained weights, e.g. timm/resnet18.tv_in1k), the Hub id of a transformers
+            image classifier, or a folder in timm's or transformers' layout.
+        classes: The source's classes, matched by name or wnid with the network's own.
+        revision: Branch, tag or commit on the Hub.
+        device: Where to run.
+
+    Raises:
+        InputError: When it cannot be loaded, or does not know a class.
+    """
+    config_file = Path(name) / "config.json"
+    common = {"id": name, "classes": classes, "device": device, "revision": revision}
+    try:
+        config = json.loads(config_file.read_text()) if Path(name).is_dir() else {}
+        if config.get("architecture", "").startswith("convnet-"):
+            return _load_convnet(Path(name), config, common)
+        if name.startswith("timm/") or "architecture" in config:
+            return _load_timm(name, config, common)
+        return _load_transformers(name, common)
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            "teacher", name, f"timm/NAME, a Hub id or a folder with config.json and safetensors ({reason})"
+        ) from error
+
+
+def _load_convnet(folder: Path, config: dict, common: dict) -> Classifier:
+    size = config["pretrained_cfg"]["input_size"][-1]
+    model = build(config["architecture"], config["num_classes"], size)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    cfg = config["pretrained_cfg"]
+    return Classifier(model, architecture=config["architecture"], class_names=config["label_names"], image_size=size,
+                      mean=cfg["mean"], std=cfg["std"], **common)  # fmt: skip
+
+
+def _load_timm(name: str, config: dict, common: dict) -> Classifier:
+    if config:
+        source = f"local-dir:{name}"
+    elif timm.is_model_pretrained(name.removeprefix("timm/")):
+        source = name.removeprefix("timm/")  # timm knows where its own weights lie
+    else:
+        source = f"hf-hub:{name}" + (f"@{common['revision']}" if common["revision"] else "")
+    model = timm.create_model(source, pretrained=True)
+    data = timm.data.resolve_model_data_config(model)
+    names = config.get("label_names") or model.pretrained_cfg.get("label_names")
+    if names is None:
+        subset = timm.data.infer_imagenet_subset(model)
+        if subset != "imagenet-1k":
+            raise InputError(
+                "teacher", name, "its class names are not known; a folder or repository with label_names is needed"
+            )
+        names = imagenet_classes()[0]
+    return Classifier(model, architecture=model.pretrained_cfg["architecture"], class_names=names,
+                      image_size=data["input_size"][-1], mean=data["mean"], std=data["std"],
+                      license=model.pretrained_cfg.get("license"), **common)  # fmt: skip
+
+
+def _load_transformers(name: str, common: dict) -> Classifier:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(name, revision=common["revision"], use_safetensors=True)
+    processor = AutoImageProcessor.from_pretrained(name, revision=common["revision"])
+    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    side = size.get("height") or size["shortest_edge"]
+    return Classifier(model, architecture=model.config.model_type, class_names=names, image_size=side,
+                      mean=processor.image_mean, std=processor.image_std, **common)  # fmt: skip
+
+
+def weights_sha256(*modules: nn.Module) -> str:
+    """Hash all weights of some modules, by name: the same for any file layout and device."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

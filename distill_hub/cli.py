@@ -1,0 +1,84 @@
+"""The command line: distill-hub info | evaluate."""
+
+import sys
+
+from jsonargparse import auto_cli
+
+from distill_hub.config import InputError
+
+
+def info(path: str) -> None:
+    """Print what a distilled set says of itself, without decoding its images.
+
+    Args:
+        path: Folder of the set.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from distill_hub.artifact.load import read_evaluations, read_manifest
+
+    manifest = read_manifest(path)
+    teacher = manifest.teacher
+    facts = {
+        "name": manifest.name,
+        "method": f"{manifest.method.title} ({manifest.method.paper})",
+        "source": f"{manifest.source.hub_id or manifest.source.name}, revision {manifest.source.revision or '-'}",
+        "classes": f"{len(manifest.classes)}: {', '.join(manifest.class_names[:10])}{' ...' if len(manifest.classes) > 10 else ''}",
+        "images": f"{manifest.ipc} per class, {manifest.image_size}x{manifest.image_size} pixels",
+        "generator": manifest.generator.id if manifest.generator else "-",
+        "teacher": f"{teacher.id} ({teacher.architecture}), {teacher.test_accuracy:.1%} on the test split"
+        if teacher
+        else "-",
+        "licence": manifest.license or "not stated",
+        "made": f"{manifest.created:%Y-%m-%d}, {manifest.environment.hardware}, seed {manifest.seed}",
+        "content": manifest.content_sha256,
+    }
+    for record in read_evaluations(path, manifest):
+        label = f"{record.protocol} v{record.protocol_version}, {record.student}"
+        scores = {"this set": record.score, **record.baselines}
+        facts[label] = "; ".join(f"{name} {score.percent()}" for name, score in scores.items()) + " (test accuracy in %)"
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(name, value)
+    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False)
+
+
+def evaluate(path: str, source: str | None = None) -> None:
+    """Train students on a distilled set as its record says, and print claimed and measured accuracy.
+
+    Args:
+        path: Folder of the set.
+        source: The real dataset, where it lies now; by default where the manifest says.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from distill_hub.evaluation.reevaluate import evaluate
+
+    table = Table("protocol", "student", "seeds", "claimed", "measured", "difference", "agree", title="Test accuracy in %")
+    for pair in evaluate(path, source=source):
+        claimed, measured = pair.claimed, pair.measured
+        table.add_row(
+            f"{claimed.protocol} v{claimed.protocol_version}{'' if claimed.standard else ' (non-standard)'}",
+            claimed.student,
+            ", ".join(map(str, claimed.seeds)),
+            claimed.score.percent(),
+            measured.score.percent(),
+            f"{100 * pair.difference:+.1f}",
+            "yes" if pair.agrees else "NO",
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False)
+
+
+def main() -> None:
+    """Entry point of the command `distill-hub`."""
+    try:
+        auto_cli([info, evaluate], prog="distill-hub", description=__doc__)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

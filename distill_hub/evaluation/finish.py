@@ -1,0 +1,96 @@
+"""The end of every recipe: package the set, score it and its baselines, write record, picture and card."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from distill_hub.artifact.card import render_card
+from distill_hub.artifact.describe import rows
+from distill_hub.artifact.load import read_evaluations
+from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.package import write_artifact
+from distill_hub.artifact.plots import preview_grid
+from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.classifiers import student_name
+from distill_hub.evaluation.protocols import protocol as protocol_named
+from distill_hub.evaluation.scores import Labelled, record_scores, score_sets, score_table
+from distill_hub.run import Run, Stage, atomic_write, draw_seed
+from distill_hub.sources import Source
+
+
+def package_and_score(
+    run: Run,
+    source: Source,
+    manifest: Manifest,
+    stage: Stage,
+    labels: Sequence[int],
+    test: Labelled,
+    *,
+    image_format: str,
+    protocol: str,
+    student: str,
+    repeats: int,
+    baselines: Mapping[str, Callable[[int], Labelled]],
+) -> None:
+    """Turn the images of a stage into a scored artifact, and print where it is, the scores and the stage times.
+
+    Args:
+        run: The run; the artifact is its output folder.
+        source: Real images, for the random baseline.
+        manifest: All but the content hash; see `artifact.describe.describe`.
+        stage: The set: images, the teacher's logits, and seeds, class by class.
+        labels: Label of each image.
+        test: The source's test split.
+        image_format: 'png' or 'webp'.
+        protocol: Name of the protocol.
+        student: Name of the student, or 'auto'.
+        repeats: Students per set, with seeds seed, seed + 1, ...
+        baselines: Further sets to score beside random real images.
+    """
+    folder, size, label_tensor = run.output_dir, manifest.image_size, torch.tensor(labels)
+
+    def package() -> None:
+        write_artifact(
+            folder,
+            rows(stage, labels),
+            lambda content: manifest.model_copy(update={"content_sha256": content}),
+            class_names=manifest.class_names,
+            image_format=image_format,
+        )
+
+    def random_real(seed: int) -> Labelled:
+        chosen = source.train.draw_per_class(manifest.ipc, draw_seed(seed, "random real"))
+        return source.train.pixels(chosen, size), torch.from_numpy(source.train.labels[chosen])
+
+    run.on_main("package", package)
+    manifest = Manifest.read(folder / "manifest.json")
+    images = stage.rows(0, len(stage), "images")["images"]
+    sets = {"this set": lambda seed: (images, label_tensor), **baselines, "random real": random_real}
+    rules, student = protocol_named(protocol), student_name(student, size)
+    seeds = range(manifest.seed, manifest.seed + repeats)
+    scores = score_sets(run, sets, test, len(manifest.classes), student, rules, seeds)
+    record = record_scores(run, manifest, scores, student, rules, seeds)
+    run.on_main("card", lambda: _publish(folder, manifest, record, images))
+    run.say(run.summary())
+    run.say(score_table(record, manifest.ipc))
+    run.say(f"The distilled set is in {folder}")
+    run.end()
+
+
+def _publish(folder: Path, manifest: Manifest, record: EvaluationRecord, images: torch.Tensor) -> None:
+    """Write the author's record (in place of one with the same content, protocol, student and seeds), preview and card."""
+    for old in read_evaluations(folder, manifest):
+        if (old.protocol, old.student, old.seeds) == (record.protocol, record.student, record.seeds):
+            (folder / "evaluations" / old.file_name).unlink(missing_ok=True)
+    atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
+    grid = images.unflatten(0, (len(manifest.classes), manifest.ipc)).permute(0, 1, 3, 4, 2).numpy()
+    preview_grid(grid, manifest.class_names, folder / "assets" / "preview.png")
+    card = render_card(
+        manifest,
+        read_evaluations(folder, manifest),
+        location=str(folder),
+        assets={"assets/preview.png": f"Distilled images of {manifest.source.name}, one class per row"},
+        size_bytes=sum(file.stat().st_size for file in (folder / "data").glob("*.parquet")),
+    )
+    atomic_write(folder / "README.md", card.encode())

@@ -1,0 +1,215 @@
+"""Fit a small latent diffusion transformer to a source: autoencoder first, then the transformer on its latents.
+
+It is what the offline default and small sources use. Nothing of it is special to them: the result is an ordinary
+DiTPipeline folder.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+
+from distill_hub.config import InputError
+from distill_hub.generators.dit import IMAGENET_DIT, IMAGENET_DIT_REVISION, DiTGenerator
+from distill_hub.run import Run, cpu_generator, draw_seed, progress
+from distill_hub.sources import Source, fit_folder
+
+
+def open_generator(
+    run: Run,
+    source: Source,
+    *,
+    generator: str,
+    generator_revision: str | None,
+    scheduler: str,
+    sample_steps: int,
+    guidance_scale: float,
+    fit: Mapping[str, Any],
+) -> tuple[DiTGenerator, str]:
+    """Load the generator of a run, fitting a small one first when there is none for the source.
+
+    Args:
+        run: The run; its main process fits while the others wait.
+        source: Real images and classes.
+        generator: Name for `DiTGenerator.from_pretrained`; 'auto': `IMAGENET_DIT` when all classes have a wnid, else a fitted one.
+        generator_revision: Branch, tag or commit on the Hub.
+        scheduler: See `DiTGenerator`.
+        sample_steps: See `DiTGenerator`.
+        guidance_scale: See `DiTGenerator`.
+        fit: The settings of `fit_generator`, with the prefix 'fit_'.
+
+    Returns:
+        The generator, and what the manifest calls it.
+
+    Raises:
+        InputError: When it cannot be loaded or fitted.
+    """
+    name = id = generator
+    if generator == "auto" and source.has_wnids:
+        name = id = IMAGENET_DIT
+        generator_revision = generator_revision or IMAGENET_DIT_REVISION
+    elif generator == "auto":
+        folder = fit_folder(source, "generator", dict(fit))
+        if not folder.is_dir():
+            settings = {key.removeprefix("fit_"): value for key, value in fit.items()}
+            run.on_main("fit generator", lambda: fit_generator(source, folder, **settings, device=run.device))
+        name, id = str(folder), f"fitted on {source.name}"
+    loaded = DiTGenerator.from_pretrained(
+        name,
+        revision=generator_revision,
+        scheduler=scheduler,
+        steps=sample_steps,
+        guidance_scale=guidance_scale,
+        device=run.device,
+        dtype=run.dtype,
+    )
+    return loaded, id
+
+
+def fit_generator(
+    source: Source,
+    folder: Path,
+    *,
+    image_size: int | None = None,
+    vae_width: int = 32,
+    vae_steps: int = 300,
+    dit_width: int = 96,
+    dit_layers: int = 4,
+    dit_steps: int = 1500,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Fit autoencoder and transformer to the training split and save them as a DiTPipeline.
+
+    The folder appears only when both are done; a run stopped between them keeps the autoencoder.
+
+    Args:
+        source: Real images; all of them are held on the device as uint8.
+        folder: Where to save.
+        image_size: Side in pixels; default: the source's own.
+        vae_width: Channels of the autoencoder's first level; doubled once.
+        vae_steps: Optimiser steps of the autoencoder.
+        dit_width: Width of the transformer, a multiple of 32.
+        dit_layers: Transformer blocks.
+        dit_steps: Optimiser steps of the transformer.
+        batch_size: Images per step, in both.
+        seed: Of initial weights, batches and noise.
+        device: Where to fit.
+
+    Raises:
+        InputError: When the image size is unknown or not a multiple of 16, or the width not a multiple of 32.
+    """
+    size = image_size or source.image_size
+    if size is None or size < 16 or size % 16:
+        raise InputError("fit_image_size", size, f"{source.name} needs one: a multiple of 16 pixels, at least 16")
+    if dit_width % 32:
+        raise InputError("fit_dit_width", dit_width, "a multiple of 32 is needed")
+    partial = folder.with_name(folder.name + ".partial")
+    images = source.train.pixels(None, size).to(device)  # uint8 (N, 3, S, S)
+    labels = torch.from_numpy(source.train.labels).to(device)
+    if (partial / "vae").is_dir():
+        vae = AutoencoderKL.from_pretrained(partial / "vae", use_safetensors=True).to(device)
+    else:
+        vae = _fit_vae(images, vae_width, vae_steps, batch_size, seed)
+        vae.save_pretrained(partial / "vae.unfinished")
+        os.replace(partial / "vae.unfinished", partial / "vae")
+    transformer, scheduler = _fit_dit(vae, images, labels, source, dit_width, dit_layers, dit_steps, batch_size, seed)
+    names = dict(enumerate(source.class_names))
+    DiTPipeline(transformer, vae, scheduler, id2label=names).save_pretrained(partial / "pipeline")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial / "pipeline", folder)
+    shutil.rmtree(partial)
+
+
+def _scale(images: torch.Tensor) -> torch.Tensor:
+    return images.float() / 127.5 - 1
+
+
+def _fit_vae(images: torch.Tensor, width: int, steps: int, batch_size: int, seed: int) -> AutoencoderKL:
+    size = images.shape[-1]
+    # 16 px become 8x8 latents, larger images 16x16 (32x32 from 256 px on, as in the Stable Diffusion autoencoder).
+    levels = {16: 1, 32: 1, 64: 2, 128: 3}.get(size, 3 if size > 128 else 1)
+    channels = (width,) + (2 * width,) * levels
+    torch.manual_seed(draw_seed(seed, "vae"))
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=channels,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=size,
+    ).to(images.device)
+    generator = cpu_generator(draw_seed(seed, "vae batches"))
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=0.0)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    for _ in progress(range(steps), "fit autoencoder", unit="step"):
+        rows = torch.randint(len(images), (batch_size,), generator=generator)
+        batch = _scale(images[rows.to(images.device)])
+        posterior = vae.encode(batch).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
+        reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
+        # A light Kullback-Leibler weight, as latent diffusion uses: it only keeps the latents from growing.
+        loss = F.mse_loss(reconstruction, batch) + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    vae.eval()
+    return vae
+
+
+@torch.no_grad()
+def _moments(vae: AutoencoderKL, images: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of every image's posterior, each (N, 4, h, w)."""
+    posteriors = [vae.encode(_scale(batch)).latent_dist for batch in images.split(batch_size)]
+    return torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
+
+
+def _fit_dit(vae, images, labels, source, width, layers, steps, batch_size, seed):
+    mean, std = _moments(vae, images, batch_size)
+    vae.register_to_config(scaling_factor=1 / (mean.var() + std.square().mean()).sqrt().item())
+    mean, std = mean * vae.config.scaling_factor, std * vae.config.scaling_factor
+    torch.manual_seed(draw_seed(seed, "dit"))
+    model = DiTTransformer2DModel(
+        num_attention_heads=width // 32,
+        attention_head_dim=32,
+        in_channels=mean.shape[1],
+        num_layers=layers,
+        sample_size=mean.shape[-1],
+        patch_size=2,
+        num_embeds_ada_norm=len(source.classes),
+    ).to(images.device)
+    # eval(): diffusers' own label dropout draws anew in every block; here one draw drops the label of the whole network.
+    model.eval()
+    scheduler = DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+    generator = cpu_generator(draw_seed(seed, "dit batches"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    ema = EMAModel(model.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
+    for _ in progress(range(steps), "fit transformer", unit="step"):
+        rows = torch.randint(len(images), (batch_size,), generator=generator)
+        timesteps = torch.randint(len(scheduler), (batch_size,), generator=generator).to(images.device)
+        draw = torch.randn((2, batch_size, *mean.shape[1:]), generator=generator).to(images.device)
+        dropped = (torch.rand(batch_size, generator=generator) < 0.1).to(images.device)
+        rows = rows.to(images.device)
+        latents, noise = mean[rows] + std[rows] * draw[0], draw[1]
+        classes = torch.where(dropped, len(source.classes), labels[rows])
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        loss = F.mse_loss(model(noisy, timestep=timesteps, class_labels=classes).sample, noise)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        ema.step(model.parameters())
+    ema.copy_to(model.parameters())
+    return model, scheduler

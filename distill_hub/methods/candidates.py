@@ -1,0 +1,76 @@
+"""The pool every generative method starts from: candidates drawn, decoded and judged by the teacher."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from distill_hub.classifiers import Classifier
+from distill_hub.generators.dit import DiTGenerator
+from distill_hub.run import Run, Stage, draw_seed
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One class's pool of N candidates."""
+
+    label: int  # position of the class
+    latents: torch.Tensor  # float32 (N, channels, h, w)
+    images: torch.Tensor | None  # uint8 (N, 3, H, W), or not read
+    logits: torch.Tensor  # float32 (N, C), of the teacher, in class order
+    embeddings: torch.Tensor  # float32 (N, D), of the teacher
+    seeds: torch.Tensor  # int64 (N,), redraw the candidates
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+
+@torch.inference_mode()
+def render(generator: DiTGenerator, teacher: Classifier, latents: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Decode latents to the pixels that are published, and let the teacher judge exactly those.
+
+    Returns:
+        images uint8 (B, 3, H, W), logits (B, C), embeddings (B, D).
+    """
+    images = (generator.decode(latents) * 255).round().to(torch.uint8)
+    logits, embeddings = teacher(images.float() / 255)
+    return {"images": images, "logits": logits.float(), "embeddings": embeddings.float()}
+
+
+def draw_pool(
+    run: Run,
+    generator: DiTGenerator,
+    teacher: Classifier,
+    class_names: Sequence[str],
+    class_ids: Sequence[int],
+    count: int,
+    *,
+    seed: int,
+    batch_size: int,
+) -> Stage:
+    """Draw `count` candidates of every class, class by class; read them with `pool_of`.
+
+    Args:
+        run: Where the stage 'pool' is kept.
+        generator: Draws and decodes.
+        teacher: Judges.
+        class_names: C names. A candidate's seed comes from (seed, name, index): not from its place among the classes.
+        class_ids: The generator's class of each.
+        count: Candidates per class.
+        seed: The run's seed.
+        batch_size: Candidates per chunk, across classes.
+    """
+    items = [(label, index) for label in range(len(class_names)) for index in range(count)]
+
+    def draw(chunk: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        seeds = [draw_seed(seed, "pool", class_names[label], index) for label, index in chunk]
+        latents = generator.sample([class_ids[label] for label, _ in chunk], seeds)
+        return {"latents": latents, "seeds": torch.tensor(seeds), **render(generator, teacher, latents)}
+
+    return run.map("pool", items, draw, chunk_size=batch_size)
+
+
+def pool_of(pool: Stage, label: int, count: int, *, images: bool = True) -> Candidates:
+    """Return one class's candidates from a pool with `count` per class; ``images=False`` leaves the pixels on disk."""
+    names = ("latents", "logits", "embeddings", "seeds", *(["images"] if images else []))
+    return Candidates(label, **{"images": None, **pool.rows(label * count, (label + 1) * count, *names)})

@@ -1,0 +1,302 @@
+"""One distillation run: the Accelerator, the output folder, and stages that survive kill -9 and any number of processes."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from rich.console import Console
+from rich.table import Table
+from safetensors import safe_open
+from safetensors.torch import save
+from tqdm import tqdm
+
+from distill_hub.config import InputError
+
+Item = TypeVar("Item")
+STATE = ".run"  # what a run needs to resume; not part of the artifact
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a file so that it is either absent (or old) or complete, whenever the machine stops."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def draw_seed(*key: int | str) -> int:
+    """Return the seed of one random draw, in [0, 2^63), from what the draw is for, e.g. (seed, stage, class, index).
+
+    Hashing the whole key makes draws independent of each other and of which process or batch makes them.
+    """
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
+
+
+def cpu_generator(seed: int) -> torch.Generator:
+    """Return a CPU generator: the same numbers whatever device the work runs on."""
+    return torch.Generator().manual_seed(seed)
+
+
+def progress(items: Iterable[Item], title: str, *, unit: str, disable: bool = False) -> Iterable[Item]:
+    """Show a progress bar with rate and time left; in a log file a line every half minute."""
+    return tqdm(items, desc=title, unit=unit, disable=disable, mininterval=0.1 if sys.stderr.isatty() else 30.0)
+
+
+def cache_dir() -> Path:
+    """Folder of what is fitted once and used by many runs: $DISTILL_HUB_CACHE, or distill_hub in the user's cache."""
+    user = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return Path(os.environ.get("DISTILL_HUB_CACHE", user / "distill_hub"))
+
+
+def cores() -> int:
+    """Physical cores this process may use."""
+    return max(1, min(psutil.cpu_count(logical=False) or 1, len(psutil.Process().cpu_affinity())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """The finished results of one stage, read from disk chunk by chunk, in the order of its work items."""
+
+    folder: Path
+    chunk_size: int
+    items: int
+
+    def __len__(self) -> int:
+        return self.items
+
+    def rows(self, start: int, stop: int, *names: str) -> dict[str, torch.Tensor]:
+        """Read items [start, stop): one tensor per name, its first dimension over the items.
+
+        Args:
+            start: First item.
+            stop: Item behind the last.
+            names: Tensors to read; all by default. Nothing else is read from disk.
+        """
+        parts = []
+        for index in range(start // self.chunk_size, -(-stop // self.chunk_size)):
+            first = index * self.chunk_size
+            with safe_open(_chunk_file(self.folder, index), "pt") as file:
+                cut = slice(max(start - first, 0), stop - first)
+                parts.append({name: file.get_slice(name)[cut] for name in names or file.keys()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+class Run:
+    """Processes, device and output folder of one run of a recipe.
+
+    Args:
+        output_dir: Folder of the artifact. Everything needed to resume lies in its `.run` folder.
+        settings: The resolved settings. A folder that holds a run with others is refused.
+        overwrite: Delete what is there and start afresh.
+
+    Raises:
+        InputError: When the folder belongs to other settings, or is not empty and not a run.
+    """
+
+    def __init__(self, output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool = False):
+        self.accelerator = start_accelerator()
+        self.output_dir = output_dir
+        self.stages: list[dict[str, Any]] = []
+        settings = json.loads(json.dumps({**settings, "mixed_precision": self.accelerator.mixed_precision}, default=str))
+        if not overwrite:
+            self._check_folder(settings)
+        self.accelerator.wait_for_everyone()
+        if self.is_main:
+            if overwrite and output_dir.exists():
+                self._check_is_run()
+                shutil.rmtree(output_dir)
+            for stale in (output_dir / STATE).rglob("*.tmp"):
+                stale.unlink()
+            atomic_write(output_dir / STATE / "config.json", json.dumps(settings, indent=2).encode())
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this process."""
+        return self.accelerator.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the generator: what Accelerate's mixed_precision says."""
+        return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.accelerator.mixed_precision, torch.float32)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that prints, fits and packages."""
+        return self.accelerator.is_main_process
+
+    def say(self, text: Any) -> None:
+        """Print on the main process."""
+        if self.is_main:
+            # A log file has no width; a table must not be folded at 80 columns there.
+            Console(width=None if sys.stdout.isatty() else 160).print(text, highlight=False, soft_wrap=True)
+
+    def _check_is_run(self) -> None:
+        if any(self.output_dir.iterdir()) and not (self.output_dir / STATE / "config.json").is_file():
+            raise InputError("output_dir", str(self.output_dir), "it holds files that are not a run's; name a new folder")
+
+    def _check_folder(self, settings: dict[str, Any]) -> None:
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise InputError("output_dir", str(self.output_dir), "it is a file; name a new folder")
+        if not self.output_dir.exists():
+            return
+        self._check_is_run()
+        path = self.output_dir / STATE / "config.json"
+        if path.is_file():
+            before = json.loads(path.read_bytes())
+            for name in sorted(before.keys() | settings.keys()):
+                if before.get(name) != settings.get(name):
+                    raise InputError(
+                        name,
+                        settings.get(name),
+                        f"{self.output_dir} was made with {before.get(name)!r}; "
+                        "use that value, another --output_dir, or --overwrite to start afresh",
+                    )
+
+    def map(
+        self,
+        stage: str,
+        items: Sequence[Item],
+        function: Callable[[Sequence[Item]], dict[str, torch.Tensor]],
+        *,
+        chunk_size: int,
+    ) -> Stage:
+        """Apply a function to work items, spread over processes, and keep every finished chunk on disk.
+
+        Chunks are cut by `chunk_size` alone and process r takes chunks r, r + P, r + 2P, ..., so what a chunk holds does
+        not depend on the number P of processes. A chunk whose marker is there and whose checksum fits is not redone.
+
+        Args:
+            stage: Name of the stage and of its folder.
+            items: The same list on every process.
+            function: From a chunk's items to tensors, each with one row per item. It must draw every random number from
+                the items themselves, see `draw_seed`.
+            chunk_size: Items per call of `function`.
+        """
+        folder = self.output_dir / STATE / stage
+        count = -(-len(items) // chunk_size)
+        mine = range(self.accelerator.process_index, count, self.accelerator.num_processes)
+        todo = [index for index in mine if not _finished(folder, index)]
+        started = time.perf_counter()
+        for index in progress(todo, stage, unit="chunk", disable=not self.is_main or not todo):
+            chunk_started = time.perf_counter()
+            chunk = items[index * chunk_size : (index + 1) * chunk_size]
+            result = {name: tensor.detach().cpu().contiguous() for name, tensor in function(chunk).items()}
+            if any(len(tensor) != len(chunk) for tensor in result.values()):
+                raise ValueError(f"stage {stage}: {len(chunk)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
+            _store(folder, index, save(result), seconds=time.perf_counter() - chunk_started)
+        self.accelerator.wait_for_everyone()
+        seconds = sum(json.loads(_marker(folder, index).read_bytes())["seconds"] for index in range(count))
+        self._note(stage, len(items), seconds, started, reused=len(mine) > len(todo))
+        return Stage(folder, chunk_size, len(items))
+
+    def on_main(self, stage: str, function: Callable[[], None]) -> None:
+        """Call a function on the main process, with all its cores, while the others wait."""
+        started = time.perf_counter()
+        if self.is_main:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(cores())  # the same bits whatever the number of processes
+            function()
+            torch.set_num_threads(threads)
+        self.accelerator.wait_for_everyone()
+        self._note(stage, 1, time.perf_counter() - started, started, reused=False)
+
+    def _note(self, name: str, items: int, seconds: float, started: float, *, reused: bool) -> None:
+        wall = time.perf_counter() - started
+        self.stages.append({"name": name, "items": items, "seconds": round(seconds, 2), "wall": wall, "reused": reused})
+
+    def environment(self) -> dict[str, Any]:
+        """Describe this run for the records; see `environment`. Call it on every process."""
+        return environment(self.accelerator)
+
+    def summary(self) -> Table:
+        """Return the table of stage times of this run and peak memory."""
+        peaks = ", ".join(f"{name} {value / 2**20:,.0f} MiB" for name, value in peak_memory(self.accelerator).items())
+        table = Table("stage", "items", "time", "", caption=f"peak memory of one process: {peaks}", title="Stages")
+        for stage in self.stages:
+            note = "finished work reused" if stage["reused"] else ""
+            table.add_row(stage["name"], str(stage["items"]), f"{stage['wall']:.1f} s", note)
+        table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s", "")
+        return table
+
+    def end(self) -> None:
+        """Leave the process group."""
+        self.accelerator.end_training()
+
+
+def peak_memory(accelerator: Accelerator) -> dict[str, int]:
+    """Return the largest peak over all processes, in bytes: resident memory, and device memory where there is one."""
+    peaks = {"cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # Linux counts in KiB
+    if accelerator.device.type == "cuda":
+        peaks["cuda"] = torch.cuda.max_memory_allocated(accelerator.device)
+    tensor = torch.tensor(list(peaks.values()), dtype=torch.int64, device=accelerator.device)
+    gathered = accelerator.gather(tensor).view(-1, len(peaks)).amax(0)
+    return {name: int(value) for name, value in zip(peaks, gathered, strict=True)}
+
+
+def environment(accelerator: Accelerator) -> dict[str, Any]:
+    """Return versions, hardware, processes and peak memory, for the records. Call it on every process."""
+    packages = ("distill-hub", "torch", "diffusers", "transformers", "datasets", "accelerate", "timm", "huggingface-hub")
+    device = accelerator.device
+    return {
+        "packages": {name: metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "hardware": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()} CPU, {cores()} cores",
+        "processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+        "peak_memory_bytes": peak_memory(accelerator),
+    }
+
+
+def start_accelerator() -> Accelerator:
+    """Join the process group and use all cores: `accelerate launch` exports OMP_NUM_THREADS=1 unless told otherwise."""
+    # A process may wait for hours while another one fits a model or finishes its last chunk.
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(max(1, cores() // accelerator.num_processes))
+    return accelerator
+
+
+def _chunk_file(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.safetensors"
+
+
+def _marker(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.json"
+
+
+def _store(folder: Path, index: int, data: bytes, *, seconds: float) -> None:
+    atomic_write(_chunk_file(folder, index), data)
+    # The marker comes second: a chunk counts only when it is complete.
+    marker = {"sha256": hashlib.sha256(data).hexdigest(), "seconds": round(seconds, 3)}
+    atomic_write(_marker(folder, index), json.dumps(marker).encode())
+
+
+def _finished(folder: Path, index: int) -> bool:
+    marker, file = _marker(folder, index), _chunk_file(folder, index)
+    if not marker.is_file() or not file.is_file():
+        return False
+    return hashlib.sha256(file.read_bytes()).hexdigest() == json.loads(marker.read_bytes())["sha256"]

@@ -1,0 +1,174 @@
+import re
+
+import bibtexparser
+import numpy as np
+import PIL.Image
+import pytest
+from huggingface_hub import DatasetCard
+
+from distill_hub.artifact.card import render_card
+from distill_hub.artifact.load import load_distilled
+from distill_hub.artifact.manifest import ClassRecord, MethodRecord
+from distill_hub.artifact.plots import preview_grid
+
+CONTENT = "c" * 64
+
+
+@pytest.fixture
+def render(build_manifest, make_evaluation):
+    def run(evaluations=(), location="org/fish-ipc2-cao2", assets=None, **fields):
+        records = [make_evaluation(CONTENT, **changes) for changes in evaluations]
+        return render_card(
+            build_manifest(**fields)(CONTENT), records, location=location, assets=assets or {}, size_bytes=2_500_000
+        )
+
+    return run
+
+
+def blocks(card, language):
+    return re.findall(rf"```{language}\n(.*?)```", card, re.DOTALL)
+
+
+def check_is_clean(card):
+    for leftover in ("{{", "{%", "None", "TODO", "More Information Needed", "undefined", "\n\n\n", " \n"):
+        assert leftover not in card, leftover
+    assert card.endswith("\n")
+    body = card.split("---\n", 2)[2]
+    rows = re.findall(r"(?:^\|.*\n)+", body, re.MULTILINE)
+    for table in rows:  # a line of another width is not shown as part of its table
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+def test_card_with_nothing_optional_is_clean(render):
+    card = render(method=MethodRecord(name="x", title="X", paper="https://x.org", bibtex="", config={}), stages=[])
+    check_is_clean(card)
+    assert "No student has been trained on this set yet." in card
+    for absent in ("wnid", "generator", "## Cite", "<details>", "license:", "revision"):
+        assert absent not in card, absent
+
+
+def test_card_with_everything_is_clean_and_says_it(render, full):
+    card = render([{}], assets={"assets/preview.png": "two images of each class"}, **full)
+    check_is_clean(card)
+    for said in (
+        "![two images of each class](assets/preview.png)",
+        "| **this set** | convnet2 | quick v1 | 3 | **60.0 ± 10.0** | 70.0 |",
+        "| random real | convnet2 | quick v1 | 3 | 40.0 ± 10.0 | 50.0 |",
+        r"| 1 | Old \| English &lt;sheepdog> | n00000001 | 11 | 21 |",
+        "[org/fish](https://huggingface.co/datasets/org/fish)",
+        "it is itself right on 98.7 % of the test images",
+        "10% of its training split, held out",
+        "| sample | 12 | 1.2 min |",
+        "peak cpu memory 1.3 GB",
+        "a corrected set is at `org/better`",
+        "| `source_revision` | not set |",
+        "| `overwrite` | `false` |",
+        "Match classes by wnid, never by position",
+    ):
+        assert said in card, said
+
+
+def test_own_protocol_is_called_so(render):
+    warning = "Protocol `quick v1` is not one of the literature's."
+    assert render([{}]).count(warning) == 1
+    assert render([{}, {"student": "other"}]).count(warning) == 1
+    assert "one of the literature's" not in render([{"standard": True}])
+
+
+def test_yaml(render, full):
+    data = DatasetCard(render(**full)).data.to_dict()
+    assert data["license"] == "cc-by-nc-4.0"
+    assert data["tags"] == ["dataset-distillation", "distill-hub", "cao2", "ipc-2"]
+    assert data["task_categories"] == ["image-classification"]
+    assert data["size_categories"] == ["n<1K"]
+    assert data["source_datasets"] == ["org/fish"]
+    (config,) = data["configs"]
+    assert config == {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
+    assert data["dataset_info"]["splits"] == [{"name": "train", "num_bytes": 2_500_000, "num_examples": 6}]
+    assert "pretty_name" in data
+
+
+@pytest.mark.parametrize(
+    ("license", "expected"),
+    [
+        (None, {}),
+        ("MIT", {"license": "mit"}),
+        ("openrail++", {"license": "openrail++"}),
+        ("ImageNet terms + CC-BY-NC-4.0", {"license": "other", "license_name": "imagenet-terms-cc-by-nc-4.0"}),
+        ("bsd-", {"license": "other", "license_name": "bsd"}),
+    ],
+)
+def test_license(render, license, expected):
+    data = DatasetCard(render(license=license)).data.to_dict()
+    assert {key: data[key] for key in ("license", "license_name") if key in data} == expected
+
+
+def test_source_without_hub_id_is_original(render):
+    assert DatasetCard(render()).data.to_dict()["source_datasets"] == ["original"]
+
+
+def test_bibtex_parses(render, full):
+    (text,) = blocks(render(**full), "bibtex")
+    library = bibtexparser.parse_string(text)
+    assert not library.failed_blocks
+    assert [entry.key for entry in library.entries] == ["cao2", "fish"]
+
+
+@pytest.mark.parametrize(("count", "listed"), [(100, True), (101, False), (1000, False)])
+def test_long_class_lists_stay_in_the_manifest(render, count, listed):
+    card = render(classes=[ClassRecord(name=f"class {i}", source_index=i) for i in range(count)])
+    check_is_clean(card)
+    body = card.split("---\n", 2)[2]
+    assert ("| 99 | class 99 | 99 |" in body) is listed
+    assert ("are listed in [manifest.json](manifest.json)" in body) is not listed
+    assert len(body) < 12_000
+
+
+def test_card_makes_load_dataset_work_without_this_package(artifact, python, names):
+    first, _ = blocks((artifact / "README.md").read_text(encoding="utf-8"), "python")
+    assert f'load_dataset("{artifact}", split="train")' in first
+    printed = python(
+        f"import sys; sys.modules['distill_hub'] = None\n{first}\n"
+        "for column, feature in dataset.features.items(): print(column, feature)\n"
+        "print(len(dataset), list(dataset['label']), len(dataset[0]['soft_label']))"
+    ).splitlines()
+    assert printed[0].startswith("tench (8, 8) 0.")
+    assert printed[1:] == [
+        "image Image(mode=None, decode=True)",
+        f"label ClassLabel(names={list(names)})",
+        "soft_label List(Value('float32'), length=3)",
+        "confidence Value('float32')",
+        "seed Value('int64')",
+        "6 [0, 0, 1, 1, 2, 2] 3",
+    ]
+
+
+def test_second_snippet_runs(artifact, python):
+    _, second = blocks((artifact / "README.md").read_text(encoding="utf-8"), "python")
+    assert "['tench', " in python(second)
+    assert (f"distill-hub evaluate {artifact}\n",) == tuple(blocks((artifact / "README.md").read_text(), "bash"))
+
+
+def test_card_is_a_pure_function(render, full):
+    assert render([{}], **full) == render([{}], **full)
+
+
+def test_preview_grid_shows_the_pixels(artifact, tmp_path, names):
+    images = np.stack([np.asarray(row["image"]) for row in load_distilled(artifact).dataset]).reshape(3, 2, 8, 8, 3)
+    preview_grid(images, names, tmp_path / "assets" / "preview.png")
+    page = np.asarray(PIL.Image.open(tmp_path / "assets" / "preview.png").convert("RGB"))
+    grid = page[-12 - (3 * 68 - 4) :, -12 - (2 * 68 - 4) :]  # 3 rows and 2 columns of 64 pixels, gaps of 4, margin 12
+    for c in range(3):
+        for n in range(2):
+            tile = grid[c * 68 + 4 : c * 68 + 68 : 8, n * 68 + 4 : n * 68 + 68 : 8]  # centres of the enlarged pixels
+            np.testing.assert_array_equal(tile, images[c, n])
+    assert (page[0] == 255).all() and (page[:, 0] == 255).all()
+
+
+def test_preview_grid_of_many_large_classes_stays_small(tmp_path):
+    images = np.zeros((50, 12, 160, 160, 3), dtype=np.uint8)
+    preview_grid(images, [f"class {i}" for i in range(50)], tmp_path / "preview.png")
+    width, height = PIL.Image.open(tmp_path / "preview.png").size
+    assert 10 * 128 < width < 10 * 132 + 200
+    assert 20 * 128 < height < 20 * 132 + 100
