@@ -26,7 +26,7 @@ IMAGENET_TEACHER = "timm/resnet18.tv_in1k"  # torchvision's IMAGENET1K_V1 weight
 
 
 class ConvNet(nn.Module):
-    """The field's ConvNet-D: D blocks of 3x3 convolution, instance norm, ReLU and 2x2 average pooling; then one linear layer.
+    """The field's ConvNet-D: D blocks of 3x3 convolution, instance norm, ReLU and 2x2 average pooling, then a linear layer.
 
     Gidaris and Komodakis (2018); the student of every table since Dataset Condensation (Zhao et al., 2021). Width 128,
     depth 6, 224 px and 10 classes have 754,570 parameters.

@@ -24,7 +24,7 @@ def info(path: str) -> None:
         "name": manifest.name,
         "method": f"{manifest.method.title} ({manifest.method.paper})",
         "source": f"{manifest.source.hub_id or manifest.source.name}, revision {manifest.source.revision or '-'}",
-        "classes": f"{len(manifest.classes)}: {', '.join(manifest.class_names[:10])}{' ...' if len(manifest.classes) > 10 else ''}",
+        "classes": f"{len(manifest.classes)}: {', '.join(manifest.class_names[:10])}{', ...' * (len(manifest.classes) > 10)}",
         "images": f"{manifest.ipc} per class, {manifest.image_size}x{manifest.image_size} pixels",
         "generator": manifest.generator.id if manifest.generator else "-",
         "teacher": f"{teacher.id} ({teacher.architecture}), {teacher.test_accuracy:.1%} on the test split"

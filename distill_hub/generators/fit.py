@@ -38,7 +38,8 @@ def open_generator(
     Args:
         run: The run; its main process fits while the others wait.
         source: Real images and classes.
-        generator: Name for `DiTGenerator.from_pretrained`; 'auto': `IMAGENET_DIT` when all classes have a wnid, else a fitted one.
+        generator: Name for `DiTGenerator.from_pretrained`; 'auto': `IMAGENET_DIT` when all classes have a wnid, else a
+            fitted one.
         generator_revision: Branch, tag or commit on the Hub.
         scheduler: See `DiTGenerator`.
         sample_steps: See `DiTGenerator`.
