@@ -368,6 +368,8 @@ def match_classes(classes: Sequence[SourceClass], names: Sequence[str], field: s
     if len(names) == 1000 and all(c.wnid for c in classes) and _is_imagenet(names):
         wnids, _ = imagenet_classes()
         return [wnids.index(c.wnid) for c in classes]
+    if not names:
+        raise InputError(field, what, "its class names are not known; its model_index.json or config.json needs id2label")
     found, missing = [], []
     for c in classes:
         exact = [i for i, name in enumerate(names) if name in (c.name, c.wnid)]

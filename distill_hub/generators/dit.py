@@ -4,6 +4,7 @@ diffusers' own `DiTPipeline.__call__` uses 1000 as the null class, so it cannot 
 classes; the loop here uses the schedulers' public interface instead.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,8 @@ class DiTGenerator:
     (B, channels, height, width). Images are float32 (B, 3, H, W) in [0, 1].
 
     Args:
-        pipeline: Transformer, VAE, scheduler, and optionally `id2label`.
+        pipeline: Transformer, VAE and scheduler.
+        class_names: Names of the classes, in the order of their ids; empty when they are not known.
         scheduler: Key of `SCHEDULERS`.
         steps: Denoising steps per sample.
         guidance_scale: Classifier-free guidance; 1 switches it off and halves the cost.
@@ -56,6 +58,7 @@ class DiTGenerator:
     def __init__(
         self,
         pipeline: DiTPipeline,
+        class_names: Sequence[str] = (),
         *,
         scheduler: str = "ddpm",
         steps: int = 50,
@@ -73,8 +76,7 @@ class DiTGenerator:
         self.learned_variance = config.out_channels == 2 * config.in_channels
         self.null_class = config.num_embeds_ada_norm  # the row behind the last class in the label embedding
         self.image_size = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        labels = dict(pipeline.config.get("id2label") or {})
-        self.class_names = [labels.get(str(i), labels.get(i, str(i))) for i in range(self.null_class)]
+        self.class_names = list(class_names)
         kind, spacing = SCHEDULERS[scheduler]
         changes = {"timestep_spacing": spacing, "clip_sample": False}  # latents are not bounded by 1
         if kind is DDPMScheduler:
@@ -114,7 +116,10 @@ class DiTGenerator:
             ) from error
         if not isinstance(pipeline, DiTPipeline):
             raise InputError("generator", name, f"a DiTPipeline is needed, this is a {type(pipeline).__name__}")
-        return cls(pipeline, revision=commit, **settings)
+        # diffusers reads id2label from model_index.json but keeps only a map from single synonyms to ids.
+        labels = json.loads((folder / "model_index.json").read_text()).get("id2label", {})
+        names = [labels[id] for id in sorted(labels, key=int)]
+        return cls(pipeline, names, revision=commit, **settings)
 
     def predict_noise(self, noisy: torch.Tensor, timesteps: torch.Tensor, class_ids: torch.Tensor) -> torch.Tensor:
         """Predict the noise in noisy latents, differentiable in `noisy`.

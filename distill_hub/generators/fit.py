@@ -4,6 +4,7 @@ It is what the offline default and small sources use. Nothing of it is special t
 DiTPipeline folder.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -123,8 +124,11 @@ def fit_generator(
         vae.save_pretrained(partial / "vae.unfinished")
         os.replace(partial / "vae.unfinished", partial / "vae")
     transformer, scheduler = _fit_dit(vae, images, labels, source, dit_width, dit_layers, dit_steps, batch_size, seed)
-    names = dict(enumerate(source.class_names))
-    DiTPipeline(transformer, vae, scheduler, id2label=names).save_pretrained(partial / "pipeline")
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(partial / "pipeline")
+    # save_pretrained does not write id2label, which the layout has and class matching needs.
+    index = partial / "pipeline" / "model_index.json"
+    labels = {str(place): name for place, name in enumerate(source.class_names)}
+    index.write_text(json.dumps({**json.loads(index.read_text()), "id2label": labels}, indent=2))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial / "pipeline", folder)
     shutil.rmtree(partial)
