@@ -19,12 +19,12 @@ def info(path: str) -> None:
     from distill_hub.artifact.load import read_evaluations, read_manifest
 
     manifest = read_manifest(path)
-    teacher = manifest.teacher
+    teacher, names = manifest.teacher, manifest.class_names
     facts = {
         "name": manifest.name,
         "method": f"{manifest.method.title} ({manifest.method.paper})",
         "source": f"{manifest.source.hub_id or manifest.source.name}, revision {manifest.source.revision or '-'}",
-        "classes": f"{len(manifest.classes)}: {', '.join(manifest.class_names[:10])}{', ...' * (len(manifest.classes) > 10)}",
+        "classes": f"{len(names)}: {', '.join(names[:10])}{', ...' * (len(names) > 10)}",
         "images": f"{manifest.ipc} per class, {manifest.image_size}x{manifest.image_size} pixels",
         "generator": manifest.generator.id if manifest.generator else "-",
         "teacher": f"{teacher.id} ({teacher.architecture}), {teacher.test_accuracy:.1%} on the test split"

@@ -1,5 +1,6 @@
 """What all tests share: no network, one cache for fitted models, and a tiny generator and teacher in the real formats."""
 
+import json
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def _caches(tmp_path_factory):
     os.environ["DISTILL_HUB_CACHE"] = str(tmp_path_factory.mktemp("distill_hub_cache"))
 
 
-def make_pipeline(num_classes: int = 3, *, learned_variance: bool = False, names: bool = True) -> DiTPipeline:
+def make_pipeline(num_classes: int = 3, *, learned_variance: bool = False) -> DiTPipeline:
     """Build a random DiT (4x8x8 latents, 16 px images) as diffusers itself would hold it."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
@@ -47,13 +48,14 @@ def make_pipeline(num_classes: int = 3, *, learned_variance: bool = False, names
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     scheduler = DDPMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False)
-    labels = {i: f"class {i}" for i in range(num_classes)} if names else None
-    return DiTPipeline(transformer.eval(), vae.eval(), scheduler, id2label=labels)
+    return DiTPipeline(transformer.eval(), vae.eval(), scheduler)
 
 
 @pytest.fixture(scope="session")
 def pipeline_folder(tmp_path_factory) -> Path:
-    """A three-class pipeline saved by diffusers' own `save_pretrained`."""
+    """A three-class pipeline saved by diffusers' own `save_pretrained`, with class names as the DiT repositories have them."""
     folder = tmp_path_factory.mktemp("pipeline")
     make_pipeline().save_pretrained(folder)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "id2label": {"0": "zero", "2": "two", "1": "one"}}))
     return folder

@@ -9,11 +9,12 @@ from conftest import make_pipeline
 from distill_hub.config import InputError
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.run import cpu_generator
+from distill_hub.sources import SourceClass, match_classes
 
 
 def test_reads_names_null_class_and_sizes(pipeline_folder):
     generator = DiTGenerator.from_pretrained(str(pipeline_folder))
-    assert generator.class_names == ["class 0", "class 1", "class 2"]
+    assert generator.class_names == ["zero", "one", "two"]
     assert generator.null_class == 3
     assert generator.image_size == 16
     assert generator.latent_shape == (4, 8, 8)
@@ -27,8 +28,12 @@ def test_saved_and_loaded_pipeline_samples_the_same(pipeline_folder):
     assert torch.equal(fresh.sample([0, 2], [5, 6]), loaded.sample([0, 2], [5, 6]))
 
 
-def test_a_pipeline_without_names_has_numbers():
-    assert DiTGenerator(make_pipeline(names=False)).class_names == ["0", "1", "2"]
+def test_a_pipeline_without_names_samples_but_matches_no_class(tmp_path):
+    make_pipeline().save_pretrained(tmp_path)
+    generator = DiTGenerator.from_pretrained(str(tmp_path), steps=2)
+    assert generator.sample([0], [1]).shape == (1, 4, 8, 8)
+    with pytest.raises(InputError, match="class names are not known"):
+        match_classes([SourceClass("0", 0)], generator.class_names, "generator", str(tmp_path))
 
 
 def reference_ddpm(pipeline, class_ids, seeds, steps, guidance):
@@ -152,7 +157,7 @@ def test_truncated_weights_and_missing_folders_are_refused_in_one_line(tmp_path)
         DiTGenerator.from_pretrained(str(tmp_path))
     assert "\n" not in str(error.value)
     weights.unlink()
-    with pytest.raises(InputError, match="^generator: "):
+    with pytest.raises(InputError, match=r"^generator: "):
         DiTGenerator.from_pretrained(str(tmp_path))
-    with pytest.raises(InputError, match="^generator: "):
+    with pytest.raises(InputError, match=r"^generator: "):
         DiTGenerator.from_pretrained(str(tmp_path / "nowhere"))
