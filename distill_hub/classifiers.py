@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from distill_hub.classes import SourceClass, imagenet_classes, match_classes
 from distill_hub.config import InputError
 from distill_hub.run import atomic_write
-from distill_hub.sources import SourceClass, imagenet_classes, match_classes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,8 +40,9 @@ class ConvNet(nn.Module):
         blocks = []
         for block in range(depth):
             channels = 3 if block == 0 else width
-            # GroupNorm with one group per channel is instance norm with affine parameters.
-            blocks += [nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU(), nn.AvgPool2d(2)]
+            # The papers' code writes GroupNorm with one group per channel: the same function, and slower on a CPU.
+            norm = nn.InstanceNorm2d(width, affine=True)
+            blocks += [nn.Conv2d(channels, width, 3, padding=1), norm, nn.ReLU(), nn.AvgPool2d(2)]
         self.features = nn.Sequential(*blocks, nn.Flatten())
         self.classifier = nn.Linear(width * side**2, num_classes)
 
@@ -185,6 +186,8 @@ def load_classifier(
     common = {"id": name, "classes": classes, "device": device, "revision": revision}
     try:
         config = json.loads(config_file.read_text()) if Path(name).is_dir() else {}
+        if not isinstance(config, dict) or not isinstance(config.get("architecture", ""), str):
+            raise ValueError(f"{config_file} describes no network")
         if config.get("architecture", "").startswith("convnet-"):
             return _load_convnet(Path(name), config, common)
         if name.startswith("timm/") or "architecture" in config:
@@ -210,6 +213,8 @@ def _load_convnet(folder: Path, config: dict, common: dict) -> Classifier:
 
 def _load_timm(name: str, config: dict, common: dict) -> Classifier:
     if config:
+        if not (Path(name) / "model.safetensors").is_file():
+            raise FileNotFoundError("there is no model.safetensors")  # timm would unpickle pytorch_model.bin
         source = f"local-dir:{name}"
     elif timm.is_model_pretrained(name.removeprefix("timm/")):
         source = name.removeprefix("timm/")  # timm knows where its own weights lie

@@ -8,13 +8,14 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import operator
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser
@@ -62,11 +63,11 @@ class GeneratorFitOptions:
 
     fit_image_size: PositiveInt | None = option(None, "side of the square images in pixels; detected when all agree")
     fit_vae_steps: PositiveInt = option(300, "optimiser steps of the autoencoder")
-    fit_dit_steps: PositiveInt = option(1500, "optimiser steps of the diffusion transformer")
-    fit_batch_size: PositiveInt = option(64, "images per optimiser step")
+    fit_dit_steps: PositiveInt = option(3000, "optimiser steps of the diffusion transformer")
+    fit_batch_size: PositiveInt = option(32, "images per optimiser step")
     fit_dit_width: PositiveInt = option(96, "width of the diffusion transformer, a multiple of 32")
     fit_dit_layers: PositiveInt = option(4, "blocks of the diffusion transformer")
-    fit_vae_width: PositiveInt = option(32, "channels of the autoencoder's first level")
+    fit_vae_width: PositiveInt = option(16, "channels of the autoencoder's first level")
     fit_seed: NonNegativeInt = option(0, "seed of the fits of generator and teacher")
 
 
@@ -81,7 +82,7 @@ class GeneratorOptions:
     generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
     scheduler: Literal["ddpm", "ddim", "dpm-solver++"] = option("ddpm", "sampler")
     sample_steps: PositiveInt = option(50, "denoising steps per sample")
-    guidance_scale: NonNegativeFloat = option(4.0, "classifier-free guidance; 1 switches it off")
+    guidance_scale: NonNegativeFloat = option(2.7, "classifier-free guidance, as in CaO2's code; 1 switches it off")
 
 
 @dataclass(frozen=True)
@@ -197,44 +198,69 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None, descrip
         name = token.removeprefix("--").split("=")[0]
         if token.startswith("--") and name not in [*flags, "config", "print_config", "help"]:
             raise InputError("command line", token, f"there is no option --{name}{nearest(name, flags)}; see --help")
-    # --config first, wherever it stands: jsonargparse lets the later word win, and that must be the command line.
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    # Words of the files come first, wherever --config stands: the later word wins, and that must be the command line.
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", action="append", default=[])
-    files, rest = finder.parse_known_args(argv)
-    for file in files.config:
-        _check_yaml(file, known)
     parser = _parser(config_class, description)
+    words: list[str] = []
     try:
-        values = parser.parse_args([word for file in files.config for word in ("--config", file)] + rest)
+        files, rest = finder.parse_known_args(argv)
+        words = [word for file in files.config for word in _yaml_words(file, config_class)] + rest
+        values = parser.parse_args(words)
     except argparse.ArgumentError as error:
-        raise _one_line(error) from error
+        raise _one_line(error, config_class, words or argv) from error
     return config_class(**{name: values[name] for name in known})
 
 
-def _check_yaml(file: str, known: Sequence[str]) -> None:
+def _yaml_words(file: str, config_class: type) -> list[str]:
+    """Return a YAML file as words of a command line, so that a value means the same in both."""
     try:
-        content = yaml.safe_load(Path(file).read_text())
-    except (OSError, yaml.YAMLError) as error:
+        content = yaml.load(Path(file).read_text(), yaml.BaseLoader)  # every value as it is written
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError("config", file, f"a readable YAML file is needed ({error})") from error
     if not isinstance(content, dict):
         raise InputError("config", file, "the file must hold 'option: value' lines")
-    for key in content:
-        if key not in known:
-            raise InputError(f"config {file}", key, f"there is no such option{nearest(str(key), known)}; see --help")
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
+    words = []
+    for key, value in content.items():
+        if key not in fields:
+            raise InputError(f"config {file}", key, f"there is no such option{nearest(str(key), list(fields))}; see --help")
+        if not isinstance(value, str):
+            raise InputError(key, value, f"one value is needed in {file}")
+        if fields[key].type is bool:
+            if value.lower() not in ("true", "false"):
+                raise InputError(key, value, "valid: true, false")
+            words.append(f"--{key}" if value.lower() == "true" else f"--no_{key}")
+        else:
+            words.append(f"--{key}={value}")
+    return words
 
 
-def _one_line(error: argparse.ArgumentError) -> InputError:
+def _one_line(error: argparse.ArgumentError, config_class: type, words: Sequence[str]) -> InputError:
     text = " ".join(str(error).split())
-    for pattern in (
-        r'Parser key "(?P<field>\w+)": Expected an? (?P<valid>.*?)\.? Got value: (?P<value>.*)$',
-        r'Parser key "(?P<field>\w+)": Not of type (?P<valid>\w+: (?P<value>\S+) does not conform to restriction .*)$',
-        r'Parser key "(?P<field>\w+)": Not of type (?P<valid>\w+): invalid literal .*: (?P<value>.*)$',
-    ):
-        if found := re.match(pattern, text):
-            valid = re.sub(r"<class '(\w+)'>", r"\1", found["valid"]).replace("typing.", "")
-            valid = re.sub(r"(\w+): \S+ does not conform to restriction v(\S+)", r"\1 (\2)", valid)
-            return InputError(found["field"], found["value"].strip("'"), f"valid: {valid}")
-    return InputError("command line", " ".join(sys.argv[1:]), text)
+    if found := re.match(r'Parser key "(\w+)": ', text):
+        name = found[1]
+        value = ""
+        for word, after in zip(words, [*words[1:], ""], strict=True):
+            if word == f"--{name}":
+                value = after
+            elif word.startswith(f"--{name}="):
+                value = word.split("=", 1)[1]
+        kind = next(f.type for f in dataclasses.fields(config_class) if f.name == name)
+        return InputError(name, value, f"valid: {_valid(kind)}")
+    return InputError("command line", " ".join(words), text)
+
+
+def _valid(kind: Any) -> str:
+    """Say in words what a field's type takes."""
+    if get_origin(kind) is Literal:
+        return ", ".join(map(repr, get_args(kind)))
+    if args := get_args(kind):  # X | None
+        return " or ".join("null" if arg is type(None) else _valid(arg) for arg in args)
+    if limits := getattr(kind, "_restrictions", None):
+        signs = {operator.gt: ">", operator.ge: ">=", operator.lt: "<", operator.le: "<="}
+        return f"{kind._type.__name__} " + " and ".join(f"{signs[sign]} {bound}" for sign, bound in limits)
+    return getattr(kind, "__name__", str(kind))
 
 
 def launch(main: Callable[[Config], None], config_class: type[Config], description: str | None) -> None:

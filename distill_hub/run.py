@@ -125,7 +125,9 @@ class Run:
         if self.is_main:
             if overwrite and output_dir.exists():
                 self._check_is_run()
-                shutil.rmtree(output_dir)
+                # The state goes last: a folder half deleted is still known as a run's.
+                for old in sorted(output_dir.iterdir(), key=lambda path: path.name == STATE):
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
             for stale in (output_dir / STATE).rglob("*.tmp"):
                 stale.unlink()
             atomic_write(output_dir / STATE / "config.json", json.dumps(settings, indent=2).encode())
@@ -153,18 +155,24 @@ class Run:
             Console(width=None if sys.stdout.isatty() else 160).print(text, highlight=False, soft_wrap=True)
 
     def _check_is_run(self) -> None:
-        if any(self.output_dir.iterdir()) and not (self.output_dir / STATE / "config.json").is_file():
+        if not self.output_dir.is_dir():
+            raise InputError("output_dir", str(self.output_dir), "it is a file; name a new folder")
+        # A run stopped at its very first write leaves STATE without config.json.
+        foreign = any(file.name != STATE for file in self.output_dir.iterdir())
+        if foreign and not (self.output_dir / STATE / "config.json").is_file():
             raise InputError("output_dir", str(self.output_dir), "it holds files that are not a run's; name a new folder")
 
     def _check_folder(self, settings: dict[str, Any]) -> None:
-        if self.output_dir.exists() and not self.output_dir.is_dir():
-            raise InputError("output_dir", str(self.output_dir), "it is a file; name a new folder")
         if not self.output_dir.exists():
             return
         self._check_is_run()
         path = self.output_dir / STATE / "config.json"
-        if path.is_file():
-            before = json.loads(path.read_bytes())
+        if path.is_file() and any((self.output_dir / STATE).glob("*/*.json")):  # nothing finished, nothing to lose
+            try:
+                before = json.loads(path.read_bytes())
+            except ValueError as error:
+                valid = f"{path} is broken ({error}); --overwrite starts afresh"
+                raise InputError("output_dir", str(self.output_dir), valid) from error
             for name in sorted(before.keys() | settings.keys()):
                 if before.get(name) != settings.get(name):
                     raise InputError(
@@ -299,4 +307,7 @@ def _finished(folder: Path, index: int) -> bool:
     marker, file = _marker(folder, index), _chunk_file(folder, index)
     if not marker.is_file() or not file.is_file():
         return False
-    return hashlib.sha256(file.read_bytes()).hexdigest() == json.loads(marker.read_bytes())["sha256"]
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest() == json.loads(marker.read_bytes())["sha256"]
+    except (ValueError, KeyError, TypeError):  # a damaged marker
+        return False

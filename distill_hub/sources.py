@@ -1,11 +1,10 @@
-"""Real datasets: known names, any Hub id, any local folder that `load_dataset` reads; and matching of classes by name."""
+"""Real datasets: known names, any Hub id, and any local folder that `load_dataset` reads."""
 
 import hashlib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,9 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from distill_hub.classes import IMAGENET100, IMAGENETTE, IMAGEWOOF, SourceClass, imagenet_classes, is_imagenet
 from distill_hub.config import InputError, nearest
 from distill_hub.run import cache_dir
-
-IMAGENETTE = "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 n03888257".split()
-# The order of the papers' class file. It is not sorted; an image folder of the same classes is.
-IMAGEWOOF = "n02096294 n02093754 n02111889 n02088364 n02086240 n02089973 n02087394 n02115641 n02099601 n02105641".split()
-# ImageNet-100 as in IDC (Kim et al., 2022), in its order; its first ten classes are ImageIDC (ImageNet-10).
-IMAGENET100 = """
-n02869837 n01749939 n02488291 n02107142 n13037406 n02091831 n04517823 n04589890 n03062245 n01773797
-n01735189 n07831146 n07753275 n03085013 n04485082 n02105505 n01983481 n02788148 n03530642 n04435653
-n02086910 n02859443 n13040303 n03594734 n02085620 n02099849 n01558993 n04493381 n02109047 n04111531
-n02877765 n04429376 n02009229 n01978455 n02106550 n01820546 n01692333 n07714571 n02974003 n02114855
-n03785016 n03764736 n03775546 n02087046 n07836838 n04099969 n04592741 n03891251 n02701002 n03379051
-n02259212 n07715103 n03947888 n04026417 n02326432 n03637318 n01980166 n02113799 n02086240 n03903868
-n02483362 n04127249 n02089973 n03017168 n02093428 n02804414 n02396427 n04418357 n02172182 n01729322
-n02113978 n03787032 n02089867 n02119022 n03777754 n04238763 n02231487 n03032252 n02138441 n02104029
-n03837869 n03494278 n04136333 n03794056 n03492542 n02018207 n04067472 n03930630 n03584829 n02123045
-n04229816 n02100583 n03642806 n04336792 n03259280 n02116738 n02108089 n03424325 n01855672 n02090622
-""".split()
 
 
 @dataclass(frozen=True)
@@ -68,26 +51,30 @@ _TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
 @dataclass(frozen=True)
-class SourceClass:
-    """One class of a source. Its position in `Source.classes` is its label in a distilled set."""
-
-    name: str
-    index: int | str  # its label in the source dataset
-    wnid: str | None = None
-
-
-@dataclass(frozen=True)
 class Split:
     """One split: the rows, and their labels as positions in `Source.classes`."""
 
     source: str
     name: str
-    dataset: Dataset = field(repr=False)
+    dataset: Dataset = field(repr=False)  # the image column alone
     labels: np.ndarray = field(repr=False)  # (N,) int64
     image_column: str
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def image(self, row: int) -> PILImage.Image:
+        """Decode one image."""
+        try:
+            image = self.dataset[row][self.image_column]
+            if image is None:
+                raise OSError("there is none")
+            image.load()
+        except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNG files
+            raise InputError(
+                "source", self.source, f"image of row {row} in split {self.name!r} cannot be decoded ({error})"
+            ) from error
+        return image
 
     def pixels(self, indices: Sequence[int] | None, size: int) -> torch.Tensor:
         """Decode images, scale the shorter side to `size` (bilinear) and crop the centre.
@@ -102,16 +89,10 @@ class Split:
         Raises:
             InputError: For an image that cannot be decoded.
         """
-        column = self.dataset.select_columns([self.image_column])
         indices = range(len(self)) if indices is None else indices
         result = torch.empty(len(indices), 3, size, size, dtype=torch.uint8)
         for place, row in enumerate(indices):
-            try:
-                image = column[int(row)][self.image_column].convert("RGB")
-            except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNG files
-                raise InputError(
-                    "source", self.source, f"image of row {row} in split {self.name!r} cannot be decoded ({error})"
-                ) from error
+            image = self.image(int(row)).convert("RGB")
             if image.size != (size, size):
                 image = ImageOps.fit(image, (size, size), PILImage.Resampling.BILINEAR)
             result[place] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -149,8 +130,7 @@ class Source:
     @property
     def image_size(self) -> int | None:
         """Side in pixels when the first images are square and agree, else None."""
-        head = self.train.dataset.select(range(min(8, len(self.train))))
-        sides = {side for image in head[self.train.image_column] for side in image.size}
+        sides = {side for row in range(min(8, len(self.train))) for side in self.train.image(row).size}
         return sides.pop() if len(sides) == 1 else None
 
     @property
@@ -161,9 +141,7 @@ class Source:
     def fingerprint(self) -> str:
         """Return the sha256 over the training split's labels and encoded images (of files: name and size)."""
         digest = hashlib.sha256(self.train.labels.astype("<i8").tobytes())
-        column = self.train.dataset.select_columns([self.train.image_column]).cast_column(
-            self.train.image_column, Image(decode=False)
-        )
+        column = self.train.dataset.cast_column(self.train.image_column, Image(decode=False))
         for batch in column.iter(1000):
             for image in batch[self.train.image_column]:
                 if image["bytes"] is not None:
@@ -209,9 +187,7 @@ def load_source(
     test_split = test_split or (known and known.test_split) or next((s for s in _TEST_SPLITS if s in splits), None)
     held_out = test_split is None and test_fraction > 0
     if held_out:
-        # Stratification needs ClassLabel; the split is a function of the data and the fraction alone.
-        encoded = splits["train"].class_encode_column(label_column)
-        splits = encoded.train_test_split(test_fraction, stratify_by_column=label_column, seed=0)
+        splits = _hold_out(splits["train"], label_column, test_fraction)
         test_split = "test"
     if test_split not in splits:
         raise InputError(
@@ -220,7 +196,9 @@ def load_source(
     train, test = splits["train"], splits[test_split]
     feature = train.features[label_column]
     # What a row of the label column holds, class by class.
-    values = list(range(len(feature.names))) if isinstance(feature, ClassLabel) else sorted(set(train[label_column]))
+    values = (
+        list(range(len(feature.names))) if isinstance(feature, ClassLabel) else sorted(set(train[label_column]) - {None})
+    )
     names = feature.names if isinstance(feature, ClassLabel) else [str(value) for value in values]
     classes = _classes(names, values, known.wnids if known else None)
     return Source(
@@ -234,6 +212,19 @@ def load_source(
         license=known.license if known else None,
         test_fraction=test_fraction if held_out else 0.0,
     )
+
+
+def _hold_out(dataset: Dataset, label_column: str, fraction: float) -> DatasetDict:
+    """Split by position, stratified with seed 0, and leave the label column as it is."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        train, test = train_test_split(
+            range(len(dataset)), test_size=fraction, stratify=dataset[label_column][:], random_state=0
+        )
+    except ValueError as error:
+        raise InputError("test_fraction", fraction, f"the training split must allow it ({error})") from error
+    return DatasetDict(train=dataset.select(sorted(train)), test=dataset.select(sorted(test)))
 
 
 def check_ipc(source: Source, ipc: int) -> None:
@@ -277,7 +268,7 @@ def _digits() -> DatasetDict:
 
 def _load(path: str, revision: str | None) -> tuple[DatasetDict, str | None]:
     """Return the splits, and the commit for a Hub dataset."""
-    local = Path(path).exists()
+    local = path != "" and Path(path).exists()
     if not local:
         try:
             validate_repo_id(path)
@@ -290,7 +281,8 @@ def _load(path: str, revision: str | None) -> tuple[DatasetDict, str | None]:
         # For a dataset on the Hub, the builder's hash is the commit that the revision stands for.
         commit = None if local else load_dataset_builder(path, revision=revision).hash
         return load_dataset(path, revision=commit), commit
-    except (FileNotFoundError, DatasetGenerationError) as error:  # no such dataset, no data files, unreadable files
+    # No such dataset, no data files, unreadable files, a loading script.
+    except (FileNotFoundError, DatasetGenerationError, RuntimeError, ValueError) as error:
         raise InputError("source", path, f"a dataset with images is needed ({error.__cause__ or error})") from error
     except ConnectionError as error:
         raise InputError("source", path, f"the Hub cannot be reached and it is not in the cache ({error})") from error
@@ -300,6 +292,8 @@ def _column(field: str, name: str | None, features: Features, kind: type) -> str
     if name is not None:
         if name not in features:
             raise InputError(field, name, f"the columns are {', '.join(features)}")
+        if isinstance(features[name], Image) != (kind is Image):
+            raise InputError(field, name, f"the columns are {features}")
         return name
     found = [column for column, feature in features.items() if isinstance(feature, kind)]
     if not found and kind is ClassLabel:
@@ -309,17 +303,8 @@ def _column(field: str, name: str | None, features: Features, kind: type) -> str
     return found[0]
 
 
-@cache
-def imagenet_classes() -> tuple[list[str], list[str]]:
-    """Return ImageNet-1K's wnids and descriptions (synonyms, comma separated), both in class-index order."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    return info.label_names(), [info.index_to_description(index) for index in range(1000)]
-
-
 def _classes(names: Sequence[str], values: Sequence, wnids: Sequence[str] | None) -> list[SourceClass]:
-    if wnids is not None or (len(names) == 1000 and _is_imagenet(names)):
+    if wnids is not None or (len(names) == 1000 and is_imagenet(names)):
         known, descriptions = imagenet_classes()
         short = [description.split(",")[0] for description in descriptions]
         # 'crane' and 'maillot' stand for two classes each.
@@ -335,50 +320,5 @@ def _split(source: str, name: str, dataset: Dataset, label: str, classes: Sequen
     rows = np.flatnonzero(labels >= 0)  # classes that are not taken, and unlabelled rows (-1), are left out
     if len(rows) == 0:
         raise InputError("source", source, f"split {name!r} holds no labelled images of the {len(classes)} classes")
-    return Split(source, name, dataset if len(rows) == len(dataset) else dataset.select(rows), labels[rows], image)
-
-
-def _is_imagenet(names: Sequence[str]) -> bool:
-    """Whether 1,000 class names are ImageNet-1K's, in its order: by wnid, or by a shared synonym."""
-    wnids, descriptions = imagenet_classes()
-    pairs = zip(names, wnids, descriptions, strict=True)
-    return all(name == wnid or _words(name) & _words(description) for name, wnid, description in pairs)
-
-
-def _words(name: str) -> set[str]:
-    """Split 'tench, Tinca_tinca' into its synonyms."""
-    return {part.strip().lower().replace("_", " ") for part in name.split(",")}
-
-
-def match_classes(classes: Sequence[SourceClass], names: Sequence[str], field: str, what: str) -> list[int]:
-    """Find every class of a source among the classes of a model, by wnid or name, never by position.
-
-    Args:
-        classes: The source's classes.
-        names: The model's class names, in its order.
-        field: Option to blame, e.g. 'generator'.
-        what: The model, for the message.
-
-    Returns:
-        The model's index for each class.
-
-    Raises:
-        InputError: Naming the classes that are missing or fit several of the model's.
-    """
-    if len(names) == 1000 and all(c.wnid for c in classes) and _is_imagenet(names):
-        wnids, _ = imagenet_classes()
-        return [wnids.index(c.wnid) for c in classes]
-    if not names:
-        raise InputError(field, what, "its class names are not known; its model_index.json or config.json needs id2label")
-    found, missing = [], []
-    for c in classes:
-        exact = [i for i, name in enumerate(names) if name in (c.name, c.wnid)]
-        fits = exact or [i for i, name in enumerate(names) if _words(name) & _words(c.name)]
-        if len(fits) == 1:
-            found += fits
-        else:
-            missing.append(c.name)
-    if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise InputError(field, what, f"its {len(names)} classes ({', '.join(names[:3])}, ...) do not give one for: {shown}")
-    return found
+    images = dataset.select_columns([image])
+    return Split(source, name, images if len(rows) == len(images) else images.select(rows), labels[rows], image)

@@ -29,13 +29,14 @@ def main(config: Cao2Config) -> None:
 
     from distill_hub.artifact.describe import describe, generator_record
     from distill_hub.artifact.manifest import method_record, set_name
+    from distill_hub.classes import match_classes
     from distill_hub.evaluation.finish import package_and_score
     from distill_hub.evaluation.teacher import open_teacher
     from distill_hub.generators.fit import open_generator
     from distill_hub.methods import cao2
     from distill_hub.methods.candidates import draw_pool, pool_of, render
     from distill_hub.run import Run, draw_seed
-    from distill_hub.sources import check_ipc, load_source, match_classes
+    from distill_hub.sources import check_ipc, load_source
 
     source = load_source(**options(config, SourceOptions))
     check_ipc(source, config.ipc)

@@ -26,13 +26,13 @@ QUICK = Protocol(
     name="quick",
     version=1,
     standard=False,
-    steps=200,
+    steps=100,
     batch_size=50,
     learning_rate=0.05,
     momentum=0.9,
     weight_decay=5e-4,
     shift=0.125,
-    looks=10,
+    looks=5,
 )
 PROTOCOLS = {QUICK.name: QUICK}
 

@@ -11,12 +11,13 @@ import torch
 from distill_hub.artifact.load import DistilledSet, load_distilled
 from distill_hub.artifact.manifest import EnvironmentRecord
 from distill_hub.artifact.records import EvaluationRecord, Score
+from distill_hub.classes import SourceClass, match_classes
 from distill_hub.config import InputError
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.teacher import refuse_chance
 from distill_hub.evaluation.train import train_student
 from distill_hub.run import environment, progress, start_accelerator
-from distill_hub.sources import SourceClass, load_source, match_classes
+from distill_hub.sources import load_source
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """CaO2: Rectifying Inconsistencies in Diffusion-Based Dataset Distillation (Wang et al., ICCV 2025).
 
-Stage 1, objective-guided sample selection (Sec. 3.2), is `select`; stage 2, condition-aware latent optimisation (Sec.
-3.3), is `refine`. Where the released code departs from the paper, the paper is followed: the generator is in eval mode
-(there: train mode, which drops 10 % of the labels), and noise level and the network's timestep agree (there: the noise level
-of the k-th of 50 respaced steps goes with the bare number k). Images are optimised in batches, with the result of one at a time (which is
-what the released code does), and no gradient is computed for the generator's weights.
+Stage 1, objective-guided sample selection (Sec. 3.2), is `select`; stage 2, condition-aware latent optimisation (Sec. 3.3),
+is `refine`. Where the released code departs from the paper, the paper is followed:
+
+- the generator is in eval mode (there: train mode, which drops 10 % of the labels);
+- the network's timestep fits the noise level (there: the level of the k-th of 50 respaced steps, with the bare number k);
+- images are optimised in batches, with the result of one at a time; no gradient is computed for the generator's weights.
 """
 
 from collections.abc import Sequence

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from conftest import make_pipeline
+from helpers import make_pipeline
 
+from distill_hub.classes import SourceClass, match_classes
 from distill_hub.config import InputError
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.run import cpu_generator
-from distill_hub.sources import SourceClass, match_classes
 
 
 def test_reads_names_null_class_and_sizes(pipeline_folder):

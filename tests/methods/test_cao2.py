@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make_pipeline
+from helpers import make_pipeline
 
 from distill_hub.config import InputError
 from distill_hub.generators.dit import DiTGenerator

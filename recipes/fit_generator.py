@@ -1,0 +1,36 @@
+"""Fit a small autoencoder and diffusion transformer to any source, and save them as a DiTPipeline folder.
+
+    accelerate launch recipes/fit_generator.py --source path/to/photos --output_dir outputs/photos-generator
+    accelerate launch recipes/cao2.py --source path/to/photos --generator outputs/photos-generator
+
+Without --output_dir the folder is the one in the user's cache that the other recipes look in. Only one process fits.
+"""
+
+from distill_hub.config import FitGeneratorConfig, GeneratorFitOptions, InputError, SourceOptions, launch, options
+
+
+def main(config: FitGeneratorConfig) -> None:
+    """Fit and say where the result is."""
+    import time
+
+    from distill_hub.generators.fit import fit_generator
+    from distill_hub.run import start_accelerator
+    from distill_hub.sources import fit_folder, load_source
+
+    started = time.perf_counter()
+    accelerator = start_accelerator()
+    fit = options(config, GeneratorFitOptions)
+    if accelerator.is_main_process:
+        source = load_source(**options(config, SourceOptions))
+        folder = config.output_dir or fit_folder(source, "generator", fit)
+        if folder.exists() and not config.overwrite:
+            raise InputError("output_dir", str(folder), "it exists; pass --overwrite to fit again, or name another folder")
+        settings = {name.removeprefix("fit_"): value for name, value in fit.items()}
+        fit_generator(source, folder, **settings, device=accelerator.device)
+        print(f"The generator is in {folder} ({time.perf_counter() - started:.0f} s)")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    launch(main, FitGeneratorConfig, __doc__)

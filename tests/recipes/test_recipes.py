@@ -1,0 +1,198 @@
+"""The recipes end to end, as a user starts them: one process, two, killed and resumed; and what comes out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+
+from distill_hub import evaluate, load_distilled
+
+ROOT = Path(__file__).parents[2]
+# Everything small: what is tested is the path, not the pictures.
+TINY = [
+    *("--fit_vae_steps", "30", "--fit_dit_steps", "30", "--fit_vae_width", "8", "--fit_dit_width", "32"),
+    *("--fit_dit_layers", "1", "--teacher_epochs", "4", "--student", "convnet-1", "--repeats", "2", "--ipc", "2"),
+    *("--pool_factor", "3", "--sample_steps", "4", "--sample_batch_size", "13", "--refine_batch_size", "6"),
+    *("--refine_steps", "5"),
+]
+CHUNKS = {"pool": 5, "refine": 4, "evaluate": 6}  # 60 candidates, 20 images, 3 sets x 2 seeds
+
+
+def command(processes: int, *words: str) -> tuple[list[str], dict[str, str]]:
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    if processes == 1:
+        start = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+        start += ["--mixed_precision", "no", "--dynamo_backend", "no", "--quiet"]
+    else:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [*start, *words], environment
+
+
+def run(processes: int, *words: str) -> subprocess.CompletedProcess:
+    arguments, environment = command(processes, *words)
+    return subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def markers(folder: Path) -> dict[str, int]:
+    """Finished chunks and when they were finished."""
+    return {str(m.relative_to(folder)): m.stat().st_mtime_ns for m in sorted((folder / ".run").rglob("0*.json"))}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of recipes/cao2.py in one process, and what it printed."""
+    folder = tmp_path_factory.mktemp("one") / "set"
+    result = run(1, "recipes/cao2.py", *TINY, "--output_dir", str(folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder, result.stdout
+
+
+def sha(folder: Path) -> str:
+    return json.loads((folder / "manifest.json").read_text())["content_sha256"]
+
+
+def test_it_prints_where_the_set_is_the_times_and_the_scores(finished):
+    folder, printed = finished
+    assert str(folder) in printed
+    for word in ("fit generator", "pool", "refine", "evaluate", "this set", "plain DiT samples", "random real", "±"):
+        assert word in printed
+
+
+def test_every_stage_has_its_chunks(finished):
+    folder, _ = finished
+    for stage, count in CHUNKS.items():
+        assert len(list((folder / ".run" / stage).glob("*.safetensors"))) == count
+
+
+def test_the_artifact_is_whole(finished):
+    folder, _ = finished
+    distilled = load_distilled(folder)
+    manifest = distilled.manifest
+    assert manifest.name == "digits-ipc2-cao2"
+    assert manifest.method.config["refine_steps"] == 5
+    assert manifest.source.train_images == 1297
+    assert [c.generator_index for c in manifest.classes] == list(range(10))
+    assert manifest.teacher.test_accuracy > 0.5
+    assert distilled.dataset["label"][:] == [label for label in range(10) for _ in range(2)]
+    (record,) = distilled.evaluations
+    assert record.content_sha256 == manifest.content_sha256
+    assert set(record.baselines) == {"plain DiT samples", "random real"}
+    assert record.baselines["random real"].mean > record.score.mean  # a generator this small knows little
+    for file in ("README.md", "assets/preview.png", "data/train-00000-of-00001.parquet"):
+        assert (folder / file).is_file()
+
+
+def test_load_dataset_needs_no_distill_hub(finished):
+    folder, _ = finished
+    code = f"""
+import sys
+sys.modules["distill_hub"] = None  # any import of it fails
+from datasets import load_dataset
+for streaming in (False, True):
+    data = load_dataset({str(folder)!r}, split="train", streaming=streaming)
+    rows = list(data)
+    assert list(data.features) == ["image", "label", "soft_label", "confidence", "seed"], data.features
+    assert data.features["label"].names == list("0123456789")
+    assert data.features["soft_label"].length == 10 and data.features["soft_label"].feature.dtype == "float32"
+    assert len(rows) == 20 and rows[0]["image"].size == (16, 16) and rows[0]["image"].mode == "RGB"
+    for row in rows:
+        assert abs(sum(row["soft_label"]) - 1) < 1e-5
+        assert abs(row["confidence"] - row["soft_label"][row["label"]]) < 1e-7
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_seed_redraws_the_candidate(finished):
+    """With no refinement the published pixels are the decoded sample of the row's seed."""
+    from distill_hub.generators.dit import DiTGenerator
+
+    folder = finished[0].with_name("unrefined")
+    result = run(1, "recipes/dit.py", *[w for w in _without_cao2(TINY)], "--output_dir", str(folder), "--repeats", "1")
+    assert result.returncode == 0, result.stderr[-3000:]
+    (pipeline,) = Path(os.environ["DISTILL_HUB_CACHE"]).glob("digits-generator-*")
+    config = load_distilled(folder).manifest.method.config
+    generator = DiTGenerator.from_pretrained(
+        str(pipeline), steps=config["sample_steps"], guidance_scale=config["guidance_scale"]
+    )
+    rows = load_dataset(str(folder), split="train")
+    for place in (0, 7, 19):
+        row = rows[place]
+        pixels = generator.decode(generator.sample([row["label"]], [row["seed"]]))[0]
+        expected = (pixels * 255).round().permute(1, 2, 0).numpy().astype(int)
+        # One at a time against a batch: rounding may differ by one grey level.
+        assert np.abs(expected - np.asarray(row["image"]).astype(int)).max() <= 1
+
+
+def _without_cao2(words: list[str]) -> list[str]:
+    own = {"--pool_factor", "--refine_batch_size", "--refine_steps"}
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for name, value in pairs if name not in own for word in (name, value)]
+
+
+def test_two_processes_give_the_same_set(finished, tmp_path):
+    result = run(2, "recipes/cao2.py", *TINY, "--output_dir", str(tmp_path / "set"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert sha(tmp_path / "set") == sha(finished[0])
+    scores = [load_distilled(folder).evaluations[0].score for folder in (tmp_path / "set", finished[0])]
+    assert scores[0] == scores[1]
+
+
+def test_killed_in_every_stage_and_started_again(finished, tmp_path):
+    """SIGKILL after the first finished chunk of each stage; what was finished is kept, and the set is the same."""
+    folder = tmp_path / "set"
+    words = ["recipes/cao2.py", *TINY, "--output_dir", str(folder)]
+    kept = {}
+    for stage, count in CHUNKS.items():
+        arguments, environment = command(1, *words)
+        process = subprocess.Popen(
+            arguments,
+            env=environment,
+            cwd=ROOT,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not (folder / ".run" / stage / "000000.json").is_file():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        now = markers(folder)
+        assert sum(name.startswith(f".run/{stage}/") for name in now) < count, f"{stage} was over before the kill"
+        assert now.items() >= kept.items(), "finished work was redone"
+        kept = now
+    result = run(1, *words)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert markers(folder).items() >= kept.items()
+    assert sha(folder) == sha(finished[0])
+
+
+def test_the_same_command_again_redoes_nothing(finished):
+    folder, _ = finished
+    before = markers(folder)
+    result = run(1, "recipes/cao2.py", *TINY, "--output_dir", str(folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert markers(folder) == before
+    assert len(list((folder / "evaluations").iterdir())) == 1
+
+
+def test_scoring_again_gives_the_claimed_accuracy(finished):
+    (pair,) = evaluate(finished[0])
+    assert pair.measured.score == pair.claimed.score
+    assert pair.agrees and pair.difference == 0
+
+
+def test_info_prints_method_and_scores(finished):
+    result = subprocess.run(
+        [sys.executable, "-m", "distill_hub.cli", "info", str(finished[0])], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    for word in ("digits-ipc2-cao2", "CaO2", "10: 0, 1, 2", sha(finished[0]), "random real"):
+        assert word in result.stdout
