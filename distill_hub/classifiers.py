@@ -78,6 +78,12 @@ def build(name: str, num_classes: int, image_size: int) -> nn.Module:
     )
 
 
+def check_student(name: str, num_classes: int, image_size: int) -> None:
+    """Refuse a student that cannot be built, before any work is done for it; see `build`."""
+    with torch.device("meta"):
+        build(student_name(name, image_size), num_classes, image_size)
+
+
 def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Normalise images (B, 3, H, W) in [0, 1]."""
     shape = (1, 3, 1, 1)
@@ -146,13 +152,10 @@ class Classifier:
         return self(images)[1]
 
     @torch.inference_mode()
-    def accuracy(self, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 256) -> float:
-        """Return the fraction of uint8 images (N, 3, S, S) whose class is predicted right."""
-        hits = 0
-        for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-            predicted = self.logits(batch.to(self.device).float() / 255).argmax(1)
-            hits += int((predicted.cpu() == target.cpu()).sum())
-        return hits / len(labels)
+    def predict(self, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+        """Return the class, in the source's order, of each of the uint8 images (N, 3, S, S), as int64 (N,) on the CPU."""
+        batches = (batch.to(self.device).float() / 255 for batch in images.split(batch_size))
+        return torch.cat([self.logits(batch).argmax(1).cpu() for batch in batches])
 
 
 def save_convnet(model: nn.Module, folder: Path, name: str, class_names: Sequence[str], image_size: int) -> None:

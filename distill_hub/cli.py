@@ -1,4 +1,4 @@
-"""The command line: distill-hub info | evaluate."""
+"""Look at distilled sets and score them again."""
 
 import sys
 
@@ -7,7 +7,7 @@ from jsonargparse import auto_cli
 from distill_hub.config import InputError
 
 
-def info(path: str) -> None:
+def show_info(path: str) -> None:
     """Print what a distilled set says of itself, without decoding its images.
 
     Args:
@@ -44,7 +44,7 @@ def info(path: str) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False)
 
 
-def evaluate(path: str, source: str | None = None) -> None:
+def score_again(path: str, source: str | None = None) -> None:
     """Train students on a distilled set as its record says, and print claimed and measured accuracy.
 
     Args:
@@ -74,7 +74,8 @@ def evaluate(path: str, source: str | None = None) -> None:
 def main() -> None:
     """Entry point of the command `distill-hub`."""
     try:
-        auto_cli([info, evaluate], prog="distill-hub", description=__doc__)
+        # No function here has the name of a lazy one in `distill_hub`: jsonargparse looks names up there, and would load it.
+        auto_cli({"info": show_info, "evaluate": score_again}, prog="distill-hub", description=__doc__)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset, load_dataset_builder
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image as PILImage
@@ -278,9 +278,10 @@ def _load(path: str, revision: str | None) -> tuple[DatasetDict, str | None]:
             raise InputError("source", path, f"known: {', '.join(KNOWN)}{nearest(path, list(KNOWN))}; or a Hub id org/name, "
                              "or an existing folder")  # fmt: skip
     try:
+        builder = load_dataset_builder(path, revision=revision)
+        builder.download_and_prepare()
         # For a dataset on the Hub, the builder's hash is the commit that the revision stands for.
-        commit = None if local else load_dataset_builder(path, revision=revision).hash
-        return load_dataset(path, revision=commit), commit
+        return builder.as_dataset(), None if local else builder.hash
     # No such dataset, no data files, unreadable files, a loading script.
     except (FileNotFoundError, DatasetGenerationError, RuntimeError, ValueError) as error:
         raise InputError("source", path, f"a dataset with images is needed ({error.__cause__ or error})") from error

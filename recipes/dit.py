@@ -28,6 +28,7 @@ def main(config: DitConfig) -> None:
     from distill_hub.artifact.describe import describe, generator_record
     from distill_hub.artifact.manifest import method_record, set_name
     from distill_hub.classes import match_classes
+    from distill_hub.classifiers import check_student
     from distill_hub.evaluation.finish import package_and_score
     from distill_hub.evaluation.teacher import open_teacher
     from distill_hub.generators.dit import FACTS
@@ -44,6 +45,7 @@ def main(config: DitConfig) -> None:
         run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
     )
     class_ids = match_classes(source.classes, generator.class_names, "generator", generator_id)
+    check_student(config.student, len(source.classes), generator.image_size)
     test = (source.test.pixels(None, generator.image_size), torch.from_numpy(source.test.labels))
     teacher, teacher_facts = open_teacher(run, source, test[0], **options(config, TeacherOptions), seed=config.fit_seed)
 

@@ -13,6 +13,7 @@ from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.plots import preview_grid
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.classifiers import student_name
+from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.scores import Labelled, record_scores, score_sets, score_table
 from distill_hub.run import Run, Stage, atomic_write, draw_seed
@@ -47,8 +48,13 @@ def package_and_score(
         student: Name of the student, or 'auto'.
         repeats: Students per set, with seeds seed, seed + 1, ...
         baselines: Further sets to score beside random real images.
+
+    Raises:
+        InputError: When the teacher recognises the set's classes no better than chance.
     """
     folder, size, label_tensor = run.output_dir, manifest.image_size, torch.tensor(labels)
+    predicted = stage.rows(0, len(stage), "logits")["logits"].argmax(1).numpy()
+    refuse_chance("generator", manifest.generator.id, predicted, label_tensor.numpy(), manifest.class_names, "its images")
 
     def package() -> None:
         write_artifact(

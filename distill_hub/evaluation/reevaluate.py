@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distill_hub.artifact.load import DistilledSet, load_distilled
+from distill_hub.artifact.load import load_distilled
 from distill_hub.artifact.manifest import EnvironmentRecord
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.classes import SourceClass, match_classes
 from distill_hub.config import InputError
+from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import protocol
-from distill_hub.evaluation.teacher import refuse_chance
 from distill_hub.evaluation.train import train_student
 from distill_hub.run import environment, progress, start_accelerator
 from distill_hub.sources import load_source
@@ -39,17 +39,6 @@ class Comparison:
         return abs(self.difference) <= 2 * error
 
 
-def check_labels(distilled: DistilledSet, path: str) -> None:
-    """Check the label contract inside a set: the teacher's soft labels must agree with the labels.
-
-    Raises:
-        InputError: When they agree no better than chance.
-    """
-    soft_labels = np.asarray(distilled.dataset["soft_label"])  # (N, C)
-    agreement = float((soft_labels.argmax(1) == np.asarray(distilled.dataset["label"])).mean())
-    refuse_chance("distilled set", path, agreement, len(distilled.manifest.classes), "of the labels by its soft labels")
-
-
 def evaluate(path: str | Path, *, source: str | None = None) -> list[Comparison]:
     """Train students on a distilled set as its records say, and compare.
 
@@ -65,7 +54,9 @@ def evaluate(path: str | Path, *, source: str | None = None) -> list[Comparison]
     """
     distilled = load_distilled(path)
     manifest = distilled.manifest
-    check_labels(distilled, str(path))
+    soft_labels = np.asarray(distilled.dataset["soft_label"])  # (N, C)
+    labels = np.asarray(distilled.dataset["label"])
+    refuse_chance("distilled set", str(path), soft_labels.argmax(1), labels, manifest.class_names, "its soft labels")
     if not distilled.evaluations:
         raise InputError("distilled set", str(path), "it holds no evaluation record that says protocol and student")
     known = manifest.source
@@ -87,7 +78,7 @@ def evaluate(path: str | Path, *, source: str | None = None) -> list[Comparison]
     images = [np.asarray(image.convert("RGB")) for image in distilled.dataset["image"]]
     train = (
         torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().to(device),
-        torch.tensor(distilled.dataset["label"]).to(device),
+        torch.from_numpy(labels).to(device),
     )
     comparisons = []
     for claimed in distilled.evaluations:

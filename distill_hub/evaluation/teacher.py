@@ -15,7 +15,7 @@ from distill_hub.classifiers import (
     student_name,
     weights_sha256,
 )
-from distill_hub.config import InputError
+from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import QUICK
 from distill_hub.evaluation.train import train_student
 from distill_hub.run import Run
@@ -57,9 +57,10 @@ def open_teacher(
             run.on_main("fit teacher", lambda: _fit(source, test, folder, teacher_epochs, seed, run.device))
         name, id = str(folder), f"fitted on {source.name}"
     classifier = load_classifier(name, source.classes, revision=teacher_revision, device=run.device)
-    labels = torch.from_numpy(source.test.labels)
-    accuracy = classifier.accuracy(test, labels)
-    refuse_chance("teacher", id, accuracy, len(source.classes), "of the test split")
+    predicted = classifier.predict(test).numpy()
+    accuracy = refuse_chance(
+        "teacher", id, predicted, source.test.labels, source.class_names, "its predictions on the test split"
+    )
     record = ModelRecord(
         id=id,
         architecture=classifier.architecture,
@@ -83,18 +84,3 @@ def _fit(source: Source, test: torch.Tensor, folder: Path, epochs: int | None, s
     name = student_name("auto", size)
     model = train_student(name, train, held_out, len(source.classes), protocol, seed).model
     save_convnet(model, folder, name, source.class_names, size)
-
-
-def refuse_chance(field: str, value: str, agreement: float, num_classes: int, of_what: str) -> None:
-    """Refuse an agreement (a fraction) that is within a tenth of the way from chance to certainty.
-
-    Raises:
-        InputError: Saying so.
-    """
-    chance = 1 / num_classes
-    if agreement < chance + 0.1 * (1 - chance):
-        raise InputError(
-            field,
-            value,
-            f"it is right on {agreement:.1%} {of_what}, near chance ({chance:.1%}): the class order does not fit",
-        )

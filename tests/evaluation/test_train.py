@@ -7,7 +7,6 @@ import torch
 
 from distill_hub.config import InputError
 from distill_hub.evaluation.protocols import QUICK, protocol
-from distill_hub.evaluation.teacher import refuse_chance
 from distill_hub.evaluation.train import accuracy, shift, train_student
 from distill_hub.run import cpu_generator
 
@@ -88,14 +87,3 @@ def test_protocols_by_name_and_version():
         protocol("quik")
     with pytest.raises(InputError, match="knows version 1"):
         protocol("quick", 2)
-
-
-@pytest.mark.parametrize(("agreement", "classes"), [(0.1, 10), (0.18, 10), (0.09, 1000), (0.54, 2)])
-def test_near_chance_is_refused(agreement, classes):
-    with pytest.raises(InputError, match="near chance"):
-        refuse_chance("teacher", "x", agreement, classes, "of the test split")
-
-
-@pytest.mark.parametrize(("agreement", "classes"), [(0.2, 10), (0.12, 1000), (0.6, 2)])
-def test_better_than_chance_passes(agreement, classes):
-    refuse_chance("teacher", "x", agreement, classes, "of the test split")

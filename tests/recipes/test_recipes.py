@@ -17,9 +17,9 @@ from distill_hub import evaluate, load_distilled
 ROOT = Path(__file__).parents[2]
 # Everything small: what is tested is the path, not the pictures.
 TINY = [
-    *("--fit_vae_steps", "30", "--fit_dit_steps", "30", "--fit_vae_width", "8", "--fit_dit_width", "32"),
-    *("--fit_dit_layers", "1", "--teacher_epochs", "4", "--student", "convnet-1", "--repeats", "2", "--ipc", "2"),
-    *("--pool_factor", "3", "--sample_steps", "4", "--sample_batch_size", "13", "--refine_batch_size", "6"),
+    *("--fit_vae_steps", "60", "--fit_dit_steps", "600", "--fit_vae_width", "8", "--fit_dit_width", "64"),
+    *("--fit_dit_layers", "2", "--teacher_epochs", "4", "--student", "convnet-1", "--repeats", "2", "--ipc", "2"),
+    *("--pool_factor", "3", "--sample_steps", "10", "--sample_batch_size", "13", "--refine_batch_size", "6"),
     *("--refine_steps", "5"),
 ]
 CHUNKS = {"pool": 5, "refine": 4, "evaluate": 6}  # 60 candidates, 20 images, 3 sets x 2 seeds
@@ -140,8 +140,6 @@ def test_two_processes_give_the_same_set(finished, tmp_path):
     result = run(2, "recipes/cao2.py", *TINY, "--output_dir", str(tmp_path / "set"))
     assert result.returncode == 0, result.stderr[-3000:]
     assert sha(tmp_path / "set") == sha(finished[0])
-    scores = [load_distilled(folder).evaluations[0].score for folder in (tmp_path / "set", finished[0])]
-    assert scores[0] == scores[1]
 
 
 def test_killed_in_every_stage_and_started_again(finished, tmp_path):

@@ -1,0 +1,35 @@
+"""The label contract: what silently reads classes in another order is refused, not scored."""
+
+import numpy as np
+
+from distill_hub.config import InputError
+
+
+def refuse_chance(
+    field: str, value: str, predicted: np.ndarray, labels: np.ndarray, class_names: list[str], what: str
+) -> float:
+    """Return the share of predictions that agree with the labels; refuse one within a tenth of the way from chance to all.
+
+    Args:
+        field: Option to blame.
+        value: Its value.
+        predicted: Predicted class of each image, (N,).
+        labels: Label of each image, (N,).
+        class_names: Names of the C classes.
+        what: Whose predictions on what, for the message.
+
+    Raises:
+        InputError: Naming the classes that agree least.
+    """
+    hits = np.asarray(predicted) == np.asarray(labels)
+    chance, agreement = 1 / len(class_names), float(hits.mean())
+    if agreement >= chance + 0.1 * (1 - chance):
+        return agreement
+    shares = [(float(hits[labels == c].mean()), name) for c, name in enumerate(class_names) if (labels == c).any()]
+    worst = ", ".join(f"{name} ({share:.0%})" for share, name in sorted(shares)[:5])
+    raise InputError(
+        field,
+        value,
+        f"{what} agree with the labels on {agreement:.1%}, near chance ({chance:.1%}): another class order, or images that "
+        f"do not show their classes; least: {worst}",
+    )

@@ -1,0 +1,30 @@
+"""Near chance is refused, naming the classes; above it, the agreement comes back."""
+
+import numpy as np
+import pytest
+
+from distill_hub.config import InputError
+from distill_hub.evaluation.contract import refuse_chance
+
+
+def judge(right: int, total: int, classes: int) -> float:
+    labels = np.arange(total) % classes
+    predicted = np.where(np.arange(total) < right, labels, (labels + 1) % classes)
+    return refuse_chance("teacher", "x", predicted, labels, [f"class {c}" for c in range(classes)], "its predictions")
+
+
+@pytest.mark.parametrize(("right", "total", "classes"), [(10, 100, 10), (18, 100, 10), (90, 1000, 1000), (54, 100, 2)])
+def test_near_chance_is_refused(right, total, classes):
+    with pytest.raises(InputError, match="near chance"):
+        judge(right, total, classes)
+
+
+@pytest.mark.parametrize(("right", "total", "classes"), [(20, 100, 10), (120, 1000, 1000), (60, 100, 2), (10, 10, 10)])
+def test_better_than_chance_passes(right, total, classes):
+    assert judge(right, total, classes) == right / total
+
+
+def test_the_classes_that_agree_least_are_named():
+    labels = np.repeat([0, 1, 2], 10)
+    with pytest.raises(InputError, match=r"least: cat \(0%\), dog \(0%\), ape \(100%\)"):
+        refuse_chance("teacher", "x", np.zeros(30), labels, ["ape", "cat", "dog"], "its predictions")
