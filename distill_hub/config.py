@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from safetensors import SafetensorError
 
 Config = TypeVar("Config")
 
@@ -269,15 +270,12 @@ def launch(main: Callable[[Config], None], config_class: type[Config], descripti
         main(parse(config_class, description=description))
     except InputError as error:
         sys.exit(_fail(str(error)))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, SafetensorError) as error:
+        # safetensors gives the number of an I/O error in its text alone.
+        if getattr(error, "errno", None) != errno.ENOSPC and f"os error {errno.ENOSPC}" not in str(error):
             raise
-        sys.exit(
-            _fail(
-                f"output_dir: no space left on device ({error.filename or 'a temporary file'}); free some space "
-                "and run the same command again: finished work is kept"
-            )
-        )
+        where = getattr(error, "filename", None) or "a file of a fitted model"
+        sys.exit(_fail(f"disk: no space left for {where}; free some and run the same command again: finished work is kept"))
 
 
 def _fail(message: str) -> int:
