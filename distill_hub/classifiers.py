@@ -12,6 +12,7 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -219,9 +220,11 @@ def _load_timm(name: str, config: dict, common: dict) -> Classifier:
         if not (Path(name) / "model.safetensors").is_file():
             raise FileNotFoundError("there is no model.safetensors")  # timm would unpickle pytorch_model.bin
         source = f"local-dir:{name}"
-    elif timm.is_model_pretrained(name.removeprefix("timm/")):
+    elif timm.is_model_pretrained(name.removeprefix("timm/")) and common["revision"] is None:
         source = name.removeprefix("timm/")  # timm knows where its own weights lie
     else:
+        # Without this file timm would unpickle pytorch_model.bin.
+        hf_hub_download(name, "model.safetensors", revision=common["revision"])
         source = f"hf-hub:{name}" + (f"@{common['revision']}" if common["revision"] else "")
     model = timm.create_model(source, pretrained=True)
     data = timm.data.resolve_model_data_config(model)

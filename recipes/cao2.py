@@ -89,6 +89,10 @@ def main(config: Cao2Config) -> None:
     refined = run.map("refine", items, refine, chunk_size=config.refine_batch_size)
 
     notes = {"order": cao2.resolve_order(config.order, config.ipc), "correct_candidates_of_short_classes": short}
+    if config.refine_steps:
+        losses = refined.rows(0, len(refined), "losses")["losses"].mean(0)  # (steps,)
+        tenth = max(1, config.refine_steps // 10)
+        notes["mean_loss_of_first_and_last_tenth"] = [losses[:tenth].mean().item(), losses[-tenth:].mean().item()]
     manifest = describe(
         run, source, method_record(cao2.FACTS, resolved(config), notes),
         generator=generator_record(generator, generator_id), generator_classes=class_ids,

@@ -142,6 +142,12 @@ def test_a_batch_equals_one_image_at_a_time(generator, latents, norm):
     assert (refined - latents).abs().max() > 1e-3
 
 
+def test_no_steps_leave_the_latents_as_they_are(generator, latents):
+    refined, losses = cao2.refine(generator, latents, CLASSES, SEEDS, steps=0)
+    assert torch.equal(refined, latents)
+    assert losses.shape == (4, 0)
+
+
 def test_the_null_condition_differs_from_the_class(generator, latents):
     with_class, _ = cao2.refine(generator, latents, CLASSES, SEEDS, steps=3)
     with_null, _ = cao2.refine(generator, latents, [generator.null_class] * 4, SEEDS, steps=3)
