@@ -82,5 +82,5 @@ def _fit(source: Source, test: torch.Tensor, folder: Path, epochs: int | None, s
     train = (source.train.pixels(None, size).to(device), torch.from_numpy(source.train.labels).to(device))
     held_out = (test.to(device), torch.from_numpy(source.test.labels).to(device))
     name = student_name("auto", size)
-    model = train_student(name, train, held_out, len(source.classes), protocol, seed).model
+    model = train_student(name, train, held_out, len(source.classes), protocol, seed, title="fit teacher").model
     save_convnet(model, folder, name, source.class_names, size)

@@ -8,7 +8,7 @@ from torch import nn
 
 from distill_hub.classifiers import IMAGENET_MEAN, IMAGENET_STD, build, normalize
 from distill_hub.evaluation.protocols import Protocol
-from distill_hub.run import cpu_generator, draw_seed
+from distill_hub.run import cpu_generator, draw_seed, progress
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def train_student(
     num_classes: int,
     protocol: Protocol,
     seed: int,
+    *,
+    title: str = "",
 ) -> Training:
     """Train a network from scratch by a protocol and look at the test split as often as the protocol says.
 
@@ -66,6 +68,7 @@ def train_student(
         num_classes: Number of classes.
         protocol: Optimiser, schedule, augmentation.
         seed: Of initial weights, batches and augmentation.
+        title: Of a progress bar over the steps; none without it.
     """
     (images, labels), device = train, train[0].device
     torch.manual_seed(draw_seed(seed, "student weights"))
@@ -80,7 +83,7 @@ def train_student(
     order = torch.empty(0, dtype=torch.int64)
     last = best = 0.0
     best_step = 0
-    for step in range(1, protocol.steps + 1):
+    for step in progress(range(1, protocol.steps + 1), title, unit="step", disable=not title):
         while len(order) < min(protocol.batch_size, len(images)):  # the next epoch's order follows on the last one's
             order = torch.cat([order, torch.randperm(len(images), generator=generator)])
         rows, order = order[: protocol.batch_size].to(device), order[protocol.batch_size :]

@@ -1,0 +1,82 @@
+"""Fitting a small generator: an ordinary pipeline folder, the same weights twice, and nothing lost half way."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DiTPipeline
+
+from distill_hub.config import InputError
+from distill_hub.generators import fit
+from distill_hub.generators.dit import DiTGenerator
+from distill_hub.sources import load_source
+
+TINY = {"vae_width": 8, "vae_steps": 6, "dit_width": 32, "dit_layers": 1, "dit_steps": 6, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_source("digits")
+
+
+@pytest.fixture(scope="module")
+def folder(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit") / "pipeline"
+    fit.fit_generator(digits, folder, **TINY)
+    return folder
+
+
+def test_diffusers_loads_it_and_we_sample_the_same_from_it(folder):
+    pipeline = DiTPipeline.from_pretrained(folder, use_safetensors=True)
+    assert pipeline.transformer.config.num_embeds_ada_norm == 10
+    assert pipeline.scheduler.config.num_train_timesteps == 1000
+    ours = DiTGenerator.from_pretrained(str(folder), steps=3)
+    assert ours.class_names == list("0123456789")
+    plain = DiTGenerator(pipeline, steps=3)
+    assert torch.equal(ours.sample([0, 9], [1, 2]), plain.sample([0, 9], [1, 2]))
+    assert json.loads((folder / "model_index.json").read_text())["id2label"]["3"] == "3"
+
+
+def test_the_same_settings_give_the_same_weights(digits, folder, tmp_path):
+    fit.fit_generator(digits, tmp_path / "again", **TINY)
+    fit.fit_generator(digits, tmp_path / "other", **TINY, seed=1)
+    first, again, other = (
+        DiTGenerator.from_pretrained(str(f), steps=2) for f in (folder, tmp_path / "again", tmp_path / "other")
+    )
+    assert torch.equal(first.sample([4], [7]), again.sample([4], [7]))
+    assert not torch.equal(first.sample([4], [7]), other.sample([4], [7]))
+
+
+def test_latents_have_about_unit_scale(digits, folder):
+    generator = DiTGenerator.from_pretrained(str(folder))
+    images = digits.train.pixels(range(200), 16).float() / 255
+    with torch.no_grad():
+        posterior = generator.vae.encode(images * 2 - 1).latent_dist
+    scale = generator.vae.config.scaling_factor
+    total = ((posterior.mean.var() + posterior.std.square().mean()).sqrt() * scale).item()
+    assert 0.8 < total < 1.25
+
+
+def test_stopped_between_the_two_models_the_autoencoder_is_kept(digits, folder, tmp_path, monkeypatch):
+    target = tmp_path / "pipeline"
+    with monkeypatch.context() as stopped:
+        stopped.setattr(fit, "_fit_dit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit.fit_generator(digits, target, **TINY)
+    assert not target.exists()
+    with monkeypatch.context() as resumed:
+        resumed.setattr(fit, "_fit_vae", lambda *arguments: pytest.fail("it was fitted again"))
+        fit.fit_generator(digits, target, **TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
+    resumed, whole = (DiTGenerator.from_pretrained(str(f), steps=2) for f in (target, folder))
+    assert torch.equal(resumed.sample([4], [7]), whole.sample([4], [7]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [({"image_size": 20}, "fit_image_size"), ({"image_size": 8}, "fit_image_size"), ({"dit_width": 40}, "fit_dit_width")],
+)
+def test_sizes_that_do_not_fit_are_refused(digits, tmp_path, settings, field):
+    with pytest.raises(InputError, match=f"^{field}: "):
+        fit.fit_generator(digits, tmp_path / "x", **{**TINY, **settings})
+    assert not list(tmp_path.iterdir())
