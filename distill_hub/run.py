@@ -9,7 +9,8 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
@@ -219,16 +221,25 @@ class Run:
         self._note(stage, len(items), seconds, started, reused=len(mine) > len(todo))
         return Stage(folder, chunk_size, len(items))
 
-    def on_main(self, stage: str, function: Callable[[], None]) -> None:
-        """Call a function on the main process, with all its cores, while the others wait."""
-        started = time.perf_counter()
+    def on_main(self, stage: str, function: Callable[[], None], *, makes: Path | None = None) -> None:
+        """Call a function on the main process, with all its cores, while the others wait.
+
+        Args:
+            stage: Name of the stage.
+            function: What to do.
+            makes: File or folder that the function makes, complete from the moment it exists. When it is there already,
+                the function is not called; a run beside this one that makes the same is waited for.
+        """
         if self.is_main:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(cores())  # the same bits whatever the number of processes
-            function()
-            torch.set_num_threads(threads)
+            started = time.perf_counter()
+            with _claim(makes) as needed:
+                if needed:
+                    threads = torch.get_num_threads()
+                    torch.set_num_threads(cores())  # the same bits whatever the number of processes
+                    function()
+                    torch.set_num_threads(threads)
+                    self._note(stage, 1, time.perf_counter() - started, started, reused=False)
         self.accelerator.wait_for_everyone()
-        self._note(stage, 1, time.perf_counter() - started, started, reused=False)
 
     def _note(self, name: str, items: int, seconds: float, started: float, *, reused: bool) -> None:
         wall = time.perf_counter() - started
@@ -286,6 +297,17 @@ def start_accelerator() -> Accelerator:
     if accelerator.device.type == "cpu":
         torch.set_num_threads(max(1, cores() // accelerator.num_processes))
     return accelerator
+
+
+@contextmanager
+def _claim(path: Path | None) -> Iterator[bool]:
+    """Hold the lock of a path; yield whether it is still to be made."""
+    if path is None:
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        yield not path.exists()
 
 
 def _chunk_file(folder: Path, index: int) -> Path:

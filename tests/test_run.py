@@ -210,6 +210,13 @@ def test_results_need_not_be_contiguous_or_detached(run):
     assert torch.equal(stage.rows(0, 2)["x"], torch.full((2, 3), 2.0))
 
 
+def test_on_main_leaves_out_what_is_done(run):
+    made = run.output_dir / "made"
+    run.on_main("fit", lambda: made.write_text("model"), makes=made)
+    run.on_main("fit", lambda: pytest.fail("it was done"), makes=made)
+    assert [stage["name"] for stage in run.stages] == ["fit"]
+
+
 def test_on_main_calls_once_and_restores_the_threads(run):
     threads, calls = torch.get_num_threads(), []
     run.on_main("fit", lambda: calls.append(1))

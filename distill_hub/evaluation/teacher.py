@@ -53,8 +53,11 @@ def open_teacher(
     elif teacher == "auto":
         size = test.shape[-1]
         folder = fit_folder(source, "teacher", size, teacher_epochs, seed)
-        if not (folder / "config.json").is_file():
-            run.on_main("fit teacher", lambda: _fit(source, test, folder, teacher_epochs, seed, run.device))
+        run.on_main(
+            "fit teacher",
+            lambda: _fit(source, test, folder, teacher_epochs, seed, run.device),
+            makes=folder / "config.json",
+        )
         name, id = str(folder), f"fitted on {source.name}"
     classifier = load_classifier(name, source.classes, revision=teacher_revision, device=run.device)
     predicted = classifier.predict(test).numpy()

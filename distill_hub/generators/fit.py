@@ -4,6 +4,7 @@ It is what the offline default and small sources use. Nothing of it is special t
 DiTPipeline folder.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -59,9 +60,8 @@ def open_generator(
         generator_revision = generator_revision or IMAGENET_DIT_REVISION
     elif generator == "auto":
         folder = fit_folder(source, "generator", dict(fit))
-        if not folder.is_dir():
-            settings = {key.removeprefix("fit_"): value for key, value in fit.items()}
-            run.on_main("fit generator", lambda: fit_generator(source, folder, **settings, device=run.device))
+        settings = {key.removeprefix("fit_"): value for key, value in fit.items()}
+        run.on_main("fit generator", lambda: fit_generator(source, folder, **settings, device=run.device), makes=folder)
         name, id = str(folder), f"fitted on {source.name}"
     loaded = DiTGenerator.from_pretrained(
         name,
@@ -114,7 +114,9 @@ def fit_generator(
         raise InputError("fit_image_size", size, f"{source.name} needs one: a multiple of 16 pixels, at least 16")
     if dit_width % 32:
         raise InputError("fit_dit_width", dit_width, "a multiple of 32 is needed")
-    partial = folder.with_name(folder.name + ".partial")
+    # Named by what the autoencoder depends on, so that one of other settings is not taken up.
+    key = f"{source.fingerprint()} {size} {vae_width} {vae_steps} {batch_size} {seed}"
+    partial = folder.with_name(f"{folder.name}.{hashlib.sha256(key.encode()).hexdigest()[:8]}.partial")
     images = source.train.pixels(None, size).to(device)  # uint8 (N, 3, S, S)
     labels = torch.from_numpy(source.train.labels).to(device)
     if (partial / "vae").is_dir():
