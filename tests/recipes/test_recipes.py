@@ -35,8 +35,9 @@ def command(processes: int, *words: str) -> tuple[list[str], dict[str, str]]:
     return [*start, *words], environment
 
 
-def run(processes: int, *words: str) -> subprocess.CompletedProcess:
+def run(processes: int, *words: str, **more_environment: str) -> subprocess.CompletedProcess:
     arguments, environment = command(processes, *words)
+    environment |= more_environment
     return subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
@@ -137,7 +138,9 @@ def _without_cao2(words: list[str]) -> list[str]:
 
 
 def test_two_processes_give_the_same_set(finished, tmp_path):
-    result = run(2, "recipes/cao2.py", *TINY, "--output_dir", str(tmp_path / "set"))
+    """Fits included: the second run starts with an empty cache."""
+    cache = str(tmp_path / "cache")
+    result = run(2, "recipes/cao2.py", *TINY, "--output_dir", str(tmp_path / "set"), DISTILL_HUB_CACHE=cache)
     assert result.returncode == 0, result.stderr[-3000:]
     assert sha(tmp_path / "set") == sha(finished[0])
 
