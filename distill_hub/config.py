@@ -266,6 +266,10 @@ def _valid(kind: Any) -> str:
 
 def launch(main: Callable[[Config], None], config_class: type[Config], description: str | None) -> None:
     """Run a recipe: read its settings, call it, and turn errors of input into one line and exit code 2."""
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        # Every process uses all cores (see run.start_accelerator): a thread that waits must not spin on another's core. Read
+        # when torch is loaded, which no recipe does before this line.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         main(parse(config_class, description=description))
     except InputError as error:

@@ -222,7 +222,7 @@ class Run:
         return Stage(folder, chunk_size, len(items))
 
     def on_main(self, stage: str, function: Callable[[], None], *, makes: Path | None = None) -> None:
-        """Call a function on the main process, with all its cores, while the others wait.
+        """Call a function on the main process while the others wait.
 
         Args:
             stage: Name of the stage.
@@ -234,10 +234,7 @@ class Run:
             started = time.perf_counter()
             with _claim(makes) as needed:
                 if needed:
-                    threads = torch.get_num_threads()
-                    torch.set_num_threads(cores())  # the same bits whatever the number of processes
                     function()
-                    torch.set_num_threads(threads)
                     self._note(stage, 1, time.perf_counter() - started, started, reused=False)
         self.accelerator.wait_for_everyone()
 
@@ -252,11 +249,11 @@ class Run:
     def summary(self) -> Table:
         """Return the table of stage times of this run and peak memory."""
         peaks = ", ".join(f"{name} {value / 2**20:,.0f} MiB" for name, value in peak_memory(self.accelerator).items())
-        table = Table("stage", "items", "time", "", caption=f"peak memory of one process: {peaks}", title="Stages")
+        table = Table("stage", "items", "time", caption=f"peak memory of one process: {peaks}", title="Stages")
         for stage in self.stages:
-            note = "finished work reused" if stage["reused"] else ""
-            table.add_row(stage["name"], str(stage["items"]), f"{stage['wall']:.1f} s", note)
-        table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s", "")
+            seconds = f"{stage['wall']:.1f} s" + (" (finished work reused)" if stage["reused"] else "")
+            table.add_row(stage["name"], str(stage["items"]), seconds)
+        table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s")
         return table
 
     def end(self) -> None:
@@ -291,11 +288,16 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def start_accelerator() -> Accelerator:
-    """Join the process group and use all cores: `accelerate launch` exports OMP_NUM_THREADS=1 unless told otherwise."""
+    """Join the process group and let this process use all cores.
+
+    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 unless told otherwise. The cores are not divided among the
+    processes: on a CPU the last bits of a convolution or a gradient depend on the number of threads, and a set must not
+    depend on the number of processes.
+    """
     # A process may wait for hours while another one fits a model or finishes its last chunk.
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(max(1, cores() // accelerator.num_processes))
+        torch.set_num_threads(cores())
     return accelerator
 
 

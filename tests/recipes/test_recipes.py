@@ -117,7 +117,7 @@ def test_seed_redraws_the_candidate(finished):
     folder = finished[0].with_name("unrefined")
     result = run(1, "recipes/dit.py", *[w for w in _without_cao2(TINY)], "--output_dir", str(folder), "--repeats", "1")
     assert result.returncode == 0, result.stderr[-3000:]
-    (pipeline,) = Path(os.environ["DISTILL_HUB_CACHE"]).glob("digits-generator-*")
+    (pipeline,) = (f for f in Path(os.environ["DISTILL_HUB_CACHE"]).glob("digits-generator-*") if f.is_dir())
     config = load_distilled(folder).manifest.method.config
     generator = DiTGenerator.from_pretrained(
         str(pipeline), steps=config["sample_steps"], guidance_scale=config["guidance_scale"]
@@ -143,6 +143,10 @@ def test_two_processes_give_the_same_set(finished, tmp_path):
     result = run(2, "recipes/cao2.py", *TINY, "--output_dir", str(tmp_path / "set"), DISTILL_HUB_CACHE=cache)
     assert result.returncode == 0, result.stderr[-3000:]
     assert sha(tmp_path / "set") == sha(finished[0])
+    one, two = (load_distilled(folder) for folder in (finished[0], tmp_path / "set"))
+    assert two.manifest.environment.processes == 2
+    assert (two.manifest.generator, two.manifest.teacher) == (one.manifest.generator, one.manifest.teacher)
+    assert two.evaluations[0].score == one.evaluations[0].score
 
 
 def test_killed_in_every_stage_and_started_again(finished, tmp_path):
