@@ -61,4 +61,5 @@ class EvaluationRecord(Record):
     @property
     def file_name(self) -> str:
         """Name of the record's file in `evaluations/`."""
-        return f"{self.protocol}-{self.student}-{self.date:%Y%m%dT%H%M%SZ}.json"
+        student = self.student.replace("/", "-")  # timm/resnet18
+        return f"{self.protocol}-{student}-{self.date:%Y%m%dT%H%M%SZ}.json"

@@ -119,3 +119,8 @@ def test_format_md_names_the_fields_of_nested_records(build_manifest, full):
     ):
         for field in type(part).model_fields:
             assert f"`{field}`" in text, field
+
+
+def test_a_record_of_a_timm_student_has_a_file_name_without_folders(make_evaluation):
+    record = make_evaluation(CONTENT, student="timm/resnet18")
+    assert record.file_name == f"{record.protocol}-timm-resnet18-20260102T030405Z.json"
