@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
+from distill_hub.sources import slug
 
 # https://huggingface.co/docs/hub/repositories-licenses; anything else is "other" with a name
 HUB_LICENSES = """
@@ -107,7 +108,7 @@ def _card_data(manifest: Manifest, size_bytes: int) -> DatasetCardData:
     rows = len(manifest.classes) * manifest.ipc
     data = DatasetCardData(
         **_license(manifest.license),
-        pretty_name=f"{manifest.source.name} in {manifest.ipc} images per class ({manifest.method.name})",
+        pretty_name=f"{slug(manifest.source.name)} in {manifest.ipc} images per class ({manifest.method.name})",
         tags=["dataset-distillation", "distill-hub", manifest.method.name, f"ipc-{manifest.ipc}"],
         task_categories=["image-classification"],
         size_categories=[next((name for limit, name in SIZE_CATEGORIES if rows < limit), "1M<n<10M")],
