@@ -13,10 +13,10 @@ def show_info(path: str) -> None:
     Args:
         path: Folder of the set.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from distill_hub.artifact.load import read_evaluations, read_manifest
+    from distill_hub.run import show
 
     manifest = read_manifest(path)
     teacher, names = manifest.teacher, manifest.class_names
@@ -41,7 +41,7 @@ def show_info(path: str) -> None:
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
         table.add_row(name, value)
-    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False)
+    show(table)
 
 
 def score_again(path: str, source: str | None = None) -> None:
@@ -51,10 +51,10 @@ def score_again(path: str, source: str | None = None) -> None:
         path: Folder of the set.
         source: The real dataset, where it lies now; by default where the manifest says.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from distill_hub.evaluation.reevaluate import evaluate
+    from distill_hub.run import show
 
     table = Table("protocol", "student", "seeds", "claimed", "measured", "difference", "agree", title="Test accuracy in %")
     for pair in evaluate(path, source=source):
@@ -68,7 +68,7 @@ def score_again(path: str, source: str | None = None) -> None:
             f"{100 * pair.difference:+.1f}",
             "yes" if pair.agrees else "NO",
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False)
+    show(table)
 
 
 def main() -> None:

@@ -65,6 +65,11 @@ def progress(items: Iterable[Item], title: str, *, unit: str, disable: bool = Fa
     return tqdm(items, desc=title, unit=unit, disable=disable, mininterval=0.1 if sys.stderr.isatty() else 30.0)
 
 
+def show(text: Any) -> None:
+    """Print text or a table; in a log file, which has no width, a table is not folded at 80 columns."""
+    Console(width=None if sys.stdout.isatty() else 160).print(text, highlight=False, soft_wrap=True)
+
+
 def cache_dir() -> Path:
     """Folder of what is fitted once and used by many runs: $DISTILL_HUB_CACHE, or distill_hub in the user's cache."""
     user = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
@@ -153,8 +158,7 @@ class Run:
     def say(self, text: Any) -> None:
         """Print on the main process."""
         if self.is_main:
-            # A log file has no width; a table must not be folded at 80 columns there.
-            Console(width=None if sys.stdout.isatty() else 160).print(text, highlight=False, soft_wrap=True)
+            show(text)
 
     def _check_is_run(self) -> None:
         if not self.output_dir.is_dir():

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,9 @@ class Source:
         """Whether every class is known by its WordNet id, as a model trained on ImageNet needs it."""
         return all(c.wnid for c in self.classes)
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Return the sha256 over the training split's labels and encoded images (of files: name and size)."""
+        """The sha256 over the training split's labels and encoded images (of files: name and size)."""
         digest = hashlib.sha256(self.train.labels.astype("<i8").tobytes())
         column = self.train.dataset.cast_column(self.train.image_column, Image(decode=False))
         for batch in column.iter(1000):
@@ -196,10 +198,11 @@ def load_source(
     train, test = splits["train"], splits[test_split]
     feature = train.features[label_column]
     # What a row of the label column holds, class by class.
-    values = (
-        list(range(len(feature.names))) if isinstance(feature, ClassLabel) else sorted(set(train[label_column]) - {None})
-    )
-    names = feature.names if isinstance(feature, ClassLabel) else [str(value) for value in values]
+    if isinstance(feature, ClassLabel):
+        names, values = feature.names, list(range(len(feature.names)))
+    else:
+        values = sorted(set(train[label_column]) - {None})
+        names = [str(value) for value in values]
     classes = _classes(names, values, known.wnids if known else None)
     return Source(
         name=source,
@@ -215,7 +218,7 @@ def load_source(
 
 
 def _hold_out(dataset: Dataset, label_column: str, fraction: float) -> DatasetDict:
-    """Split by position, stratified with seed 0, and leave the label column as it is."""
+    """Split off a share (or an integer number) of the rows, stratified with seed 0, and leave the columns as they are."""
     from sklearn.model_selection import train_test_split
 
     try:
@@ -248,22 +251,20 @@ def slug(name: str) -> str:
 
 def fit_folder(source: Source, what: str, *settings: Any) -> Path:
     """Return the folder in the user's cache for a model fitted to a source: one per content of the source and settings."""
-    key = json.dumps([FIT_VERSION, source.fingerprint(), source.class_names, what, *settings])
+    key = json.dumps([FIT_VERSION, source.fingerprint, source.class_names, what, *settings])
     return cache_dir() / f"{slug(source.name)}-{what}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def _digits() -> DatasetDict:
     """Load scikit-learn's 1,797 handwritten digits, enlarged from 8x8 to 16x16, with 500 of them as test split."""
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     small = [PILImage.fromarray(np.uint8(image / 16 * 255)) for image in digits.images]  # grey values 0..16
     images = [image.resize((16, 16), PILImage.Resampling.BILINEAR).convert("RGB") for image in small]
     features = Features({"image": Image(), "label": ClassLabel(names=[str(d) for d in range(10)])})
     whole = Dataset.from_dict({"image": images, "label": digits.target}, features=features)
-    train, test = train_test_split(range(len(whole)), test_size=500, stratify=digits.target, random_state=0)
-    return DatasetDict(train=whole.select(sorted(train)), test=whole.select(sorted(test)))
+    return _hold_out(whole, "label", 500)
 
 
 def _load(path: str, revision: str | None) -> tuple[DatasetDict, str | None]:

@@ -102,7 +102,7 @@ def test_digits_are_1297_and_500_of_ten_classes(digits):
 
 def test_digits_are_the_same_every_time(digits):
     again = load_source("digits")
-    assert np.array_equal(again.train.labels, digits.train.labels) and again.fingerprint() == digits.fingerprint()
+    assert np.array_equal(again.train.labels, digits.train.labels) and again.fingerprint == digits.fingerprint
     assert torch.equal(again.test.pixels(None, 16), digits.test.pixels(None, 16))
 
 
@@ -431,10 +431,10 @@ def test_check_ipc_sees_a_class_without_images(parquet):
 
 def test_the_fingerprint_depends_on_images_and_labels(parquet, tmp_path):
     feature = ClassLabel(names=["a", "b"])
-    seen = {load_source(parquet([0, 1, 0], feature)).fingerprint() for _ in range(2)}
+    seen = {load_source(parquet([0, 1, 0], feature)).fingerprint for _ in range(2)}
     assert len(seen) == 1
-    seen.add(load_source(parquet([0, 0, 1], feature)).fingerprint())
-    seen.add(load_source(parquet([0, 1, 0, 1], feature)).fingerprint())
+    seen.add(load_source(parquet([0, 0, 1], feature)).fingerprint)
+    seen.add(load_source(parquet([0, 1, 0, 1], feature)).fingerprint)
     assert len(seen) == 3
 
 

@@ -1,6 +1,5 @@
 """From a finished run to rows and manifest."""
 
-import datetime
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from distill_hub.artifact.manifest import (
     ModelRecord,
     SourceRecord,
     StageRecord,
+    now,
     set_name,
 )
 from distill_hub.classifiers import weights_sha256
@@ -64,7 +64,7 @@ def source_record(source: Source) -> SourceRecord:
         name=source.name,
         hub_id=source.hub_id,
         revision=source.revision,
-        fingerprint=source.fingerprint(),
+        fingerprint=source.fingerprint,
         train_split=source.train.name,
         test_split=source.test.name,
         image_column=source.train.image_column,
@@ -121,5 +121,5 @@ def describe(
         environment=EnvironmentRecord(**run.environment()),
         license=generator.license or source.license,
         content_sha256="0" * 64,  # known once the rows are written
-        created=datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0),
+        created=now(),
     )

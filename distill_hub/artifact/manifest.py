@@ -42,6 +42,11 @@ class Record(BaseModel):
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
+def now() -> datetime.datetime:
+    """Return the time of a record: UTC, in whole seconds."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+
+
 class ClassRecord(Record):
     """One class, under every number it has. Position in the list = `label` = column of `soft_label`."""
 

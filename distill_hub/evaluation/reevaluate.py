@@ -1,6 +1,5 @@
 """Scoring a published set again, from its own record."""
 
-import datetime
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.load import load_distilled
-from distill_hub.artifact.manifest import EnvironmentRecord
+from distill_hub.artifact.manifest import EnvironmentRecord, now
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.classes import SourceClass, match_classes
 from distill_hub.config import InputError
@@ -97,7 +96,7 @@ def evaluate(path: str | Path, *, source: str | None = None) -> list[Comparison]
                 "source_revision": real.revision,
                 "environment": EnvironmentRecord(**environment(accelerator)),
                 "seconds": time.perf_counter() - started,
-                "date": datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0),
+                "date": now(),
             }
         )
         comparisons.append(Comparison(claimed, measured))

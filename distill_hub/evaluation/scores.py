@@ -1,12 +1,11 @@
 """Scores of a set and of its baselines: (set, seed) jobs spread over processes, kept as they finish."""
 
-import datetime
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from rich.table import Table
 
-from distill_hub.artifact.manifest import EnvironmentRecord, Manifest
+from distill_hub.artifact.manifest import EnvironmentRecord, Manifest, now
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.train import train_student
@@ -80,7 +79,7 @@ def record_scores(
         content_sha256=manifest.content_sha256,
         environment=EnvironmentRecord(**run.environment()),
         seconds=seconds,
-        date=datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0),
+        date=now(),
     )
 
 

@@ -115,7 +115,7 @@ def fit_generator(
     if dit_width % 32:
         raise InputError("fit_dit_width", dit_width, "a multiple of 32 is needed")
     # Named by what the autoencoder depends on, so that one of other settings is not taken up.
-    key = f"{source.fingerprint()} {size} {vae_width} {vae_steps} {batch_size} {seed}"
+    key = f"{source.fingerprint} {size} {vae_width} {vae_steps} {batch_size} {seed}"
     partial = folder.with_name(f"{folder.name}.{hashlib.sha256(key.encode()).hexdigest()[:8]}.partial")
     images = source.train.pixels(None, size).to(device)  # uint8 (N, 3, S, S)
     labels = torch.from_numpy(source.train.labels).to(device)
