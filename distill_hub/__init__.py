@@ -1,4 +1,4 @@
-"""Distilled datasets as artifacts people can trust: make, load and re-score them.
+"""Distilled datasets as artifacts people can trust: make, load, publish and re-score them.
 
 Importing this package stays cheap; each name below loads what it needs when it is first used.
 """
@@ -8,12 +8,13 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
-    "load_distilled": "distill_hub.artifact.load",
+    "load_distilled": "distill_hub.evaluation.reevaluate",
     "evaluate": "distill_hub.evaluation.reevaluate",
+    "push": "distill_hub.artifact.publish",
 }
-__all__ = ["InputError", "__version__", *sorted(_LAZY)]
+__all__ = ["HubError", "InputError", "__version__", *sorted(_LAZY)]
 
-from distill_hub.config import InputError  # noqa: E402  (config reads nothing from here; it is light)
+from distill_hub.config import HubError, InputError  # noqa: E402  (config reads nothing from here; it is light)
 
 
 def __getattr__(name: str):

@@ -1,6 +1,7 @@
 """Classes by name: the papers' ImageNet subsets, and the matching of one dataset's or model's classes with another's."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -70,20 +71,73 @@ def match_classes(classes: Sequence[SourceClass], names: Sequence[str], field: s
     Raises:
         InputError: Naming the classes that are missing or fit several of the model's.
     """
-    if len(names) == 1000 and all(c.wnid for c in classes) and is_imagenet(names):
-        wnids, _ = imagenet_classes()
-        return [wnids.index(c.wnid) for c in classes]
     if not names:
         raise InputError(field, what, "its class names are not known; its model_index.json or config.json needs id2label")
-    found, missing = [], []
-    for c in classes:
-        exact = [i for i, name in enumerate(names) if name in (c.name, c.wnid)]
-        fits = exact or [i for i, name in enumerate(names) if _words(name) & _words(c.name)]
-        if len(fits) == 1:
-            found += fits
-        else:
-            missing.append(c.name)
-    if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise InputError(field, what, f"its {len(names)} classes ({', '.join(names[:3])}, ...) do not give one for: {shown}")
-    return found
+    fits = _fits([_of_class(c) for c in classes], [_of_name(name) for name in _ids(names, classes)])
+    if missing := [c.name for c, places in zip(classes, fits, strict=True) if len(places) != 1]:
+        raise InputError(field, what, f"its {_some(names)} do not give one for: {_listed(missing)}")
+    return [place for (place,) in fits]
+
+
+def find_classes(
+    names: Sequence[str], classes: Sequence[SourceClass], field: str, what: str, needed: Collection[int] | None = None
+) -> list[int]:
+    """Find the class of a source that each name stands for, by name, wnid or a shared synonym, never by position.
+
+    Args:
+        names: Class names or wnids of something else, e.g. of a distilled set in the order of its labels.
+        classes: The source's classes.
+        field: Option to blame, with which other names can be given.
+        what: Where the names come from, for the message.
+        needed: Positions of the names that must be found; None for all.
+
+    Returns:
+        The position in `classes` for each name. -1 for a name that is not needed and fits no class, or not alone.
+
+    Raises:
+        InputError: Naming the needed ones that fit no class or several, or that stand for the same class.
+    """
+    needed = range(len(names)) if needed is None else needed
+    fits = _fits([_of_name(name) for name in _ids(names, classes)], [_of_class(c) for c in classes])
+    found = [places[0] if len(places) == 1 else -1 for places in fits]
+    advice = f"pass the name or wnid of each with --{field}"
+    if missing := [names[i] for i in needed if found[i] < 0]:
+        theirs = f"the source's {_some([c.name for c in classes])}"
+        raise InputError(field, what, f"{theirs} do not give one for its names: {_listed(missing)}; {advice}")
+    shared = Counter(found[i] for i in needed)
+    if double := [names[i] for i in needed if shared[found[i]] > 1]:
+        raise InputError(field, what, f"several of its names stand for one class: {_listed(double)}; {advice}")
+    alone = Counter(found)
+    return [place if i in needed or alone[place] == 1 else -1 for i, place in enumerate(found)]
+
+
+def _ids(names: Sequence[str], classes: Sequence[SourceClass]) -> Sequence[str]:
+    """Return wnids in place of ImageNet-1K's names, which are not unique, when the classes are known by theirs."""
+    by_wnid = len(names) == 1000 and all(c.wnid for c in classes) and is_imagenet(names)
+    return imagenet_classes()[0] if by_wnid else names
+
+
+def _of_name(name: str) -> tuple[set[str], set[str]]:
+    """Return what a name is known by, and its synonyms."""
+    return {name}, _words(name)
+
+
+def _of_class(c: SourceClass) -> tuple[set[str], set[str]]:
+    return {c.name, c.wnid or c.name}, _words(c.name)
+
+
+def _fits(sought: Sequence[tuple], offered: Sequence[tuple]) -> list[list[int]]:
+    """Return for each that is sought the positions of those offered: known by the same name or wnid, else by a synonym."""
+    result = []
+    for known_by, words in sought:
+        exact = [i for i, (other, _) in enumerate(offered) if known_by & other]
+        result.append(exact or [i for i, (_, other) in enumerate(offered) if words & other])
+    return result
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:3])}, ...)"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,84 +1,191 @@
-"""Look at distilled sets and score them again."""
+"""Publish distilled sets, look at them, and score them again.
 
+commands:
+  info      what a set says of itself, without downloading its images
+  evaluate  train students on a set, and compare with what its author claims
+  push      publish a set on the Hugging Face Hub
+  adopt     bring a set that was made elsewhere into the artifact format
+
+`distill-hub COMMAND --help` lists the options of each. A distilled set is named by its folder or by its id on the Hub.
+"""
+
+import json
 import sys
+from collections.abc import Mapping
+from typing import Any
 
-from jsonargparse import auto_cli
+from distill_hub.config import InputError, launch, nearest, options
+from distill_hub.options import AdoptConfig, EvaluateConfig, ForeignOptions, InfoConfig, PushConfig, RealOptions
 
-from distill_hub.config import InputError
 
+def show_info(config: InfoConfig) -> None:
+    """Print what a distilled set says of itself, without downloading or decoding its images."""
+    from distill_hub.artifact.card import size_text
+    from distill_hub.artifact.load import find, read_description
 
-def show_info(path: str) -> None:
-    """Print what a distilled set says of itself, without decoding its images.
-
-    Args:
-        path: Folder of the set.
-    """
-    from rich.table import Table
-
-    from distill_hub.artifact.load import read_evaluations, read_manifest
-    from distill_hub.run import show
-
-    manifest = read_manifest(path)
-    teacher, names = manifest.teacher, manifest.class_names
+    found = find(config.location, config.revision)
+    manifest, evaluations = read_description(found)
+    teacher, names, method = manifest.teacher, manifest.class_names, manifest.method
+    size = sum(size for name, size in found.files.items() if name.startswith("data/"))
     facts = {
         "name": manifest.name,
-        "method": f"{manifest.method.title} ({manifest.method.paper})",
+        "commit": found.remote.commit if found.remote else None,
+        "method": method.title + (f" ({method.paper})" if method.paper else ""),
         "source": f"{manifest.source.hub_id or manifest.source.name}, revision {manifest.source.revision or '-'}",
         "classes": f"{len(names)}: {', '.join(names[:10])}{', ...' * (len(names) > 10)}",
-        "images": f"{manifest.ipc} per class, {manifest.image_size}x{manifest.image_size} pixels",
+        "images": f"{manifest.ipc} per class, {manifest.image_size}x{manifest.image_size} pixels, {size_text(size)}",
         "generator": manifest.generator.id if manifest.generator else "-",
         "teacher": f"{teacher.id} ({teacher.architecture}), {teacher.test_accuracy:.1%} on the test split"
         if teacher
         else "-",
+        "soft labels": f"the {manifest.soft_labels}'s" if manifest.soft_labels != "one-hot" else "one-hot",
         "licence": manifest.license or "not stated",
-        "made": f"{manifest.created:%Y-%m-%d}, {manifest.environment.hardware}, seed {manifest.seed}",
+        "made": f"{manifest.created:%Y-%m-%d}"
+        + (f", {manifest.environment.hardware}" if manifest.environment else " (brought into this format; made elsewhere)")
+        + (f", seed {manifest.seed}" if manifest.seed is not None else ""),
         "content": manifest.content_sha256,
+        "superseded by": manifest.superseded_by,
     }
-    for record in read_evaluations(path, manifest):
+    for record in evaluations:
         label = f"{record.protocol} v{record.protocol_version}, {record.student}"
+        label += f", measured by {record.submitted_by}" if record.submitted_by else ""
         scores = {"this set": record.score, **record.baselines}
         facts[label] = "; ".join(f"{name} {score.percent()}" for name, score in scores.items()) + " (test accuracy in %)"
-    table = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        table.add_row(name, value)
-    show(table)
+    _show_facts({name: value for name, value in facts.items() if value is not None})
 
 
-def score_again(path: str, source: str | None = None) -> None:
-    """Train students on a distilled set as its record says, and print claimed and measured accuracy.
-
-    Args:
-        path: Folder of the set.
-        source: The real dataset, where it lies now; by default where the manifest says.
-    """
+def _show_facts(facts: Mapping[str, str]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    from distill_hub.evaluation.reevaluate import evaluate
     from distill_hub.run import show
 
-    table = Table("protocol", "student", "seeds", "claimed", "measured", "difference", "agree", title="Test accuracy in %")
-    for pair in evaluate(path, source=source):
-        claimed, measured = pair.claimed, pair.measured
-        table.add_row(
-            f"{claimed.protocol} v{claimed.protocol_version}{'' if claimed.standard else ' (non-standard)'}",
-            claimed.student,
-            ", ".join(map(str, claimed.seeds)),
-            claimed.score.percent(),
-            measured.score.percent(),
-            f"{100 * pair.difference:+.1f}",
-            "yes" if pair.agrees else "NO",
-        )
+    table = Table(show_header=False, box=None)
+    for row in facts.items():
+        # As text, not as markup, and without the codes that move a terminal's cursor: a stranger wrote it.
+        table.add_row(*(Text("".join(c if c.isprintable() else "?" for c in cell)) for cell in row))
     show(table)
+
+
+def score_again(config: EvaluateConfig) -> None:
+    """Train students on a distilled set as its record says, and print claimed and measured accuracy.
+
+    A set that was made elsewhere needs --source and --protocol, and --classes when its labels are mere numbers.
+    """
+    from accelerate import PartialState
+
+    from distill_hub.artifact.load import find, read_description
+    from distill_hub.artifact.publish import check_destination, submit
+    from distill_hub.evaluation.reevaluate import evaluate
+    from distill_hub.run import atomic_write, show
+
+    if config.submit:
+        found = find(config.location, config.revision)
+        if found.remote is None:
+            raise InputError(
+                "submit", True, f"{config.location} is not on the Hub; `distill-hub push` publishes it with its records"
+            )
+        manifest, _ = read_description(found)
+        check_destination(config.location, manifest.name, create_pr=True)
+    comparisons = evaluate(
+        config.location,
+        revision=config.revision,
+        protocol=config.protocol,
+        student=config.student,
+        repeats=config.repeats,
+        **options(config, RealOptions),
+        **options(config, ForeignOptions),
+    )
+    processes = PartialState()
+    if processes.is_main_process:
+        show(_comparison_table(comparisons))
+        if config.json:
+            records = [
+                {
+                    "claimed": pair.claimed.model_dump(mode="json") if pair.claimed else None,
+                    "measured": pair.measured.model_dump(mode="json"),
+                    "difference": pair.difference,
+                    "agrees": pair.agrees,
+                }
+                for pair in comparisons
+            ]
+            atomic_write(config.json, json.dumps(records, indent=2).encode())
+        if config.submit:
+            show(f"Submitted to {submit(config.location, manifest, [pair.measured for pair in comparisons])}")
+    processes.destroy_process_group()
+    if config.check and any(pair.agrees is False for pair in comparisons):
+        sys.exit(1)
+
+
+def _comparison_table(comparisons) -> Any:
+    from rich.table import Table
+
+    table = Table("protocol", "student", "seeds", "claimed", "measured", "difference", "agree", title="Test accuracy in %")
+    for pair in comparisons:
+        record = pair.measured
+        protocol = f"{record.protocol} v{record.protocol_version}{'' if record.standard else ' (non-standard)'}"
+        common = protocol, record.student, ", ".join(map(str, record.seeds))
+        if pair.claimed:
+            verdict = f"{100 * pair.difference:+.1f}", "yes" if pair.agrees else "NO"
+            table.add_row(*common, pair.claimed.score.percent(), record.score.percent(), *verdict)
+        else:
+            table.add_row(*common, "-", record.score.percent(), "-", "-")
+        for name, score in record.baselines.items():
+            table.add_row("", name, "", "", score.percent(), "", "")
+    return table
+
+
+def push_set(config: PushConfig) -> None:
+    """Publish a distilled set on the Hub, in one commit.
+
+    Every pixel and label is checked first. In a repository that is there already, what people wrote in the card and the
+    records that others added stay. Log in with `hf auth login` first; the token needs write access to the namespace.
+    """
+    from distill_hub.artifact.publish import push
+    from distill_hub.run import show
+
+    publication = push(
+        config.path,
+        config.repository,
+        private=config.private,
+        revision=config.revision,
+        create_pr=config.create_pr,
+        tag=config.tag,
+    )
+    show(f"Published as {publication}")
+
+
+def adopt_set(config: AdoptConfig) -> None:
+    """Bring a distilled set that was made elsewhere into the artifact format: images, or tensors as authors keep them.
+
+    The manifest says that the set is external, and claims nothing that is not known. Classes are matched by name; labels that
+    are mere numbers need --classes.
+    """
+    from distill_hub.evaluation.adopt import adopt
+
+    adopt(config)
+
+
+COMMANDS = {
+    "info": (show_info, InfoConfig),
+    "evaluate": (score_again, EvaluateConfig),
+    "push": (push_set, PushConfig),
+    "adopt": (adopt_set, AdoptConfig),
+}
 
 
 def main() -> None:
     """Entry point of the command `distill-hub`."""
-    try:
-        # No function here has the name of a lazy one in `distill_hub`: jsonargparse looks names up there, and would load it.
-        auto_cli({"info": show_info, "evaluate": score_again}, prog="distill-hub", description=__doc__)
-    except InputError as error:
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"usage: distill-hub COMMAND ...\n\n{__doc__}")
+        return
+    if name not in COMMANDS:
+        error = InputError("command", name, f"known: {', '.join(COMMANDS)}{nearest(name, list(COMMANDS))}")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    function, config_class = COMMANDS[name]
+    launch(function, config_class, function.__doc__, words, f"distill-hub {name}")
 
 
 if __name__ == "__main__":

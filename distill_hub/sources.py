@@ -51,6 +51,14 @@ FIT_VERSION = 1  # raised when the code that fits generators or teachers changes
 _TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
+def square(image: PILImage.Image, size: int) -> np.ndarray:
+    """Scale the shorter side of an image to `size` (bilinear) and crop the centre: uint8 RGB (size, size, 3)."""
+    image = image.convert("RGB")
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), PILImage.Resampling.BILINEAR)
+    return np.array(image)
+
+
 @dataclass(frozen=True)
 class Split:
     """One split: the rows, and their labels as positions in `Source.classes`."""
@@ -78,7 +86,7 @@ class Split:
         return image
 
     def pixels(self, indices: Sequence[int] | None, size: int) -> torch.Tensor:
-        """Decode images, scale the shorter side to `size` (bilinear) and crop the centre.
+        """Decode images and make them `square`.
 
         Args:
             indices: Rows to decode; None for all.
@@ -93,20 +101,18 @@ class Split:
         indices = range(len(self)) if indices is None else indices
         result = torch.empty(len(indices), 3, size, size, dtype=torch.uint8)
         for place, row in enumerate(indices):
-            image = self.image(int(row)).convert("RGB")
-            if image.size != (size, size):
-                image = ImageOps.fit(image, (size, size), PILImage.Resampling.BILINEAR)
-            result[place] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            result[place] = torch.from_numpy(square(self.image(int(row)), size)).permute(2, 0, 1)
         return result
 
-    def draw_per_class(self, count: int, seed: int) -> np.ndarray:
-        """Return `count` random rows of every class, class by class, as (C * count,) row numbers.
+    def draw_per_class(self, count: int | np.ndarray, seed: int) -> np.ndarray:
+        """Return `count` random rows of every class, class by class, as row numbers (C * count,), or (sum of counts,).
 
         See `check_ipc` for classes with fewer.
         """
         generator = np.random.default_rng(seed)
-        rows = (np.flatnonzero(self.labels == label) for label in range(self.labels.max() + 1))
-        return np.concatenate([generator.choice(own, count, replace=False) for own in rows])
+        rows = [np.flatnonzero(self.labels == label) for label in range(self.labels.max() + 1)]
+        counts = np.broadcast_to(count, len(rows))
+        return np.concatenate([generator.choice(own, n, replace=False) for own, n in zip(rows, counts, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -245,8 +251,8 @@ def check_ipc(source: Source, ipc: int) -> None:
 
 
 def slug(name: str) -> str:
-    """Return the last part of a source's name as it enters names of folders and repositories."""
-    return Path(name).resolve().name.lower().replace("_", "-")
+    """Return the last part of a source's name as it enters names of folders and repositories: a-z, 0-9, '-', '.'."""
+    return re.sub(r"[^a-z0-9.]+|\.{2,}", "-", Path(name).resolve().name.lower()).strip("-.") or "images"
 
 
 def fit_folder(source: Source, what: str, *settings: Any) -> Path:

@@ -8,16 +8,14 @@
 The same command again resumes an interrupted run. The set is the same, bit for bit, for any number of processes.
 """
 
-from distill_hub.config import (
+from distill_hub.config import launch, options, resolved
+from distill_hub.options import (
     Cao2Config,
     EvaluationOptions,
     GeneratorFitOptions,
     GeneratorOptions,
     SourceOptions,
     TeacherOptions,
-    launch,
-    options,
-    resolved,
 )
 
 
@@ -29,6 +27,7 @@ def main(config: Cao2Config) -> None:
 
     from distill_hub.artifact.describe import describe, generator_record
     from distill_hub.artifact.manifest import method_record, set_name
+    from distill_hub.artifact.publish import check_destination
     from distill_hub.classes import match_classes
     from distill_hub.classifiers import check_student
     from distill_hub.evaluation.finish import package_and_score
@@ -42,6 +41,7 @@ def main(config: Cao2Config) -> None:
     source = load_source(**options(config, SourceOptions))
     check_ipc(source, config.ipc)
     name = set_name(source.name, config.ipc, "cao2")
+    destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     run = Run(config.output_dir or Path("outputs", name), resolved(config), overwrite=config.overwrite)
     generator, generator_id = open_generator(
         run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
@@ -107,7 +107,7 @@ def main(config: Cao2Config) -> None:
     package_and_score(
         run, source, manifest, refined, labels, test,
         image_format=config.image_format, baselines={"plain DiT samples": plain_samples},
-        **options(config, EvaluationOptions),
+        destination=destination, **options(config, EvaluationOptions),
     )  # fmt: skip
 
 

@@ -6,16 +6,14 @@
 This is recipes/cao2.py without its two stages.
 """
 
-from distill_hub.config import (
+from distill_hub.config import launch, options, resolved
+from distill_hub.options import (
     DitConfig,
     EvaluationOptions,
     GeneratorFitOptions,
     GeneratorOptions,
     SourceOptions,
     TeacherOptions,
-    launch,
-    options,
-    resolved,
 )
 
 
@@ -27,6 +25,7 @@ def main(config: DitConfig) -> None:
 
     from distill_hub.artifact.describe import describe, generator_record
     from distill_hub.artifact.manifest import method_record, set_name
+    from distill_hub.artifact.publish import check_destination
     from distill_hub.classes import match_classes
     from distill_hub.classifiers import check_student
     from distill_hub.evaluation.finish import package_and_score
@@ -40,6 +39,7 @@ def main(config: DitConfig) -> None:
     source = load_source(**options(config, SourceOptions))
     check_ipc(source, config.ipc)
     name = set_name(source.name, config.ipc, "dit")
+    destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     run = Run(config.output_dir or Path("outputs", name), resolved(config), overwrite=config.overwrite)
     generator, generator_id = open_generator(
         run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
@@ -63,7 +63,7 @@ def main(config: DitConfig) -> None:
     labels = [label for label in range(len(source.classes)) for _ in range(config.ipc)]
     package_and_score(
         run, source, manifest, samples, labels, test,
-        image_format=config.image_format, baselines={}, **options(config, EvaluationOptions),
+        image_format=config.image_format, baselines={}, destination=destination, **options(config, EvaluationOptions),
     )  # fmt: skip
 
 

@@ -6,7 +6,12 @@
 Without --output_dir the folder is the one in the user's cache that the other recipes look in. Only one process fits.
 """
 
-from distill_hub.config import FitGeneratorConfig, GeneratorFitOptions, InputError, SourceOptions, launch, options
+from distill_hub.config import InputError, launch, options
+from distill_hub.options import (
+    FitGeneratorConfig,
+    GeneratorFitOptions,
+    SourceOptions,
+)
 
 
 def main(config: FitGeneratorConfig) -> None:

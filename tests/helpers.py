@@ -1,7 +1,21 @@
-"""Builders shared by tests."""
+"""Builders and commands shared by tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+
+ROOT = Path(__file__).parents[1]
+# Everything small: what is tested is the path, not the pictures.
+TINY = [
+    *("--fit_vae_steps", "60", "--fit_dit_steps", "600", "--fit_vae_width", "8", "--fit_dit_width", "64"),
+    *("--fit_dit_layers", "2", "--teacher_epochs", "4", "--student", "convnet-1", "--repeats", "2", "--ipc", "2"),
+    *("--pool_factor", "3", "--sample_steps", "10", "--sample_batch_size", "13", "--refine_batch_size", "6"),
+    *("--refine_steps", "5"),
+]
 
 
 def make_pipeline(num_classes: int = 3, *, learned_variance: bool = False) -> DiTPipeline:
@@ -32,3 +46,20 @@ def make_pipeline(num_classes: int = 3, *, learned_variance: bool = False) -> Di
         torch.nn.init.normal_(parameter, std=0.1)
     scheduler = DDPMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False)
     return DiTPipeline(transformer.eval(), vae.eval(), scheduler)
+
+
+def command(processes: int, *words: str) -> tuple[list[str], dict[str, str]]:
+    """Return words and environment that start a recipe as a user does."""
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    if processes == 1:
+        start = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+        start += ["--mixed_precision", "no", "--dynamo_backend", "no", "--quiet"]
+    else:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [*start, *words], environment
+
+
+def run(processes: int, *words: str, **more_environment: str) -> subprocess.CompletedProcess:
+    arguments, environment = command(processes, *words)
+    environment |= more_environment
+    return subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)

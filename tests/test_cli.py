@@ -5,12 +5,14 @@ import sys
 
 import pytest
 
+from distill_hub.cli import COMMANDS
+
 
 def run(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "distill_hub.cli", *words], capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("words", [("--help",), ("info", "--help"), ("evaluate", "--help")])
+@pytest.mark.parametrize("words", [("--help",), *((name, "--help") for name in COMMANDS)])
 def test_help_explains_and_loads_nothing_heavy(words):
     code = f"""
 import sys
@@ -27,10 +29,19 @@ finally:
     assert "distilled set" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["info", "evaluate"])
-def test_what_is_no_set_is_refused_in_one_line(command, tmp_path):
-    for path, reason in ((tmp_path / "nowhere", "there is no such folder"), (tmp_path, "manifest.json")):
+def test_what_there_is_no_command_for_is_refused():
+    result = run("evalute", "x")
+    assert result.returncode == 2
+    assert "'evalute'" in result.stderr and "(did you mean 'evaluate'?)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"), [("info", "no manifest.json"), ("evaluate", "it holds nothing"), ("push", "no manifest.json")]
+)
+def test_what_is_no_set_is_refused_in_one_line(command, reason, tmp_path):
+    nowhere = "the folder of a distilled set is needed" if command == "push" else "there is no such folder"
+    for path, words in ((tmp_path / "nowhere", nowhere), (tmp_path, reason)):
         result = run(command, str(path))
         assert result.returncode == 2
-        assert reason in result.stderr and str(path) in result.stderr
+        assert words in result.stderr and str(path) in result.stderr
         assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import distill_hub.config
-from distill_hub.config import Cao2Config, DitConfig, FitGeneratorConfig, InputError, launch, options, parse, resolved
+import distill_hub.options
+from distill_hub.config import InputError, launch, options, parse, resolved
+from distill_hub.options import Cao2Config, DitConfig, FitGeneratorConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-CONFIGS = [c for c in vars(distill_hub.config).values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
+CONFIGS = [c for c in vars(distill_hub.options).values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
 
 
 @pytest.fixture
@@ -231,13 +232,14 @@ def test_every_field_has_help_and_every_group_a_title():
 def test_resolved_settings_leave_out_what_does_not_change_the_result():
     config = dataclasses.replace(Cao2Config(), output_dir=Path("x"), overwrite=True, ipc=3)
     settings = resolved(config)
-    assert {f.name for f in dataclasses.fields(Cao2Config)} - settings.keys() == {"output_dir", "overwrite"}
+    left_out = {"output_dir", "overwrite", "push_to_hub", "private"}
+    assert {f.name for f in dataclasses.fields(Cao2Config)} - settings.keys() == left_out
     assert settings["ipc"] == 3
 
 
 def test_options_of_a_group():
     config = dataclasses.replace(Cao2Config(), source="cifar10", test_fraction=0.5)
-    assert options(config, distill_hub.config.SourceOptions) == {
+    assert options(config, distill_hub.options.SourceOptions) == {
         "source": "cifar10",
         "source_revision": None,
         "image_column": None,

@@ -6,6 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "distill_hub"
 FLOORS = [
     ["config"],
+    ["options"],
     ["run", "classes"],
     ["sources"],
     ["classifiers"],

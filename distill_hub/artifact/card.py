@@ -31,6 +31,12 @@ HUB_LICENSES = """
     lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl
     postgresql unknown unlicense wtfpl zlib
 """
+PICTURES = {"assets/preview.png": "Distilled images of {}, one class per row"}  # those a set may have, and what they show
+SOFT_LABEL_MEANING = {
+    "teacher": "the teacher's probabilities at temperature 1; for temperature τ, take softmax(log p / τ)",
+    "author": "probabilities as the set's author gave them; their teacher and temperature are not on record",
+    "one-hot": "1 for `label`, 0 elsewhere: no teacher is on record",
+}
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -46,8 +52,7 @@ def render_card(
     evaluations: Sequence[EvaluationRecord],
     *,
     location: str,
-    assets: Mapping[str, str],
-    size_bytes: int,
+    files: Mapping[str, int],
 ) -> str:
     """Write the README.md of a distilled set.
 
@@ -55,9 +60,7 @@ def render_card(
         manifest: The set's record.
         evaluations: Its results, in the order of the table; may be empty.
         location: What a reader passes to `load_dataset`: a Hub id or a folder.
-        assets: Pictures shown below the first paragraph: path inside the artifact folder, and text for those
-            who cannot see them.
-        size_bytes: Size of the parquet files.
+        files: Name and size in bytes of the set's files. Those of `PICTURES` are shown below the first paragraph.
 
     Returns:
         YAML block and Markdown.
@@ -73,7 +76,7 @@ def render_card(
         "cell": _cell,
         "setting": _setting,
         "duration": _duration,
-        "bytes": _bytes,
+        "bytes": size_text,
         "shell": shlex.quote,
         "tojson_plain": lambda text: json.dumps(text, ensure_ascii=False),  # jinja's own escapes for HTML
         "or_empty": lambda value: "" if value is None else _cell(value),
@@ -85,16 +88,18 @@ def render_card(
         source_link = f"[{source.hub_id}](https://huggingface.co/datasets/{source.hub_id})"
     if source.test_fraction:
         test_split = f"{source.test_fraction:.0%} of its training split, held out"
+    size_bytes = sum(size for name, size in files.items() if name.startswith("data/"))
     text = environment.get_template("dataset_card.md.jinja").render(
         yaml=_card_data(manifest, size_bytes).to_yaml(),
         m=manifest,
         evaluations=evaluations,
         own_protocols=sorted({f"{e.protocol} v{e.protocol_version}" for e in evaluations if not e.standard}),
         location=location,
-        assets=assets,
-        size=_bytes(size_bytes),
-        rows=len(manifest.classes) * manifest.ipc,
+        pictures={name: text.format(source.name) for name, text in PICTURES.items() if name in files},
+        size=size_text(size_bytes),
         source_link=source_link,
+        method_link=_link(manifest.method.title, manifest.method.paper),
+        soft_label_meaning=SOFT_LABEL_MEANING[manifest.soft_labels],
         test_split=test_split,
         show_wnid=any(c.wnid for c in manifest.classes),
         show_generator=any(c.generator_index is not None for c in manifest.classes),
@@ -104,8 +109,12 @@ def render_card(
     return str(DatasetCard(re.sub(r"\n{3,}", "\n\n", text)))
 
 
+def _link(text: str, url: str | None) -> str:
+    return f"[{_cell(text)}]({url})" if url else _cell(text)
+
+
 def _card_data(manifest: Manifest, size_bytes: int) -> DatasetCardData:
-    rows = len(manifest.classes) * manifest.ipc
+    rows = manifest.rows
     data = DatasetCardData(
         **_license(manifest.license),
         pretty_name=f"{slug(manifest.source.name)} in {manifest.ipc} images per class ({manifest.method.name})",
@@ -150,7 +159,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def _bytes(size: int) -> str:
+def size_text(size: int) -> str:
+    """Write a size in bytes as people read it."""
     for unit, length in (("GB", 1e9), ("MB", 1e6)):
         if size >= length:
             return f"{size / length:.1f} {unit}"

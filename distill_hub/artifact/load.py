@@ -1,6 +1,7 @@
-"""Reading a distilled set back, believing nothing: format, columns, counts and content are checked."""
+"""Reading a distilled set back, from a folder or the Hub, believing nothing: format, counts and content are checked."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,88 +11,192 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from distill_hub.artifact.hub import RemoteSet, fetch, look
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import check_rows, content_sha256
 from distill_hub.config import InputError
 
+MANIFEST = "manifest.json"
+MANIFEST_BYTES = 100_000_000  # room for 100,000 classes
+RECORD_BYTES = 1_000_000
+MOST_RECORDS = 1000
+_SHARD = re.compile(r"data/train-(\d{5})-of-(\d{5})\.parquet").fullmatch
+_RECORD = re.compile(r"evaluations/[A-Za-z0-9][A-Za-z0-9_.-]*\.json").fullmatch
+
 
 @dataclass(frozen=True)
-class DistilledSet:
+class Found:
+    """A set, not read yet: a folder, or the files of a repository at one commit."""
+
+    location: str  # as the user named it
+    files: Mapping[str, int]  # name to size in bytes
+    folder: Path | None = None
+    remote: RemoteSet | None = None
+
+    @property
+    def is_artifact(self) -> bool:
+        """Whether it says of itself that it is a distilled set in this format."""
+        return MANIFEST in self.files
+
+    def fetch(self, names: Iterable[str], *, most_bytes: int | None = None) -> Path:
+        """Return the folder that holds some of the files; from the Hub they are downloaded and checked, see `hub.fetch`."""
+        return self.folder or fetch(self.remote, names, most_bytes=most_bytes)
+
+
+@dataclass(frozen=True)
+class Artifact:
     """A distilled set whose data are what its manifest says."""
 
-    path: Path
+    location: str  # folder or Hub id
+    path: Path  # the folder, or where the client caches this commit
     dataset: Dataset  # columns of `schema.features`, N = C * IPC rows
     manifest: Manifest
     evaluations: tuple[EvaluationRecord, ...]  # of this content, oldest first
+    revision: str | None = None  # commit on the Hub
 
 
-def read_manifest(path: str | Path) -> Manifest:
-    """Read the manifest of an artifact folder, leaving the images alone.
-
-    Raises:
-        InputError: When the folder or its manifest is missing, unreadable, or of another format version.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise InputError("distilled set", str(path), "there is no such folder")
-    if not (folder / "manifest.json").is_file():
-        raise InputError("distilled set", str(path), "the folder holds no manifest.json, so it is not a distilled set")
-    return Manifest.read(folder / "manifest.json")
-
-
-def read_evaluations(path: str | Path, manifest: Manifest) -> tuple[EvaluationRecord, ...]:
-    """Read the evaluation records of an artifact folder that were measured on the manifest's content, oldest first.
-
-    Records of an earlier content of the same folder say nothing about this one and are left out.
+def find(location: str | Path, revision: str | None = None) -> Found:
+    """Find a set: a folder that exists, else a repository on the Hub, at the commit that `revision` stands for now.
 
     Raises:
-        InputError: When a record cannot be read.
+        InputError: When there is neither; see `hub.plain_errors` for the rest.
+        HubError: When the Hub fails.
     """
-    records = [EvaluationRecord.read(file) for file in sorted((Path(path) / "evaluations").glob("*.json"))]
-    return tuple(sorted((r for r in records if r.content_sha256 == manifest.content_sha256), key=lambda record: record.date))
+    path = Path(location)
+    if path.exists():
+        if revision is not None:
+            raise InputError("revision", revision, f"{location} lies on this machine; only sets on the Hub have revisions")
+        files = (
+            {str(f.relative_to(path)): f.stat().st_size for f in path.glob("**/*") if f.is_file()} if path.is_dir() else {}
+        )
+        return Found(str(location), files, folder=path)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(location)):
+        raise InputError("distilled set", str(location), "there is no such folder, and it is not a Hub id NAMESPACE/NAME")
+    remote = look(str(location), revision)
+    return Found(str(location), {name: file.size for name, file in remote.files.items()}, remote=remote)
 
 
-def load_distilled(path: str | Path) -> DistilledSet:
-    """Load a distilled set from a local folder and check it.
+def record_names(files: Iterable[str]) -> set[str]:
+    """Return the names among `files` that evaluation records have."""
+    return {name for name in files if _RECORD(name)}
+
+
+def read_records(folder: Path) -> dict[str, EvaluationRecord]:
+    """Read all evaluation records of a folder, by file name, whatever content they were measured on.
+
+    Raises:
+        InputError: When one cannot be read.
+    """
+    return {f"evaluations/{f.name}": EvaluationRecord.read(f) for f in sorted((folder / "evaluations").glob("*.json"))}
+
+
+def read_description(found: Found) -> tuple[Manifest, tuple[EvaluationRecord, ...]]:
+    """Read manifest and evaluation records, leaving the images alone.
+
+    Records of an earlier content of the same set say nothing about this one and are left out.
+
+    Returns:
+        The manifest, and the records oldest first.
+
+    Raises:
+        InputError: When one is missing, unreadable, of another format version or of absurd size.
+    """
+    if not found.is_artifact:
+        raise InputError("distilled set", found.location, f"it holds no {MANIFEST}, so it is not a distilled set")
+    records = record_names(found.files)
+    if len(records) > MOST_RECORDS:
+        raise InputError(
+            "distilled set", found.location, f"it has {len(records):,} evaluation records, at most {MOST_RECORDS:,} are read"
+        )
+    found.fetch(records, most_bytes=RECORD_BYTES)
+    folder = found.fetch([MANIFEST], most_bytes=MANIFEST_BYTES)
+    manifest = Manifest.read(folder / MANIFEST)
+    measured = [EvaluationRecord.read(folder / name) for name in records]
+    own = [record for record in measured if record.content_sha256 == manifest.content_sha256]
+    return manifest, tuple(sorted(own, key=lambda record: record.date))
+
+
+def load_artifact(location: str | Path, revision: str | None = None) -> Artifact:
+    """Load a distilled set and check it.
 
     Every image is decoded once for the content hash. The rows are held in memory: the cache of `load_dataset` knows a
     file by its path and time of change, and could answer for an altered one.
 
     Args:
-        path: The artifact folder.
+        location: The artifact folder, or NAMESPACE/NAME on the Hub.
+        revision: Branch, tag or commit on the Hub; default main.
 
     Raises:
-        InputError: When the folder or manifest is missing, the format is newer, a file is damaged, or the data are not
-            what the manifest says.
+        InputError: When set or manifest is missing, the format is newer, a file is damaged, or the data are not what the
+            manifest says.
+        HubError: When the Hub fails.
     """
-    manifest = read_manifest(path)
-    folder = Path(path)
-    evaluations = read_evaluations(folder, manifest)
-    shards = sorted((folder / "data").glob("train-*.parquet"))
+    found = find(location, revision)
+    manifest, evaluations = read_description(found)
+    shards = _shards(found, manifest)
+    folder = found.fetch(shards)
+    dataset = _read_rows(found.location, [folder / name for name in shards], manifest)
+    return Artifact(found.location, folder, dataset, manifest, evaluations, found.remote.commit if found.remote else None)
+
+
+def _most_bytes(manifest: Manifest) -> int:
+    """Bound the size of the rows, stored or decoded: images without loss need not be larger than their pixels."""
+    pixels, classes = 3 * manifest.image_size**2, len(manifest.classes)
+    return manifest.rows * (2 * pixels + 8 * classes + 10_000) + 10_000_000
+
+
+def _shards(found: Found, manifest: Manifest) -> list[str]:
+    """Return the names of the parquet files, all there and of a believable size."""
+    shards = sorted(filter(_SHARD, found.files))
     if not shards:
-        raise InputError("distilled set", str(path), "the folder holds no data/train-*.parquet")
+        raise InputError("distilled set", found.location, "it holds no data/train-*.parquet")
+    count = int(_SHARD(shards[-1])[2])
+    expected = [f"data/train-{i:05d}-of-{count:05d}.parquet" for i in range(min(count, len(shards) + 1))]
+    if shards != expected:
+        wrong = sorted(set(expected) ^ set(shards))[0]
+        raise InputError("distilled set", found.location, f"{wrong} is {'missing' if wrong in expected else 'one too many'}")
+    size = sum(found.files[name] for name in shards)
+    if size > _most_bytes(manifest):
+        valid = f"its parquet files have {size:,} bytes, more than {manifest.rows:,} images can need"
+        raise InputError("distilled set", found.location, valid)
+    return shards
+
+
+def _read_rows(location: str, shards: list[Path], manifest: Manifest) -> Dataset:
+    def refuse(reason: Any) -> InputError:
+        return InputError("distilled set", location, str(reason))
+
     try:
+        footers = [pq.read_metadata(shard) for shard in shards]
+        rows = sum(footer.num_rows for footer in footers)
+        if rows != manifest.rows:
+            raise refuse(f"the manifest says {manifest.rows:,} images, its parquet files hold {rows:,}")
+        # What the columns take once they are read; asked before any is.
+        groups = [footer.row_group(i) for footer in footers for i in range(footer.num_row_groups)]
+        decoded = sum(group.column(i).total_uncompressed_size for group in groups for i in range(group.num_columns))
+        if decoded > _most_bytes(manifest):
+            raise refuse(f"its columns take {decoded:,} bytes, more than its images can need")
         dataset = Dataset(pq.read_table(shards, partitioning=None, page_checksum_verification=True))
+    except InputError:
+        raise
     # The last three: what `datasets` raises when its own description of the columns is damaged.
     except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError("distilled set", str(path), f"its parquet files cannot be read ({error})") from error
+        raise refuse(f"its parquet files cannot be read ({error})") from error
     try:
         check_rows(dataset, manifest.class_names, manifest.ipc)
     except ValueError as error:
-        raise InputError("distilled set", str(path), str(error)) from error
+        raise refuse(error) from error
     try:
         content = content_sha256(_sized(dataset, manifest.image_size))
     # Pillow raises SyntaxError for a broken PNG.
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise InputError("distilled set", str(path), f"an image cannot be used ({error})") from error
+        raise refuse(f"an image cannot be used ({error})") from error
     if content != manifest.content_sha256:
-        raise InputError(
-            "distilled set",
-            str(path),
-            f"its images or labels were altered: they hash to {content}, the manifest has {manifest.content_sha256}",
+        raise refuse(
+            f"its images or labels were altered: they hash to {content}, the manifest has {manifest.content_sha256}"
         )
-    return DistilledSet(folder, dataset, manifest, evaluations)
+    return dataset
 
 
 def _sized(rows: Dataset, side: int) -> Iterator[Mapping[str, Any]]:

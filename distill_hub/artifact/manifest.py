@@ -5,13 +5,15 @@ import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from distill_hub.artifact.schema import FORMAT_VERSION
 from distill_hub.config import InputError
 from distill_hub.sources import slug
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
 
 
 class Record(BaseModel):
@@ -89,11 +91,11 @@ class ModelRecord(Record):
 class MethodRecord(Record):
     """The method and the resolved settings of the run."""
 
-    name: str  # stem of the recipe, e.g. cao2
+    name: str = Field(pattern=NAME)  # stem of the recipe, e.g. cao2
     title: str
-    paper: str  # URL
-    bibtex: str
-    config: dict[str, Any]
+    paper: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    bibtex: str | None = None
+    config: dict[str, Any]  # empty when unknown
     notes: dict[str, Any] = Field(default_factory=dict)  # what the method reports of this run, e.g. shortages
 
 
@@ -124,17 +126,19 @@ class Manifest(Record):
     """
 
     format_version: int = FORMAT_VERSION
-    name: str  # e.g. digits-ipc10-cao2
+    name: str = Field(pattern=NAME)  # e.g. digits-ipc10-cao2
+    origin: Literal["distill-hub", "external"] = "distill-hub"  # external: made elsewhere; what is not known is null
     method: MethodRecord
     source: SourceRecord
-    classes: list[ClassRecord] = Field(min_length=1)
+    classes: list[ClassRecord] = Field(min_length=1, max_length=100_000)
     generator: ModelRecord | None = None
     teacher: ModelRecord | None = None
-    ipc: int = Field(gt=0)
-    image_size: int = Field(gt=0)  # side of the square images, in pixels
-    seed: int = Field(ge=0)
+    soft_labels: Literal["teacher", "author", "one-hot"] = "teacher"  # whose; author: of an external set, teacher unknown
+    ipc: int = Field(gt=0, le=1_000_000)
+    image_size: int = Field(gt=0, le=16_384)  # side of the square images, in pixels
+    seed: int | None = Field(default=None, ge=0)
     stages: list[StageRecord]
-    environment: EnvironmentRecord
+    environment: EnvironmentRecord | None = None
     license: str | None = None
     content_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     superseded_by: str | None = None  # Hub id of the corrected set
@@ -157,6 +161,11 @@ class Manifest(Record):
     def class_names(self) -> list[str]:
         """Class names in label order."""
         return [c.name for c in self.classes]
+
+    @property
+    def rows(self) -> int:
+        """Number of images."""
+        return len(self.classes) * self.ipc
 
 
 def set_name(source: str, ipc: int, method: str) -> str:

@@ -2,17 +2,20 @@
 
 import datetime
 import statistics
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from distill_hub.artifact.manifest import EnvironmentRecord, Record
+from distill_hub.artifact.manifest import NAME, EnvironmentRecord, Record
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Score(Record):
     """Test accuracies of the students trained on one set, one entry per seed, as fractions in [0, 1]."""
 
-    last: list[float] = Field(min_length=1)  # after the last epoch
-    best: list[float] = Field(min_length=1)  # best look at the test set: what papers print, biased upwards
+    last: list[Fraction] = Field(min_length=1)  # after the last epoch
+    best: list[Fraction] = Field(min_length=1)  # best look at the test set: what papers print, biased upwards
     best_step: list[int]
 
     @property
@@ -38,10 +41,10 @@ class Score(Record):
 class EvaluationRecord(Record):
     """Students trained on a distilled set by a named protocol, and on its baselines."""
 
-    protocol: str
+    protocol: str = Field(pattern=NAME)
     protocol_version: int
     standard: bool  # False: not a protocol of the literature, comparable only with itself
-    student: str
+    student: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")
     seeds: list[int] = Field(min_length=1)
     score: Score
     baselines: dict[str, Score] = Field(default_factory=dict)  # e.g. "random real", at the same IPC
@@ -50,6 +53,7 @@ class EvaluationRecord(Record):
     environment: EnvironmentRecord
     seconds: float
     date: datetime.datetime
+    submitted_by: str | None = Field(default=None, pattern=NAME)  # account on the Hub; None: the author of the set
 
     @model_validator(mode="after")
     def _one_score_per_seed(self):
@@ -62,4 +66,10 @@ class EvaluationRecord(Record):
     def file_name(self) -> str:
         """Name of the record's file in `evaluations/`."""
         student = self.student.replace("/", "-")  # timm/resnet18
-        return f"{self.protocol}-{student}-{self.date:%Y%m%dT%H%M%SZ}.json"
+        who = f"-{self.submitted_by}" if self.submitted_by else ""
+        return f"{self.protocol}-{student}-{self.date:%Y%m%dT%H%M%SZ}{who}.json"
+
+    def measures_the_same(self, other: "EvaluationRecord") -> bool:
+        """Whether another record is by the same person, of the same content, protocol, student and seeds."""
+        fields = ("content_sha256", "protocol", "protocol_version", "student", "seeds", "submitted_by")
+        return all(getattr(self, field) == getattr(other, field) for field in fields)

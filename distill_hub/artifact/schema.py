@@ -59,6 +59,11 @@ def content_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
     return digest.hexdigest()
 
 
+def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return soft labels (N, C) that are 1 for the label and 0 elsewhere: those of a set without a teacher."""
+    return np.eye(classes, dtype=np.float32)[labels]
+
+
 def check_soft_labels(soft: np.ndarray) -> None:
     """Check that soft labels (N, C) are probabilities.
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
-from distill_hub.artifact.card import render_card
 from distill_hub.artifact.describe import rows
-from distill_hub.artifact.load import read_evaluations
+from distill_hub.artifact.load import find, read_description, read_records
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.plots import preview_grid
+from distill_hub.artifact.publish import Destination, push_folder
+from distill_hub.artifact.readme import card_of, readme_files
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.classifiers import student_name
 from distill_hub.evaluation.contract import refuse_chance
@@ -33,8 +34,9 @@ def package_and_score(
     student: str,
     repeats: int,
     baselines: Mapping[str, Callable[[int], Labelled]],
+    destination: Destination | None,
 ) -> None:
-    """Turn the images of a stage into a scored artifact, and print where it is, the scores and the stage times.
+    """Turn the images of a stage into a scored artifact, publish it, and print where it is, the scores and the stage times.
 
     Args:
         run: The run; the artifact is its output folder.
@@ -48,9 +50,11 @@ def package_and_score(
         student: Name of the student, or 'auto'.
         repeats: Students per set, with seeds seed, seed + 1, ...
         baselines: Further sets to score beside random real images.
+        destination: Where to publish the set; None: nowhere.
 
     Raises:
         InputError: When the teacher recognises the set's classes no better than chance.
+        HubError: When publishing fails; the set is complete in its folder.
     """
     folder, size, label_tensor = run.output_dir, manifest.image_size, torch.tensor(labels)
     predicted = stage.rows(0, len(stage), "logits")["logits"].argmax(1).numpy()
@@ -76,27 +80,39 @@ def package_and_score(
     rules, student = protocol_named(protocol), student_name(student, size)
     seeds = range(manifest.seed, manifest.seed + repeats)
     scores = score_sets(run, sets, test, len(manifest.classes), student, rules, seeds)
-    record = record_scores(run, manifest, scores, student, rules, seeds)
-    run.on_main("card", lambda: _publish(folder, manifest, record, images))
+    record = record_scores(
+        run, scores, student, rules, seeds, content_sha256=manifest.content_sha256, source_revision=source.revision
+    )
+    run.on_main("card", lambda: _record_and_describe(folder, manifest, record, images))
     run.say(run.summary())
     run.say(score_table(record, manifest.ipc))
     run.say(f"The distilled set is in {folder}")
+    if destination:
+        run.on_main("push", lambda: run.say(f"Published as {push_folder(folder, destination)}"))
     run.end()
 
 
-def _publish(folder: Path, manifest: Manifest, record: EvaluationRecord, images: torch.Tensor) -> None:
-    """Write the author's record (in place of one with the same content, protocol, student and seeds), preview and card."""
-    for old in read_evaluations(folder, manifest):
-        if (old.protocol, old.student, old.seeds) == (record.protocol, record.student, record.seeds):
-            (folder / "evaluations" / old.file_name).unlink(missing_ok=True)
+def _record_and_describe(folder: Path, manifest: Manifest, record: EvaluationRecord, images: torch.Tensor) -> None:
+    """Write the author's record, in place of an earlier one of the same, and the card."""
+    for name, old in read_records(folder).items():
+        if old.measures_the_same(record):
+            (folder / name).unlink()
     atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
+    write_card(folder, manifest, images)
+
+
+def write_card(folder: Path, manifest: Manifest, images: torch.Tensor) -> None:
+    """Write preview and card of a finished folder; what people wrote in the card stays.
+
+    Args:
+        folder: Holds data, manifest and records.
+        manifest: The manifest.
+        images: The set, class by class, uint8 (C * IPC, 3, S, S).
+    """
     grid = images.unflatten(0, (len(manifest.classes), manifest.ipc)).permute(0, 1, 3, 4, 2).numpy()
     preview_grid(grid, manifest.class_names, folder / "assets" / "preview.png")
-    card = render_card(
-        manifest,
-        read_evaluations(folder, manifest),
-        location=str(folder),
-        assets={"assets/preview.png": f"Distilled images of {manifest.source.name}, one class per row"},
-        size_bytes=sum(file.stat().st_size for file in (folder / "data").glob("*.parquet")),
-    )
-    atomic_write(folder / "README.md", card.encode())
+    found = find(folder)
+    _, evaluations = read_description(found)
+    files = readme_files(manifest, evaluations, location=str(folder), files=found.files, edited=[card_of(folder)])
+    for name, content in files.items():
+        atomic_write(folder / name, content)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from rich.table import Table
 
-from distill_hub.artifact.manifest import EnvironmentRecord, Manifest, now
+from distill_hub.artifact.manifest import EnvironmentRecord, now
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.train import train_student
@@ -22,17 +22,19 @@ def score_sets(
     student: str,
     protocol: Protocol,
     seeds: Sequence[int],
+    stage: str = "evaluate",
 ) -> dict[str, Score]:
     """Train one student per set and seed.
 
     Args:
-        run: Keeps every finished student's accuracies in the stage 'evaluate'.
+        run: Keeps every finished student's accuracies.
         sets: Name to a function from the seed to the training set; a random baseline draws anew for every seed.
         test: The test split.
         num_classes: Number of classes.
         student: Name for `classifiers.build`.
         protocol: How students are trained.
         seeds: One student each.
+        stage: Name of the run's stage.
     """
     jobs = [(name, seed) for name in sets for seed in seeds]
     test = tuple(tensor.to(run.device) for tensor in test)
@@ -44,10 +46,10 @@ def score_sets(
         accuracies = torch.tensor([[result.last, result.best]], dtype=torch.float64)
         return {"accuracies": accuracies, "best_step": torch.tensor([result.best_step])}
 
-    stage = run.map("evaluate", jobs, train, chunk_size=1)
+    done = run.map(stage, jobs, train, chunk_size=1)
     scores = {}
     for place, name in enumerate(sets):
-        part = stage.rows(place * len(seeds), (place + 1) * len(seeds))
+        part = done.rows(place * len(seeds), (place + 1) * len(seeds))
         last, best = part["accuracies"].T.tolist()
         scores[name] = Score(last=last, best=best, best_step=part["best_step"].tolist())
     return scores
@@ -55,18 +57,21 @@ def score_sets(
 
 def record_scores(
     run: Run,
-    manifest: Manifest,
     scores: Mapping[str, Score],
     student: str,
     protocol: Protocol,
     seeds: Sequence[int],
+    *,
+    content_sha256: str,
+    source_revision: str | None,
+    stage: str = "evaluate",
 ) -> EvaluationRecord:
     """Make the record of a set's scores; the first of them is the set's, the others are its baselines.
 
-    Call it on every process.
+    Call it on every process, with what `score_sets` was given.
     """
     own, *baselines = scores
-    seconds = next(stage["seconds"] for stage in run.stages if stage["name"] == "evaluate")
+    seconds = next(known["seconds"] for known in run.stages if known["name"] == stage)
     return EvaluationRecord(
         protocol=protocol.name,
         protocol_version=protocol.version,
@@ -75,8 +80,8 @@ def record_scores(
         seeds=list(seeds),
         score=scores[own],
         baselines={name: scores[name] for name in baselines},
-        source_revision=manifest.source.revision,
-        content_sha256=manifest.content_sha256,
+        source_revision=source_revision,
+        content_sha256=content_sha256,
         environment=EnvironmentRecord(**run.environment()),
         seconds=seconds,
         date=now(),

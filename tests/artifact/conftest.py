@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from distill_hub.artifact.card import render_card
+from distill_hub.artifact.load import find
 from distill_hub.artifact.manifest import (
     ClassRecord,
     EnvironmentRecord,
@@ -163,10 +164,10 @@ def artifact(tmp_path, make_rows, build_manifest, make_evaluation):
     record = make_evaluation(manifest.content_sha256)
     (folder / "evaluations").mkdir()
     (folder / "evaluations" / record.file_name).write_text(record.to_json())
-    size = sum(shard.stat().st_size for shard in (folder / "data").iterdir())
-    (folder / "README.md").write_text(
-        render_card(manifest, [record], location=str(folder), assets={}, size_bytes=size), encoding="utf-8"
-    )
+    card = render_card(manifest, [record], location=str(folder), files=find(folder).files)
+    for name in ("README.md", "assets/card.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(card, encoding="utf-8")
     return folder
 
 

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from distill_hub.artifact.card import render_card
-from distill_hub.artifact.load import load_distilled
+from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import ClassRecord, MethodRecord
 from distill_hub.artifact.plots import preview_grid
 
@@ -16,10 +16,13 @@ CONTENT = "c" * 64
 
 @pytest.fixture
 def render(build_manifest, make_evaluation):
-    def run(evaluations=(), location="org/fish-ipc2-cao2", assets=None, **fields):
+    def run(evaluations=(), location="org/fish-ipc2-cao2", pictures=(), **fields):
         records = [make_evaluation(CONTENT, **changes) for changes in evaluations]
         return render_card(
-            build_manifest(**fields)(CONTENT), records, location=location, assets=assets or {}, size_bytes=2_500_000
+            build_manifest(**fields)(CONTENT),
+            records,
+            location=location,
+            files={"data/train-0.parquet": 2_500_000, **dict.fromkeys(pictures, 1)},
         )
 
     return run
@@ -49,10 +52,10 @@ def test_card_with_nothing_optional_is_clean(render):
 
 
 def test_card_with_everything_is_clean_and_says_it(render, full):
-    card = render([{}], assets={"assets/preview.png": "two images of each class"}, **full)
+    card = render([{}], pictures=["assets/preview.png"], **full)
     check_is_clean(card)
     for said in (
-        "![two images of each class](assets/preview.png)",
+        "![Distilled images of fish, one class per row](assets/preview.png)",
         "| **this set** | convnet2 | quick v1 | 3 | **60.0 ± 10.0** | 70.0 |",
         "| random real | convnet2 | quick v1 | 3 | 40.0 ± 10.0 | 50.0 |",
         r"| 1 | Old \| English &lt;sheepdog> | n00000001 | 11 | 21 |",
@@ -155,7 +158,7 @@ def test_card_is_a_pure_function(render, full):
 
 
 def test_preview_grid_shows_the_pixels(artifact, tmp_path, names):
-    images = np.stack([np.asarray(row["image"]) for row in load_distilled(artifact).dataset]).reshape(3, 2, 8, 8, 3)
+    images = np.stack([np.asarray(row["image"]) for row in load_artifact(artifact).dataset]).reshape(3, 2, 8, 8, 3)
     preview_grid(images, names, tmp_path / "assets" / "preview.png")
     page = np.asarray(PIL.Image.open(tmp_path / "assets" / "preview.png").convert("RGB"))
     grid = page[-12 - (3 * 68 - 4) :, -12 - (2 * 68 - 4) :]  # 3 rows and 2 columns of 64 pixels, gaps of 4, margin 12

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import distill_hub
-from distill_hub.artifact.load import load_distilled, read_manifest
+from distill_hub.artifact.load import find, load_artifact, read_description
 from distill_hub.artifact.package import _encode
 from distill_hub.config import InputError
 
@@ -18,7 +18,7 @@ SHARD = "data/train-00000-of-00001.parquet"
 
 def refusal(folder):
     with pytest.raises(InputError) as caught:
-        load_distilled(folder)
+        load_artifact(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -63,7 +63,7 @@ def test_folder_without_data(artifact):
 
 def test_manifest_is_read_without_the_data(artifact):
     shutil.rmtree(artifact / "data")
-    assert read_manifest(artifact).ipc == 2
+    assert read_description(find(artifact))[0].ipc == 2
 
 
 def test_newer_format(artifact):
@@ -74,7 +74,7 @@ def test_newer_format(artifact):
 def test_one_changed_pixel_is_refused_whatever_the_cache_of_datasets_knows(artifact, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.load_dataset(str(artifact), split="train")  # now a cache could answer for the old file
-    pixels = np.asarray(load_distilled(artifact).dataset[5]["image"]).copy()
+    pixels = np.asarray(load_artifact(artifact).dataset[5]["image"]).copy()
     pixels[3, 4, 1] ^= 1
 
     def flip(rows):
@@ -94,18 +94,23 @@ def test_swapped_labels_are_refused(artifact, column):
 
 
 def test_other_encoding_of_the_same_pixels_is_accepted(artifact):
-    pixels = [np.asarray(row["image"]) for row in load_distilled(artifact).dataset]
+    pixels = [np.asarray(row["image"]) for row in load_artifact(artifact).dataset]
 
     def reencode(rows):
         for row, image in zip(rows, pixels, strict=True):
             row["image"]["bytes"] = _encode(image, "webp")
 
     edit_rows(artifact, reencode)
-    assert load_distilled(artifact).dataset[0]["image"].format == "WEBP"
+    assert load_artifact(artifact).dataset[0]["image"].format == "WEBP"
 
 
 def test_dropped_row_is_refused(artifact):
     edit_rows(artifact, lambda rows: rows.pop())
+    assert "the manifest says 6 images, its parquet files hold 5" in refusal(artifact)
+
+
+def test_other_numbers_of_images_per_class_are_refused(artifact):
+    edit_rows(artifact, lambda rows: rows[0].update(label=1))
     assert "2 images per class" in refusal(artifact)
 
 
@@ -117,11 +122,11 @@ def test_image_that_is_no_image_is_refused(artifact):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"ipc": 3}, "3 images per class"),
+        ({"ipc": 3}, "the manifest says 9 images"),
         ({"image_size": 16}, "(16, 16)"),
         ({"content_sha256": "0" * 64}, "altered"),
         ({"classes": [{"name": n, "source_index": i} for i, n in enumerate("abc")]}, "column 'label'"),
-        ({"classes": [{"name": "tench", "source_index": 0}]}, "column 'label'"),
+        ({"classes": [{"name": "tench", "source_index": 0}], "ipc": 6}, "column 'label'"),
     ],
 )
 def test_manifest_that_contradicts_the_data_is_refused(artifact, fields, message):
@@ -139,13 +144,13 @@ def test_damaged_byte_anywhere_is_refused_or_changes_nothing(artifact):
     """Values carry checksums; some bytes of page headers and footer describe nothing that a reader needs."""
     path = artifact / SHARD
     good = path.read_bytes()
-    values = load_distilled(artifact).dataset.data.to_pydict()
+    values = load_artifact(artifact).dataset.data.to_pydict()
     refused = 0
     positions = range(4, len(good), 23)
     for position in positions:
         path.write_bytes(good[:position] + bytes([good[position] ^ 0x10]) + good[position + 1 :])
         try:
-            assert load_distilled(artifact).dataset.data.to_pydict() == values
+            assert load_artifact(artifact).dataset.data.to_pydict() == values
         except InputError:  # any other error fails the test
             refused += 1
     assert refused > 0.5 * len(positions)
@@ -154,7 +159,7 @@ def test_damaged_byte_anywhere_is_refused_or_changes_nothing(artifact):
 def test_evaluations_of_another_content_are_left_out(artifact, make_evaluation):
     other = make_evaluation("0" * 64, student="other")
     (artifact / "evaluations" / other.file_name).write_text(other.to_json())
-    assert [record.student for record in load_distilled(artifact).evaluations] == ["convnet2"]
+    assert [record.student for record in load_artifact(artifact).evaluations] == ["convnet2"]
 
 
 def test_damaged_evaluation_is_refused_by_name(artifact):

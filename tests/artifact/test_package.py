@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distill_hub.artifact import package
-from distill_hub.artifact.load import load_distilled
+from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.package import write_artifact
 from distill_hub.config import InputError
 
@@ -20,7 +20,7 @@ def contents(folder):
 
 
 def test_rows_come_back_as_they_went_in(artifact, make_rows, names):
-    dataset = load_distilled(artifact).dataset
+    dataset = load_artifact(artifact).dataset
     assert dataset.features["label"].names == list(names)
     assert len(dataset) == 6
     for read, written in zip(dataset, make_rows(), strict=True):
@@ -42,7 +42,7 @@ def test_webp_and_png_are_the_same_content(tmp_path, make_rows, build_manifest, 
     for image_format in ("png", "webp"):
         folder = tmp_path / image_format
         write_artifact(folder, make_rows(), build_manifest(), class_names=names, image_format=image_format)
-        distilled = load_distilled(folder)  # decodes and recomputes the hash
+        distilled = load_artifact(folder)  # decodes and recomputes the hash
         assert distilled.dataset[0]["image"].format == image_format.upper()
         hashes.add(distilled.manifest.content_sha256)
     assert len(hashes) == 1
@@ -80,12 +80,12 @@ def test_row_groups_and_shards(tmp_path, make_rows, build_manifest, names, monke
     for shard in shards:
         info = pq.ParquetFile(shard).metadata
         assert all(info.row_group(i).num_rows <= 100 for i in range(info.num_row_groups))
-    assert len(load_distilled(tmp_path).dataset) == 300
+    assert len(load_artifact(tmp_path).dataset) == 300
 
     monkeypatch.undo()
     write_artifact(tmp_path, make_rows(), build_manifest(), class_names=names)  # fewer shards: none may be left over
     assert [s.name for s in (tmp_path / "data").iterdir()] == ["train-00000-of-00001.parquet"]
-    assert len(load_distilled(tmp_path).dataset) == 6
+    assert len(load_artifact(tmp_path).dataset) == 6
 
 
 def full_disk(*args):
@@ -102,7 +102,7 @@ def test_full_disk_while_rows_arrive_keeps_the_old_artifact(artifact, make_rows,
     with pytest.raises(OSError, match="No space left"):
         write_artifact(artifact, rows(), build_manifest(), class_names=names)
     assert contents(artifact) == before
-    load_distilled(artifact)
+    load_artifact(artifact)
 
 
 @pytest.mark.parametrize("call", [1, 2])  # the shard, then the staged manifest
@@ -120,7 +120,7 @@ def test_full_disk_at_any_fsync_keeps_the_old_artifact(artifact, make_rows, buil
     assert contents(artifact) == before
     monkeypatch.undo()
     write_artifact(artifact, make_rows(seed=1), build_manifest(), class_names=names)  # what was staged is no obstacle
-    assert load_distilled(artifact).dataset[0]["seed"] == next(make_rows(seed=1))["seed"]
+    assert load_artifact(artifact).dataset[0]["seed"] == next(make_rows(seed=1))["seed"]
 
 
 def test_stopped_between_data_and_manifest_is_refused_until_the_next_run(
@@ -138,9 +138,9 @@ def test_stopped_between_data_and_manifest_is_refused_until_the_next_run(
         write_artifact(artifact, make_rows(seed=1), build_manifest(), class_names=names)
     monkeypatch.undo()
     with pytest.raises(InputError, match="altered"):
-        load_distilled(artifact)
+        load_artifact(artifact)
     write_artifact(artifact, make_rows(seed=1), build_manifest(), class_names=names)
-    load_distilled(artifact)
+    load_artifact(artifact)
 
 
 @pytest.mark.parametrize(

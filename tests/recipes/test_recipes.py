@@ -11,34 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import load_dataset
+from helpers import ROOT, TINY, command, run
 
 from distill_hub import evaluate, load_distilled
 
-ROOT = Path(__file__).parents[2]
-# Everything small: what is tested is the path, not the pictures.
-TINY = [
-    *("--fit_vae_steps", "60", "--fit_dit_steps", "600", "--fit_vae_width", "8", "--fit_dit_width", "64"),
-    *("--fit_dit_layers", "2", "--teacher_epochs", "4", "--student", "convnet-1", "--repeats", "2", "--ipc", "2"),
-    *("--pool_factor", "3", "--sample_steps", "10", "--sample_batch_size", "13", "--refine_batch_size", "6"),
-    *("--refine_steps", "5"),
-]
 CHUNKS = {"pool": 5, "refine": 4, "evaluate": 6}  # 60 candidates, 20 images, 3 sets x 2 seeds
-
-
-def command(processes: int, *words: str) -> tuple[list[str], dict[str, str]]:
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    if processes == 1:
-        start = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
-        start += ["--mixed_precision", "no", "--dynamo_backend", "no", "--quiet"]
-    else:
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [*start, *words], environment
-
-
-def run(processes: int, *words: str, **more_environment: str) -> subprocess.CompletedProcess:
-    arguments, environment = command(processes, *words)
-    environment |= more_environment
-    return subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def markers(folder: Path) -> dict[str, int]:
@@ -96,6 +73,7 @@ def test_load_dataset_needs_no_distill_hub(finished):
 import sys
 sys.modules["distill_hub"] = None  # any import of it fails
 from datasets import load_dataset
+from helpers import ROOT, TINY, command, run
 for streaming in (False, True):
     data = load_dataset({str(folder)!r}, split="train", streaming=streaming)
     rows = list(data)

@@ -1,0 +1,154 @@
+"""Bringing a set that was made elsewhere into the artifact format, with a manifest that claims nothing it does not know."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distill_hub.artifact.aligned import Aligned, align
+from distill_hub.artifact.describe import source_record
+from distill_hub.artifact.foreign import read_foreign
+from distill_hub.artifact.manifest import NAME, ClassRecord, Manifest, MethodRecord, ModelRecord, now, set_name
+from distill_hub.artifact.package import write_artifact
+from distill_hub.artifact.publish import check_destination, push_folder
+from distill_hub.artifact.schema import one_hot
+from distill_hub.config import InputError, options, resolved
+from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.finish import write_card
+from distill_hub.evaluation.teacher import open_teacher
+from distill_hub.options import AdoptConfig, ForeignOptions
+from distill_hub.run import Run
+from distill_hub.sources import Source, load_source
+
+
+def adopt(config: AdoptConfig) -> Path:
+    """Write an artifact folder from a set of another format; publish it where that is asked for.
+
+    Args:
+        config: The set, the real dataset it stands for, and what is known of its making.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: When the set cannot be read, the order of its classes is not on record, its classes are not the source's,
+            they have different numbers of images, or its labels contradict its soft labels or the teacher.
+        HubError: When publishing fails; the set is complete in its folder.
+    """
+    if config.source is None:
+        raise InputError("source", None, "pass --source with the real dataset that the set stands for")
+    if config.method is None or not re.match(NAME, config.method):
+        raise InputError("method", config.method, "pass --method with the name of what made the set, e.g. dm")
+    if config.paper is not None and not re.match(r"https?://\S+$", config.paper):
+        raise InputError("paper", config.paper, "a URL is needed")
+    source = load_source(
+        config.source,
+        source_revision=config.source_revision,
+        test_split=config.test_split,
+        test_fraction=config.test_fraction,
+    )
+    layout = options(config, ForeignOptions)
+    classes = layout.pop("classes")
+    foreign = read_foreign(config.location, revision=config.revision, **layout)
+    own = align(foreign, source, classes)
+    ipc = _images_per_class(config.location, own, source)
+    name = set_name(source.name, ipc, config.method.lower())
+    destination = None
+    if config.push_to_hub:
+        destination = check_destination(config.push_to_hub, name, private=config.private)
+    run = Run(config.output_dir or Path("outputs", name), resolved(config), overwrite=config.overwrite)
+    soft_labels, whose, teacher, columns = _soft_labels(config, run, source, own)
+    notes = {
+        **foreign.notes,
+        "adopted_from": f"{config.location}@{foreign.revision}" if foreign.revision else Path(config.location).name,
+    }
+
+    def manifest(content: str) -> Manifest:
+        return Manifest(
+            name=name,
+            origin="external",
+            method=MethodRecord(
+                name=config.method.lower(), title=config.title or config.method, paper=config.paper, config={}, notes=notes
+            ),
+            source=source_record(source),
+            classes=[
+                ClassRecord(name=c.name, wnid=c.wnid, source_index=c.index, teacher_index=column)
+                for c, column in zip(source.classes, columns, strict=True)
+            ],
+            teacher=teacher,
+            soft_labels=whose,
+            ipc=ipc,
+            image_size=own.images.shape[-1],
+            stages=[],
+            license=config.license,
+            content_sha256=content,
+            created=now(),
+        )
+
+    def rows():
+        for image, label, soft_label in zip(own.images, own.labels, soft_labels, strict=True):
+            yield {
+                "image": image.permute(1, 2, 0).contiguous().numpy(),
+                "label": int(label),
+                "soft_label": soft_label,
+                "confidence": float(soft_label[label]),
+                "seed": -1,  # not known
+            }
+
+    written = write_artifact(
+        run.output_dir, rows(), manifest, class_names=source.class_names, image_format=config.image_format
+    )
+    write_card(run.output_dir, written, own.images)
+    run.say(f"The distilled set is in {run.output_dir}")
+    if destination:
+        run.say(f"Published as {push_folder(run.output_dir, destination)}")
+    run.end()
+    return run.output_dir
+
+
+def _images_per_class(location: str, own: Aligned, source: Source) -> int:
+    counts = np.bincount(np.asarray(own.places)[own.labels], minlength=len(source.classes))
+    if len(set(counts.tolist())) > 1:
+        few, many = int(counts.argmin()), int(counts.argmax())
+        raise InputError(
+            "distilled set",
+            location,
+            f"every class of {source.name} needs as many images, but {source.class_names[few]!r} has {counts[few]} "
+            f"and {source.class_names[many]!r} has {counts[many]}",
+        )
+    return int(counts[0])
+
+
+def _soft_labels(
+    config: AdoptConfig, run: Run, source: Source, own: Aligned
+) -> tuple[np.ndarray, str, ModelRecord | None, list[int | None]]:
+    """Return soft labels (N, C), whose they are, the teacher, and its column of each class."""
+    size = own.images.shape[-1]
+    if config.teacher is None:
+        whose = "one-hot" if own.soft_labels is None else "author"
+        soft_labels = one_hot(own.labels, len(source.classes)) if own.soft_labels is None else own.soft_labels
+        blamed, teacher, columns = ("distilled set", config.location), None, [None] * len(source.classes)
+    else:
+        test = source.test.pixels(None, size)
+        classifier, teacher = open_teacher(
+            run,
+            source,
+            test,
+            teacher=config.teacher,
+            teacher_revision=config.teacher_revision,
+            teacher_epochs=config.teacher_epochs,
+            seed=config.fit_seed,
+        )
+
+        @torch.inference_mode()
+        def label(chunk: range) -> dict[str, torch.Tensor]:
+            return {"logits": classifier.logits(own.images[list(chunk)].to(run.device).float() / 255)}
+
+        stage = run.map("label", range(len(own.labels)), label, chunk_size=256)
+        logits = stage.rows(0, len(stage))["logits"]
+        soft_labels = logits.double().softmax(1).float().numpy()
+        whose, blamed, columns = "teacher", ("teacher", teacher.id), classifier.columns
+    predicted = soft_labels.argmax(1)
+    refuse_chance(*blamed, predicted, own.labels, source.class_names, "its soft labels")
+    return soft_labels, whose, teacher, columns

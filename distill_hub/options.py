@@ -1,0 +1,211 @@
+"""Settings of every recipe and command: one frozen dataclass each.
+
+Shared groups of options are mixins, so that ``--help`` shows them under one heading everywhere.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from distill_hub.config import argument, option
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Source: the real images."""
+
+    source: str = option("digits", "a known name (digits, cifar10, imagewoof, ...), a Hub dataset id, or a local folder")
+    source_revision: str | None = option(None, "branch, tag or commit of the Hub dataset")
+    image_column: str | None = option(None, "image column, when it cannot be detected")
+    label_column: str | None = option(None, "label column, when it cannot be detected")
+    test_split: str | None = option(None, "name of the test split, when it cannot be detected")
+    test_fraction: ClosedUnitInterval = option(
+        0.0, "hold out this share of the training split (seeded) when there is no test split"
+    )
+
+
+@dataclass(frozen=True)
+class GeneratorFitOptions:
+    """Fitting a small generator: used when no pretrained one is named or known for the source."""
+
+    fit_image_size: PositiveInt | None = option(None, "side of the square images in pixels; detected when all agree")
+    fit_vae_steps: PositiveInt = option(300, "optimiser steps of the autoencoder")
+    fit_dit_steps: PositiveInt = option(3000, "optimiser steps of the diffusion transformer")
+    fit_batch_size: PositiveInt = option(32, "images per optimiser step")
+    fit_dit_width: PositiveInt = option(96, "width of the diffusion transformer, a multiple of 32")
+    fit_dit_layers: PositiveInt = option(4, "blocks of the diffusion transformer")
+    fit_vae_width: PositiveInt = option(16, "channels of the autoencoder's first level")
+    fit_seed: NonNegativeInt = option(0, "seed of the fits of generator and teacher")
+
+
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """Generator: the class-conditional DiT that draws the candidates."""
+
+    generator: str = option(
+        "auto",
+        "Hub id or folder in the DiTPipeline layout; auto: facebook/DiT-XL-2-256 for ImageNet, else fit a small one",
+    )
+    generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
+    scheduler: Literal["ddpm", "ddim", "dpm-solver++"] = option("ddpm", "sampler")
+    sample_steps: PositiveInt = option(50, "denoising steps per sample")
+    guidance_scale: NonNegativeFloat = option(2.7, "classifier-free guidance, as in CaO2's code; 1 switches it off")
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Teacher: the classifier that selects and writes the soft labels."""
+
+    teacher: str = option(
+        "auto",
+        "timm/NAME, a transformers Hub id, or a folder; auto: timm/resnet18.tv_in1k for ImageNet, else fit a ConvNet",
+    )
+    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    teacher_epochs: PositiveInt | None = option(None, "epochs when the teacher is fitted; default by size of the source")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Evaluation: students trained on the set and on its baselines."""
+
+    protocol: Literal["quick"] = option("quick", "how the students are trained")
+    student: str = option("auto", "student network; auto: ConvNet with the depth that suits the image size")
+    repeats: PositiveInt = option(3, "students per set, with seeds seed, seed+1, ...")
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Output."""
+
+    output_dir: Path | None = option(
+        None, "folder of the artifact; default outputs/<source>-ipc<IPC>-<method>", identity=False
+    )
+    image_format: Literal["png", "webp"] = option("png", "lossless encoding of the published images")
+    overwrite: bool = option(False, "start afresh when the folder holds another run", identity=False)
+    push_to_hub: str | None = option(
+        None,
+        "publish the finished set as NAMESPACE/NAME on the Hub; auto: under its own name, in your namespace",
+        identity=False,
+    )
+    private: bool = option(False, "make a new repository on the Hub private", identity=False)
+
+
+@dataclass(frozen=True)
+class DitConfig(OutputOptions, EvaluationOptions, TeacherOptions, GeneratorFitOptions, GeneratorOptions, SourceOptions):
+    """Distillation: plain samples of a class-conditional diffusion transformer."""
+
+    ipc: PositiveInt = option(10, "images per class")
+    seed: NonNegativeInt = option(0, "seed of every random draw")
+    sample_batch_size: PositiveInt = option(64, "samples per chunk of work, across classes")
+
+
+@dataclass(frozen=True)
+class Cao2Config(DitConfig):
+    """CaO2: objective-guided selection, then condition-aware latent optimisation."""
+
+    pool_factor: PositiveInt = option(4, "pool of pool_factor * IPC candidates per class (paper: 4 ImageWoof, 2 elsewhere)")
+    order: Literal["auto", "most_confident", "least_confident"] = option(
+        "auto", "which correct candidates to keep; auto: most confident below IPC 50, least confident from 50 on"
+    )
+    fill: Literal["random", "most_confident"] = option(
+        "random", "how a class short of correct candidates is filled (paper: random; released code: most_confident)"
+    )
+    condition: Literal["true", "null"] = option(
+        "true",
+        "condition of the optimisation: the class (easy tasks) or the null class (ImageWoof, ImageNet-1K), Eq. 5",
+    )
+    regularization: Literal["linf", "l1", "l2", "none"] = option("linf", "norm in Eq. 4")
+    regularization_weight: NonNegativeFloat = option(10.0, "lambda in Eq. 4")
+    max_timestep_fraction: ClosedUnitInterval = option(0.25, "timesteps are drawn from [1, fraction * T)")
+    refine_steps: NonNegativeInt = option(100, "optimiser steps per image; 0 skips the stage")
+    refine_learning_rate: PositiveFloat = option(6e-4, "Adam learning rate on the latents")
+    refine_batch_size: PositiveInt = option(64, "latents per chunk of work, across classes")
+
+
+@dataclass(frozen=True)
+class FitGeneratorConfig(GeneratorFitOptions, SourceOptions):
+    """Output."""
+
+    output_dir: Path | None = option(None, "folder of the pipeline; default: the user cache", identity=False)
+    overwrite: bool = option(False, "fit again when the folder is not empty", identity=False)
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """The set."""
+
+    location: str = argument("a distilled set: folder, or id on the Hub")
+    revision: str | None = option(None, "branch, tag or commit on the Hub")
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """Publishing."""
+
+    path: str = argument("folder of a distilled set")
+    repository: str = argument("NAMESPACE/NAME on the Hub; default: the set's own name, in your namespace", "auto")
+    private: bool = option(False, "make a new repository private; one that exists must already be")
+    revision: str | None = option(None, "branch to publish to; made when there is none; default main")
+    create_pr: bool = option(False, "open a pull request instead of committing")
+    tag: str | None = option(None, "tag the commit, e.g. v1")
+
+
+@dataclass(frozen=True)
+class RealOptions:
+    """The real dataset: by default what a set's own record names."""
+
+    source: str | None = option(None, "a known name (digits, cifar10, imagewoof, ...), a Hub dataset id, or a local folder")
+    source_revision: str | None = option(None, "branch, tag or commit of the Hub dataset")
+    test_split: str | None = option(None, "name of its test split, when it cannot be detected")
+    test_fraction: ClosedUnitInterval = option(0.0, "hold out this share of its training split (seeded) as test split")
+
+
+@dataclass(frozen=True)
+class ForeignOptions:
+    """What a set made elsewhere does not say of itself."""
+
+    classes: str | None = option(
+        None,
+        "class of each label: a file with one name or wnid per line, a comma-separated list, source for the source's order, "
+        "or imagenet1k, imagenette, imagewoof, imageidc, imagenet100 for the papers' order",
+    )
+    data_dir: str | None = option(None, "sub-folder of the repository that holds the set")
+    image_column: str | None = option(None, "image column, when it cannot be detected")
+    label_column: str | None = option(None, "label column, when it cannot be detected")
+    image_size: PositiveInt | None = option(None, "scale and crop to this side in pixels, when sizes differ")
+    mean: str | None = option(None, "mean of normalised tensors, one or three numbers, e.g. 0.485,0.456,0.406")
+    std: str | None = option(None, "standard deviation of normalised tensors, one or three numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ForeignOptions, RealOptions):
+    """The set and its students."""
+
+    location: str = argument("a distilled set: folder, or id on the Hub")
+    revision: str | None = option(None, "branch, tag or commit on the Hub")
+    protocol: Literal["quick"] | None = option(None, "how the students are trained; default: as the set's record says")
+    student: str | None = option(None, "student network; default: as the set's record says")
+    repeats: PositiveInt | None = option(None, "students per set; default: as the set's record says")
+    check: bool = option(False, "exit with code 1 when a measured accuracy does not agree with the claimed one")
+    json: Path | None = option(None, "write claimed and measured records to this file")
+    submit: bool = option(False, "open a pull request on the Hub that adds the measured records to the set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptConfig(OutputOptions, ForeignOptions, RealOptions):
+    """The set and where it comes from."""
+
+    location: str = argument("folder of images or tensors, .zip, .safetensors, .npy, .npz or .pt file, or id on the Hub")
+    revision: str | None = option(None, "branch, tag or commit on the Hub")
+    method: str | None = option(None, "the method that made it: letters, digits and dashes; enters the name of the set")
+    title: str | None = option(None, "the method's name as people write it")
+    paper: str | None = option(None, "URL of the method's paper")
+    license: str | None = option(None, "licence of the set")
+    teacher: str | None = option(
+        None, "label the images with this teacher: timm/NAME, a transformers Hub id, a folder, or auto to fit one"
+    )
+    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    teacher_epochs: PositiveInt | None = option(None, "epochs when the teacher is fitted; default by size of the source")
+    fit_seed: NonNegativeInt = option(0, "seed of the fit of the teacher")

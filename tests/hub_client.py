@@ -1,0 +1,103 @@
+"""A user's process: calls the package's own functions, with the real clients, against whatever Hub its environment names.
+
+One process answers many calls, so that a test need not load torch for each. `Client` is the test's end of it.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+class Client:
+    """A process with its own caches and token. Calls return what the function's result is as text, or the error."""
+
+    def __init__(self, hub, home: str | Path, token: str | None = None, **environment: str):
+        self.environment = {**hub.environment(home, token), "DISTILL_HUB_CACHE": str(Path(home, "fits")), **environment}
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def call(self, name: str, *args, **kwargs) -> dict:
+        """Return {"result": ...}, or {"error": class, "message": ..., "traceback": ...}; {} when the process died."""
+        if self.process.poll() is not None:
+            self.start()
+        self.process.stdin.write(json.dumps([name, args, kwargs]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline() or "{}")
+
+    def result(self, name: str, *args, **kwargs):
+        """Call what must succeed."""
+        answer = self.call(name, *args, **kwargs)
+        assert "result" in answer, answer
+        return answer["result"]
+
+    def refusal(self, name: str, *args, **kwargs) -> str:
+        """Call what must be refused in one line, and return the line."""
+        answer = self.call(name, *args, **kwargs)
+        assert answer.get("error") in ("InputError", "HubError"), answer
+        assert "\n" not in answer["message"]
+        return answer["message"]
+
+    def stop(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def push(*args, **kwargs):
+    from distill_hub import push
+
+    publication = push(*args, **kwargs)
+    return {"commit": publication.commit, "url": publication.url, "private": publication.private}
+
+
+def load(*args, **kwargs):
+    from distill_hub import load_distilled
+    from distill_hub.artifact.schema import content_sha256
+
+    loaded = load_distilled(*args, **kwargs)
+    return {
+        "content": content_sha256(loaded.dataset),
+        "path": str(loaded.path),
+        "revision": loaded.revision,
+        "submitted_by": [record.submitted_by for record in loaded.evaluations],
+    }
+
+
+def submit(repo_id, folder):
+    """Submit the author's own record again, as someone else's measurement."""
+    from distill_hub.artifact.load import load_artifact
+    from distill_hub.artifact.publish import submit
+
+    artifact = load_artifact(folder)
+    publication = submit(repo_id, artifact.manifest, artifact.evaluations)
+    return {"commit": publication.commit, "url": publication.url}
+
+
+def evaluate(*args, **kwargs):
+    from distill_hub import evaluate
+
+    return [
+        {"measured": pair.measured.score.last, "claimed": pair.claimed and pair.claimed.score.last, "agrees": pair.agrees}
+        for pair in evaluate(*args, **kwargs)
+    ]
+
+
+def serve() -> None:
+    import traceback
+
+    answers, sys.stdout = sys.stdout, sys.stderr  # what the package prints is not an answer
+    for line in sys.stdin:
+        name, args, kwargs = json.loads(line)
+        try:
+            answer = {"result": globals()[name](*args, **kwargs)}
+        except Exception as error:  # the test looks at it
+            answer = {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,127 @@
+"""Author, user and sceptic over HTTP: every step in a process of its own, with caches of its own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import TINY, run
+from hub_server import HubServer
+
+from distill_hub import load_distilled
+from distill_hub.artifact.load import read_records
+from distill_hub.artifact.schema import features
+
+REPO = "org/digits-ipc2-cao2"
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with HubServer() as hub:
+        hub.add_user("alice", orgs=["org"])
+        hub.add_user("bob")
+        hub.add_token("hf_alice", "alice")
+        hub.add_token("hf_bob", "bob")
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def published(hub, tmp_path_factory):
+    """A set as the recipe publishes it."""
+    folder = tmp_path_factory.mktemp("author") / "set"
+    environment = hub.environment(folder.parent / "home", "hf_alice")
+    words = [*TINY, "--output_dir", str(folder), "--push_to_hub", REPO]
+    result = run(1, "recipes/cao2.py", *words, **environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert f"{REPO}, commit {hub.repos[REPO].head().sha}" in result.stdout
+    return folder
+
+
+def cli(hub, home, *words, token=None):
+    environment = hub.environment(home / "home", token)
+    command = [sys.executable, "-m", "distill_hub.cli", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=home)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_user_loads_it_without_this_package(hub, published, tmp_path, streaming):
+    code = f"""
+import sys
+sys.modules["distill_hub"] = None  # any import of it fails
+import hashlib, json
+import numpy as np
+from datasets import load_dataset
+data = load_dataset({REPO!r}, split="train", streaming={streaming})
+digest, rows = hashlib.sha256(), 0
+for row in data:
+    pixels = np.asarray(row["image"].convert("RGB"))
+    digest.update(np.array(pixels.shape[:2], dtype="<i8").tobytes() + pixels.tobytes())
+    digest.update(np.array(row["label"], dtype="<i8").tobytes())
+    digest.update(np.array(row["soft_label"], dtype="<f4").tobytes())
+    rows += 1
+print(json.dumps([digest.hexdigest(), rows, data.features.to_dict()]))
+"""
+    environment = hub.environment(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    content, rows, found = json.loads(done.stdout)
+    manifest = load_distilled(published).manifest
+    assert content == manifest.content_sha256
+    assert rows == 20
+    assert found == features(manifest.class_names).to_dict()
+
+
+def test_a_sceptic_measures_what_is_claimed(hub, published, tmp_path):
+    done = cli(hub, tmp_path, "evaluate", REPO, "--check", "--json", "found.json")
+    assert done.returncode == 0, done.stderr
+    assert "yes" in done.stdout and "NO" not in done.stdout
+    (pair,) = json.loads((tmp_path / "found.json").read_text())
+    (claimed,) = (json.loads(record.to_json()) for record in read_records(published).values())
+    assert pair["claimed"] == claimed and pair["measured"]["score"] == claimed["score"]
+    assert pair["difference"] == 0 and pair["agrees"] is True
+
+
+def test_two_processes_measure_the_same(hub, published, tmp_path):
+    result = run(2, "recipes/evaluate.py", str(published), "--check", "--json", str(tmp_path / "found.json"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    (pair,) = json.loads((tmp_path / "found.json").read_text())
+    assert pair["measured"]["environment"]["processes"] == 2
+    assert pair["measured"]["score"] == pair["claimed"]["score"]
+
+
+def test_a_wrong_claim_is_found(hub, published, tmp_path):
+    (name,) = (name for name in hub.repos[REPO].tree() if name.startswith("evaluations/"))
+    honest = hub.repos[REPO].tree()[name]
+    record = json.loads(honest)
+    record["score"]["last"] = [0.99, 0.985]
+    hub.commit(REPO, {name: json.dumps(record).encode()})
+    done = cli(hub, tmp_path, "evaluate", REPO, "--check")
+    hub.commit(REPO, {name: honest})
+    assert done.returncode == 1
+    assert "98.8 ± 0.4" in done.stdout and "NO" in done.stdout
+
+
+def test_a_measurement_is_submitted(hub, published, tmp_path):
+    done = cli(hub, tmp_path, "evaluate", REPO, "--student", "convnet-2", "--repeats", "2", "--submit", token="hf_bob")
+    assert done.returncode == 0, done.stderr
+    assert "/discussions/1" in done.stdout
+    hub.merge(REPO, 1)
+    shown = cli(hub, tmp_path, "info", REPO)
+    assert "convnet-2, measured by bob" in shown.stdout
+    downloaded = [request.path for request in hub.requests if request.path.endswith(".parquet") and request.method == "GET"]
+    hub.reset()
+    assert downloaded  # by the evaluations; not by info:
+    (tmp_path / "cold").mkdir()
+    assert cli(hub, tmp_path / "cold", "info", REPO).returncode == 0
+    assert not [request for request in hub.requests if request.path.endswith(".parquet")]
+
+
+def test_a_name_that_cannot_be_is_refused_before_any_work(hub, tmp_path):
+    environment = hub.environment(tmp_path, "hf_alice")
+    for name, reason in (("org/digits ipc", "NAMESPACE/NAME"), ("nobody/digits", "alice, org")):
+        words = ["--output_dir", str(tmp_path / "set"), "--push_to_hub", name]
+        result = run(1, "recipes/dit.py", *words, **environment)
+        assert result.returncode != 0
+        (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
+        assert reason in line and name in line
+    assert not (tmp_path / "set").exists()

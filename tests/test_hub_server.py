@@ -1,0 +1,310 @@
+"""The test Hub against the real clients: what the other tests rely on when they use `hub_server`."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer, Refused
+
+# Client scripts write files (None deletes) and show, as JSON, what became of their calls: "ok", or exception and status.
+PRELUDE = """
+import io, json, sys
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
+
+def tried(call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+        return "ok"
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", "")
+        return f"{type(error).__name__} {status}".strip()
+
+def write(repo_id, files, token=None, **kwargs):
+    changes = [CommitOperationAdd(path, data) if data else CommitOperationDelete(path) for path, data in files.items()]
+    return HfApi(token=token).create_commit(repo_id, changes, repo_type="dataset", commit_message="Write", **kwargs)
+
+def show(**found):
+    print(json.dumps(found))
+"""
+
+PUSH = """
+import numpy as np
+import PIL.Image
+from datasets import ClassLabel, Dataset, Features, Image
+
+def rows(count):
+    images = [PIL.Image.fromarray(np.full((4, 4, 3), 50 * i, "uint8")) for i in range(count)]
+    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    return Dataset.from_dict({"image": images, "label": [i % 2 for i in range(count)]}, features=features)
+
+def parquet(count):
+    buffer = io.BytesIO()
+    rows(count).to_parquet(buffer)
+    return buffer.getvalue()
+
+card = b"---\\nconfigs:\\n- config_name: default\\n  data_files: data/*.parquet\\n---\\n# Cats\\n"
+url = HfApi().create_repo("org/name", repo_type="dataset")
+first = write("org/name", {"README.md": card, "data/train.parquet": parquet(2)})
+second = write("org/name", {"data/train.parquet": parquet(3)}, parent_commit=first.oid)
+rows(4).push_to_hub("org/pushed", private=True)
+show(url=str(url), first=first.oid, second=second.oid)
+"""
+
+LOAD = """
+import datasets
+datasets.config.USE_PARQUET_EXPORT = False  # which asks another host
+
+def load(name, **kwargs):
+    return datasets.load_dataset(name, split="train", **kwargs)
+
+streamed = [row["label"] for row in load("org/name", streaming=True)]
+loaded, old, pushed = load("org/name"), load("org/name", revision=sys.argv[1]), load("org/pushed")
+pixels = [row["image"].getpixel((0, 0))[0] for row in loaded]
+show(streamed=streamed, pixels=pixels, names=loaded.features["label"].names, counts=[len(loaded), len(old), len(pushed)])
+"""
+
+ROLES = """
+card, new = {"README.md": b"---\\nlicense: mit\\n---\\n# New\\n"}, {"repo_type": "dataset"}
+roles = {}
+for token in "hf_alice", "hf_read", "hf_fine", "hf_bob", "hf_eve", "hf_wrong", False:
+    user = HfApi(token=token)
+    roles[str(token)] = [
+        tried(user.dataset_info, "org/private"),
+        tried(user.get_paths_info, "org/public", ["README.md"], repo_type="dataset"),
+        tried(user.hf_hub_download, "org/public", "README.md", repo_type="dataset", force_download=True),
+        tried(user.create_repo, "org/new", **new),
+        tried(user.create_repo, "nobody/new", **new),
+        tried(user.create_repo, f"alice/{token}", **new),
+        tried(write, "org/public", card, token),
+        tried(write, "org/public", {"data.zip": b"zip"}, token, create_pr=True),
+    ]
+who, api = HfApi().whoami(), HfApi()
+show(roles=roles, who=[who["name"], who["orgs"][0]["name"], who["auth"]["accessToken"]["role"]],
+     model=tried(api.model_info, "org/public"), missing=tried(api.dataset_info, "org/missing"),
+     revision=tried(api.dataset_info, "org/public", revision="v9"), again=tried(api.create_repo, "org/public", **new),
+     entry=tried(api.hf_hub_download, "org/public", "none.txt", repo_type="dataset"),
+     card=tried(write, "org/public", {"README.md": b"---\\na: [\\n---\\n"}))
+"""
+
+HISTORY = """
+api, name, dataset = HfApi(), "org/name", {"repo_type": "dataset"}
+api.create_branch(name, branch="next", **dataset)
+write(name, {"a.txt": b"on next"}, revision="next")
+api.create_tag(name, tag="v1", **dataset)
+again = tried(api.create_tag, name, tag="v1", **dataset)
+good = write(name, {"a.txt": b"better", "big.zip": b"zip", "folder/": None}, create_pr=True)
+bad = write(name, {"c.txt": b"from the pull request"}, create_pr=True)
+write(name, {"d.txt": b"d"}, revision=bad.pr_revision)
+write(name, {"c.txt": b"from main"})
+api.merge_pull_request(name, good.pr_num, **dataset)
+merge = tried(api.merge_pull_request, name, bad.pr_num, **dataset)
+asked = api.get_discussion_details(name, bad.pr_num, **dataset)
+draft = api.create_pull_request(name, title="Later", **dataset)
+api.comment_discussion(name, draft.num, comment="Why?", **dataset)
+api.change_discussion_status(name, draft.num, "closed", **dataset)
+pulls = {one.num: one.status for one in api.get_repo_discussions(name, discussion_type="pull_request", **dataset)}
+refs = api.list_repo_refs(name, include_pull_requests=True, **dataset)
+refs = [[ref.ref for ref in kind] for kind in (refs.branches, refs.tags, refs.pull_requests)]
+files = {one.rfilename: one for one in api.dataset_info(name, files_metadata=True).siblings}
+api.update_repo_settings(name, private=True, **dataset)
+api.delete_branch(name, branch="next", **dataset)
+show(again=again, merge=merge, conflict=[asked.conflicting_files, asked.target_branch], draft=draft.status, pulls=pulls,
+     refs=refs, hashes=[files["a.txt"].blob_id, files["big.zip"].lfs.sha256], size=files["big.zip"].size,
+     titles=[commit.title for commit in api.list_repo_commits(name, **dataset)],
+     folder=[row.path for row in api.list_repo_tree(name, "folder", revision="v1", **dataset)],
+     top=[row.path for row in api.list_repo_tree(name, revision="v1", **dataset)],
+     some=[row.path for row in api.get_paths_info(name, ["a.txt", "none"], revision="refs/pr/1", **dataset)],
+     private=api.dataset_info(name, expand=["private"]).private)
+"""
+
+FAILURES = """
+heads = {name: HfApi().dataset_info("org/" + name).sha for name in ("race", "stale")}
+write("org/stale", {"a.txt": b"a"})
+found = {name: tried(write, "org/" + name, {"b.zip": b"b"}, parent_commit=heads.get(name))
+         for name in ("lost", "dropped", "busy", "limited", "race", "stale")}
+show(**found, cut=open(HfApi().hf_hub_download("org/cut", "README.md", repo_type="dataset")).read())
+"""
+
+READ = """
+info = {one.rfilename: one for one in HfApi().dataset_info("org/name", files_metadata=True).siblings}
+paths = [HfApi().hf_hub_download("org/name", name, repo_type="dataset") for name in ("data.zip", "README.md")]
+part = HfFileSystem().cat_file("datasets/org/name/data.zip", start=20, end=24)
+show(files=[list(open(path, "rb").read()) for path in paths], part=list(part), sha256=info["data.zip"].lfs.sha256)
+"""
+
+
+@pytest.fixture
+def hub():
+    with HubServer() as server:
+        server.add_user("alice", orgs=["org"])
+        server.add_user("bob", orgs={"org": "read"})
+        server.add_user("eve")
+        server.add_token("hf_alice", "alice")
+        server.add_token("hf_read", "alice", role="read")
+        server.add_token("hf_fine", "alice", role="fineGrained", may_write=("alice",))
+        server.add_token("hf_bob", "bob")
+        server.add_token("hf_eve", "eve")
+        yield server
+
+
+def client(hub: HubServer, home: Path, script: str, *arguments: str) -> dict:
+    """Run a script in a process of its own, with alice's token; return what it shows."""
+    command = [sys.executable, "-c", PRELUDE + script, *arguments]
+    done = subprocess.run(command, env=hub.environment(home, "hf_alice"), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def status(url: str, **request) -> int:
+    """Send one plain request."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(url, **request)) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_dataset_is_pushed_and_loaded(hub, tmp_path):
+    pushed = client(hub, tmp_path / "push", PUSH)
+    repo = hub.repos["org/name"]
+    assert pushed["url"] == f"{hub.endpoint}/datasets/org/name"
+    assert [commit.sha for commit in repo.history()][:2] == [pushed["second"], pushed["first"]]
+    assert [list(commit.files) for commit in repo.history()][2:] == [[".gitattributes"]]
+    assert set(repo.tree()) == {".gitattributes", "README.md", "data/train.parquet"}
+    assert (repo.head().author, repo.head().title) == ("alice", "Write")
+    assert hub.repos["org/pushed"].private and not repo.private
+
+    loaded = client(hub, tmp_path / "load", LOAD, pushed["first"])
+    assert loaded == {"streamed": [0, 1, 0], "pixels": [0, 50, 100], "names": ["cat", "dog"], "counts": [3, 2, 4]}
+
+    storage = [request for request in hub.requests if request.origin == "storage"]
+    assert {request.method for request in storage} >= {"GET", "PUT"}
+    assert not any(request.authorization for request in storage)
+    assert any(request.authorization == "Bearer hf_alice" for request in hub.requests)
+
+
+def test_who_may_do_what(hub, tmp_path):
+    hub.commit("org/public", {"README.md": b"# Public\n"})
+    hub.create("org/private", private=True)
+    found = client(hub, tmp_path, ROLES)
+    error, unknown = "HfHubHTTPError", "RepositoryNotFoundError"
+    no = f"{error} 403"
+    assert found.pop("roles") == {  # see a private one; list and download a public one; create x 3; commit; pull request
+        "hf_alice": ["ok", "ok", "ok", "ok", no, "ok", "ok", "ok"],
+        "hf_read": ["ok", "ok", "ok", no, no, no, no, no],
+        "hf_fine": [f"{unknown} 404", "ok", "ok", no, no, "ok", no, no],
+        "hf_bob": ["ok", "ok", "ok", no, no, no, no, "ok"],
+        "hf_eve": [f"{unknown} 404", "ok", "ok", no, no, no, no, "ok"],
+        "hf_wrong": [f"{error} 401"] * 2 + ["ValueError"] + [f"{error} 401"] * 5,
+        "False": [f"{unknown} 401", "ok", "ok"] + [f"{error} 401"] * 3 + [f"{unknown} 401"] * 2,
+    }
+    assert found == {
+        "who": ["alice", "org", "write"],
+        "model": f"{unknown} 404",
+        "missing": f"{unknown} 404",
+        "revision": "RevisionNotFoundError 404",
+        "again": f"{error} 409",
+        "entry": "RemoteEntryNotFoundError 404",
+        "card": "ValueError",
+    }
+    assert status(f"{hub.endpoint}/api/whoami-v2") == 401
+    assert [pull["author"]["name"] for pull in hub.repos["org/public"].discussions] == ["alice", "bob", "eve"]
+
+
+def test_history_branches_and_pull_requests(hub, tmp_path):
+    start = hub.commit("org/name", {"README.md": b"# Name\n", "a.txt": b"a", "folder/b.txt": b"b", "c.txt": b"c"}).sha
+    found, repo = client(hub, tmp_path, HISTORY), hub.repos["org/name"]
+    assert repo.tags == {"v1": start} and set(repo.refs) == {"main", "refs/pr/1", "refs/pr/2", "refs/pr/3"}
+    texts = {"README.md": b"# Name\n", "a.txt": b"better", "big.zip": b"zip", "c.txt": b"from main"}
+    assert repo.tree() == texts | {".gitattributes": repo.tree(start)[".gitattributes"]}
+    assert found == {
+        "again": "HfHubHTTPError 409",
+        "merge": "HfHubHTTPError 409",
+        "conflict": [["c.txt"], "refs/heads/main"],
+        "draft": "draft",
+        "pulls": {"3": "closed", "2": "open", "1": "merged"},
+        "refs": [["refs/heads/main", "refs/heads/next"], ["refs/tags/v1"], ["refs/pr/1", "refs/pr/2", "refs/pr/3"]],
+        "hashes": [hashlib.sha1(b"blob 6\0better").hexdigest(), hashlib.sha256(b"zip").hexdigest()],
+        "size": 3,
+        "titles": ["Write (#1)", "Write", "Edit", "initial commit"],
+        "folder": ["folder/b.txt"],
+        "top": [".gitattributes", "README.md", "a.txt", "c.txt", "folder"],
+        "some": ["a.txt"],
+        "private": True,
+    }
+    with pytest.raises(Refused, match=r"conflict in c\.txt"):
+        hub.merge("org/name", 2)
+
+
+def test_failures_strike_the_requests_they_are_meant_for(hub, tmp_path):
+    for name in "lost", "dropped", "busy", "limited", "race", "stale", "cut":
+        hub.commit(f"org/{name}", {"README.md": b"# Some text\n"})
+    hub.fail("lost", when=lambda request: "org/lost/commit" in request.path)
+    hub.fail("drop", when=lambda request: "org/dropped/commit" in request.path)
+    hub.fail(503, when=lambda request: "org/busy/preupload" in request.path)
+    hub.fail("429", when=lambda request: "org/limited/preupload" in request.path)
+    hub.fail("conflict", when=lambda request: "org/race/" in request.path)
+    hub.fail("truncate", when=lambda request: "org/cut/resolve" in request.path and request.method == "GET")
+    found = client(hub, tmp_path, FAILURES)
+    assert found.pop("cut") == "# Some text\n"
+    assert [name for name in found if "b.zip" in hub.repos[f"org/{name}"].tree()] == ["lost", "busy", "limited"]
+    assert "NOTES.md" in hub.repos["org/race"].tree()
+    dropped, refused = "RemoteProtocolError", "HfHubHTTPError 412"
+    assert found == dict(lost=dropped, dropped=dropped, busy="ok", limited="ok", race=refused, stale=refused)
+    assert [request.status for request in hub.requests if "/preupload/" in request.path][-6:-2] == [503, 200, 429, 200]
+
+
+def test_a_client_can_be_killed_at_a_request(hub, tmp_path):
+    before = hub.create("org/name").head()
+    hub.fail(lambda _: process.kill(), when=lambda request: request.commit_target)
+    command = [sys.executable, "-c", PRELUDE + 'write("org/name", {"a.zip": b"a"})']
+    process = subprocess.Popen(command, env=hub.environment(tmp_path, "hf_alice"))
+    assert process.wait(timeout=60) == -9
+    assert hub.requests[-1].status is None and hub.repos["org/name"].head() == before
+    assert list(hub.repos["org/name"].large.values()) == [b"a"]  # uploaded, but in no commit
+
+
+def test_requests_are_counted(hub):
+    hub.create("org/name")
+    urls = [f"{hub.endpoint}/api/datasets/org/name{rest}" for rest in ("", "/refs", "/refs?include_prs=1")] * 2
+    hub.fail(500, at=1, times=2)
+    assert [status(url) for url in urls] == [200, 500, 500, 200, 200, 200]
+    hub.reset()
+    hub.fail(503, at=2)
+    assert [status(url) for url in urls] == [request.status for request in hub.requests] == [200, 200, 503, 200, 200, 200]
+
+
+def test_nothing_half_done_is_committed(hub):
+    before = hub.create("org/name").head()
+    lines = [
+        {"key": "header", "value": {"summary": "Half", "description": ""}},
+        {"key": "file", "value": {"path": "a.txt", "content": "YQ==", "encoding": "base64"}},
+        {"key": "lfsFile", "value": {"path": "b.zip", "algo": "sha256", "oid": "0" * 64, "size": 1}},
+    ]
+    body, headers = "\n".join(map(json.dumps, lines)).encode(), {"Authorization": "Bearer hf_alice"}
+    assert status(f"{hub.endpoint}/api/datasets/org/name/commit/main", data=body, headers=headers) == 400
+    upload = f"{hub.storage}/org/name/{'0' * 64}"
+    assert status(upload, method="PUT", data=b"other bytes") == 400  # not of that sha256
+    assert status(upload, headers=headers) == 400  # a token in the wrong place
+    assert hub.repos["org/name"].head() == before and not hub.repos["org/name"].large
+
+
+def test_a_corrupt_file_looks_sound(hub, tmp_path):
+    texts = {"data.zip": bytes(range(100)), "README.md": b"# A readable card\n"}
+    hub.commit("org/name", texts)
+    sound = client(hub, tmp_path / "sound", READ)
+    assert list(map(bytes, sound["files"])) == list(texts.values()) and sound["part"] == [20, 21, 22, 23]
+    for name in texts:
+        hub.corrupt("org/name", name)
+    corrupt = client(hub, tmp_path / "corrupt", READ)
+    assert corrupt["sha256"] == sound["sha256"]
+    for one, other in zip(corrupt["files"], sound["files"], strict=True):
+        assert sum(x != y for x, y in zip(one, other, strict=True)) == 1
+    hub.heal()
+    assert client(hub, tmp_path / "healed", READ) == sound
