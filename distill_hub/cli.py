@@ -27,6 +27,8 @@ def show_info(config: InfoConfig) -> None:
     manifest, evaluations = read_description(found)
     teacher, names, method = manifest.teacher, manifest.class_names, manifest.method
     size = sum(size for name, size in found.files.items() if name.startswith("data/"))
+    known = teacher is not None and teacher.test_accuracy is not None
+    accuracy = f", {teacher.test_accuracy:.1%} on the test split" if known else ""
     facts = {
         "name": manifest.name,
         "commit": found.remote.commit if found.remote else None,
@@ -35,9 +37,7 @@ def show_info(config: InfoConfig) -> None:
         "classes": f"{len(names)}: {', '.join(names[:10])}{', ...' * (len(names) > 10)}",
         "images": f"{manifest.ipc} per class, {manifest.image_size}x{manifest.image_size} pixels, {size_text(size)}",
         "generator": manifest.generator.id if manifest.generator else "-",
-        "teacher": f"{teacher.id} ({teacher.architecture}), {teacher.test_accuracy:.1%} on the test split"
-        if teacher
-        else "-",
+        "teacher": f"{teacher.id} ({teacher.architecture}){accuracy}" if teacher else "-",
         "soft labels": f"the {manifest.soft_labels}'s" if manifest.soft_labels != "one-hot" else "one-hot",
         "licence": manifest.license or "not stated",
         "made": f"{manifest.created:%Y-%m-%d}"
@@ -74,8 +74,9 @@ def score_again(config: EvaluateConfig) -> None:
     """
     from accelerate import PartialState
 
+    from distill_hub.artifact.destination import check_destination
     from distill_hub.artifact.load import find, read_description
-    from distill_hub.artifact.publish import check_destination, submit
+    from distill_hub.artifact.publish import submit
     from distill_hub.evaluation.reevaluate import evaluate
     from distill_hub.run import atomic_write, show
 
@@ -113,6 +114,8 @@ def score_again(config: EvaluateConfig) -> None:
         if config.submit:
             show(f"Submitted to {submit(config.location, manifest, [pair.measured for pair in comparisons])}")
     processes.destroy_process_group()
+    if config.check and any(pair.claimed is None for pair in comparisons):
+        raise InputError("check", True, "the set claims nothing for this protocol and student")
     if config.check and any(pair.agrees is False for pair in comparisons):
         sys.exit(1)
 
@@ -158,8 +161,8 @@ def push_set(config: PushConfig) -> None:
 def adopt_set(config: AdoptConfig) -> None:
     """Bring a distilled set that was made elsewhere into the artifact format: images, or tensors as authors keep them.
 
-    The manifest says that the set is external, and claims nothing that is not known. Classes are matched by name; labels that
-    are mere numbers need --classes.
+    The manifest says that the set is external, and claims nothing that is not known. Classes are matched by name; labels
+    that are mere numbers need --classes.
     """
     from distill_hub.evaluation.adopt import adopt
 

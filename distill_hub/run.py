@@ -173,7 +173,8 @@ class Run:
             return
         self._check_is_run()
         path = self.output_dir / STATE / "config.json"
-        if path.is_file() and any((self.output_dir / STATE).glob("*/*.json")):  # nothing finished, nothing to lose
+        finished = [f for f in self.output_dir.iterdir() if f.name != STATE] + [*(self.output_dir / STATE).glob("*/*.json")]
+        if path.is_file() and finished:  # else there is nothing to lose
             try:
                 before = json.loads(path.read_bytes())
             except ValueError as error:

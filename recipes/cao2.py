@@ -26,8 +26,8 @@ def main(config: Cao2Config) -> None:
     import torch
 
     from distill_hub.artifact.describe import describe, generator_record
+    from distill_hub.artifact.destination import check_destination
     from distill_hub.artifact.manifest import method_record, set_name
-    from distill_hub.artifact.publish import check_destination
     from distill_hub.classes import match_classes
     from distill_hub.classifiers import check_student
     from distill_hub.evaluation.finish import package_and_score

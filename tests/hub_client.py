@@ -81,9 +81,21 @@ def evaluate(*args, **kwargs):
     from distill_hub import evaluate
 
     return [
-        {"measured": pair.measured.score.last, "claimed": pair.claimed and pair.claimed.score.last, "agrees": pair.agrees}
+        {
+            "measured": pair.measured.score.last,
+            "baselines": {name: score.last for name, score in pair.measured.baselines.items()},
+            "claimed": pair.claimed and pair.claimed.score.last,
+            "agrees": pair.agrees,
+        }
         for pair in evaluate(*args, **kwargs)
     ]
+
+
+def adopt(output_dir, **kwargs):
+    from distill_hub.evaluation.adopt import adopt
+    from distill_hub.options import AdoptConfig
+
+    return str(adopt(AdoptConfig(output_dir=Path(output_dir), **kwargs)))
 
 
 def serve() -> None:

@@ -12,6 +12,7 @@ FLOORS = [
     ["classifiers"],
     ["generators"],
     ["methods", "artifact"],
+    ["foreign"],
     ["evaluation"],
     ["cli"],
 ]

@@ -112,7 +112,7 @@ def read_description(found: Found) -> tuple[Manifest, tuple[EvaluationRecord, ..
     found.fetch(records, most_bytes=RECORD_BYTES)
     folder = found.fetch([MANIFEST], most_bytes=MANIFEST_BYTES)
     manifest = Manifest.read(folder / MANIFEST)
-    measured = [EvaluationRecord.read(folder / name) for name in records]
+    measured = [EvaluationRecord.read(folder / name) for name in sorted(records)]
     own = [record for record in measured if record.content_sha256 == manifest.content_sha256]
     return manifest, tuple(sorted(own, key=lambda record: record.date))
 
@@ -148,10 +148,11 @@ def _most_bytes(manifest: Manifest) -> int:
 
 def _shards(found: Found, manifest: Manifest) -> list[str]:
     """Return the names of the parquet files, all there and of a believable size."""
-    shards = sorted(filter(_SHARD, found.files))
-    if not shards:
+    shards = sorted(name for name in found.files if name.startswith("data/train-"))  # as load_dataset takes them
+    counts = [int(name[2]) for name in map(_SHARD, shards) if name]
+    if not counts:
         raise InputError("distilled set", found.location, "it holds no data/train-*.parquet")
-    count = int(_SHARD(shards[-1])[2])
+    count = counts[-1]
     expected = [f"data/train-{i:05d}-of-{count:05d}.parquet" for i in range(min(count, len(shards) + 1))]
     if shards != expected:
         wrong = sorted(set(expected) ^ set(shards))[0]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
@@ -88,6 +89,11 @@ def check_labels(labels: np.ndarray, class_names: Sequence[str], ipc: int) -> No
         raise ValueError(f"the manifest says {ipc} images per class, but there are {wrong}")
 
 
+def _is_png_or_webp(encoded: pa.Buffer) -> bool:
+    start = encoded.slice(0, min(12, encoded.size)).to_pybytes()
+    return start.startswith(b"\x89PNG\r\n\x1a\n") or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+
+
 def check_rows(dataset: Dataset, class_names: Sequence[str], ipc: int) -> None:
     """Check a loaded set against what its manifest says of it.
 
@@ -100,9 +106,13 @@ def check_rows(dataset: Dataset, class_names: Sequence[str], ipc: int) -> None:
             raise ValueError(f"column {column!r} is {found}, format {FORMAT_VERSION} has {feature}")
         if dataset.data.column(column).null_count:
             raise ValueError(f"column {column!r} has empty cells")
+    stored = [pc.struct_field(chunk, "bytes") for chunk in dataset.data.column("image").chunks]
     # Without bytes, `datasets` would open the path stored beside them: any file of this machine, or a URL.
-    if any(pc.struct_field(chunk, "bytes").null_count for chunk in dataset.data.column("image").chunks):
+    if any(chunk.null_count for chunk in stored):
         raise ValueError("every image must be stored in the file itself")
+    # Pillow reads many formats more, and starts another program for one of them (PostScript).
+    if not all(_is_png_or_webp(image.as_buffer()) for chunk in stored for image in chunk):
+        raise ValueError("every image must be PNG or WebP")
     check_labels(np.asarray(dataset["label"]), class_names, ipc)
     for batch in dataset.select_columns("soft_label").with_format("numpy").iter(batch_size=1000):
         check_soft_labels(batch["soft_label"])

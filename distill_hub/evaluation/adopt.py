@@ -6,19 +6,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distill_hub.artifact.aligned import Aligned, align
 from distill_hub.artifact.describe import source_record
-from distill_hub.artifact.foreign import read_foreign
+from distill_hub.artifact.destination import check_destination
+from distill_hub.artifact.load import find
 from distill_hub.artifact.manifest import NAME, ClassRecord, Manifest, MethodRecord, ModelRecord, now, set_name
 from distill_hub.artifact.package import write_artifact
-from distill_hub.artifact.publish import check_destination, push_folder
+from distill_hub.artifact.publish import push_folder
 from distill_hub.artifact.schema import one_hot
 from distill_hub.config import InputError, options, resolved
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.finish import write_card
 from distill_hub.evaluation.teacher import open_teacher
+from distill_hub.foreign.align import Aligned, align
+from distill_hub.foreign.read import read_foreign
 from distill_hub.options import AdoptConfig, ForeignOptions
-from distill_hub.run import Run
+from distill_hub.run import Run, start_accelerator
 from distill_hub.sources import Source, load_source
 
 
@@ -32,8 +34,9 @@ def adopt(config: AdoptConfig) -> Path:
         The folder.
 
     Raises:
-        InputError: When the set cannot be read, the order of its classes is not on record, its classes are not the source's,
-            they have different numbers of images, or its labels contradict its soft labels or the teacher.
+        InputError: When the set cannot be read or is in this format already, the order of its classes is not on record, its
+            classes are not the source's, they have different numbers of images, or its labels contradict its soft labels
+            or the teacher.
         HubError: When publishing fails; the set is complete in its folder.
     """
     if config.source is None:
@@ -42,6 +45,9 @@ def adopt(config: AdoptConfig) -> Path:
         raise InputError("method", config.method, "pass --method with the name of what made the set, e.g. dm")
     if config.paper is not None and not re.match(r"https?://\S+$", config.paper):
         raise InputError("paper", config.paper, "a URL is needed")
+    found = find(config.location, config.revision)
+    if found.is_artifact:
+        raise InputError("distilled set", config.location, "it is in the artifact format already")
     source = load_source(
         config.source,
         source_revision=config.source_revision,
@@ -50,18 +56,24 @@ def adopt(config: AdoptConfig) -> Path:
     )
     layout = options(config, ForeignOptions)
     classes = layout.pop("classes")
-    foreign = read_foreign(config.location, revision=config.revision, **layout)
+    commit = found.remote.commit if found.remote else None
+    with start_accelerator().main_process_first():
+        foreign = read_foreign(config.location, revision=commit, **layout)
     own = align(foreign, source, classes)
+    given = None if config.teacher else _given_soft_labels(config.location, own, source)
     ipc = _images_per_class(config.location, own, source)
     name = set_name(source.name, ipc, config.method.lower())
     destination = None
     if config.push_to_hub:
         destination = check_destination(config.push_to_hub, name, private=config.private)
-    run = Run(config.output_dir or Path("outputs", name), resolved(config), overwrite=config.overwrite)
-    soft_labels, whose, teacher, columns = _soft_labels(config, run, source, own)
+    settings = {**resolved(config), "location": config.location, "set_sha256": own.content_sha256}
+    run = Run(config.output_dir or Path("outputs", name), settings, overwrite=config.overwrite)
+    soft_labels, whose, teacher, columns = given or _taught_soft_labels(config, run, source, own)
     notes = {
         **foreign.notes,
-        "adopted_from": f"{config.location}@{foreign.revision}" if foreign.revision else Path(config.location).name,
+        "adopted_from": f"{config.location}@{foreign.revision}"
+        if foreign.revision
+        else Path(config.location).resolve().name,
     }
 
     def manifest(content: str) -> Manifest:
@@ -96,13 +108,16 @@ def adopt(config: AdoptConfig) -> Path:
                 "seed": -1,  # not known
             }
 
-    written = write_artifact(
-        run.output_dir, rows(), manifest, class_names=source.class_names, image_format=config.image_format
-    )
-    write_card(run.output_dir, written, own.images)
+    def write() -> None:
+        written = write_artifact(
+            run.output_dir, rows(), manifest, class_names=source.class_names, image_format=config.image_format
+        )
+        write_card(run.output_dir, written, own.images)
+
+    run.on_main("package", write)
     run.say(f"The distilled set is in {run.output_dir}")
     if destination:
-        run.say(f"Published as {push_folder(run.output_dir, destination)}")
+        run.on_main("push", lambda: run.say(f"Published as {push_folder(run.output_dir, destination)}"))
     run.end()
     return run.output_dir
 
@@ -120,35 +135,34 @@ def _images_per_class(location: str, own: Aligned, source: Source) -> int:
     return int(counts[0])
 
 
-def _soft_labels(
-    config: AdoptConfig, run: Run, source: Source, own: Aligned
-) -> tuple[np.ndarray, str, ModelRecord | None, list[int | None]]:
-    """Return soft labels (N, C), whose they are, the teacher, and its column of each class."""
-    size = own.images.shape[-1]
-    if config.teacher is None:
-        whose = "one-hot" if own.soft_labels is None else "author"
-        soft_labels = one_hot(own.labels, len(source.classes)) if own.soft_labels is None else own.soft_labels
-        blamed, teacher, columns = ("distilled set", config.location), None, [None] * len(source.classes)
-    else:
-        test = source.test.pixels(None, size)
-        classifier, teacher = open_teacher(
-            run,
-            source,
-            test,
-            teacher=config.teacher,
-            teacher_revision=config.teacher_revision,
-            teacher_epochs=config.teacher_epochs,
-            seed=config.fit_seed,
-        )
+SoftLabels = tuple[np.ndarray, str, ModelRecord | None, list[int | None]]  # (N, C), whose, teacher, its columns
 
-        @torch.inference_mode()
-        def label(chunk: range) -> dict[str, torch.Tensor]:
-            return {"logits": classifier.logits(own.images[list(chunk)].to(run.device).float() / 255)}
 
-        stage = run.map("label", range(len(own.labels)), label, chunk_size=256)
-        logits = stage.rows(0, len(stage))["logits"]
-        soft_labels = logits.double().softmax(1).float().numpy()
-        whose, blamed, columns = "teacher", ("teacher", teacher.id), classifier.columns
-    predicted = soft_labels.argmax(1)
-    refuse_chance(*blamed, predicted, own.labels, source.class_names, "its soft labels")
-    return soft_labels, whose, teacher, columns
+def _given_soft_labels(location: str, own: Aligned, source: Source) -> SoftLabels:
+    """Return what the set itself says of its classes."""
+    whose = "one-hot" if own.soft_labels is None else "author"
+    soft_labels = one_hot(own.labels, len(source.classes)) if own.soft_labels is None else own.soft_labels
+    refuse_chance("distilled set", location, soft_labels.argmax(1), own.labels, source.class_names, "its soft labels")
+    return soft_labels, whose, None, [None] * len(source.classes)
+
+
+def _taught_soft_labels(config: AdoptConfig, run: Run, source: Source, own: Aligned) -> SoftLabels:
+    """Let the teacher label the images."""
+    classifier, teacher = open_teacher(
+        run,
+        source,
+        source.test.pixels(None, own.images.shape[-1]),
+        teacher=config.teacher,
+        teacher_revision=config.teacher_revision,
+        teacher_epochs=config.teacher_epochs,
+        seed=config.fit_seed,
+    )
+
+    @torch.inference_mode()
+    def label(chunk: range) -> dict[str, torch.Tensor]:
+        return {"logits": classifier.logits(own.images[list(chunk)].to(run.device).float() / 255)}
+
+    stage = run.map("label", range(len(own.labels)), label, chunk_size=256)
+    soft_labels = stage.rows(0, len(stage))["logits"].double().softmax(1).float().numpy()
+    refuse_chance("teacher", teacher.id, soft_labels.argmax(1), own.labels, source.class_names, "its soft labels")
+    return soft_labels, "teacher", teacher, classifier.columns

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from distill_hub.artifact.describe import rows
+from distill_hub.artifact.destination import Destination
 from distill_hub.artifact.load import find, read_description, read_records
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.plots import preview_grid
-from distill_hub.artifact.publish import Destination, push_folder
+from distill_hub.artifact.publish import push_folder
 from distill_hub.artifact.readme import card_of, readme_files
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.classifiers import student_name

@@ -13,8 +13,6 @@ import filelock
 import numpy as np
 import torch
 
-from distill_hub.artifact.aligned import align
-from distill_hub.artifact.foreign import read_foreign
 from distill_hub.artifact.load import Artifact, find, load_artifact
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.classes import SourceClass, match_classes
@@ -24,6 +22,8 @@ from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.scores import Labelled, record_scores, score_sets
+from distill_hub.foreign.align import align
+from distill_hub.foreign.read import read_foreign
 from distill_hub.run import Run, cache_dir, draw_seed, start_accelerator
 from distill_hub.sources import KNOWN, Source, load_source
 
@@ -156,7 +156,7 @@ def evaluate(
         protocol: How students are trained; needed where the set has no record.
         student: Default: as recorded, or the ConvNet that suits the image size.
         repeats: Students per set.
-        **layout: `classes`, `data_dir`, `image_size`, `mean`, `std` of a set made elsewhere; see `artifact.foreign`.
+        **layout: `classes`, `data_dir`, `image_size`, `mean`, `std` of a set made elsewhere; see `foreign.read`.
 
     Returns:
         One comparison per record of the set's author, or the one asked for; without a record, nothing is claimed.
@@ -181,12 +181,12 @@ def evaluate(
         return load_distilled(location, commit).evaluate(source=source, **real, **columns, **training)
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
+    jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), **training)
     real = load_source(source, **real)
     own = align(foreign, real, classes)
     names = [real.class_names[place] for place in own.places]
     if own.soft_labels is not None:
         refuse_chance("distilled set", foreign.location, own.soft_labels.argmax(1), own.labels, names, "its soft labels")
-    jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(names), **training)
     return _measure((own.images, torch.from_numpy(own.labels)), real, own.places, jobs, own.content_sha256)
 
 
@@ -228,6 +228,10 @@ def _measure(train: Labelled, real: Source, places: Sequence[int], jobs: Sequenc
         places: Position of each of the C classes in the source; test images of other classes are left out.
         jobs: What to train.
         content: Content hash of the set.
+
+    Raises:
+        InputError: When the source has fewer images of a class than the set, and a random baseline is needed; or when the
+            same is measured already.
     """
     size, classes = train[0].shape[-1], len(places)
     label_of = np.full(len(real.classes), -1)
@@ -236,6 +240,11 @@ def _measure(train: Labelled, real: Source, places: Sequence[int], jobs: Sequenc
     test = (real.test.pixels(rows, size), torch.from_numpy(label_of[real.test.labels[rows]]))
     per_class = np.zeros(len(real.classes), dtype=np.int64)
     per_class[places] = torch.bincount(train[1], minlength=classes).numpy()
+    real_images = np.bincount(real.train.labels, minlength=len(real.classes))
+    if any(claim is None for *_, claim in jobs) and (per_class > real_images).any():
+        short = int((real_images - per_class).argmin())
+        valid = f"class {real.class_names[short]!r} has {real_images[short]} images to train on, the set {per_class[short]}"
+        raise InputError("source", real.name, f"{valid}: no random baseline is as large")
 
     def random_real(seed: int) -> Labelled:
         chosen = real.train.draw_per_class(per_class, draw_seed(seed, "random real"))

@@ -117,6 +117,11 @@ ATTACKS = {
         lambda f: rewritten(f, cells(image={"bytes": None, "path": "http://127.0.0.1:1/x"})),
         "file itself",
     ),
+    "image that is a program": (
+        lambda f: rewritten(f, cells(image={"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "path": None})),
+        "PNG or WebP",
+    ),
+    "rows that only load_dataset would read": (lambda f: {"data/train-more.parquet": f[SHARD]}, "one too many"),
     "labels as text": (lambda f: rewritten(f, cells(label="0"), of_type("label", pa.string())), "column 'label'"),
     "soft labels of another length": (
         lambda f: rewritten(f, cells(soft_label=[1.0]), of_type("soft_label", pa.list_(pa.float32()))),

@@ -116,6 +116,11 @@ def test_other_numbers_of_images_per_class_are_refused(artifact):
 
 def test_image_that_is_no_image_is_refused(artifact):
     edit_rows(artifact, lambda rows: rows[0]["image"].update(bytes=b"GIF89a, or not"))
+    assert "every image must be PNG or WebP" in refusal(artifact)
+
+
+def test_image_that_is_cut_short_is_refused(artifact):
+    edit_rows(artifact, lambda rows: rows[0]["image"].update(bytes=rows[0]["image"]["bytes"][:40]))
     assert "an image cannot be used" in refusal(artifact)
 
 

@@ -268,6 +268,12 @@ def test_a_lost_answer_opens_no_second_pull_request(hub, alice, bob, artifact, s
     assert is_whole(hub.repos[REPO].tree("refs/pr/1"), second)
 
 
+def test_a_card_that_the_hub_does_not_take_is_refused(hub, alice, artifact):
+    hub.fail(400, when=lambda request: "validate-yaml" in request.path)
+    assert "README.md" in alice.refusal("push", str(artifact), REPO)
+    assert len(hub.repos[REPO].history()) == 1
+
+
 def test_branches_and_tags(hub, alice, artifact, second):
     alice.result("push", str(artifact), REPO)
     published = alice.result("push", str(second), REPO, revision="next", tag="v2")

@@ -17,7 +17,7 @@ def table(names, **changes):
     """Two valid rows per class, as a Dataset, with some columns replaced."""
     n = 2 * len(names)
     columns = {
-        "image": [{"bytes": b"never decoded here", "path": None}] * n,
+        "image": [{"bytes": b"\x89PNG\r\n\x1a\n, and never decoded here", "path": None}] * n,
         "label": np.repeat(np.arange(len(names)), 2),
         "soft_label": [np.full(len(names), 1 / len(names), dtype=np.float32)] * n,
         "confidence": np.ones(n, dtype=np.float32),
@@ -49,6 +49,7 @@ def test_format_md_lists_every_column(names):
 
 def test_check_rows_accepts_what_it_should(names):
     check_rows(table(names), names, ipc=2)
+    check_rows(table(names, image=[{"bytes": b"RIFF....WEBPVP8L", "path": None}] * 6), names, ipc=2)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,8 @@ def test_check_rows_accepts_what_it_should(names):
         ({"soft_label": [[1.5, -0.5, 0.0]] * 6}, "sum to 1"),
         ({"soft_label": [[1.0, 0.0, 0.0]] * 5 + [[float("nan")] * 3]}, "finite"),
         ({"image": [{"bytes": None, "path": "/etc/hostname"}] * 6}, "stored in the file itself"),
+        ({"image": [{"bytes": b"", "path": None}] * 6}, "PNG or WebP"),
+        ({"image": [{"bytes": b"RIFF....WAVE", "path": None}] * 6}, "PNG or WebP"),
     ],
 )
 def test_check_rows_refuses(names, changes, message):

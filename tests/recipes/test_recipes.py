@@ -73,7 +73,6 @@ def test_load_dataset_needs_no_distill_hub(finished):
 import sys
 sys.modules["distill_hub"] = None  # any import of it fails
 from datasets import load_dataset
-from helpers import ROOT, TINY, command, run
 for streaming in (False, True):
     data = load_dataset({str(folder)!r}, split="train", streaming=streaming)
     rows = list(data)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distill_hub.artifact.foreign import label_order
-from distill_hub.artifact.formats import ForeignSet
 from distill_hub.artifact.schema import hash_row, one_hot
 from distill_hub.config import InputError
+from distill_hub.foreign.encoded import ForeignSet
+from distill_hub.foreign.read import label_order
 from distill_hub.sources import Source
 
 

@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from distill_hub.artifact.formats import (
+from distill_hub.config import InputError
+from distill_hub.foreign.encoded import (
     SOFT_LABELS,
     ZIP_ERRORS,
     ForeignSet,
@@ -28,7 +29,6 @@ from distill_hub.artifact.formats import (
     refusal,
     room,
 )
-from distill_hub.config import InputError
 from distill_hub.sources import square
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npy", ".npz")

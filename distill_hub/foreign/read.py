@@ -12,9 +12,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from distill_hub.artifact.formats import ForeignSet, few, from_pictures, from_tables, open_archive, reading, refusal
 from distill_hub.artifact.hub import RemoteSet, check_repo_id, fetch, look
-from distill_hub.artifact.tensors import (
+from distill_hub.classes import find_classes, imagenet_classes
+from distill_hub.config import InputError
+from distill_hub.foreign.encoded import ForeignSet, few, from_pictures, from_tables, open_archive, reading, refusal
+from distill_hub.foreign.tensors import (
     SUFFIXES,
     find_pair,
     from_tensors,
@@ -22,8 +24,6 @@ from distill_hub.artifact.tensors import (
     load_tensors,
     parse_normalisation,
 )
-from distill_hub.classes import find_classes, imagenet_classes
-from distill_hub.config import InputError
 from distill_hub.sources import KNOWN, Source
 
 READABLE = (

@@ -18,12 +18,12 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
-from distill_hub.artifact import foreign as module
-from distill_hub.artifact import formats
-from distill_hub.artifact.foreign import ForeignSet, label_order, read_foreign
 from distill_hub.artifact.hub import RemoteFile, RemoteSet
 from distill_hub.classes import IMAGEWOOF, SourceClass, imagenet_classes
 from distill_hub.config import InputError
+from distill_hub.foreign import encoded
+from distill_hub.foreign import read as module
+from distill_hub.foreign.read import ForeignSet, label_order, read_foreign
 from distill_hub.sources import load_source
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -244,10 +244,10 @@ def test_unusable_tables(table, columns, message):
 
 def test_footers_are_believed_before_the_data_are_read(table, monkeypatch):
     folder = table()
-    monkeypatch.setattr(formats.pq, "read_table", None)
+    monkeypatch.setattr(encoded.pq, "read_table", None)
     for limit in ("MAX_ROWS", "MAX_BYTES"):
         with monkeypatch.context() as patch:
-            patch.setattr(formats, limit, 5)
+            patch.setattr(encoded, limit, 5)
             assert "6 rows" in str(refusal(folder))
 
 
@@ -334,7 +334,7 @@ def test_images_that_are_not_square_need_image_size(image_folder):
 def test_result_has_a_limit(image_folder, monkeypatch):
     folder = image_folder({"a/0.png": PIXELS[0]})
     assert "image of" not in str(refusal(folder, image_size=200_000))
-    monkeypatch.setattr(formats, "MAX_BYTES", 191)  # 3 * 8 * 8 - 1
+    monkeypatch.setattr(encoded, "MAX_BYTES", 191)  # 3 * 8 * 8 - 1
     assert "more than 191 bytes" in str(refusal(folder))
 
 
@@ -389,7 +389,7 @@ def test_zip_that_declares_a_huge_entry(archive):
 
 def test_zip_that_is_huge_in_all(archive, monkeypatch):
     path = archive({f"a/{i}.png": encode(p) for i, p in enumerate(PIXELS)})
-    monkeypatch.setattr(formats, "MAX_BYTES", 1000)
+    monkeypatch.setattr(encoded, "MAX_BYTES", 1000)
     assert "more than 1,000 bytes" in str(refusal(path))
 
 
