@@ -83,7 +83,8 @@ def render_card(
         "or_unstated": lambda value: "not stated" if value is None else _cell(value),
     }
     source = manifest.source
-    source_link, test_split = _cell(source.name), f"its split `{source.test_split}`"
+    source_name = source.name if source.hub_id else slug(source.name)  # not the author's path to it
+    source_link, test_split = _cell(source_name), f"its split `{source.test_split}`"
     if source.hub_id:
         source_link = f"[{source.hub_id}](https://huggingface.co/datasets/{source.hub_id})"
     if source.test_fraction:
@@ -95,7 +96,7 @@ def render_card(
         evaluations=evaluations,
         own_protocols=sorted({f"{e.protocol} v{e.protocol_version}" for e in evaluations if not e.standard}),
         location=location,
-        pictures={name: text.format(source.name) for name, text in PICTURES.items() if name in files},
+        pictures={name: text.format(source_name) for name, text in PICTURES.items() if name in files},
         size=size_text(size_bytes),
         source_link=source_link,
         method_link=_link(manifest.method.title, manifest.method.paper),

@@ -175,3 +175,9 @@ def test_preview_grid_of_many_large_classes_stays_small(tmp_path):
     width, height = PIL.Image.open(tmp_path / "preview.png").size
     assert 10 * 128 < width < 10 * 132 + 200
     assert 20 * 128 < height < 20 * 132 + 100
+
+
+def test_a_path_of_the_author_s_is_not_on_the_card(render, build_manifest):
+    source = build_manifest()("0" * 64).source.model_copy(update={"name": "/home/alice/secret/My Fish_2"})
+    card = render(source=source, pictures=["assets/preview.png"])
+    assert "secret" not in card and "my-fish-2" in card
