@@ -1,0 +1,33 @@
+"""What the README tells people to type is what the commands take, and no recipe is left out."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from distill_hub.cli import COMMANDS
+from distill_hub.config import parse
+from distill_hub.options import Cao2Config, DitConfig, EvaluateConfig, FitGeneratorConfig
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = {"cao2": Cao2Config, "dit": DitConfig, "evaluate": EvaluateConfig, "fit_generator": FitGeneratorConfig}
+TYPED = [line.strip() for line in README.splitlines() if line.startswith("    ")]
+
+
+@pytest.mark.parametrize("line", [line for line in TYPED if "distill-hub " in line or "recipes/" in line])
+def test_a_command_is_read_as_it_stands(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(line.split("&&")[-1])
+    if words[0] == "distill-hub":
+        config, rest = COMMANDS[words[1]][1], words[2:]
+    else:
+        place = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
+        config, rest = RECIPES[Path(words[place]).stem], words[place + 1 :]
+    parse(config, rest)
+
+
+def test_every_recipe_is_listed():
+    recipes = {file.stem for file in (ROOT / "recipes").glob("*.py")}
+    assert recipes == RECIPES.keys() == set(re.findall(r"^\| \[`recipes/(\w+)\.py`\]", README, re.MULTILINE))
