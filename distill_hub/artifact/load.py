@@ -18,7 +18,7 @@ from distill_hub.artifact.schema import check_rows, content_sha256
 from distill_hub.config import InputError
 
 MANIFEST = "manifest.json"
-MANIFEST_BYTES = 100_000_000  # room for 100,000 classes
+MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
 RECORD_BYTES = 1_000_000
 MOST_RECORDS = 1000
 _SHARD = re.compile(r"data/train-(\d{5})-of-(\d{5})\.parquet").fullmatch

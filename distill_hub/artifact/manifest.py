@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import reprlib
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,8 @@ class Record(BaseModel):
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "content"
             # Pydantic gives the whole file as the input of a missing field; one line has no room for it.
-            value = textwrap.shorten(str(first["input"]), 80)
+            given = first["input"]
+            value = textwrap.shorten(given if isinstance(given, str) else reprlib.repr(given), 80)
             raise InputError(f"{path.name}: {field}", value, first["msg"]) from error
 
     def to_json(self) -> str:

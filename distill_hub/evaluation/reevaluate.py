@@ -259,11 +259,12 @@ def _measure(train: Labelled, real: Source, places: Sequence[int], jobs: Sequenc
     }
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     folder = cache_dir() / "evaluations" / key
+    lock = folder.with_name(f"{key}.lock")
     with ExitStack() as stack:
         if start_accelerator().is_main_process:
             folder.parent.mkdir(parents=True, exist_ok=True)
             try:
-                stack.enter_context(filelock.FileLock(f"{folder}.lock", timeout=0))
+                stack.enter_context(filelock.FileLock(lock, timeout=0))
             except filelock.Timeout as error:
                 raise InputError("evaluation", str(folder), "it is running already; wait for it to end") from error
         run = Run(folder, settings)
@@ -280,4 +281,5 @@ def _measure(train: Labelled, real: Source, places: Sequence[int], jobs: Sequenc
         run.accelerator.wait_for_everyone()
         if run.is_main:
             shutil.rmtree(folder)  # the next call measures anew
+            lock.unlink(missing_ok=True)  # nobody waits for it: whoever finds it held is refused
     return comparisons

@@ -4,6 +4,8 @@ import io
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -192,6 +194,16 @@ def test_a_set_from_a_folder_of_its_author_s_opens_no_folder_here(hub, victim, h
     content = content_sha256(Dataset(pq.read_table(io.BytesIO(shard[SHARD]))))
     hub.commit(REPO, {**shard, **edited(honest, "manifest.json", source=source, content_sha256=content)}, author="eve")
     assert "pass --source" in victim.refusal("evaluate", REPO, protocol="quick")
+
+
+def test_a_terminal_is_shown_text_and_no_more(artifact):
+    path = artifact / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["method"]["title"] = "[red]fish[/red] \x1b[2J\x1b]0;title\x07"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    command = [sys.executable, "-m", "distill_hub.cli", "info", str(artifact)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "[red]fish[/red] ?[2J?]0;title?" in shown and not set(shown) & {"\x1b", "\x07"}
 
 
 def test_a_download_that_was_damaged_is_not_believed(hub, victim, honest, place):
