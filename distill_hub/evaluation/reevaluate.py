@@ -170,14 +170,14 @@ def evaluate(
     training = {"protocol": protocol, "student": student, "repeats": repeats}
     with start_accelerator().main_process_first():
         found = find(location, revision)
+        commit = found.remote.commit if found.remote else None
         if not found.is_artifact:
             classes = layout.pop("classes", None)
-            foreign = read_foreign(str(location), revision=revision, **columns, **layout)
+            foreign = read_foreign(str(location), revision=commit, **columns, **layout)
     if found.is_artifact:
         for name, value in layout.items():
             if value is not None:
                 raise InputError(name, value, f"{location} says it itself; leave the option out")
-        commit = found.remote.commit if found.remote else None
         return load_distilled(location, commit).evaluate(source=source, **real, **columns, **training)
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
