@@ -87,7 +87,7 @@ def score_again(config: EvaluateConfig) -> None:
                 "submit", True, f"{config.location} is not on the Hub; `distill-hub push` publishes it with its records"
             )
         manifest, _ = read_description(found)
-        check_destination(config.location, manifest.name, create_pr=True)
+        destination = check_destination(config.location, manifest.name, create_pr=True)
     comparisons = evaluate(
         config.location,
         revision=config.revision,
@@ -112,7 +112,7 @@ def score_again(config: EvaluateConfig) -> None:
             ]
             atomic_write(config.json, json.dumps(records, indent=2).encode())
         if config.submit:
-            show(f"Submitted to {submit(config.location, manifest, [pair.measured for pair in comparisons])}")
+            show(f"Submitted to {submit(destination, manifest, [pair.measured for pair in comparisons])}")
     processes.destroy_process_group()
     if config.check and any(pair.claimed is None for pair in comparisons):
         raise InputError("check", True, "the set claims nothing for this protocol and student")

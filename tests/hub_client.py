@@ -69,11 +69,13 @@ def load(*args, **kwargs):
 
 def submit(repo_id, folder):
     """Submit the author's own record again, as someone else's measurement."""
+    from distill_hub.artifact.destination import check_destination
     from distill_hub.artifact.load import load_artifact
     from distill_hub.artifact.publish import submit
 
     artifact = load_artifact(folder)
-    publication = submit(repo_id, artifact.manifest, artifact.evaluations)
+    destination = check_destination(repo_id, artifact.manifest.name, create_pr=True)
+    publication = submit(destination, artifact.manifest, artifact.evaluations)
     return {"commit": publication.commit, "url": publication.url}
 
 

@@ -83,12 +83,19 @@ def record_names(files: Iterable[str]) -> set[str]:
 
 
 def read_records(folder: Path) -> dict[str, EvaluationRecord]:
-    """Read all evaluation records of a folder, by file name, whatever content they were measured on.
+    """Read all evaluation records of a folder, by name, whatever content they were measured on.
 
     Raises:
         InputError: When one cannot be read.
     """
-    return {f"evaluations/{f.name}": EvaluationRecord.read(f) for f in sorted((folder / "evaluations").glob("*.json"))}
+    names = record_names(f"evaluations/{file.name}" for file in (folder / "evaluations").glob("*.json"))
+    return {name: EvaluationRecord.read(folder / name) for name in sorted(names)}
+
+
+def of_content(records: Iterable[EvaluationRecord], content_sha256: str) -> tuple[EvaluationRecord, ...]:
+    """Return the records that were measured on a content, oldest first: the others say nothing about it."""
+    own = (record for record in records if record.content_sha256 == content_sha256)
+    return tuple(sorted(own, key=lambda record: record.date))
 
 
 def read_description(found: Found) -> tuple[Manifest, tuple[EvaluationRecord, ...]]:
@@ -112,9 +119,7 @@ def read_description(found: Found) -> tuple[Manifest, tuple[EvaluationRecord, ..
     found.fetch(records, most_bytes=RECORD_BYTES)
     folder = found.fetch([MANIFEST], most_bytes=MANIFEST_BYTES)
     manifest = Manifest.read(folder / MANIFEST)
-    measured = [EvaluationRecord.read(folder / name) for name in sorted(records)]
-    own = [record for record in measured if record.content_sha256 == manifest.content_sha256]
-    return manifest, tuple(sorted(own, key=lambda record: record.date))
+    return manifest, of_content(read_records(folder).values(), manifest.content_sha256)
 
 
 def load_artifact(location: str | Path, revision: str | None = None) -> Artifact:
@@ -132,7 +137,11 @@ def load_artifact(location: str | Path, revision: str | None = None) -> Artifact
             manifest says.
         HubError: When the Hub fails.
     """
-    found = find(location, revision)
+    return read_artifact(find(location, revision))
+
+
+def read_artifact(found: Found) -> Artifact:
+    """Read and check a set that was found; see `load_artifact`."""
     manifest, evaluations = read_description(found)
     shards = _shards(found, manifest)
     folder = found.fetch(shards)

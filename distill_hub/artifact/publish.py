@@ -11,6 +11,7 @@ from distill_hub.artifact.load import (
     RECORD_BYTES,
     Artifact,
     load_artifact,
+    of_content,
     read_records,
     record_names,
 )
@@ -55,15 +56,11 @@ def push(
     destination = check_destination(
         repo_id, artifact.manifest.name, private=private, revision=revision, create_pr=create_pr, tag=tag
     )
-    return _publish(artifact, destination)
+    return publish(artifact, destination)
 
 
-def push_folder(folder: Path, destination: Destination) -> Publication:
-    """Publish a folder to where `check_destination` allowed it; see `push`."""
-    return _publish(load_artifact(folder), destination)
-
-
-def _publish(artifact: Artifact, destination: Destination) -> Publication:
+def publish(artifact: Artifact, destination: Destination) -> Publication:
+    """Publish a set that was loaded from its folder, to where `check_destination` allowed it; see `push`."""
     folder, manifest, evaluations = artifact.path, artifact.manifest, artifact.evaluations
     shards = {f"data/{file.name}": file for file in sorted((folder / "data").glob("train-*.parquet"))}
     pictures = {f"assets/{file.name}": file for file in sorted((folder / "assets").glob("*.png"))}
@@ -79,11 +76,9 @@ def _publish(artifact: Artifact, destination: Destination) -> Publication:
             if not any(record.measures_the_same(own) for own in evaluations)
         }
         own = {f"evaluations/{record.file_name}": record for record in evaluations}
-        known = {name: record for name, record in others.items() if record.content_sha256 == manifest.content_sha256}
-        records = sorted({**known, **own}.values(), key=lambda record: record.date)
         readme = readme_files(
             manifest,
-            records,
+            of_content({**others, **own}.values(), manifest.content_sha256),
             location=remote.repo_id,
             files={name: file.stat().st_size for name, file in content.items()},
             edited=[local_card, card_of(there)],
@@ -96,33 +91,31 @@ def _publish(artifact: Artifact, destination: Destination) -> Publication:
     return commit(destination, stage, f"Publish {manifest.name}", again)
 
 
-def submit(repo_id: str, manifest: Manifest, records: Sequence[EvaluationRecord]) -> Publication:
+def submit(destination: Destination, manifest: Manifest, records: Sequence[EvaluationRecord]) -> Publication:
     """Open a pull request that adds measured records to a published set and refreshes the table of its card.
 
     Args:
-        repo_id: The set.
+        destination: The set, as `check_destination` allowed a pull request in it.
         manifest: As it was when the records were measured.
         records: What was measured.
 
     Raises:
-        InputError: When the set has changed since, or without a token.
+        InputError: When the set has changed since.
         HubError: When the Hub fails.
     """
-    destination = check_destination(repo_id, manifest.name, create_pr=True)
     signed = [record.model_copy(update={"submitted_by": destination.user}) for record in records]
 
     def stage(remote: RemoteSet) -> tuple[Content, set[str]]:
         there = fetch(remote, [MANIFEST], most_bytes=MANIFEST_BYTES)
         if Manifest.read(there / MANIFEST).content_sha256 != manifest.content_sha256:
             raise InputError(
-                "repository", repo_id, "its images or labels have changed since they were measured; evaluate anew"
+                "repository", remote.repo_id, "its images or labels have changed since they were measured; evaluate anew"
             )
         there = _texts(remote)
         added = {f"evaluations/{record.file_name}": record for record in signed}
-        known = [r for r in {**read_records(there), **added}.values() if r.content_sha256 == manifest.content_sha256]
         readme = readme_files(
             manifest,
-            sorted(known, key=lambda record: record.date),
+            of_content({**read_records(there), **added}.values(), manifest.content_sha256),
             location=remote.repo_id,
             files={name: file.size for name, file in remote.files.items()},
             edited=[card_of(there)],

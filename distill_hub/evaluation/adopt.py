@@ -8,11 +8,10 @@ import torch
 
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.destination import check_destination
-from distill_hub.artifact.load import find
+from distill_hub.artifact.load import find, load_artifact
 from distill_hub.artifact.manifest import NAME, ClassRecord, Manifest, MethodRecord, ModelRecord, now, set_name
 from distill_hub.artifact.package import write_artifact
-from distill_hub.artifact.publish import push_folder
-from distill_hub.artifact.schema import one_hot
+from distill_hub.artifact.publish import publish
 from distill_hub.config import InputError, options, resolved
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.finish import write_card
@@ -117,7 +116,7 @@ def adopt(config: AdoptConfig) -> Path:
     run.on_main("package", write)
     run.say(f"The distilled set is in {run.output_dir}")
     if destination:
-        run.on_main("push", lambda: run.say(f"Published as {push_folder(run.output_dir, destination)}"))
+        run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(run.output_dir), destination)}"))
     run.end()
     return run.output_dir
 
@@ -141,9 +140,8 @@ SoftLabels = tuple[np.ndarray, str, ModelRecord | None, list[int | None]]  # (N,
 def _given_soft_labels(location: str, own: Aligned, source: Source) -> SoftLabels:
     """Return what the set itself says of its classes."""
     whose = "one-hot" if own.soft_labels is None else "author"
-    soft_labels = one_hot(own.labels, len(source.classes)) if own.soft_labels is None else own.soft_labels
-    refuse_chance("distilled set", location, soft_labels.argmax(1), own.labels, source.class_names, "its soft labels")
-    return soft_labels, whose, None, [None] * len(source.classes)
+    refuse_chance("distilled set", location, own.probabilities.argmax(1), own.labels, source.class_names, "its soft labels")
+    return own.probabilities, whose, None, [None] * len(source.classes)
 
 
 def _taught_soft_labels(config: AdoptConfig, run: Run, source: Source, own: Aligned) -> SoftLabels:

@@ -7,18 +7,18 @@ import torch
 
 from distill_hub.artifact.describe import rows
 from distill_hub.artifact.destination import Destination
-from distill_hub.artifact.load import find, read_description, read_records
+from distill_hub.artifact.load import find, load_artifact, read_description, read_records
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.plots import preview_grid
-from distill_hub.artifact.publish import push_folder
+from distill_hub.artifact.publish import publish
 from distill_hub.artifact.readme import card_of, readme_files
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.classifiers import student_name
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import protocol as protocol_named
-from distill_hub.evaluation.scores import Labelled, record_scores, score_sets, score_table
-from distill_hub.run import Run, Stage, atomic_write, draw_seed
+from distill_hub.evaluation.scores import Labelled, random_real, record_scores, score_sets, score_table
+from distill_hub.run import Run, Stage, atomic_write
 from distill_hub.sources import Source
 
 
@@ -70,14 +70,11 @@ def package_and_score(
             image_format=image_format,
         )
 
-    def random_real(seed: int) -> Labelled:
-        chosen = source.train.draw_per_class(manifest.ipc, draw_seed(seed, "random real"))
-        return source.train.pixels(chosen, size), torch.from_numpy(source.train.labels[chosen])
-
     run.on_main("package", package)
     manifest = Manifest.read(folder / "manifest.json")
     images = stage.rows(0, len(stage), "images")["images"]
-    sets = {"this set": lambda seed: (images, label_tensor), **baselines, "random real": random_real}
+    sets = {"this set": lambda seed: (images, label_tensor), **baselines}
+    sets["random real"] = random_real(source, manifest.ipc, size, range(len(manifest.classes)))
     rules, student = protocol_named(protocol), student_name(student, size)
     seeds = range(manifest.seed, manifest.seed + repeats)
     scores = score_sets(run, sets, test, len(manifest.classes), student, rules, seeds)
@@ -89,7 +86,7 @@ def package_and_score(
     run.say(score_table(record, manifest.ipc))
     run.say(f"The distilled set is in {folder}")
     if destination:
-        run.on_main("push", lambda: run.say(f"Published as {push_folder(folder, destination)}"))
+        run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder), destination)}"))
     run.end()
 
 

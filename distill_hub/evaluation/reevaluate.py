@@ -13,7 +13,7 @@ import filelock
 import numpy as np
 import torch
 
-from distill_hub.artifact.load import Artifact, find, load_artifact
+from distill_hub.artifact.load import Artifact, find, load_artifact, read_artifact
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.classes import SourceClass, match_classes
 from distill_hub.classifiers import check_student, student_name
@@ -21,10 +21,10 @@ from distill_hub.config import InputError
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
-from distill_hub.evaluation.scores import Labelled, record_scores, score_sets
+from distill_hub.evaluation.scores import Labelled, random_real, record_scores, score_sets
 from distill_hub.foreign.align import align
 from distill_hub.foreign.read import read_foreign
-from distill_hub.run import Run, cache_dir, draw_seed, start_accelerator
+from distill_hub.run import Run, cache_dir, start_accelerator
 from distill_hub.sources import KNOWN, Source, load_source
 
 
@@ -123,7 +123,10 @@ def load_distilled(location: str | Path, revision: str | None = None) -> Distill
             the manifest says.
         HubError: When the Hub fails.
     """
-    artifact = load_artifact(location, revision)
+    return _scorable(load_artifact(location, revision))
+
+
+def _scorable(artifact: Artifact) -> DistilledSet:
     return DistilledSet(**{f.name: getattr(artifact, f.name) for f in dataclasses.fields(artifact)})
 
 
@@ -178,7 +181,7 @@ def evaluate(
         for name, value in layout.items():
             if value is not None:
                 raise InputError(name, value, f"{location} says it itself; leave the option out")
-        return load_distilled(location, commit).evaluate(source=source, **real, **columns, **training)
+        return _scorable(read_artifact(found)).evaluate(source=source, **real, **columns, **training)
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
     jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), **training)
@@ -246,10 +249,7 @@ def _measure(train: Labelled, real: Source, places: Sequence[int], jobs: Sequenc
         valid = f"class {real.class_names[short]!r} has {real_images[short]} images to train on, the set {per_class[short]}"
         raise InputError("source", real.name, f"{valid}: no random baseline is as large")
 
-    def random_real(seed: int) -> Labelled:
-        chosen = real.train.draw_per_class(per_class, draw_seed(seed, "random real"))
-        return real.train.pixels(chosen, size), torch.from_numpy(label_of[real.train.labels[chosen]])
-
+    baseline = random_real(real, per_class, size, label_of)
     settings = {
         "content_sha256": content,
         "source": [real.name, real.revision, hashlib.sha256(real.test.labels.tobytes()).hexdigest()],
@@ -271,7 +271,7 @@ def _measure(train: Labelled, real: Source, places: Sequence[int], jobs: Sequenc
         comparisons = []
         for place, (rules, student, seeds, claim) in enumerate(jobs):
             # Where nothing is claimed, random real images give the number its meaning.
-            sets = {"this set": lambda seed: train} | ({} if claim else {"random real": random_real})
+            sets = {"this set": lambda seed: train} | ({} if claim else {"random real": baseline})
             stage = f"{place + 1} of {len(jobs)}, {student}".replace("/", "-")
             scores = score_sets(run, sets, test, classes, student, rules, seeds, stage)
             record = record_scores(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from rich.table import Table
 
@@ -9,9 +10,29 @@ from distill_hub.artifact.manifest import EnvironmentRecord, now
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.train import train_student
-from distill_hub.run import Run
+from distill_hub.run import Run, draw_seed
+from distill_hub.sources import Source
 
 Labelled = tuple[torch.Tensor, torch.Tensor]  # uint8 images (N, 3, S, S) and int64 labels (N,)
+
+
+def random_real(
+    source: Source, per_class: int | np.ndarray, size: int, label_of: Sequence[int]
+) -> Callable[[int], Labelled]:
+    """Return the baseline of every score: a function from the seed to randomly drawn training images of the source.
+
+    Args:
+        source: The real dataset.
+        per_class: Images of each of its classes.
+        size: Side in pixels.
+        label_of: The label that stands for each of its classes.
+    """
+
+    def draw(seed: int) -> Labelled:
+        chosen = source.train.draw_per_class(per_class, draw_seed(seed, "random real"))
+        return source.train.pixels(chosen, size), torch.from_numpy(np.asarray(label_of)[source.train.labels[chosen]])
+
+    return draw
 
 
 def score_sets(

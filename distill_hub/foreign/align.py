@@ -23,11 +23,15 @@ class Aligned:
     soft_labels: np.ndarray | None  # float32 (N, C) probabilities; None when the set has none
 
     @property
+    def probabilities(self) -> np.ndarray:
+        """Soft labels (N, C): the set's own, else one-hot."""
+        return one_hot(self.labels, len(self.places)) if self.soft_labels is None else self.soft_labels
+
+    @property
     def content_sha256(self) -> str:
         """The content hash that the set has in the artifact format."""
         digest = hashlib.sha256()
-        soft_labels = one_hot(self.labels, len(self.places)) if self.soft_labels is None else self.soft_labels
-        for image, label, soft_label in zip(self.images, self.labels, soft_labels, strict=True):
+        for image, label, soft_label in zip(self.images, self.labels, self.probabilities, strict=True):
             hash_row(digest, image.permute(1, 2, 0).contiguous().numpy(), label, soft_label)
         return digest.hexdigest()
 
