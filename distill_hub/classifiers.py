@@ -1,11 +1,10 @@
-"""Teachers, selectors and students by name: timm, transformers, and the field's ConvNet.
+"""Teachers and selectors by name: timm, transformers, and the field's ConvNet.
 
 A classifier folder holds `config.json` and `model.safetensors`, in timm's layout; transformers' own layout is read, too.
 """
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import nn
 
 from distill_hub.classes import SourceClass, imagenet_classes, match_classes
 from distill_hub.config import InputError
+from distill_hub.networks import build
 from distill_hub.run import atomic_write
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,69 +26,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_TEACHER = "timm/resnet18.tv_in1k"  # torchvision's IMAGENET1K_V1 weights, the selector of CaO2
 
 
-class ConvNet(nn.Module):
-    """The field's ConvNet-D: D blocks of 3x3 convolution, instance norm, ReLU and 2x2 average pooling, then a linear layer.
-
-    Gidaris and Komodakis (2018); the student of every table since Dataset Condensation (Zhao et al., 2021). Width 128,
-    depth 6, 224 px and 10 classes have 754,570 parameters.
-    """
-
-    def __init__(self, num_classes: int, depth: int, image_size: int, width: int = 128):
-        super().__init__()
-        side = image_size // 2**depth
-        if side < 1:
-            raise InputError("student", f"convnet-{depth}", f"{image_size} px allow a depth of {int(math.log2(image_size))}")
-        blocks = []
-        for block in range(depth):
-            channels = 3 if block == 0 else width
-            # The papers' code writes GroupNorm with one group per channel: the same function, and slower on a CPU.
-            norm = nn.InstanceNorm2d(width, affine=True)
-            blocks += [nn.Conv2d(channels, width, 3, padding=1), norm, nn.ReLU(), nn.AvgPool2d(2)]
-        self.features = nn.Sequential(*blocks, nn.Flatten())
-        self.classifier = nn.Linear(width * side**2, num_classes)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map normalised images (B, 3, S, S) to logits (B, num_classes)."""
-        return self.classifier(self.features(images))
-
-
-def student_name(name: str, image_size: int) -> str:
-    """Resolve 'auto' to the ConvNet whose depth suits the image: 2 at 16 px, 3 at 32, 4 at 64, 5 at 128, 6 at 224."""
-    return f"convnet-{max(1, round(math.log2(image_size)) - 2)}" if name == "auto" else name
-
-
-def build(name: str, num_classes: int, image_size: int) -> nn.Module:
-    """Build an untrained network.
-
-    Args:
-        name: 'convnet-D' or 'timm/NAME'.
-        num_classes: Number of classes.
-        image_size: Side of the square images, in pixels.
-
-    Raises:
-        InputError: For an unknown name.
-    """
-    kind, _, rest = name.partition("-")
-    if kind == "convnet" and rest.isdigit() and int(rest) > 0:
-        return ConvNet(num_classes, int(rest), image_size)
-    if name.startswith("timm/") and timm.is_model(name.removeprefix("timm/")):
-        return timm.create_model(name.removeprefix("timm/"), num_classes=num_classes)
-    near = timm.list_models(f"*{name.removeprefix('timm/').split('_')[0]}*")[:3]
-    raise InputError(
-        "student", name, f"known: convnet-D, timm/NAME{' such as timm/' + ', timm/'.join(near) if near else ''}"
-    )
-
-
-def check_student(name: str, num_classes: int, image_size: int) -> None:
-    """Refuse a student that cannot be built, before any work is done for it; see `build`."""
-    with torch.device("meta"):
-        build(student_name(name, image_size), num_classes, image_size)
-
-
 def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Normalise images (B, 3, H, W) in [0, 1]."""
     shape = (1, 3, 1, 1)
     return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+
+
+def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Undo `normalize`."""
+    shape = (1, 3, 1, 1)
+    return images * images.new_tensor(std).view(shape) + images.new_tensor(mean).view(shape)
 
 
 class Classifier:
@@ -157,6 +104,12 @@ class Classifier:
         """Return the class, in the source's order, of each of the uint8 images (N, 3, S, S), as int64 (N,) on the CPU."""
         batches = (batch.to(self.device).float() / 255 for batch in images.split(batch_size))
         return torch.cat([self.logits(batch).argmax(1).cpu() for batch in batches])
+
+    @torch.inference_mode()
+    def soft_labels(self, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+        """Return the probabilities at temperature 1, float32 (N, C) on the CPU, of uint8 images (N, 3, S, S)."""
+        batches = (batch.to(self.device).float() / 255 for batch in images.split(batch_size))
+        return torch.cat([self.logits(batch).double().softmax(1).float().cpu() for batch in batches])
 
 
 def save_convnet(model: nn.Module, folder: Path, name: str, class_names: Sequence[str], image_size: int) -> None:
@@ -244,7 +197,9 @@ def _load_timm(name: str, config: dict, common: dict) -> Classifier:
 def _load_transformers(name: str, common: dict) -> Classifier:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    model = AutoModelForImageClassification.from_pretrained(name, revision=common["revision"], use_safetensors=True)
+    model = AutoModelForImageClassification.from_pretrained(
+        name, revision=common["revision"], use_safetensors=True, dtype=torch.float32
+    )  # weights stored in half precision would refuse our images
     processor = AutoImageProcessor.from_pretrained(name, revision=common["revision"])
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size

@@ -3,6 +3,7 @@
 commands:
   info      what a set says of itself, without downloading its images
   evaluate  train students on a set, and compare with what its author claims
+  relabel   store augmented views of a set with a teacher's logits, for training without the teacher
   push      publish a set on the Hugging Face Hub
   adopt     bring a set that was made elsewhere into the artifact format
 
@@ -15,7 +16,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill_hub.config import InputError, launch, nearest, options
-from distill_hub.options import AdoptConfig, EvaluateConfig, ForeignOptions, InfoConfig, PushConfig, RealOptions
+from distill_hub.options import (
+    AdoptConfig,
+    EvaluateConfig,
+    ForeignOptions,
+    InfoConfig,
+    PushConfig,
+    RealOptions,
+    RelabelConfig,
+    StudentOptions,
+)
 
 
 def show_info(config: InfoConfig) -> None:
@@ -39,6 +49,7 @@ def show_info(config: InfoConfig) -> None:
         "generator": manifest.generator.id if manifest.generator else "-",
         "teacher": f"{teacher.id} ({teacher.architecture}){accuracy}" if teacher else "-",
         "soft labels": f"the {manifest.soft_labels}'s" if manifest.soft_labels != "one-hot" else "one-hot",
+        "views": _views_line(manifest, found.files),
         "licence": manifest.license or "not stated",
         "made": f"{manifest.created:%Y-%m-%d}"
         + (f", {manifest.environment.hardware}" if manifest.environment else " (brought into this format; made elsewhere)")
@@ -52,6 +63,15 @@ def show_info(config: InfoConfig) -> None:
         scores = {"this set": record.score, **record.baselines}
         facts[label] = "; ".join(f"{name} {score.percent()}" for name, score in scores.items()) + " (test accuracy in %)"
     _show_facts({name: value for name, value in facts.items() if value is not None})
+
+
+def _views_line(manifest, files: Mapping[str, int]) -> str | None:
+    from distill_hub.artifact.card import size_text
+
+    if manifest.views is None:
+        return None
+    size = size_text(sum(size for name, size in files.items() if name.startswith("views/")))
+    return f"{manifest.views.epochs} epochs, labelled by {manifest.views.teacher.id}, {size}"
 
 
 def _show_facts(facts: Mapping[str, str]) -> None:
@@ -92,8 +112,14 @@ def score_again(config: EvaluateConfig) -> None:
         config.location,
         revision=config.revision,
         protocol=config.protocol,
-        student=config.student,
+        students=config.students,
         repeats=config.repeats,
+        teacher=config.teacher,
+        teacher_revision=config.teacher_revision,
+        dd_ranking=config.dd_ranking,
+        real_accuracy=config.real_accuracy,
+        mmd=config.mmd,
+        **options(config, StudentOptions),
         **options(config, RealOptions),
         **options(config, ForeignOptions),
     )
@@ -123,19 +149,39 @@ def score_again(config: EvaluateConfig) -> None:
 def _comparison_table(comparisons) -> Any:
     from rich.table import Table
 
-    table = Table("protocol", "student", "seeds", "claimed", "measured", "difference", "agree", title="Test accuracy in %")
+    columns = ("protocol", "student", "seeds", "claimed", "measured", "best of test", "difference", "agree")
+    table = Table(*columns, title="Test accuracy in %: last epoch, mean ± std")
     for pair in comparisons:
         record = pair.measured
         protocol = f"{record.protocol} v{record.protocol_version}{'' if record.standard else ' (non-standard)'}"
         common = protocol, record.student, ", ".join(map(str, record.seeds))
+        own = record.score.percent(), f"{100 * record.score.best_mean:.1f}"
         if pair.claimed:
             verdict = f"{100 * pair.difference:+.1f}", "yes" if pair.agrees else "NO"
-            table.add_row(*common, pair.claimed.score.percent(), record.score.percent(), *verdict)
+            table.add_row(*common, pair.claimed.score.percent(), *own, *verdict)
         else:
-            table.add_row(*common, "-", record.score.percent(), "-", "-")
+            table.add_row(*common, "-", *own, "-", "-")
         for name, score in record.baselines.items():
-            table.add_row("", name, "", "", score.percent(), "", "")
+            table.add_row("", name, "", "", score.percent(), f"{100 * score.best_mean:.1f}", "", "")
+        if record.dd_ranking:
+            table.add_row("", "DD-Ranking: LRS, ARS", "", "", f"{record.dd_ranking.lrs:.3f}, {record.dd_ranking.ars:.3f}")
+        if record.mmd is not None:
+            table.add_row("", "squared MMD to real images", "", "", f"{record.mmd:.4f}")
     return table
+
+
+def relabel_set(config: RelabelConfig) -> None:
+    """Let a teacher label augmented views of every image of a set, and store them beside it.
+
+    Students of the protocol fkd are trained on them without the teacher, everyone on the same. An interrupted command goes
+    on where it stopped; several processes: recipes/relabel.py.
+    """
+    from accelerate import PartialState
+
+    from distill_hub.evaluation.relabel import relabel
+
+    relabel(config)
+    PartialState().destroy_process_group()
 
 
 def push_set(config: PushConfig) -> None:
@@ -172,6 +218,7 @@ def adopt_set(config: AdoptConfig) -> None:
 COMMANDS = {
     "info": (show_info, InfoConfig),
     "evaluate": (score_again, EvaluateConfig),
+    "relabel": (relabel_set, RelabelConfig),
     "push": (push_set, PushConfig),
     "adopt": (adopt_set, AdoptConfig),
 }

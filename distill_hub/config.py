@@ -152,7 +152,8 @@ def _one_line(error: argparse.ArgumentError, config_class: type, words: Sequence
             elif word.startswith(f"--{name}="):
                 value = word.split("=", 1)[1]
         kind = next(f.type for f in dataclasses.fields(config_class) if f.name == name)
-        return InputError(name, value, f"valid: {_valid(kind)}")
+        words_of = [arg for part in (kind, *get_args(kind)) if get_origin(part) is Literal for arg in get_args(part)]
+        return InputError(name, value, f"valid: {_valid(kind)}{nearest(value, words_of)}")
     return InputError("command line", " ".join(words), text)
 
 

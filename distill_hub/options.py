@@ -11,6 +11,12 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativ
 
 from distill_hub.config import argument, option
 
+ProtocolName = Literal["quick", "idc-hard", "rded-soft", "kd", "fkd", "sre2l"]
+PROTOCOL_HELP = (
+    "how the students are trained: quick (smoke runs, not of the literature), idc-hard (Minimax, DGS, CaO2), "
+    "rded-soft (RDED, CaO2), kd (Pool-Select-Refine), fkd (stored views), sre2l (SRe2L, DEDA)"
+)
+
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -67,12 +73,35 @@ class TeacherOptions:
 
 
 @dataclass(frozen=True)
-class EvaluationOptions:
+class StudentOptions:
+    """How the students run; nothing that a protocol says."""
+
+    compile: bool = option(False, "compile the students")
+    seeds_together: bool = option(
+        False, "train the students of all seeds side by side in one process; for small students with instance norm on a GPU"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(StudentOptions):
     """Evaluation: students trained on the set and on its baselines."""
 
-    protocol: Literal["quick"] = option("quick", "how the students are trained")
-    student: str = option("auto", "student network; auto: ConvNet with the depth that suits the image size")
+    protocol: ProtocolName = option("quick", PROTOCOL_HELP)
+    students: str = option(
+        "auto",
+        "student networks, comma-separated: convnet-D, resnetap-10, resnet-18, resnet-18-bn, ..., timm/NAME; "
+        "auto: the ConvNet that suits the image size, or resnet-18-bn where students of the protocol have BatchNorm",
+    )
     repeats: PositiveInt = option(3, "students per set, with seeds seed, seed+1, ...")
+
+
+@dataclass(frozen=True)
+class ViewsOptions:
+    """Stored views: augmented images with the teacher's logits, for training without the teacher."""
+
+    view_epochs: NonNegativeInt | None = option(
+        None, "epochs of stored views; default: 300 where they take at most 64 MB, else none; 0: none"
+    )
 
 
 @dataclass(frozen=True)
@@ -93,7 +122,9 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class DitConfig(OutputOptions, EvaluationOptions, TeacherOptions, GeneratorFitOptions, GeneratorOptions, SourceOptions):
+class DitConfig(
+    OutputOptions, EvaluationOptions, ViewsOptions, TeacherOptions, GeneratorFitOptions, GeneratorOptions, SourceOptions
+):
     """Distillation: plain samples of a class-conditional diffusion transformer."""
 
     ipc: PositiveInt = option(10, "images per class")
@@ -180,17 +211,48 @@ class ForeignOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(ForeignOptions, RealOptions):
+class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     """The set and its students."""
 
     location: str = argument("a distilled set: folder, or id on the Hub")
     revision: str | None = option(None, "branch, tag or commit on the Hub")
-    protocol: Literal["quick"] | None = option(None, "how the students are trained; default: as the set's record says")
-    student: str | None = option(None, "student network; default: as the set's record says")
-    repeats: PositiveInt | None = option(None, "students per set; default: as the set's record says")
+    protocol: ProtocolName | None = option(None, PROTOCOL_HELP + "; default: as the set's record says")
+    students: str | None = option(
+        None,
+        "student networks, comma-separated: convnet-D, resnetap-10, resnet-18, resnet-18-bn, ..., timm/NAME; "
+        "default: as the set's record says",
+    )
+    repeats: PositiveInt | None = option(None, "students per set; default: as the set's record says, else 3")
+    teacher: str | None = option(
+        None,
+        "for protocols whose labels a teacher gives: timm/NAME, a transformers Hub id, a folder, or auto to fit one; "
+        "default: as the set's record says",
+    )
+    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    dd_ranking: bool = option(False, "also train what DD-Ranking's scores LRS and ARS compare with, real data among it")
+    real_accuracy: ClosedUnitInterval | None = option(
+        None, "for LRS: accuracy, as a fraction, of the student on all real data with hard labels, where it is known"
+    )
+    mmd: bool = option(False, "also measure the distance between the teacher's features of the set and of the real images")
     check: bool = option(False, "exit with code 1 when a measured accuracy does not agree with the claimed one")
     json: Path | None = option(None, "write claimed and measured records to this file")
     submit: bool = option(False, "open a pull request on the Hub that adds the measured records to the set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelabelConfig(RealOptions):
+    """The set and its views."""
+
+    location: str = argument("folder of a distilled set")
+    epochs: PositiveInt = option(300, "epochs of views; every epoch holds every image once")
+    batch_size: PositiveInt | None = option(
+        None, "images that CutMix mixes among each other, and batch size of the students; default: the protocol's"
+    )
+    seed: NonNegativeInt = option(0, "seed of the views")
+    teacher: str | None = option(
+        None, "timm/NAME, a transformers Hub id, a folder, or auto to fit one; default: as the set's record says"
+    )
+    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
 
 
 @dataclass(frozen=True, kw_only=True)

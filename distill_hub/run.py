@@ -1,5 +1,6 @@
 """One distillation run: the Accelerator, the output folder, and stages that survive kill -9 and any number of processes."""
 
+import ctypes
 import dataclasses
 import hashlib
 import json
@@ -303,7 +304,20 @@ def start_accelerator() -> Accelerator:
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
     if accelerator.device.type == "cpu":
         torch.set_num_threads(cores())
+        _keep_freed_memory()
     return accelerator
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what PyTorch frees, instead of asking the kernel for zeroed pages at every step.
+
+    With glibc a block of more than 32 MiB, which one layer's activations easily are, otherwise goes back to the kernel when
+    it is freed. A training step of ConvNet-3 on 64 images of 32 pixels took 127 instead of 214 ms (2 cores).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: up to 2 GiB of free memory stay
 
 
 @contextmanager

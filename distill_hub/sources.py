@@ -15,7 +15,6 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dat
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image as PILImage
-from PIL import ImageOps
 
 from distill_hub.classes import IMAGENET100, IMAGENETTE, IMAGEWOOF, SourceClass, imagenet_classes, is_imagenet
 from distill_hub.config import InputError, nearest
@@ -47,16 +46,31 @@ KNOWN = {
     "imagenet100": Known(*_IMAGENET, IMAGENET100),
     "imagenet1k": Known(*_IMAGENET),
 }
-FIT_VERSION = 1  # raised when the code that fits generators or teachers changes what it makes
+FIT_VERSION = 2  # raised when the code that fits generators or teachers changes what it makes
 _TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
-def square(image: PILImage.Image, size: int) -> np.ndarray:
-    """Scale the shorter side of an image to `size` (bilinear) and crop the centre: uint8 RGB (size, size, 3)."""
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), PILImage.Resampling.BILINEAR)
-    return np.array(image)
+def square(image: PILImage.Image, size: int, resize: int | None = None) -> np.ndarray:
+    """Scale the shorter side of an image (bilinear) and crop the centre, as torchvision's Resize and CenterCrop do.
+
+    Args:
+        image: Of any mode.
+        size: Side of the result in pixels.
+        resize: Length of the shorter side before the crop, at least `size`; default: `size`.
+
+    Returns:
+        uint8 RGB (size, size, 3).
+
+    Raises:
+        InputError: For an image that is more than 100 times as long as it is wide, or the other way round.
+    """
+    shorter, longer = sorted(image.size)
+    if longer > 100 * shorter:  # scaled up, a line of pixels would fill the memory
+        raise InputError("image", f"{image.width} x {image.height} px", "no side may be more than 100 times the other")
+    scaled = [int((resize or size) * side / shorter) for side in image.size]
+    left, top = (round((side - size) / 2) for side in scaled)
+    whole = image.convert("RGB").resize(scaled, PILImage.Resampling.BILINEAR)
+    return np.array(whole.crop((left, top, left + size, top + size)))
 
 
 @dataclass(frozen=True)
@@ -85,23 +99,24 @@ class Split:
             ) from error
         return image
 
-    def pixels(self, indices: Sequence[int] | None, size: int) -> torch.Tensor:
+    def pixels(self, indices: Sequence[int] | None, size: int, *, resize: int | None = None) -> torch.Tensor:
         """Decode images and make them `square`.
 
         Args:
             indices: Rows to decode; None for all.
             size: Side of the result in pixels.
+            resize: Length of the shorter side before the centre is cropped; default: `size`.
 
         Returns:
             uint8 (N, 3, size, size).
 
         Raises:
-            InputError: For an image that cannot be decoded.
+            InputError: For an image that cannot be decoded; see also `square`.
         """
         indices = range(len(self)) if indices is None else indices
         result = torch.empty(len(indices), 3, size, size, dtype=torch.uint8)
         for place, row in enumerate(indices):
-            result[place] = torch.from_numpy(square(self.image(int(row)), size)).permute(2, 0, 1)
+            result[place] = torch.from_numpy(square(self.image(int(row)), size, resize)).permute(2, 0, 1)
         return result
 
     def draw_per_class(self, count: int | np.ndarray, seed: int) -> np.ndarray:
@@ -287,9 +302,11 @@ def _load(path: str, revision: str | None) -> tuple[DatasetDict, str | None]:
     try:
         builder = load_dataset_builder(path, revision=revision)
         builder.download_and_prepare()
+        if empty := [name for name, split in builder.info.splits.items() if split.num_examples == 0]:
+            raise ValueError(f"split {empty[0]!r} is empty")
         # For a dataset on the Hub, the builder's hash is the commit that the revision stands for.
         return builder.as_dataset(), None if local else builder.hash
-    # No such dataset, no data files, unreadable files, a loading script.
+    # No such dataset, no data files, unreadable files, a loading script, an empty split.
     except (FileNotFoundError, DatasetGenerationError, RuntimeError, ValueError) as error:
         raise InputError("source", path, f"a dataset with images is needed ({error.__cause__ or error})") from error
     except ConnectionError as error:

@@ -16,6 +16,7 @@ from distill_hub.options import (
     GeneratorOptions,
     SourceOptions,
     TeacherOptions,
+    ViewsOptions,
 )
 
 
@@ -29,9 +30,10 @@ def main(config: Cao2Config) -> None:
     from distill_hub.artifact.destination import check_destination
     from distill_hub.artifact.manifest import method_record, set_name
     from distill_hub.classes import match_classes
-    from distill_hub.classifiers import check_student
-    from distill_hub.evaluation.finish import package_and_score
+    from distill_hub.evaluation.finish import check_evaluation, package_and_score
+    from distill_hub.evaluation.subject import HeldOut
     from distill_hub.evaluation.teacher import open_teacher
+    from distill_hub.evaluation.train import TrainingSet
     from distill_hub.generators.fit import open_generator
     from distill_hub.methods import cao2
     from distill_hub.methods.candidates import draw_pool, pool_of, render
@@ -47,9 +49,13 @@ def main(config: Cao2Config) -> None:
         run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
     )
     class_ids = match_classes(source.classes, generator.class_names, "generator", generator_id)
-    check_student(config.student, len(source.classes), generator.image_size)
-    test = (source.test.pixels(None, generator.image_size), torch.from_numpy(source.test.labels))
-    teacher, teacher_facts = open_teacher(run, source, test[0], **options(config, TeacherOptions), seed=config.fit_seed)
+    check_evaluation(
+        config.protocol, config.students, len(source.classes), generator.image_size, config.ipc, config.view_epochs
+    )
+    test = HeldOut(source)
+    teacher, teacher_facts = open_teacher(
+        run, test, generator.image_size, **options(config, TeacherOptions), seed=config.fit_seed
+    )
     labels = [label for label in range(len(source.classes)) for _ in range(config.ipc)]
 
     # Stage 1: objective-guided sample selection from a pool of m * IPC.
@@ -101,13 +107,15 @@ def main(config: Cao2Config) -> None:
     )  # fmt: skip
 
     def plain_samples(seed):
-        first = [pool.rows(c * per_class, c * per_class + config.ipc, "images") for c in range(len(source.classes))]
-        return torch.cat([part["images"] for part in first]), torch.tensor(labels)
+        starts = range(0, len(pool), per_class)
+        first = [pool.rows(start, start + config.ipc, "images", "logits") for start in starts]
+        images, logits = (torch.cat([part[key] for part in first]) for key in ("images", "logits"))
+        return TrainingSet(images, torch.tensor(labels), logits.softmax(1))
 
     package_and_score(
-        run, source, manifest, refined, labels, test,
-        image_format=config.image_format, baselines={"plain DiT samples": plain_samples},
-        destination=destination, **options(config, EvaluationOptions),
+        run, test, manifest, refined, labels, teacher,
+        image_format=config.image_format, baselines={"plain DiT samples": plain_samples}, destination=destination,
+        **options(config, ViewsOptions), **options(config, EvaluationOptions),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from distill_hub.options import (
     GeneratorOptions,
     SourceOptions,
     TeacherOptions,
+    ViewsOptions,
 )
 
 
@@ -21,14 +22,12 @@ def main(config: DitConfig) -> None:
     """Draw IPC samples of every class, label, package and score them."""
     from pathlib import Path
 
-    import torch
-
     from distill_hub.artifact.describe import describe, generator_record
     from distill_hub.artifact.destination import check_destination
     from distill_hub.artifact.manifest import method_record, set_name
     from distill_hub.classes import match_classes
-    from distill_hub.classifiers import check_student
-    from distill_hub.evaluation.finish import package_and_score
+    from distill_hub.evaluation.finish import check_evaluation, package_and_score
+    from distill_hub.evaluation.subject import HeldOut
     from distill_hub.evaluation.teacher import open_teacher
     from distill_hub.generators.dit import FACTS
     from distill_hub.generators.fit import open_generator
@@ -45,9 +44,13 @@ def main(config: DitConfig) -> None:
         run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
     )
     class_ids = match_classes(source.classes, generator.class_names, "generator", generator_id)
-    check_student(config.student, len(source.classes), generator.image_size)
-    test = (source.test.pixels(None, generator.image_size), torch.from_numpy(source.test.labels))
-    teacher, teacher_facts = open_teacher(run, source, test[0], **options(config, TeacherOptions), seed=config.fit_seed)
+    check_evaluation(
+        config.protocol, config.students, len(source.classes), generator.image_size, config.ipc, config.view_epochs
+    )
+    test = HeldOut(source)
+    teacher, teacher_facts = open_teacher(
+        run, test, generator.image_size, **options(config, TeacherOptions), seed=config.fit_seed
+    )
 
     samples = draw_pool(
         run, generator, teacher, source.class_names, class_ids, config.ipc,
@@ -62,8 +65,9 @@ def main(config: DitConfig) -> None:
     )  # fmt: skip
     labels = [label for label in range(len(source.classes)) for _ in range(config.ipc)]
     package_and_score(
-        run, source, manifest, samples, labels, test,
-        image_format=config.image_format, baselines={}, destination=destination, **options(config, EvaluationOptions),
+        run, test, manifest, samples, labels, teacher,
+        image_format=config.image_format, baselines={}, destination=destination,
+        **options(config, ViewsOptions), **options(config, EvaluationOptions),
     )  # fmt: skip
 
 

@@ -3,10 +3,13 @@
 One process answers many calls, so that a test need not load torch for each. `Client` is the test's end of it.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
 
 
 class Client:
@@ -47,6 +50,16 @@ class Client:
         self.process.wait()
 
 
+def content_sha256(rows) -> str:
+    """Hash loaded rows as cards/FORMAT.md says."""
+    digest = hashlib.sha256()
+    for row in rows:
+        pixels = np.asarray(row["image"].convert("RGB"))
+        digest.update(np.array(pixels.shape[:2], dtype="<i8").tobytes() + pixels.tobytes())
+        digest.update(np.array(row["label"], dtype="<i8").tobytes() + np.array(row["soft_label"], dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
 def push(*args, **kwargs):
     from distill_hub import push
 
@@ -56,7 +69,6 @@ def push(*args, **kwargs):
 
 def load(*args, **kwargs):
     from distill_hub import load_distilled
-    from distill_hub.artifact.schema import content_sha256
 
     loaded = load_distilled(*args, **kwargs)
     return {
@@ -65,6 +77,17 @@ def load(*args, **kwargs):
         "revision": loaded.revision,
         "submitted_by": [record.submitted_by for record in loaded.evaluations],
     }
+
+
+def views(location):
+    """Open stored views; return their hash and the batches of the first epoch."""
+    from distill_hub.artifact.load import find, read_description
+    from distill_hub.artifact.views import open_views
+
+    found = find(location)
+    stored = open_views(found, read_description(found)[0])
+    batches = [{name: values.tolist() for name, values in batch.items()} for batch in stored.batches(0)]
+    return {"sha256": stored.record.sha256, "first_epoch": batches}
 
 
 def submit(repo_id, folder):

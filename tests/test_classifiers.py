@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from timm.models._hub import save_for_hf
@@ -24,14 +23,12 @@ from distill_hub.classifiers import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Classifier,
-    ConvNet,
-    build,
     load_classifier,
     save_convnet,
-    student_name,
     weights_sha256,
 )
 from distill_hub.config import InputError
+from distill_hub.networks import ConvNet
 
 OWN = ["ant", "bee", "cow"]  # the order of the network
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
@@ -60,69 +57,6 @@ def scrambled(model, seed=0):
                 around = 1.0 if name.endswith(("weight", "running_var")) else 0.0
                 tensor.copy_(around + 0.4 * torch.rand(tensor.shape, generator=generator) - 0.2)
     return model.eval()
-
-
-# The ConvNet
-
-
-def test_convnet_6_has_the_papers_number_of_parameters():
-    assert sum(p.numel() for p in build("convnet-6", 10, 224).parameters()) == 754_570
-    # By hand, depth 3 at 32 px: three blocks of 3x3 convolution and norm, then a layer on 4x4x128.
-    count = (27 * 128 + 128 + 256) + 2 * (9 * 128 * 128 + 128 + 256) + (2048 * 10 + 10)
-    assert sum(p.numel() for p in ConvNet(10, 3, 32).parameters()) == count
-
-
-def test_convnet_is_convolution_instance_norm_relu_and_pooling():
-    model = scrambled(ConvNet(5, 2, 12, width=6))
-    x = images(2, 12)
-    weights = list(model.parameters())
-    out = x
-    for conv, bias, scale, shift in (weights[:4], weights[4:8]):
-        out = F.conv2d(out, conv, bias, padding=1)
-        out = (out - out.mean((2, 3), keepdim=True)) / (out.var((2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
-        out = F.avg_pool2d((out * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).relu(), 2)
-    torch.testing.assert_close(model(x), out.flatten(1) @ weights[8].T + weights[9])
-
-
-@pytest.mark.parametrize(("size", "depth"), [(16, 2), (32, 3), (64, 4), (128, 5), (224, 6), (256, 6)])
-def test_the_automatic_student_is_a_convnet_that_fits_the_image(size, depth):
-    assert student_name("auto", size) == f"convnet-{depth}"
-    assert student_name("timm/resnet18", size) == "timm/resnet18"
-
-
-@pytest.mark.parametrize("size", [16, 32])
-def test_students_map_images_to_logits(size):
-    assert build(student_name("auto", size), 4, size)(images(2, size)).shape == (2, 4)
-
-
-def test_a_timm_student_is_untrained_and_has_the_classes_asked_for():
-    torch.manual_seed(0)
-    first = build("timm/test_resnet", 4, 32)
-    torch.manual_seed(1)
-    assert first(images(2, 32)).shape == (2, 4)
-    assert weights_sha256(first) != weights_sha256(build("timm/test_resnet", 4, 32))
-
-
-@pytest.mark.parametrize(
-    "name", ["convnet-0", "convnet-x", "convnet-", "convnet", "resnet18", "timm/resnet1x", "timm/", "", "x/y"]
-)
-def test_an_unknown_student_is_refused(name):
-    with pytest.raises(InputError) as caught:
-        build(name, 10, 32)
-    assert caught.value.field == "student" and repr(name) in str(caught.value)
-    assert "convnet-D" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_an_unknown_student_names_near_ones():
-    with pytest.raises(InputError, match=r"such as .*timm/resnet18"):
-        build("resnet18", 10, 32)
-
-
-@pytest.mark.parametrize(("size", "deepest"), [(8, 3), (12, 3), (16, 4), (31, 4)])
-def test_a_convnet_too_deep_for_the_image_is_refused_with_the_depth_that_fits(size, deepest):
-    build(f"convnet-{deepest}", 3, size)
-    with pytest.raises(InputError, match=f"depth of {deepest}$"):
-        build(f"convnet-{deepest + 1}", 3, size)
 
 
 # A saved ConvNet

@@ -9,6 +9,7 @@ FLOORS = [
     ["options"],
     ["run", "classes"],
     ["sources"],
+    ["networks"],
     ["classifiers"],
     ["generators"],
     ["methods", "artifact"],

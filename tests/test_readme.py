@@ -8,11 +8,17 @@ import pytest
 
 from distill_hub.cli import COMMANDS
 from distill_hub.config import parse
-from distill_hub.options import Cao2Config, DitConfig, EvaluateConfig, FitGeneratorConfig
+from distill_hub.options import Cao2Config, DitConfig, EvaluateConfig, FitGeneratorConfig, RelabelConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RECIPES = {"cao2": Cao2Config, "dit": DitConfig, "evaluate": EvaluateConfig, "fit_generator": FitGeneratorConfig}
+RECIPES = {
+    "cao2": Cao2Config,
+    "dit": DitConfig,
+    "evaluate": EvaluateConfig,
+    "fit_generator": FitGeneratorConfig,
+    "relabel": RelabelConfig,
+}
 TYPED = [line.strip() for line in README.splitlines() if line.startswith("    ")]
 
 

@@ -10,11 +10,12 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 from timm.data import ImageNetInfo
+from torchvision.transforms import CenterCrop, Compose, Resize
 
 from distill_hub import sources
 from distill_hub.classes import SourceClass, match_classes
 from distill_hub.config import InputError
-from distill_hub.sources import KNOWN, check_ipc, fit_folder, load_source, slug
+from distill_hub.sources import KNOWN, check_ipc, fit_folder, load_source, slug, square
 
 IMAGENET = ImageNetInfo()
 WNIDS = IMAGENET.label_names()
@@ -218,6 +219,22 @@ def test_a_test_split_that_is_not_there_is_named_with_those_there_are(parquet):
     assert error.field == "test_split" and all(f"'{name}'" in str(error) for name in ("foo", "train", "test"))
 
 
+def test_an_empty_test_split_is_refused(parquet):
+    folder = parquet([0, 1], ClassLabel(names=["a", "b"]))
+    file = f"{folder}/test-00000-of-00001.parquet"
+    Dataset.from_parquet(file).select([]).to_parquet(file)
+    error = refused(folder)
+    assert error.field == "source" and "split 'test' is empty" in str(error)
+
+
+def test_a_test_split_without_labels_or_of_other_classes_is_refused(tmp_path):
+    for split, label in (("train", 3), ("test", 4)):
+        features = Features({"image": Image(), "label": Value("int64")})
+        dataset = Dataset.from_dict({"image": [picture(0)], "label": [label]}, features=features)
+        dataset.to_parquet(str(tmp_path / f"{split}.parquet"))
+    assert "split 'test' holds no labelled images of the 1 classes" in str(refused(str(tmp_path)))
+
+
 def test_a_train_split_is_needed(image_folder):
     error = refused(image_folder({"test": {"a": 1, "b": 1}}))
     assert error.field == "source" and "'train'" in str(error) and "'test'" in str(error)
@@ -372,9 +389,31 @@ def test_other_images_are_scaled_by_their_shorter_side_and_cropped_in_the_centre
     pixels = split.pixels(None, side)
     for seed in range(3):
         expected = noise(size, seed).resize(scaled, PILImage.Resampling.BILINEAR).crop(box)
-        # PIL rounds between its two passes; scaling a crop instead is off by far more at the borders.
-        difference = pixels[seed].permute(1, 2, 0).int().numpy() - np.asarray(expected, dtype=int)
-        assert np.abs(difference).max() <= 1
+        assert np.array_equal(pixels[seed].permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [(33, 57), (57, 33), (101, 99), (41, 300), (64, 64), (72, 75), (7, 9)])
+@pytest.mark.parametrize(("side", "resize"), [(64, 72), (64, 73), (64, 64), (64, None), (15, 31)])
+def test_the_shorter_side_may_be_longer_than_the_crop_as_in_torchvision(image_folder, size, side, resize):
+    split = load_source(image_folder(SMALL, lambda value: noise(size, value))).train
+    transform = Compose([Resize(resize or side), CenterCrop(side)])
+    pixels = split.pixels([0, 1], side, resize=resize)
+    for seed in range(2):
+        assert np.array_equal(pixels[seed].permute(1, 2, 0).numpy(), np.asarray(transform(noise(size, seed))))
+
+
+@pytest.mark.parametrize("size", [8, 31, 32, 100])
+@pytest.mark.parametrize("side", [16, 32, 50])
+def test_square_images_are_scaled_as_pillow_scales_them(size, side):
+    expected = noise((size, size)).resize((side, side), PILImage.Resampling.BILINEAR)
+    assert np.array_equal(square(noise((size, size)), side), np.asarray(expected))
+
+
+def test_a_line_of_pixels_is_no_image(image_folder):
+    assert square(noise((200, 2)), 8).shape == (8, 8, 3)
+    split = load_source(image_folder(SMALL, lambda value: noise((201, 2), value))).train
+    with pytest.raises(InputError, match=r"201 x 2 px.*no side may be more than 100 times the other"):
+        split.pixels(None, 8)
 
 
 def test_grey_and_transparent_images_become_rgb(image_folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from datasets import DatasetInfo, SplitDict, SplitInfo
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
+from distill_hub.artifact.views import view_features
 from distill_hub.sources import slug
 
 # https://huggingface.co/docs/hub/repositories-licenses; anything else is "other" with a name
@@ -89,7 +90,7 @@ def render_card(
         source_link = f"[{source.hub_id}](https://huggingface.co/datasets/{source.hub_id})"
     if source.test_fraction:
         test_split = f"{source.test_fraction:.0%} of its training split, held out"
-    size_bytes = sum(size for name, size in files.items() if name.startswith("data/"))
+    size_bytes = {kind: sum(files[name] for name in files if name.startswith(f"{kind}/")) for kind in ("data", "views")}
     text = environment.get_template("dataset_card.md.jinja").render(
         yaml=_card_data(manifest, size_bytes).to_yaml(),
         m=manifest,
@@ -97,7 +98,8 @@ def render_card(
         own_protocols=sorted({f"{e.protocol} v{e.protocol_version}" for e in evaluations if not e.standard}),
         location=location,
         pictures={name: text.format(source_name) for name, text in PICTURES.items() if name in files},
-        size=size_text(size_bytes),
+        size=size_text(size_bytes["data"]),
+        views_size=size_text(size_bytes["views"]),
         source_link=source_link,
         method_link=_link(manifest.method.title, manifest.method.paper),
         soft_label_meaning=SOFT_LABEL_MEANING[manifest.soft_labels],
@@ -114,7 +116,7 @@ def _link(text: str, url: str | None) -> str:
     return f"[{_cell(text)}]({url})" if url else _cell(text)
 
 
-def _card_data(manifest: Manifest, size_bytes: int) -> DatasetCardData:
+def _card_data(manifest: Manifest, size_bytes: Mapping[str, int]) -> DatasetCardData:
     rows = manifest.rows
     data = DatasetCardData(
         **_license(manifest.license),
@@ -124,16 +126,19 @@ def _card_data(manifest: Manifest, size_bytes: int) -> DatasetCardData:
         size_categories=[next((name for limit, name in SIZE_CATEGORIES if rows < limit), "1M<n<10M")],
         source_datasets=[manifest.source.hub_id or "original"],
     )
-    info = DatasetInfo(
-        features=features(manifest.class_names),
-        splits=SplitDict({"train": SplitInfo("train", num_bytes=size_bytes, num_examples=rows)}),
-        download_size=size_bytes,
-        dataset_size=size_bytes,
-    )
-    DatasetInfosDict({"default": info}).to_dataset_card_data(data)
-    files = [{"split": "train", "path": "data/train-*"}]
-    MetadataConfigs({"default": {"data_files": files}}).to_dataset_card_data(data)
+    infos = {"default": _info(features(manifest.class_names), rows, size_bytes["data"])}
+    configs = {"default": {"data_files": [{"split": "train", "path": "data/train-*"}], "default": True}}
+    if manifest.views:
+        infos["views"] = _info(view_features(len(manifest.classes)), manifest.views.rows, size_bytes["views"])
+        configs["views"] = {"data_files": [{"split": "train", "path": "views/train-*"}]}
+    DatasetInfosDict(infos).to_dataset_card_data(data)
+    MetadataConfigs(configs).to_dataset_card_data(data)
     return data
+
+
+def _info(columns: Features, rows: int, size_bytes: int) -> DatasetInfo:
+    splits = SplitDict({"train": SplitInfo("train", num_bytes=size_bytes, num_examples=rows)})
+    return DatasetInfo(features=columns, splits=splits, download_size=size_bytes, dataset_size=size_bytes)
 
 
 def _license(license: str | None) -> dict[str, str]:

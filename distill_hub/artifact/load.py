@@ -1,27 +1,34 @@
 """Reading a distilled set back, from a folder or the Hub, believing nothing: format, counts and content are checked."""
 
+import hashlib
+import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+import torch
+from datasets import Dataset, Image
 
 from distill_hub.artifact.hub import RemoteSet, fetch, look
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
-from distill_hub.artifact.schema import check_rows, content_sha256
+from distill_hub.artifact.schema import check_labels, check_rows, hash_row
 from distill_hub.config import InputError
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
 RECORD_BYTES = 1_000_000
 MOST_RECORDS = 1000
-_SHARD = re.compile(r"data/train-(\d{5})-of-(\d{5})\.parquet").fullmatch
+MOST_DECODED_BYTES = 64 * 2**30  # in memory: eight times ImageNet-1K at IPC 50 and 224 px
+_PART_ROWS = 100  # read at a time
+_SHARD = re.compile(r"(?:data|views)/train-(\d{5})-of-(\d{5})\.parquet").fullmatch
 _RECORD = re.compile(r"evaluations/[A-Za-z0-9][A-Za-z0-9_.-]*\.json").fullmatch
 
 
@@ -46,13 +53,16 @@ class Found:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A distilled set whose data are what its manifest says."""
+    """A distilled set whose data are what its manifest says: N = C * IPC images, S pixels a side, of C classes."""
 
     location: str  # folder or Hub id
     path: Path  # the folder, or where the client caches this commit
-    dataset: Dataset  # columns of `schema.features`, N = C * IPC rows
     manifest: Manifest
     evaluations: tuple[EvaluationRecord, ...]  # of this content, oldest first
+    labels: np.ndarray = field(repr=False)  # int64 (N,)
+    soft_labels: np.ndarray = field(repr=False)  # float32 (N, C) probabilities
+    dataset: Dataset | None  # columns of `schema.features`, N rows, images encoded; None when not asked for
+    pixels: torch.Tensor | None = field(repr=False)  # uint8 (N, 3, S, S); None when not asked for
     revision: str | None = None  # commit on the Hub
 
 
@@ -122,31 +132,48 @@ def read_description(found: Found) -> tuple[Manifest, tuple[EvaluationRecord, ..
     return manifest, of_content(read_records(folder).values(), manifest.content_sha256)
 
 
-def load_artifact(location: str | Path, revision: str | None = None) -> Artifact:
-    """Load a distilled set and check it.
-
-    Every image is decoded once for the content hash. The rows are held in memory: the cache of `load_dataset` knows a
-    file by its path and time of change, and could answer for an altered one.
+def load_artifact(location: str | Path, revision: str | None = None, *, rows: bool = True, pixels: bool = False) -> Artifact:
+    """Load a distilled set and check it; see `read_artifact`.
 
     Args:
         location: The artifact folder, or NAMESPACE/NAME on the Hub.
         revision: Branch, tag or commit on the Hub; default main.
+        rows: Keep the rows, images encoded.
+        pixels: Keep the decoded images.
 
     Raises:
         InputError: When set or manifest is missing, the format is newer, a file is damaged, or the data are not what the
             manifest says.
         HubError: When the Hub fails.
     """
-    return read_artifact(find(location, revision))
+    return read_artifact(find(location, revision), rows=rows, pixels=pixels)
 
 
-def read_artifact(found: Found) -> Artifact:
-    """Read and check a set that was found; see `load_artifact`."""
+def read_artifact(found: Found, *, rows: bool = True, pixels: bool = False) -> Artifact:
+    """Read and check a set that was found, in one pass that decodes every image once.
+
+    Beside what is asked for, memory holds labels, soft labels and one row group of the files. What was checked is what is
+    returned: no file is read again, and the cache of `load_dataset`, which knows a file by its path and time of change, is
+    not asked.
+
+    Args:
+        found: The set.
+        rows: Keep the rows, images encoded.
+        pixels: Keep the decoded images.
+
+    Raises:
+        InputError: See `load_artifact`.
+        HubError: When the Hub fails.
+    """
     manifest, evaluations = read_description(found)
-    shards = _shards(found, manifest)
+    shards = shard_names(found, "data", "distilled set", _most_bytes(manifest), f"{manifest.rows:,} images")
     folder = found.fetch(shards)
-    dataset = _read_rows(found.location, [folder / name for name in shards], manifest)
-    return Artifact(found.location, folder, dataset, manifest, evaluations, found.remote.commit if found.remote else None)
+    try:
+        data = _read_rows([folder / name for name in shards], manifest, rows=rows, pixels=pixels)
+    except ValueError as error:
+        raise InputError("distilled set", found.location, str(error)) from error
+    commit = found.remote.commit if found.remote else None
+    return Artifact(found.location, folder, manifest, evaluations, revision=commit, **data)
 
 
 def _most_bytes(manifest: Manifest) -> int:
@@ -155,62 +182,120 @@ def _most_bytes(manifest: Manifest) -> int:
     return manifest.rows * (2 * pixels + 8 * classes + 10_000) + 10_000_000
 
 
-def _shards(found: Found, manifest: Manifest) -> list[str]:
-    """Return the names of the parquet files, all there and of a believable size."""
-    shards = sorted(name for name in found.files if name.startswith("data/train-"))  # as load_dataset takes them
+def shard_names(found: Found, kind: str, field: str, most_bytes: int, holding: str) -> list[str]:
+    """Return the names of the parquet files of `data/` or `views/`, all there and of a believable size.
+
+    Args:
+        found: The set.
+        kind: 'data' or 'views'.
+        field: What to blame.
+        most_bytes: What all of them may have.
+        holding: What needs no more than that, for the message.
+
+    Raises:
+        InputError: When a file is missing, one too many, or they are too large.
+    """
+    shards = sorted(name for name in found.files if name.startswith(f"{kind}/train-"))  # as load_dataset takes them
     counts = [int(name[2]) for name in map(_SHARD, shards) if name]
     if not counts:
-        raise InputError("distilled set", found.location, "it holds no data/train-*.parquet")
+        raise InputError(field, found.location, f"it holds no {kind}/train-*.parquet")
     count = counts[-1]
-    expected = [f"data/train-{i:05d}-of-{count:05d}.parquet" for i in range(min(count, len(shards) + 1))]
+    expected = [f"{kind}/train-{i:05d}-of-{count:05d}.parquet" for i in range(min(count, len(shards) + 1))]
     if shards != expected:
         wrong = sorted(set(expected) ^ set(shards))[0]
-        raise InputError("distilled set", found.location, f"{wrong} is {'missing' if wrong in expected else 'one too many'}")
+        raise InputError(field, found.location, f"{wrong} is {'missing' if wrong in expected else 'one too many'}")
     size = sum(found.files[name] for name in shards)
-    if size > _most_bytes(manifest):
-        valid = f"its parquet files have {size:,} bytes, more than {manifest.rows:,} images can need"
-        raise InputError("distilled set", found.location, valid)
+    if size > most_bytes:
+        valid = f"its parquet files have {size:,} bytes, more than {holding} can need"
+        raise InputError(field, found.location, valid)
     return shards
 
 
-def _read_rows(location: str, shards: list[Path], manifest: Manifest) -> Dataset:
-    def refuse(reason: Any) -> InputError:
-        return InputError("distilled set", location, str(reason))
-
+@contextmanager
+def _reading_parquet() -> Iterator[None]:
     try:
-        footers = [pq.read_metadata(shard) for shard in shards]
-        rows = sum(footer.num_rows for footer in footers)
-        if rows != manifest.rows:
-            raise refuse(f"the manifest says {manifest.rows:,} images, its parquet files hold {rows:,}")
-        # What the columns take once they are read; asked before any is.
-        groups = [footer.row_group(i) for footer in footers for i in range(footer.num_row_groups)]
-        decoded = sum(group.column(i).total_uncompressed_size for group in groups for i in range(group.num_columns))
-        if decoded > _most_bytes(manifest):
-            raise refuse(f"its columns take {decoded:,} bytes, more than its images can need")
-        dataset = Dataset(pq.read_table(shards, partitioning=None, page_checksum_verification=True))
-    except InputError:
-        raise
-    # The last three: what `datasets` raises when its own description of the columns is damaged.
+        yield
+    # The last four: what `datasets` raises when its own description of the columns is damaged.
     except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise refuse(f"its parquet files cannot be read ({error})") from error
-    try:
-        check_rows(dataset, manifest.class_names, manifest.ipc)
-    except ValueError as error:
-        raise refuse(error) from error
-    try:
-        content = content_sha256(_sized(dataset, manifest.image_size))
-    # Pillow raises SyntaxError for a broken PNG.
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise refuse(f"an image cannot be used ({error})") from error
+        raise ValueError(f"its parquet files cannot be read ({error})") from error
+
+
+def _check_footers(shards: Sequence[Path], manifest: Manifest) -> None:
+    """Check what parquet files say of themselves, before memory is given to what they hold."""
+    with _reading_parquet():
+        footers = [pq.read_metadata(shard) for shard in shards]
+        schemas = [footer.schema.to_arrow_schema() for footer in footers]
+        groups = [footer.row_group(i) for footer in footers for i in range(footer.num_row_groups)]
+        # Of a damaged footer pyarrow's description of a column, asked for, ends the process.
+        sizes = [group.total_byte_size for group in groups]
+    rows = sum(group.num_rows for group in groups)
+    if rows != manifest.rows:
+        raise ValueError(f"the manifest says {manifest.rows:,} images, its parquet files hold {rows:,}")
+    if sum(sizes) > _most_bytes(manifest):
+        raise ValueError(f"its columns take {sum(sizes):,} bytes, more than its images can need")
+    if any(schema != schemas[0] for schema in schemas):
+        raise ValueError("its parquet files do not have the same columns")
+
+
+def _parts(shards: Sequence[Path]) -> Iterator[Dataset]:
+    """Yield the rows of parquet files, some at a time."""
+    for shard in shards:
+        with _reading_parquet(), pq.ParquetFile(shard, page_checksum_verification=True) as file:
+            # Asked for all row groups at once, or with threads, pyarrow holds far more than it has yet to give.
+            for group in range(file.num_row_groups):
+                for part in file.iter_batches(_PART_ROWS, row_groups=[group], use_threads=False):
+                    yield _dataset(pa.Table.from_batches([part]), shard.name)
+
+
+def _dataset(table: pa.Table, fingerprint: str) -> Dataset:
+    """Wrap a table; without a fingerprint, `datasets` would pickle all rows to find one."""
+    return Dataset(table, fingerprint=fingerprint)
+
+
+def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels: bool) -> dict[str, Any]:
+    """Return the fields of `Artifact` that come from the parquet files.
+
+    Raises:
+        ValueError: When the files cannot be read, or are not what format and manifest say.
+    """
+    _check_footers(shards, manifest)
+    count, classes, side = manifest.rows, len(manifest.classes), manifest.image_size
+    needed = count * (8 + 4 * classes + (3 * side**2 if pixels else 0))
+    if needed > MOST_DECODED_BYTES:
+        raise ValueError(f"its images and labels take {needed:,} bytes, at most {MOST_DECODED_BYTES:,} are read")
+    labels, soft_labels = np.empty(count, dtype=np.int64), np.empty((count, classes), dtype=np.float32)
+    images = torch.empty(count, 3, side, side, dtype=torch.uint8) if pixels else None
+    kept, digest, row = [], hashlib.sha256(), 0
+    for part in _parts(shards):
+        own = slice(row, row + len(part))
+        labels[own], soft_labels[own] = check_rows(part, manifest.class_names)
+        for cell in part.data.column("image"):
+            decoded = _decoded(cell.as_py(), side)
+            hash_row(digest, decoded, labels[row], soft_labels[row])
+            if pixels:
+                images.numpy()[row] = decoded.transpose(2, 0, 1)
+            row += 1
+        if rows:
+            kept.append(part.data.table)
+    if row != count:
+        raise ValueError(f"its parquet files promise {count:,} images and hold {row:,}")
+    check_labels(labels, manifest.class_names, manifest.ipc)
+    content = digest.hexdigest()
     if content != manifest.content_sha256:
-        raise refuse(
+        raise ValueError(
             f"its images or labels were altered: they hash to {content}, the manifest has {manifest.content_sha256}"
         )
-    return dataset
+    dataset = _dataset(pa.concat_tables(kept), manifest.content_sha256) if rows else None
+    return {"labels": labels, "soft_labels": soft_labels, "dataset": dataset, "pixels": images}
 
 
-def _sized(rows: Dataset, side: int) -> Iterator[Mapping[str, Any]]:
-    for row in rows:
-        if row["image"].size != (side, side):
-            raise ValueError(f"it has {row['image'].size} pixels, the manifest says {(side, side)}")
-        yield row
+def _decoded(encoded: Mapping[str, Any], side: int) -> np.ndarray:
+    """Decode an image as `load_dataset` does, once its header says what the manifest says: uint8 (S, S, 3)."""
+    try:
+        size = PIL.Image.open(io.BytesIO(encoded["bytes"])).size
+        if size != (side, side):
+            raise ValueError(f"it has {size} pixels, the manifest says {(side, side)}")
+        return np.asarray(Image().decode_example(encoded).convert("RGB"))
+    # Pillow raises SyntaxError for a broken PNG.
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"an image cannot be used ({error})") from error

@@ -109,6 +109,34 @@ class StageRecord(Record):
     seconds: float  # compute time, summed over chunks and processes, interrupted attempts included
 
 
+class ViewsFacts(Record):
+    """How stored views were drawn, and who labelled them."""
+
+    epochs: int = Field(gt=0, le=1_000_000)
+    batch_size: int = Field(gt=0, le=65_536)  # a reader holds one batch in memory
+    image_size: int = Field(gt=0, le=16_384)  # side of the views, in pixels: that of the students, not of the set's images
+    crop_scale: tuple[float, float]  # smallest and largest area that a crop is drawn for, as shares of the image's
+    flip: bool  # whether half of the views are mirrored
+    mix: Literal["cutmix"] = "cutmix"
+    mix_alpha: float = Field(gt=0)  # a mixed view's share of the image's own area is drawn from Beta(alpha, alpha)
+    teacher: ModelRecord
+    seed: int = Field(ge=0)
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _part_of_the_image(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("two shares of the image's area are needed, 0 < smallest <= largest <= 1")
+        return value
+
+
+class ViewsRecord(ViewsFacts):
+    """The stored views of a set: files `views/`."""
+
+    rows: int  # images times epochs
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over the values of all columns, see `views.view_dtype`
+
+
 class EnvironmentRecord(Record):
     """Where the set was made, or a student trained."""
 
@@ -143,6 +171,7 @@ class Manifest(Record):
     environment: EnvironmentRecord | None = None
     license: str | None = None
     content_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    views: ViewsRecord | None = None
     superseded_by: str | None = None  # Hub id of the corrected set
     created: datetime.datetime
 
@@ -157,6 +186,12 @@ class Manifest(Record):
     def _distinct_classes(self):
         if len({c.name for c in self.classes}) != len(self.classes):
             raise ValueError("class names must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _views_of_every_image(self):
+        if self.views and self.views.rows != self.views.epochs * self.rows:
+            raise ValueError(f"{self.views.epochs} epochs of {self.rows} images are not {self.views.rows} stored views")
         return self
 
     @property

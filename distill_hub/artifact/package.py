@@ -33,7 +33,8 @@ def write_artifact(
     """Write `data/` and `manifest.json` of a distilled set.
 
     Rows are streamed: memory holds one row group. Everything is complete on the disk, under `<folder>/.run/staging`,
-    before it replaces what the folder held, manifest last; the same rows always give the same bytes.
+    before it replaces what the folder held, manifest last; the same rows always give the same bytes. Stored views of what
+    the folder held go.
 
     Args:
         folder: The artifact folder; created when missing.
@@ -50,9 +51,7 @@ def write_artifact(
         ValueError: When the rows are not what format 1 or the manifest says. The folder is as it was.
         OSError: When the disk is full, for example. What the folder held is still there.
     """
-    staging = folder / STATE / "staging"
-    shutil.rmtree(staging, ignore_errors=True)  # of an attempt that was cut short
-    staging.mkdir(parents=True)
+    staging = empty_staging(folder)
     digest, labels, sizes = hashlib.sha256(), [], set()
 
     def observed():
@@ -64,16 +63,26 @@ def write_artifact(
             yield row
 
     schema = features(class_names).arrow_schema
-    shards = _write_shards(staging, _row_groups(observed(), schema, image_format), schema)
+    shards = write_shards(staging, _row_groups(observed(), schema, image_format), schema)
     manifest = build_manifest(digest.hexdigest())
     if manifest.class_names != list(class_names):
         raise ValueError(f"the manifest has the classes {manifest.class_names}, the rows {list(class_names)}")
     check_labels(np.asarray(labels, dtype=np.int64), class_names, manifest.ipc)
     if sizes != {(manifest.image_size, manifest.image_size)}:
         raise ValueError(f"the manifest says {manifest.image_size} pixels a side, but images have {sorted(sizes)}")
-    _move_into_place(shards, folder, manifest)
+    if manifest.views:
+        raise ValueError("stored views are written after the rows they show")
+    move_into_place(shards, folder, "data", manifest)
     shutil.rmtree(staging)
     return manifest
+
+
+def empty_staging(folder: Path) -> Path:
+    """Return an empty folder for what is complete before it replaces files of the artifact folder."""
+    staging = folder / STATE / "staging"
+    shutil.rmtree(staging, ignore_errors=True)  # of an attempt that was cut short
+    staging.mkdir(parents=True)
+    return staging
 
 
 def _check_row(row: Mapping[str, Any], classes: int) -> None:
@@ -100,12 +109,20 @@ def _encode(pixels: np.ndarray, image_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def _write_shards(staging: Path, groups: Iterator[pa.Table], schema: pa.Schema) -> list[Path]:
+def write_shards(staging: Path, groups: Iterator[pa.Table], schema: pa.Schema, **options: Any) -> list[Path]:
+    """Write tables as row groups of parquet files of about `SHARD_BYTES`, each safe on the disk.
+
+    Args:
+        staging: Where to.
+        groups: One table per row group.
+        schema: Of the tables.
+        options: Of `pq.ParquetWriter`.
+    """
     shards = []
     for first in groups:
         shards.append(staging / f"{len(shards):05d}.parquet")
         with open(shards[-1], "wb") as file:
-            with pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
+            with pq.ParquetWriter(file, schema, write_page_checksum=True, **options) as writer:
                 for group in itertools.chain([first], groups):
                     writer.write_table(group)
                     if file.tell() >= SHARD_BYTES:
@@ -115,18 +132,21 @@ def _write_shards(staging: Path, groups: Iterator[pa.Table], schema: pa.Schema) 
     return shards
 
 
-def _move_into_place(shards: Sequence[Path], folder: Path, manifest: Manifest) -> None:
+def move_into_place(shards: Sequence[Path], folder: Path, kind: Literal["data", "views"], manifest: Manifest) -> None:
     """Replace what the folder holds. Stopped half way, the old manifest refuses the mixture until the next run."""
-    data = folder / "data"
-    data.mkdir(exist_ok=True)
+    place = folder / kind
+    place.mkdir(exist_ok=True)
     staged = shards[0].with_name("manifest.json")
     atomic_write(staged, manifest.to_json().encode())  # while a full disk can still do no harm
     names = [f"train-{i:05d}-of-{len(shards):05d}.parquet" for i in range(len(shards))]
     for shard, name in zip(shards, names, strict=True):
-        os.replace(shard, data / name)
-    for stale in set(data.glob("train-*.parquet")) - {data / name for name in names}:
-        stale.unlink()  # load_dataset would read it with the others
-    _sync(data)
+        os.replace(shard, place / name)
+    stale = set(place.glob("train-*.parquet")) - {place / name for name in names}  # load_dataset would read them, too
+    if manifest.views is None:
+        stale.update((folder / "views").glob("train-*.parquet"))  # of other images
+    for file in stale:
+        file.unlink()
+    _sync(place)
     os.replace(staged, folder / "manifest.json")
     _sync(folder)
 

@@ -10,6 +10,7 @@ from distill_hub.artifact.load import (
     MANIFEST_BYTES,
     RECORD_BYTES,
     Artifact,
+    find,
     load_artifact,
     of_content,
     read_records,
@@ -18,6 +19,7 @@ from distill_hub.artifact.load import (
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.readme import CARD_BYTES, GENERATED, README, card_of, readme_files
 from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.artifact.views import open_views
 from distill_hub.config import InputError
 
 
@@ -32,8 +34,8 @@ def push(
 ) -> Publication:
     """Publish a distilled set on the Hub, in one commit: the old set or the whole new one, never a mixture.
 
-    The folder's own files are uploaded, after every pixel and label was checked against the manifest. In a repository that
-    is there already, what people wrote in the card and the records that others added stay.
+    The folder's own files are uploaded, after every pixel, label and stored view was checked against the manifest. In a
+    repository that is there already, what people wrote in the card and the records that others added stay.
 
     Args:
         path: The artifact folder.
@@ -52,7 +54,7 @@ def push(
     """
     if not Path(path).is_dir():
         raise InputError("path", str(path), "the folder of a distilled set is needed")
-    artifact = load_artifact(path)
+    artifact = load_artifact(path, rows=False)
     destination = check_destination(
         repo_id, artifact.manifest.name, private=private, revision=revision, create_pr=create_pr, tag=tag
     )
@@ -62,7 +64,11 @@ def push(
 def publish(artifact: Artifact, destination: Destination) -> Publication:
     """Publish a set that was loaded from its folder, to where `check_destination` allowed it; see `push`."""
     folder, manifest, evaluations = artifact.path, artifact.manifest, artifact.evaluations
-    shards = {f"data/{file.name}": file for file in sorted((folder / "data").glob("train-*.parquet"))}
+    kinds = ["data"]
+    if manifest.views:
+        open_views(find(folder), manifest)
+        kinds.append("views")
+    shards = {f"{kind}/{file.name}": file for kind in kinds for file in sorted((folder / kind).glob("train-*.parquet"))}
     pictures = {f"assets/{file.name}": file for file in sorted((folder / "assets").glob("*.png"))}
     content = {**shards, **pictures, MANIFEST: folder / MANIFEST}
     local_card = card_of(folder)
@@ -84,7 +90,7 @@ def publish(artifact: Artifact, destination: Destination) -> Publication:
             edited=[local_card, card_of(there)],
         )
         files = {**content, **readme, **{name: record.to_json().encode() for name, record in own.items()}}
-        stale = {n for n in remote.files if n.startswith("data/train-") and n not in shards}
+        stale = {n for n in remote.files if n.startswith(("data/train-", "views/train-")) and n not in shards}
         return files, stale | (record_names(remote.files) - others.keys() - own.keys())
 
     again = f"to go on: distill-hub push {folder} {destination.repo_id}"
@@ -106,15 +112,16 @@ def submit(destination: Destination, manifest: Manifest, records: Sequence[Evalu
     signed = [record.model_copy(update={"submitted_by": destination.user}) for record in records]
 
     def stage(remote: RemoteSet) -> tuple[Content, set[str]]:
-        there = fetch(remote, [MANIFEST], most_bytes=MANIFEST_BYTES)
-        if Manifest.read(there / MANIFEST).content_sha256 != manifest.content_sha256:
+        # Stored views may have come or gone since; they are no part of the content.
+        current = Manifest.read(fetch(remote, [MANIFEST], most_bytes=MANIFEST_BYTES) / MANIFEST)
+        if current.content_sha256 != manifest.content_sha256:
             raise InputError(
                 "repository", remote.repo_id, "its images or labels have changed since they were measured; evaluate anew"
             )
         there = _texts(remote)
         added = {f"evaluations/{record.file_name}": record for record in signed}
         readme = readme_files(
-            manifest,
+            current,
             of_content({**read_records(there), **added}.values(), manifest.content_sha256),
             location=remote.repo_id,
             files={name: file.size for name, file in remote.files.items()},

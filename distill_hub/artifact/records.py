@@ -2,11 +2,11 @@
 
 import datetime
 import statistics
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from distill_hub.artifact.manifest import NAME, EnvironmentRecord, Record
+from distill_hub.artifact.manifest import NAME, EnvironmentRecord, ModelRecord, Record
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -16,7 +16,7 @@ class Score(Record):
 
     last: list[Fraction] = Field(min_length=1)  # after the last epoch
     best: list[Fraction] = Field(min_length=1)  # best look at the test set: what papers print, biased upwards
-    best_step: list[int]
+    best_epoch: list[int]  # when that was, from 1
 
     @property
     def mean(self) -> float:
@@ -38,16 +38,31 @@ class Score(Record):
         return f"{100 * self.mean:.1f} ± {100 * self.std:.1f}"
 
 
+class DDRanking(Record):
+    """DD-Ranking's scores (Li et al., 2025), from the record's mean accuracies as fractions."""
+
+    lrs: Fraction  # label-robust score
+    ars: Fraction  # augmentation-robust score
+    real_accuracy: Fraction  # after training on all real data with hard labels
+
+
 class EvaluationRecord(Record):
     """Students trained on a distilled set by a named protocol, and on its baselines."""
 
     protocol: str = Field(pattern=NAME)
     protocol_version: int
     standard: bool  # False: not a protocol of the literature, comparable only with itself
+    settings: dict[str, Any] = Field(
+        default_factory=dict
+    )  # every number of the training, as the protocol gave it for this set
     student: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")
     seeds: list[int] = Field(min_length=1)
     score: Score
-    baselines: dict[str, Score] = Field(default_factory=dict)  # e.g. "random real", at the same IPC
+    baselines: dict[str, Score] = Field(default_factory=dict)  # e.g. "random real", at the same IPC; and other trainings
+    dd_ranking: DDRanking | None = None
+    mmd: float | None = None  # squared maximum mean discrepancy to the real images in the teacher's embeddings
+    teacher: ModelRecord | None = None  # who gave the labels, of a protocol that asks a teacher online
+    views_sha256: str | None = None  # of the stored views, of a protocol that replays them
     source_revision: str | None = None
     content_sha256: str
     environment: EnvironmentRecord
@@ -58,9 +73,14 @@ class EvaluationRecord(Record):
     @model_validator(mode="after")
     def _one_score_per_seed(self):
         for score in (self.score, *self.baselines.values()):
-            if not len(score.last) == len(score.best) == len(score.best_step) == len(self.seeds):
+            if not len(score.last) == len(score.best) == len(score.best_epoch) == len(self.seeds):
                 raise ValueError(f"every score needs one entry for each of the seeds {self.seeds}")
         return self
+
+    @property
+    def teacher_sha256(self) -> str | None:
+        """Hash of the teacher's weights."""
+        return self.teacher.sha256 if self.teacher else None
 
     @property
     def file_name(self) -> str:
@@ -70,6 +90,9 @@ class EvaluationRecord(Record):
         return f"{self.protocol}-{student}-{self.date:%Y%m%dT%H%M%SZ}{who}.json"
 
     def measures_the_same(self, other: "EvaluationRecord") -> bool:
-        """Whether another record is by the same person, of the same content, protocol, student and seeds."""
-        fields = ("content_sha256", "protocol", "protocol_version", "student", "seeds", "submitted_by")
+        """Whether another record is by the same person, of the same content and labels, protocol, student and seeds."""
+        fields = (
+            "content_sha256", "views_sha256", "teacher_sha256", "protocol", "protocol_version", "student", "seeds",
+            "submitted_by",
+        )  # fmt: skip
         return all(getattr(self, field) == getattr(other, field) for field in fields)

@@ -1,7 +1,6 @@
 """The rows of a distilled set: format 1 of `cards/FORMAT.md`, as code."""
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,18 +47,6 @@ def hash_row(digest: Any, pixels: np.ndarray, label: int, soft_label: np.ndarray
     digest.update(np.asarray(soft_label, dtype="<f4").tobytes())
 
 
-def content_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Hash decoded pixels, labels and soft labels of loaded rows, in row order.
-
-    The encoding of the images (PNG, WebP, parquet version, row groups) does not enter.
-    """
-    digest = hashlib.sha256()
-    for row in rows:
-        pixels = np.asarray(row["image"].convert("RGB"), dtype=np.uint8)  # (H, W, 3)
-        hash_row(digest, pixels, row["label"], row["soft_label"])
-    return digest.hexdigest()
-
-
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
     """Return soft labels (N, C) that are 1 for the label and 0 elsewhere: those of a set without a teacher."""
     return np.eye(classes, dtype=np.float32)[labels]
@@ -71,7 +58,7 @@ def check_soft_labels(soft: np.ndarray) -> None:
     Raises:
         ValueError: When a value is negative or not finite, or a row does not sum to 1.
     """
-    if not np.isfinite(soft).all() or (soft < 0).any() or np.abs(soft.sum(1, dtype=np.float64) - 1).max() > 1e-4:
+    if not np.isfinite(soft).all() or (soft < 0).any() or (np.abs(soft.sum(1, dtype=np.float64) - 1) > 1e-4).any():
         raise ValueError("soft_label rows must be finite, not negative, and sum to 1")
 
 
@@ -94,25 +81,29 @@ def _is_png_or_webp(encoded: pa.Buffer) -> bool:
     return start.startswith(b"\x89PNG\r\n\x1a\n") or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
 
 
-def check_rows(dataset: Dataset, class_names: Sequence[str], ipc: int) -> None:
-    """Check a loaded set against what its manifest says of it.
+def check_rows(rows: Dataset, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Check rows of a set, all or some, against the format, and leave the images encoded.
+
+    Returns:
+        Labels int64 (N,), which `check_labels` has yet to see, and soft labels float32 (N, C).
 
     Raises:
-        ValueError: When columns, class names, the number of images per class or the soft labels are not as declared.
+        ValueError: When columns, class names, the stored images or the soft labels are not as declared.
     """
     for column, feature in features(class_names).items():
-        if dataset.features.get(column) != feature:
-            found = dataset.features.get(column)
+        if rows.features.get(column) != feature:
+            found = rows.features.get(column)
             raise ValueError(f"column {column!r} is {found}, format {FORMAT_VERSION} has {feature}")
-        if dataset.data.column(column).null_count:
+        if rows.data.column(column).null_count:
             raise ValueError(f"column {column!r} has empty cells")
-    stored = [pc.struct_field(chunk, "bytes") for chunk in dataset.data.column("image").chunks]
+    stored = [pc.struct_field(chunk, "bytes") for chunk in rows.data.column("image").chunks]
     # Without bytes, `datasets` would open the path stored beside them: any file of this machine, or a URL.
     if any(chunk.null_count for chunk in stored):
         raise ValueError("every image must be stored in the file itself")
     # Pillow reads many formats more, and starts another program for one of them (PostScript).
     if not all(_is_png_or_webp(image.as_buffer()) for chunk in stored for image in chunk):
         raise ValueError("every image must be PNG or WebP")
-    check_labels(np.asarray(dataset["label"]), class_names, ipc)
-    for batch in dataset.select_columns("soft_label").with_format("numpy").iter(batch_size=1000):
-        check_soft_labels(batch["soft_label"])
+    flat = rows.data.column("soft_label").combine_chunks().flatten()
+    soft_labels = flat.to_numpy(zero_copy_only=False).reshape(-1, len(class_names))  # an empty cell is NaN
+    check_soft_labels(soft_labels)
+    return rows.data.column("label").to_numpy(), soft_labels

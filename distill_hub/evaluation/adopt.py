@@ -15,6 +15,7 @@ from distill_hub.artifact.publish import publish
 from distill_hub.config import InputError, options, resolved
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.finish import write_card
+from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.foreign.align import Aligned, align
 from distill_hub.foreign.read import read_foreign
@@ -116,7 +117,9 @@ def adopt(config: AdoptConfig) -> Path:
     run.on_main("package", write)
     run.say(f"The distilled set is in {run.output_dir}")
     if destination:
-        run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(run.output_dir), destination)}"))
+        run.on_main(
+            "push", lambda: run.say(f"Published as {publish(load_artifact(run.output_dir, rows=False), destination)}")
+        )
     run.end()
     return run.output_dir
 
@@ -148,8 +151,8 @@ def _taught_soft_labels(config: AdoptConfig, run: Run, source: Source, own: Alig
     """Let the teacher label the images."""
     classifier, teacher = open_teacher(
         run,
-        source,
-        source.test.pixels(None, own.images.shape[-1]),
+        HeldOut(source),
+        own.images.shape[-1],
         teacher=config.teacher,
         teacher_revision=config.teacher_revision,
         teacher_epochs=config.teacher_epochs,

@@ -14,42 +14,55 @@ from distill_hub.artifact.plots import preview_grid
 from distill_hub.artifact.publish import publish
 from distill_hub.artifact.readme import card_of, readme_files
 from distill_hub.artifact.records import EvaluationRecord
-from distill_hub.classifiers import student_name
+from distill_hub.artifact.views import open_views
+from distill_hub.classifiers import Classifier
+from distill_hub.config import InputError
 from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.protocols import FKD_EPOCHS
 from distill_hub.evaluation.protocols import protocol as protocol_named
-from distill_hub.evaluation.scores import Labelled, random_real, record_scores, score_sets, score_table
+from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
+from distill_hub.evaluation.settings import is_mirrored
+from distill_hub.evaluation.subject import HeldOut, Subject
+from distill_hub.evaluation.train import TrainingSet
+from distill_hub.evaluation.views import default_epochs, draw_views, store_views
+from distill_hub.networks import check_student
 from distill_hub.run import Run, Stage, atomic_write
-from distill_hub.sources import Source
 
 
 def package_and_score(
     run: Run,
-    source: Source,
+    test: HeldOut,
     manifest: Manifest,
     stage: Stage,
     labels: Sequence[int],
-    test: Labelled,
+    teacher: Classifier,
     *,
     image_format: str,
+    view_epochs: int | None,
     protocol: str,
-    student: str,
+    students: str,
     repeats: int,
-    baselines: Mapping[str, Callable[[int], Labelled]],
+    compile: bool,
+    seeds_together: bool,
+    baselines: Mapping[str, Callable[[int], TrainingSet]],
     destination: Destination | None,
 ) -> None:
     """Turn the images of a stage into a scored artifact, publish it, and print where it is, the scores and the stage times.
 
     Args:
         run: The run; the artifact is its output folder.
-        source: Real images, for the random baseline.
+        test: The source's test images, of all its classes in their order.
         manifest: All but the content hash; see `artifact.describe.describe`.
         stage: The set: images, the teacher's logits, and seeds, class by class.
         labels: Label of each image.
-        test: The source's test split.
+        teacher: Labels stored views, and batches where the protocol asks for it.
         image_format: 'png' or 'webp'.
+        view_epochs: Epochs of stored views; None: by size.
         protocol: Name of the protocol.
-        student: Name of the student, or 'auto'.
+        students: Names of the students, comma-separated; see `Protocol.students`.
         repeats: Students per set, with seeds seed, seed + 1, ...
+        compile: Compile the students.
+        seeds_together: Train the students of all seeds side by side.
         baselines: Further sets to score beside random real images.
         destination: Where to publish the set; None: nowhere.
 
@@ -57,9 +70,16 @@ def package_and_score(
         InputError: When the teacher recognises the set's classes no better than chance.
         HubError: When publishing fails; the set is complete in its folder.
     """
-    folder, size, label_tensor = run.output_dir, manifest.image_size, torch.tensor(labels)
-    predicted = stage.rows(0, len(stage), "logits")["logits"].argmax(1).numpy()
-    refuse_chance("generator", manifest.generator.id, predicted, label_tensor.numpy(), manifest.class_names, "its images")
+    folder, label_tensor = run.output_dir, torch.tensor(labels)
+    logits = stage.rows(0, len(stage), "logits")["logits"]
+    refuse_chance(
+        "generator",
+        manifest.generator.id,
+        logits.argmax(1).numpy(),
+        label_tensor.numpy(),
+        manifest.class_names,
+        "its images",
+    )
 
     def package() -> None:
         write_artifact(
@@ -73,29 +93,57 @@ def package_and_score(
     run.on_main("package", package)
     manifest = Manifest.read(folder / "manifest.json")
     images = stage.rows(0, len(stage), "images")["images"]
-    sets = {"this set": lambda seed: (images, label_tensor), **baselines}
-    sets["random real"] = random_real(source, manifest.ipc, size, range(len(manifest.classes)))
-    rules, student = protocol_named(protocol), student_name(student, size)
+    if epochs := default_epochs(len(images), len(manifest.classes)) if view_epochs is None else view_epochs:
+        mirrored = is_mirrored(manifest.class_names)
+        drawn = draw_views(run, images, teacher, manifest.teacher, epochs=epochs, mirrored=mirrored, seed=manifest.seed)
+        run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
+        manifest = Manifest.read(folder / "manifest.json")
+    rules = protocol_named(protocol)
+    views = open_views(find(folder), manifest) if rules.labels == "views" else None
+    own = TrainingSet(images, label_tensor, logits.double().softmax(1).float(), views)
+    subject = Subject(own, test, manifest.content_sha256, teacher, manifest.teacher)
     seeds = range(manifest.seed, manifest.seed + repeats)
-    scores = score_sets(run, sets, test, len(manifest.classes), student, rules, seeds)
-    record = record_scores(
-        run, scores, student, rules, seeds, content_sha256=manifest.content_sha256, source_revision=source.revision
-    )
-    run.on_main("card", lambda: _record_and_describe(folder, manifest, record, images))
+    records = []
+    for student in rules.students(students, manifest.image_size):
+        settings = settings_of(subject, rules, student)
+        trials = trials_of(subject, settings, baselines)
+        how = {"together": seeds_together, "compiled": compile, "stage": f"evaluate {student}".replace("/", "-")}
+        records.append(measure(run, subject, rules, student, seeds, trials, **how))
+    run.on_main("card", lambda: _record_and_describe(folder, manifest, records, images))
     run.say(run.summary())
-    run.say(score_table(record, manifest.ipc))
+    run.say(score_table(records, manifest.ipc))
     run.say(f"The distilled set is in {folder}")
     if destination:
-        run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder), destination)}"))
+        run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), destination)}"))
     run.end()
 
 
-def _record_and_describe(folder: Path, manifest: Manifest, record: EvaluationRecord, images: torch.Tensor) -> None:
-    """Write the author's record, in place of an earlier one of the same, and the card."""
+def check_evaluation(
+    protocol: str, students: str, num_classes: int, image_size: int, ipc: int, view_epochs: int | None
+) -> None:
+    """Refuse, before any work is done, an evaluation that a recipe's set could not be given.
+
+    Raises:
+        InputError: When a student is unknown or cannot be trained on such images, or there will be too few stored views.
+    """
+    rules = protocol_named(protocol)
+    for student in rules.students(students, image_size):
+        check_student(student, num_classes, min(224, image_size))
+    epochs = default_epochs(ipc * num_classes, num_classes) if view_epochs is None else view_epochs
+    if rules.labels == "views" and epochs < FKD_EPOCHS:
+        valid = f"{protocol} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
+        raise InputError("view_epochs", view_epochs, valid)
+
+
+def _record_and_describe(
+    folder: Path, manifest: Manifest, records: Sequence[EvaluationRecord], images: torch.Tensor
+) -> None:
+    """Write the author's records, in place of earlier ones of the same, and the card."""
     for name, old in read_records(folder).items():
-        if old.measures_the_same(record):
+        if any(old.measures_the_same(record) for record in records):
             (folder / name).unlink()
-    atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
+    for record in records:
+        atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
     write_card(folder, manifest, images)
 
 

@@ -2,30 +2,33 @@
 
 import dataclasses
 import hashlib
-import json
-import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import numpy as np
 import torch
 
 from distill_hub.artifact.load import Artifact, find, load_artifact, read_artifact
+from distill_hub.artifact.manifest import Manifest, ModelRecord
 from distill_hub.artifact.records import EvaluationRecord
-from distill_hub.classes import SourceClass, match_classes
-from distill_hub.classifiers import check_student, student_name
+from distill_hub.artifact.views import Views, open_views
+from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
-from distill_hub.evaluation.scores import Labelled, random_real, record_scores, score_sets
+from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials
+from distill_hub.evaluation.scores import measure, refuse_missing, settings_of, trials_of
+from distill_hub.evaluation.session import session
+from distill_hub.evaluation.subject import HeldOut, Subject, real_source
+from distill_hub.evaluation.teacher import open_recorded_teacher, open_teacher
+from distill_hub.evaluation.train import TrainingSet
 from distill_hub.foreign.align import align
 from distill_hub.foreign.read import read_foreign
-from distill_hub.run import Run, cache_dir, start_accelerator
-from distill_hub.sources import KNOWN, Source, load_source
+from distill_hub.networks import check_student
+from distill_hub.run import Run, start_accelerator
+from distill_hub.sources import Source, load_source
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,75 @@ class Comparison:
         return abs(self.difference) <= 2 * error
 
 
+@dataclass(frozen=True)
+class Training:
+    """How students are trained; None: as the set's records say.
+
+    Args:
+        protocol: Name of a protocol; needed where the set has no record.
+        students: Names of networks, comma-separated; default: as recorded, or what suits the image size.
+        repeats: Students per set, with seeds 0, 1, ...; default 3 where protocol or students are given.
+        teacher: Name for `load_classifier`, or 'auto' to fit one; for protocols whose labels a teacher gives.
+        teacher_revision: Branch, tag or commit of the teacher on the Hub.
+        compile: Compile the students.
+        seeds_together: Train the students of all seeds side by side in one process.
+        dd_ranking: Also train what LRS and ARS compare with; see `evaluation.metrics`.
+        real_accuracy: For LRS: accuracy, a fraction, of the student on all real data with hard labels; else it is trained.
+        mmd: Also measure the distance of the teacher's embeddings of the set to those of the real images.
+    """
+
+    protocol: str | None = None
+    students: str | None = None
+    repeats: int | None = None
+    teacher: str | None = None
+    teacher_revision: str | None = None
+    compile: bool = False
+    seeds_together: bool = False
+    dd_ranking: bool = False
+    real_accuracy: float | None = None
+    mmd: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One record to make."""
+
+    rules: Protocol
+    student: str
+    seeds: Sequence[int]
+    claim: EvaluationRecord | None = None  # the author's, of the same
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A set of any format, as it is stored."""
+
+    images: torch.Tensor  # uint8 (N, 3, S, S)
+    labels: np.ndarray  # int64 (N,), 0 .. C - 1
+    soft_labels: np.ndarray | None  # float32 (N, C)
+    places: list[int]  # position in the source's list of each of the C classes
+    content_sha256: str
+    manifest: Manifest | None = None
+    views: Views | None = None
+
+    def stored(self, real: Source) -> tuple[TrainingSet, HeldOut]:
+        """Return the set as it is, with its views, and what its students are tested on."""
+        soft_labels = None if self.soft_labels is None else torch.from_numpy(self.soft_labels)
+        own = TrainingSet(self.images, torch.from_numpy(self.labels), soft_labels, self.views)
+        return own, HeldOut(real, self.places)
+
+    def sorted(self, real: Source) -> tuple[TrainingSet, HeldOut]:
+        """Return the set class by class in the source's order, so that no order of its own can move a number."""
+        columns = np.argsort(self.places)
+        labels = np.argsort(columns)[self.labels]
+        rows = np.argsort(labels, kind="stable")
+        ordered = bool((rows == np.arange(len(rows))).all())  # a large set is not copied for nothing
+        images = self.images if ordered else self.images[torch.from_numpy(rows)]
+        soft_labels = None if self.soft_labels is None else torch.from_numpy(self.soft_labels[np.ix_(rows, columns)])
+        own = TrainingSet(images, torch.from_numpy(labels[rows]), soft_labels)
+        return own, HeldOut(real, [self.places[column] for column in columns])
+
+
 class DistilledSet(Artifact):
     """A distilled set whose data are what its manifest says, and which can be scored."""
 
@@ -61,9 +133,7 @@ class DistilledSet(Artifact):
         label_column: str | None = None,
         test_split: str | None = None,
         test_fraction: float = 0.0,
-        protocol: str | None = None,
-        student: str | None = None,
-        repeats: int | None = None,
+        **training,
     ) -> list[Comparison]:
         """Train students on the set as its records say, or as you say, and compare with what its author claims.
 
@@ -74,38 +144,35 @@ class DistilledSet(Artifact):
             label_column: Of `source`; default: as recorded.
             test_split: Of `source`; default: as recorded.
             test_fraction: Of `source`; default: as recorded.
-            protocol: Instead of the recorded ones.
-            student: Instead of the recorded ones.
-            repeats: Students per set, with seeds 0, 1, ...; default 3 where protocol or student is given.
+            **training: `protocol`, `students`, `repeats`, ...; see `Training`.
 
         Returns:
-            One comparison per record of the author, or the one asked for.
+            One comparison per record of the author, or per student asked for.
 
         Raises:
             InputError: When the set cannot be trusted, or its classes do not fit the source's.
         """
         manifest = self.manifest
-        labels, soft = np.asarray(self.dataset["label"]), np.asarray(self.dataset["soft_label"])
-        refuse_chance("distilled set", self.location, soft.argmax(1), labels, manifest.class_names, "its soft labels")
-        claims = [record for record in self.evaluations if record.submitted_by is None]
-        jobs = _jobs(self.location, claims, manifest.image_size, len(manifest.classes), protocol, student, repeats)
-        known = manifest.source
-        if source is None and known.name not in KNOWN and known.hub_id is None and self.revision:
-            valid = f"the set was made from a folder of its author's ({known.name}); pass --source with the real dataset"
-            raise InputError("source", None, valid)
-        real = load_source(
-            source or known.name,
-            source_revision=source_revision or (None if source else known.revision),
-            image_column=image_column or known.image_column,
-            label_column=label_column or known.label_column,
-            test_split=test_split or (None if known.test_fraction else known.test_split),
-            test_fraction=test_fraction or known.test_fraction,
+        refuse_chance(
+            "distilled set", self.location, self.soft_labels.argmax(1), self.labels, manifest.class_names, "its soft labels"
         )
-        own = [SourceClass(c.name, c.source_index, c.wnid) for c in manifest.classes]
-        places = match_classes(own, real.class_names, "source", real.name)
-        images = [np.asarray(image.convert("RGB")) for image in self.dataset["image"]]
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-        return _measure((pixels, torch.from_numpy(labels)), real, places, jobs, manifest.content_sha256)
+        how = Training(**training)
+        claims = [record for record in self.evaluations if record.submitted_by is None]
+        jobs = _jobs(self.location, claims, self.pixels.shape[-1], len(manifest.classes), how)
+        real, places = real_source(
+            manifest,
+            published=self.revision is not None,
+            source=source,
+            source_revision=source_revision,
+            image_column=image_column,
+            label_column=label_column,
+            test_split=test_split,
+            test_fraction=test_fraction,
+        )
+        wanted = any(job.rules.labels == "views" for job in jobs)
+        views = open_views(find(self.location, self.revision), manifest) if wanted and manifest.views else None
+        given = _Given(self.pixels, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views)
+        return _measure(given, real, jobs, how)
 
 
 def load_distilled(location: str | Path, revision: str | None = None) -> DistilledSet:
@@ -116,14 +183,15 @@ def load_distilled(location: str | Path, revision: str | None = None) -> Distill
         revision: Branch, tag or commit on the Hub; default main.
 
     Returns:
-        The set: `dataset` (columns of `artifact.schema.features`), `manifest`, `evaluations`, and `evaluate()`.
+        The set: `dataset` (columns of `artifact.schema.features`), `pixels`, `labels`, `soft_labels`, `manifest`,
+        `evaluations`, and `evaluate()`.
 
     Raises:
         InputError: When there is no such set, its format is newer, a file is damaged or missing, or the data are not what
             the manifest says.
         HubError: When the Hub fails.
     """
-    return _scorable(load_artifact(location, revision))
+    return _scorable(load_artifact(location, revision, pixels=True))
 
 
 def _scorable(artifact: Artifact) -> DistilledSet:
@@ -140,10 +208,12 @@ def evaluate(
     test_fraction: float = 0.0,
     image_column: str | None = None,
     label_column: str | None = None,
-    protocol: str | None = None,
-    student: str | None = None,
-    repeats: int | None = None,
-    **layout: str | int | None,
+    classes: str | None = None,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    **training,
 ) -> list[Comparison]:
     """Score any published set: one in this format by its own records, another one by what you say of it.
 
@@ -156,13 +226,15 @@ def evaluate(
         test_fraction: Of `source`.
         image_column: Of the set; of `source` for a set in this format.
         label_column: Of the set; of `source` for a set in this format.
-        protocol: How students are trained; needed where the set has no record.
-        student: Default: as recorded, or the ConvNet that suits the image size.
-        repeats: Students per set.
-        **layout: `classes`, `data_dir`, `image_size`, `mean`, `std` of a set made elsewhere; see `foreign.read`.
+        classes: Of a set made elsewhere, as the next four; see `foreign.read`.
+        data_dir: Sub-folder.
+        image_size: Side in pixels.
+        mean: Of normalised tensors.
+        std: Of normalised tensors.
+        **training: `protocol`, `students`, `repeats`, ...; see `Training`.
 
     Returns:
-        One comparison per record of the set's author, or the one asked for; without a record, nothing is claimed.
+        One comparison per record of the set's author, or per student asked for; without a record, nothing is claimed.
 
     Raises:
         InputError: When set or source cannot be used, or the order of the classes is not on record.
@@ -170,116 +242,118 @@ def evaluate(
     """
     real = {"source_revision": source_revision, "test_split": test_split, "test_fraction": test_fraction}
     columns = {"image_column": image_column, "label_column": label_column}
-    training = {"protocol": protocol, "student": student, "repeats": repeats}
+    layout = {"data_dir": data_dir, "image_size": image_size, "mean": mean, "std": std}
     with start_accelerator().main_process_first():
         found = find(location, revision)
         commit = found.remote.commit if found.remote else None
         if not found.is_artifact:
-            classes = layout.pop("classes", None)
             foreign = read_foreign(str(location), revision=commit, **columns, **layout)
     if found.is_artifact:
-        for name, value in layout.items():
+        for name, value in {"classes": classes, **layout}.items():
             if value is not None:
                 raise InputError(name, value, f"{location} says it itself; leave the option out")
-        return _scorable(read_artifact(found)).evaluate(source=source, **real, **columns, **training)
+        # Without its encoded rows: they are not needed any more, and may be as large as the pixels.
+        return _scorable(read_artifact(found, rows=False, pixels=True)).evaluate(
+            source=source, **real, **columns, **training
+        )
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
-    jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), **training)
+    how = Training(**training)
+    jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), how)
     real = load_source(source, **real)
     own = align(foreign, real, classes)
     names = [real.class_names[place] for place in own.places]
     if own.soft_labels is not None:
         refuse_chance("distilled set", foreign.location, own.soft_labels.argmax(1), own.labels, names, "its soft labels")
-    return _measure((own.images, torch.from_numpy(own.labels)), real, own.places, jobs, own.content_sha256)
+    return _measure(_Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256), real, jobs, how)
 
 
-Job = tuple[Protocol, str, Sequence[int], EvaluationRecord | None]  # rules, student, seeds, claim
-
-
-def _jobs(
-    location: str,
-    claims: Sequence[EvaluationRecord],
-    size: int,
-    num_classes: int,
-    protocol: str | None,
-    student: str | None,
-    repeats: int | None,
-) -> list[Job]:
-    if claims and protocol is student is repeats is None:
-        jobs = [(protocol_named(c.protocol, c.protocol_version), c.student, c.seeds, c) for c in claims]
-    elif claims or protocol:
-        rules = protocol_named(protocol or claims[0].protocol)
-        name = student_name(student, size) if student else (claims[0].student if claims else student_name("auto", size))
-        seeds = list(range(repeats or 3))
-        same = [c for c in claims if (c.protocol, c.protocol_version, c.student) == (rules.name, rules.version, name)]
-        jobs = [(rules, name, seeds, same[0] if same else None)]
+def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, how: Training) -> list[Job]:
+    if claims and how.protocol is how.students is how.repeats is None:
+        jobs = [Job(protocol_named(c.protocol, c.protocol_version), c.student, c.seeds, c) for c in claims]
+    elif claims or how.protocol:
+        rules = protocol_named(how.protocol or claims[0].protocol)
+        same = {c.student: c for c in claims if (c.protocol, c.protocol_version) == (rules.name, rules.version)}
+        students = rules.students(how.students or ",".join(same) or "auto", size)
+        jobs = [Job(rules, student, range(how.repeats or 3), same.get(student)) for student in students]
     else:
         raise InputError(
             "protocol", None, f"{location} holds no evaluation record that says protocol and student; pass --protocol"
         )
-    for _, name, _, _ in jobs:
-        check_student(name, num_classes, size)
+    for job in jobs:
+        check_student(job.student, num_classes, min(224, size))
     return jobs
 
 
-def _measure(train: Labelled, real: Source, places: Sequence[int], jobs: Sequence[Job], content: str) -> list[Comparison]:
+def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Training) -> list[Comparison]:
     """Train the students of all jobs, spread over processes; an interrupted call goes on where it stopped.
 
-    Args:
-        train: The set, its labels 0 .. C - 1.
-        real: Where the test images come from.
-        places: Position of each of the C classes in the source; test images of other classes are left out.
-        jobs: What to train.
-        content: Content hash of the set.
-
     Raises:
-        InputError: When the source has fewer images of a class than the set, and a random baseline is needed; or when the
-            same is measured already.
+        InputError: When a protocol needs what the set does not hold; the source has fewer images of a class than the set,
+            and a random baseline is needed; or the same is measured already.
     """
-    size, classes = train[0].shape[-1], len(places)
-    label_of = np.full(len(real.classes), -1)
-    label_of[places] = np.arange(classes)
-    rows = np.flatnonzero(label_of[real.test.labels] >= 0)
-    test = (real.test.pixels(rows, size), torch.from_numpy(label_of[real.test.labels[rows]]))
-    per_class = np.zeros(len(real.classes), dtype=np.int64)
-    per_class[places] = torch.bincount(train[1], minlength=classes).numpy()
-    real_images = np.bincount(real.train.labels, minlength=len(real.classes))
-    if any(claim is None for *_, claim in jobs) and (per_class > real_images).any():
-        short = int((real_images - per_class).argmin())
-        valid = f"class {real.class_names[short]!r} has {real_images[short]} images to train on, the set {per_class[short]}"
-        raise InputError("source", real.name, f"{valid}: no random baseline is as large")
-
-    baseline = random_real(real, per_class, size, label_of)
+    recorded = [_recorded_teacher(given, job) for job in jobs]
+    taught = [job.rules.labels == "teacher" or how.teacher is not None or how.mmd for job in jobs]
+    for job, record in zip(jobs, recorded, strict=True):
+        own, _ = given.stored(real)
+        refuse_missing(job.rules, own, has_teacher=bool(how.teacher or record))
     settings = {
-        "content_sha256": content,
+        "content_sha256": given.content_sha256,
+        "views_sha256": given.views.record.sha256 if given.views else None,
         "source": [real.name, real.revision, hashlib.sha256(real.test.labels.tobytes()).hexdigest()],
-        "jobs": [[dataclasses.asdict(rules), student, list(seeds), claim is None] for rules, student, seeds, claim in jobs],
-        "mixed_precision": start_accelerator().mixed_precision,
-        "torch": torch.__version__,
+        "jobs": [[job.rules.name, job.rules.version, job.student, list(job.seeds), job.claim is None] for job in jobs],
+        "teachers": [record.sha256 if record else None for record in recorded],
+        "how": dataclasses.asdict(how),
     }
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    folder = cache_dir() / "evaluations" / key
-    lock = folder.with_name(f"{key}.lock")
-    with ExitStack() as stack:
-        if start_accelerator().is_main_process:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(filelock.FileLock(lock, timeout=0))
-            except filelock.Timeout as error:
-                raise InputError("evaluation", str(folder), "it is running already; wait for it to end") from error
-        run = Run(folder, settings)
+    opened = {}
+    with session("evaluations", settings) as run:
         comparisons = []
-        for place, (rules, student, seeds, claim) in enumerate(jobs):
-            # Where nothing is claimed, random real images give the number its meaning.
-            sets = {"this set": lambda seed: train} | ({} if claim else {"random real": baseline})
-            stage = f"{place + 1} of {len(jobs)}, {student}".replace("/", "-")
-            scores = score_sets(run, sets, test, classes, student, rules, seeds, stage)
-            record = record_scores(
-                run, scores, student, rules, seeds, content_sha256=content, source_revision=real.revision, stage=stage
-            )
-            comparisons.append(Comparison(record, claim))
-        run.accelerator.wait_for_everyone()
-        if run.is_main:
-            shutil.rmtree(folder)  # the next call measures anew
-            lock.unlink(missing_ok=True)  # nobody waits for it: whoever finds it held is refused
+        for place, (job, record, wants) in enumerate(zip(jobs, recorded, taught, strict=True)):
+            own, test = given.stored(real) if job.rules.labels == "views" else given.sorted(real)
+            subject = Subject(own, test, given.content_sha256)
+            if wants:
+                key = job.rules.labels == "views", record and record.sha256
+                if key not in opened:
+                    opened[key] = _open_teacher(run, given, test, record, how)
+                classifier, facts = opened[key]
+                subject = dataclasses.replace(subject, teacher=classifier, teacher_record=facts)
+            comparisons.append(_compare(run, subject, job, how, f"{place + 1} of {len(jobs)}, {job.student}"))
     return comparisons
+
+
+def _recorded_teacher(given: _Given, job: Job) -> ModelRecord | None:
+    """Return the teacher that the claim was measured with, or else the set was made with."""
+    if job.claim and job.claim.teacher:
+        return job.claim.teacher
+    return given.manifest.teacher if given.manifest else None
+
+
+def _open_teacher(
+    run: Run, given: _Given, test: HeldOut, record: ModelRecord | None, how: Training
+) -> tuple[Classifier, ModelRecord]:
+    size = given.images.shape[-1]
+    if how.teacher:
+        return open_teacher(
+            run, test, size, teacher=how.teacher, teacher_revision=how.teacher_revision, teacher_epochs=None, seed=0
+        )
+    if record is None:
+        raise InputError("teacher", None, "the set does not say who its teacher is; pass --teacher")
+    return open_recorded_teacher(run, test, size, record, given.manifest.method.config)
+
+
+def _compare(run: Run, subject: Subject, job: Job, how: Training, stage: str) -> Comparison:
+    settings = settings_of(subject, job.rules, job.student)
+    trials = trials_of(subject, settings, {})
+    if job.claim and not how.dd_ranking:
+        trials = {"this set": trials["this set"]}  # the claim brought its baselines
+    if how.dd_ranking:
+        trials = ranking_trials(subject, trials, how.real_accuracy)
+    measured = measure(
+        run, subject, job.rules, job.student, job.seeds, trials,
+        together=how.seeds_together, compiled=how.compile, stage=stage.replace("/", "-"),
+    )  # fmt: skip
+    if how.dd_ranking:
+        measured = measured.model_copy(update={"dd_ranking": rank(measured, how.real_accuracy)})
+    if how.mmd:
+        measured = measured.model_copy(update={"mmd": distance_to_real(subject)})
+    return Comparison(measured, job.claim)

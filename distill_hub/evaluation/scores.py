@@ -1,124 +1,178 @@
-"""Scores of a set and of its baselines: (set, seed) jobs spread over processes, kept as they finish."""
+"""Scores of a set and of its baselines: students spread over processes, kept as they finish."""
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from rich.table import Table
 
 from distill_hub.artifact.manifest import EnvironmentRecord, now
 from distill_hub.artifact.records import EvaluationRecord, Score
-from distill_hub.evaluation.protocols import Protocol
-from distill_hub.evaluation.train import train_student
-from distill_hub.run import Run, draw_seed
-from distill_hub.sources import Source
+from distill_hub.config import InputError
+from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
+from distill_hub.evaluation.settings import Settings, Task
+from distill_hub.evaluation.subject import Subject
+from distill_hub.evaluation.train import TrainingSet, train_students
+from distill_hub.run import Run
+from distill_hub.sources import slug
 
-Labelled = tuple[torch.Tensor, torch.Tensor]  # uint8 images (N, 3, S, S) and int64 labels (N,)
+
+@dataclass(frozen=True)
+class Trial:
+    """A set to train on, by seed, and how."""
+
+    make: Callable[[int], TrainingSet]
+    settings: Settings
 
 
-def random_real(
-    source: Source, per_class: int | np.ndarray, size: int, label_of: Sequence[int]
-) -> Callable[[int], Labelled]:
-    """Return the baseline of every score: a function from the seed to randomly drawn training images of the source.
+def refuse_missing(rules: Protocol, own: TrainingSet, *, has_teacher: bool) -> None:
+    """Refuse a protocol that needs what a set does not hold.
+
+    Raises:
+        InputError: When a teacher, soft labels or views are needed and not there, or there are fewer views than epochs.
+    """
+    if rules.labels == "teacher" and not has_teacher:
+        raise InputError("teacher", None, f"{rules.name} trains on what a teacher says of every batch; pass --teacher")
+    if rules.labels == "soft" and own.soft_labels is None:
+        raise InputError("protocol", rules.name, "the set holds no soft labels; choose one with hard labels or a teacher")
+    if rules.labels == "views":
+        make = "with the set in a folder, recipes/relabel.py makes them"
+        if own.views is None:
+            raise InputError("protocol", rules.name, f"the set holds no stored views; {make}")
+        if own.views.record.epochs < FKD_EPOCHS:
+            stored = f"{own.views.record.epochs} epochs"
+            raise InputError("views", stored, f"{rules.name} trains for {FKD_EPOCHS} epochs; {make}")
+
+
+def settings_of(subject: Subject, rules: Protocol, student: str) -> Settings:
+    """Return the settings of a training."""
+    own = subject.own
+    views = own.views.record if rules.labels == "views" else None
+    return rules.settings(
+        Task(
+            images=len(own.images),
+            class_names=tuple(c.name for c in subject.test.classes),
+            image_size=views.image_size if views else own.images.shape[-1],
+            source=slug(subject.test.source.name),
+            student=student,
+            teacher=subject.teacher_record.architecture if subject.teacher_record else None,
+            views_batch_size=views.batch_size if views else None,
+        )
+    )
+
+
+def trials_of(subject: Subject, settings: Settings, others: Mapping[str, Callable[[int], TrainingSet]]) -> dict[str, Trial]:
+    """Return what is trained on: this set first, other sets, and random real images, which give the number its meaning.
+
+    Where the set's labels come from stored views, a teacher labels the same views of the other sets as they are needed;
+    without one there is nothing to compare with.
 
     Args:
-        source: The real dataset.
-        per_class: Images of each of its classes.
-        size: Side in pixels.
-        label_of: The label that stands for each of its classes.
+        subject: The set.
+        settings: How its students are trained.
+        others: Further sets, with soft labels where the settings ask for them.
     """
+    trials = {"this set": Trial(lambda seed: subject.own, settings)}
+    taught = subject.teacher is not None
+    if settings.labels == "views":
+        if not taught:
+            return trials
+        settings = dataclasses.replace(settings, labels="teacher")
+    trials |= {name: Trial(make, settings) for name, make in others.items()}
+    if settings.labels == "soft" and not taught:
+        hard = dataclasses.replace(settings, labels="hard", temperature=1.0, temperature_squared=False)
+        return trials | {"random real, hard labels": Trial(subject.random_real(settings.image_size, soft=False), hard)}
+    soft = settings.labels == "soft"
+    return trials | {"random real": Trial(subject.random_real(settings.image_size, soft=soft), settings)}
 
-    def draw(seed: int) -> Labelled:
-        chosen = source.train.draw_per_class(per_class, draw_seed(seed, "random real"))
-        return source.train.pixels(chosen, size), torch.from_numpy(np.asarray(label_of)[source.train.labels[chosen]])
 
-    return draw
-
-
-def score_sets(
+def measure(
     run: Run,
-    sets: Mapping[str, Callable[[int], Labelled]],
-    test: Labelled,
-    num_classes: int,
+    subject: Subject,
+    rules: Protocol,
     student: str,
-    protocol: Protocol,
     seeds: Sequence[int],
+    trials: Mapping[str, Trial],
+    *,
+    together: bool = False,
+    compiled: bool = False,
     stage: str = "evaluate",
-) -> dict[str, Score]:
-    """Train one student per set and seed.
+) -> EvaluationRecord:
+    """Train one student per trial and seed, spread over the processes of a run, and record how they did.
 
     Args:
         run: Keeps every finished student's accuracies.
-        sets: Name to a function from the seed to the training set; a random baseline draws anew for every seed.
-        test: The test split.
-        num_classes: Number of classes.
-        student: Name for `classifiers.build`.
-        protocol: How students are trained.
+        subject: The set.
+        rules: The protocol.
+        student: Name for `networks.build`.
         seeds: One student each.
+        trials: The set, first, and its baselines; see `trials_of`.
+        together: Train the students of all seeds side by side in one process.
+        compiled: Compile the students.
         stage: Name of the run's stage.
     """
-    jobs = [(name, seed) for name in sets for seed in seeds]
-    test = tuple(tensor.to(run.device) for tensor in test)
+    jobs = [(name, seed) for name in trials for seed in seeds]
 
     def train(chunk: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
-        ((name, seed),) = chunk
-        images, labels = (tensor.to(run.device) for tensor in sets[name](seed))
-        result = train_student(student, (images, labels), test, num_classes, protocol, seed)
-        accuracies = torch.tensor([[result.last, result.best]], dtype=torch.float64)
-        return {"accuracies": accuracies, "best_step": torch.tensor([result.best_step])}
+        name, own_seeds = chunk[0][0], [seed for _, seed in chunk]
+        settings, test = trials[name].settings, subject.test
+        trainings = train_students(
+            student,
+            [trials[name].make(seed).at(settings.image_size, run.device) for seed in own_seeds],
+            (test.images(settings.image_size, settings.test_resize).to(run.device), test.labels.to(run.device)),
+            len(subject.test.classes),
+            settings,
+            own_seeds,
+            teacher=subject.teacher,
+            dtype=run.dtype,
+            compiled=compiled,
+            title=f"{name}, seed {', '.join(map(str, own_seeds))}" if run.is_main else "",
+        )
+        looks = torch.tensor([[training.last, training.best] for training in trainings], dtype=torch.float64)
+        return {"accuracies": looks, "best_epoch": torch.tensor([training.best_epoch for training in trainings])}
 
-    done = run.map(stage, jobs, train, chunk_size=1)
+    done = run.map(stage, jobs, train, chunk_size=len(seeds) if together else 1)
     scores = {}
-    for place, name in enumerate(sets):
+    for place, name in enumerate(trials):
         part = done.rows(place * len(seeds), (place + 1) * len(seeds))
         last, best = part["accuracies"].T.tolist()
-        scores[name] = Score(last=last, best=best, best_step=part["best_step"].tolist())
-    return scores
-
-
-def record_scores(
-    run: Run,
-    scores: Mapping[str, Score],
-    student: str,
-    protocol: Protocol,
-    seeds: Sequence[int],
-    *,
-    content_sha256: str,
-    source_revision: str | None,
-    stage: str = "evaluate",
-) -> EvaluationRecord:
-    """Make the record of a set's scores; the first of them is the set's, the others are its baselines.
-
-    Call it on every process, with what `score_sets` was given.
-    """
+        scores[name] = Score(last=last, best=best, best_epoch=part["best_epoch"].tolist())
     own, *baselines = scores
-    seconds = next(known["seconds"] for known in run.stages if known["name"] == stage)
+    settings = trials[own].settings
     return EvaluationRecord(
-        protocol=protocol.name,
-        protocol_version=protocol.version,
-        standard=protocol.standard,
+        protocol=rules.name,
+        protocol_version=rules.version,
+        standard=rules.standard,
+        settings=json.loads(json.dumps(dataclasses.asdict(settings))),  # as a reader of the record sees it
         student=student,
         seeds=list(seeds),
         score=scores[own],
         baselines={name: scores[name] for name in baselines},
-        source_revision=source_revision,
-        content_sha256=content_sha256,
+        teacher=subject.teacher_record if settings.labels == "teacher" else None,
+        views_sha256=subject.own.views.record.sha256 if settings.labels == "views" else None,
+        source_revision=subject.test.source.revision,
+        content_sha256=subject.content_sha256,
         environment=EnvironmentRecord(**run.environment()),
-        seconds=seconds,
+        seconds=next(known["seconds"] for known in run.stages if known["name"] == stage),
         date=now(),
     )
 
 
-def score_table(record: EvaluationRecord, ipc: int) -> Table:
-    """Show a record: last-epoch accuracy first, best of all looks at the test split beside it."""
-    note = "" if record.standard else " (non-standard: compare within this table only)"
+def score_table(records: Sequence[EvaluationRecord], ipc: int) -> Table:
+    """Show records: last-epoch accuracy first, best of all looks at the test split beside it."""
     table = Table(
+        "protocol",
+        "student",
         f"{ipc} images per class",
         "last, mean ± std",
         "best of test",
-        title=f"Test accuracy in %, {record.student}, protocol {record.protocol} v{record.protocol_version}{note}, "
-        f"{len(record.seeds)} seeds",
+        title=f"Test accuracy in %, {len(records[0].seeds)} seeds",
     )
-    for name, score in {"this set": record.score, **record.baselines}.items():
-        table.add_row(name, score.percent(), f"{100 * score.best_mean:.1f}")
+    for record in records:
+        protocol = f"{record.protocol} v{record.protocol_version}{'' if record.standard else ' (non-standard)'}"
+        for name, score in {"this set": record.score, **record.baselines}.items():
+            first = (protocol, record.student) if name == "this set" else ("", "")
+            table.add_row(*first, name, score.percent(), f"{100 * score.best_mean:.1f}")
     return table

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,20 +14,25 @@ from distill_hub.classifiers import (
     Classifier,
     load_classifier,
     save_convnet,
-    student_name,
     weights_sha256,
 )
+from distill_hub.config import InputError
 from distill_hub.evaluation.contract import refuse_chance
-from distill_hub.evaluation.protocols import QUICK
-from distill_hub.evaluation.train import train_student
+from distill_hub.evaluation.protocols import protocol
+from distill_hub.evaluation.settings import Task
+from distill_hub.evaluation.subject import HeldOut
+from distill_hub.evaluation.train import TrainingSet, train_students
+from distill_hub.networks import student_name
 from distill_hub.run import Run
 from distill_hub.sources import Source, fit_folder
+
+FITTED = "fitted on "  # how the id of a fitted teacher begins
 
 
 def open_teacher(
     run: Run,
-    source: Source,
-    test: torch.Tensor,
+    test: HeldOut,
+    image_size: int,
     *,
     teacher: str,
     teacher_revision: str | None,
@@ -36,8 +43,8 @@ def open_teacher(
 
     Args:
         run: The run; its main process fits while the others wait.
-        source: Real images and classes.
-        test: The source's test images, uint8 (N, 3, S, S).
+        test: Test images of the classes that the teacher is to know; its logits come in their order.
+        image_size: Side of the images that a fitted teacher is made for, and that it is measured on.
         teacher: Name for `load_classifier`; 'auto': `IMAGENET_TEACHER` when all classes have a wnid, else a fitted one.
         teacher_revision: Branch, tag or commit on the Hub.
         teacher_epochs: Epochs of the fit.
@@ -47,23 +54,20 @@ def open_teacher(
         InputError: When the teacher cannot be loaded, does not know a class, or is near chance on the test split: then its
             class order is not the source's, and nothing it says can be trusted.
     """
-    name = id = teacher
+    name, id, source = teacher, teacher, test.source
     if teacher == "auto" and source.has_wnids:
         name = id = IMAGENET_TEACHER
     elif teacher == "auto":
-        size = test.shape[-1]
-        folder = fit_folder(source, "teacher", size, teacher_epochs, seed)
+        folder = fit_folder(source, "teacher", image_size, teacher_epochs, seed)
         run.on_main(
             "fit teacher",
-            lambda: _fit(source, test, folder, teacher_epochs, seed, run.device),
+            lambda: _fit(source, folder, image_size, teacher_epochs, seed, run.device),
             makes=folder / "config.json",
         )
-        name, id = str(folder), f"fitted on {source.name}"
-    classifier = load_classifier(name, source.classes, revision=teacher_revision, device=run.device)
-    predicted = classifier.predict(test).numpy()
-    accuracy = refuse_chance(
-        "teacher", id, predicted, source.test.labels, source.class_names, "its predictions on the test split"
-    )
+        name, id = str(folder), FITTED + source.name
+    classifier = load_classifier(name, test.classes, revision=teacher_revision, device=run.device)
+    predicted, names = classifier.predict(test.images(image_size)).numpy(), [c.name for c in test.classes]
+    accuracy = refuse_chance("teacher", id, predicted, test.labels.numpy(), names, "its predictions on the test split")
     record = ModelRecord(
         id=id,
         architecture=classifier.architecture,
@@ -75,15 +79,46 @@ def open_teacher(
     return classifier, record
 
 
-def _fit(source: Source, test: torch.Tensor, folder: Path, epochs: int | None, seed: int, device: torch.device) -> None:
+def open_recorded_teacher(
+    run: Run, test: HeldOut, image_size: int, record: ModelRecord, config: Mapping[str, Any]
+) -> tuple[Classifier, ModelRecord]:
+    """Open the teacher that a record names. One that was fitted is fitted again; another machine gives it other last bits.
+
+    Args:
+        run: See `open_teacher`, as the next two.
+        test: Test images.
+        image_size: Side in pixels.
+        record: The teacher.
+        config: Settings of the run that made the set.
+
+    Raises:
+        InputError: See `open_teacher`; or when a teacher that was not fitted has other weights than the record says.
+    """
+    fitted = record.id.startswith(FITTED)
+    classifier, found = open_teacher(
+        run,
+        test,
+        image_size,
+        teacher="auto" if fitted else record.id,
+        teacher_revision=record.revision,
+        teacher_epochs=config.get("teacher_epochs"),
+        seed=config.get("fit_seed", 0),
+    )
+    if not fitted and found.sha256 != record.sha256:
+        valid = f"its weights hash to {found.sha256}, the record has {record.sha256}; pass --teacher to use others"
+        raise InputError("teacher", record.id, valid)
+    return classifier, found
+
+
+def _fit(source: Source, folder: Path, size: int, epochs: int | None, seed: int, device: torch.device) -> None:
     """Train a ConvNet on the whole training split; by default 10 epochs, or as many as 600 optimiser steps take."""
-    steps_per_epoch = math.ceil(len(source.train) / QUICK.batch_size)
-    epochs = epochs or max(10, math.ceil(600 / steps_per_epoch))
-    # The test split is looked at once, after the last step: a teacher is not chosen by it.
-    protocol = dataclasses.replace(QUICK, name="teacher", steps=epochs * steps_per_epoch, looks=1)
-    size = test.shape[-1]
-    train = (source.train.pixels(None, size).to(device), torch.from_numpy(source.train.labels).to(device))
-    held_out = (test.to(device), torch.from_numpy(source.test.labels).to(device))
     name = student_name("auto", size)
-    model = train_student(name, train, held_out, len(source.classes), protocol, seed, title="fit teacher").model
-    save_convnet(model, folder, name, source.class_names, size)
+    images = source.train.pixels(None, size)
+    task = Task(len(images), tuple(source.class_names), size, source.name, name)
+    settings = protocol("quick").settings(task)
+    epochs = epochs or max(10, math.ceil(600 / math.ceil(len(images) / settings.batch_size)))
+    # It never looks at the test split: a teacher is not chosen by it.
+    settings = dataclasses.replace(settings, epochs=epochs, looks=())
+    train = TrainingSet(images, torch.from_numpy(source.train.labels)).at(settings.image_size, device)
+    (fitted,) = train_students(name, [train], None, len(source.classes), settings, [seed], title="fit teacher")
+    save_convnet(fitted.model, folder, name, source.class_names, settings.image_size)

@@ -1,14 +1,45 @@
-"""Training of students and fitted teachers: images stay on the device as uint8, augmentation runs there, in batches."""
+"""Training of students: images stay on the device as uint8, and are augmented there, a batch at a time."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
 
-from distill_hub.classifiers import IMAGENET_MEAN, IMAGENET_STD, build, normalize
-from distill_hub.evaluation.protocols import Protocol
+from distill_hub.artifact.views import Views
+from distill_hub.classifiers import Classifier, denormalize, normalize
+from distill_hub.evaluation.augment import augment, batch_of, draw
+from distill_hub.evaluation.settings import Settings, learning_rate
+from distill_hub.networks import build
 from distill_hub.run import cpu_generator, draw_seed, progress
+
+TEST_BATCH = 256  # test images classified at a time; no number depends on it
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a student is trained on, on one device."""
+
+    images: torch.Tensor  # uint8 (N, 3, S, S)
+    labels: torch.Tensor  # int64 (N,)
+    soft_labels: torch.Tensor | None = None  # float32 (N, C): probabilities at temperature 1
+    views: Views | None = None
+
+    def at(self, size: int, device: torch.device) -> "TrainingSet":
+        """Return the same set on a device, its images scaled to a side of `size` pixels."""
+        soft_labels = None if self.soft_labels is None else self.soft_labels.to(device)
+        return TrainingSet(resized(self.images, size).to(device), self.labels.to(device), soft_labels, self.views)
+
+
+def resized(images: torch.Tensor, size: int, batch_size: int = 256) -> torch.Tensor:
+    """Scale uint8 images (N, 3, S, S) to (N, 3, size, size): bilinear with antialiasing, as Pillow does it."""
+    if images.shape[-1] == size:
+        return images
+    batches = images.split(batch_size)
+    return torch.cat([F.interpolate(b, (size, size), mode="bilinear", antialias=True, align_corners=False) for b in batches])
 
 
 @dataclass(frozen=True)
@@ -18,82 +49,214 @@ class Training:
     model: nn.Module
     last: float
     best: float
-    best_step: int
+    best_epoch: int  # from 1
 
 
-def shift(images: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
-    """Move each image (B, C, S, S) by its own whole pixels, up to `most` each way; what is uncovered becomes 0."""
-    if most == 0:
-        return images
-    batch, _, side, _ = images.shape
-    offsets = torch.randint(0, 2 * most + 1, (2, batch, 1), generator=generator).to(images.device)
-    padded = F.pad(images, (most,) * 4)  # (B, C, S + 2m, S + 2m)
-    rows, columns = offsets + torch.arange(side, device=images.device)  # (B, S) each
-    batch_index = torch.arange(batch, device=images.device).view(-1, 1, 1)
-    return padded[batch_index, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+class Students(nn.Module):
+    """Networks of one architecture trained side by side: images (K, B, 3, S, S) to logits (K, B, C).
+
+    One is called as it is. Several are evaluated in one vectorised call. They share nothing: each gets the gradient that it
+    would get alone.
+
+    Raises:
+        ValueError: For several networks with running statistics.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]):
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        if len(models) > 1:
+            stacked, buffers = stack_module_state(list(models))
+            if buffers:
+                raise ValueError("networks with running statistics cannot be trained side by side")
+            self.names, self.stacked = list(stacked), nn.ParameterList(stacked.values())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map normalised images (K, B, 3, S, S) to logits (K, B, C)."""
+        if len(self.models) == 1:
+            return self.models[0](images[0])[None]
+        parameters = dict(zip(self.names, self.stacked, strict=True))
+        return vmap(lambda own, batch: functional_call(self.models[0], own, (batch,)))(parameters, images)
+
+    def trained(self) -> list[tuple[str, nn.Parameter, int]]:
+        """Return what is optimised: name, tensor, and number of dimensions that it has in one network."""
+        if len(self.models) == 1:
+            return [(name, tensor, tensor.ndim) for name, tensor in self.models[0].named_parameters()]
+        return [(name, tensor, tensor.ndim - 1) for name, tensor in zip(self.names, self.stacked, strict=True)]
+
+    def separate(self) -> list[nn.Module]:
+        """Return the networks, each with its own weights."""
+        for name, tensor, _ in self.trained() if len(self.models) > 1 else ():
+            for model, own in zip(self.models, tensor.detach(), strict=True):
+                model.get_parameter(name).data.copy_(own)
+        return list(self.models)
+
+
+def train_students(
+    student: str,
+    sets: Sequence[TrainingSet],
+    test: tuple[torch.Tensor, torch.Tensor] | None,
+    num_classes: int,
+    settings: Settings,
+    seeds: Sequence[int],
+    *,
+    teacher: Classifier | None = None,
+    dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
+    title: str = "",
+) -> list[Training]:
+    """Train networks from scratch, side by side, and look at the test split as often as the settings say.
+
+    Args:
+        student: Name for `networks.build`.
+        sets: What each is trained on: of one size, on the device to train on.
+        test: uint8 images (M, 3, S, S) and int64 labels (M,), on the same device; None where it is never looked at.
+        num_classes: Number of classes, C.
+        settings: Optimiser, schedule, augmentation, labels.
+        seeds: Of each network's initial weights, batches and augmentation.
+        teacher: For settings whose labels a teacher gives.
+        dtype: float32, or what forward passes are autocast to; losses, weights and targets are float32.
+        compiled: Whether to compile the networks.
+        title: Of a progress bar over the epochs; none without it.
+    """
+    device = sets[0].images.device
+    students = Students([_initial(student, num_classes, settings, seed) for seed in seeds]).to(device)
+    if any(isinstance(module, nn.BatchNorm2d) for module in students.modules()):
+        students.to(memory_format=torch.channels_last)  # instance norm would copy back and forth
+    optimizer = _optimizer(students, settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    network = torch.compile(students) if compiled else students
+    autocast = torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
+    last, best = [0.0] * len(seeds), [(0.0, 0)] * len(seeds)
+    steps = -(-len(sets[0].images) // settings.batch_size)
+    for epoch in progress(range(settings.epochs), title, unit="epoch", disable=not title):
+        for step, (images, draws) in enumerate(_batches(sets, settings, seeds, epoch)):
+            done = epoch + step / steps if settings.schedule == "cosine-steps" else epoch
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, done)
+            with autocast, torch.no_grad():
+                targets = _targets(settings, sets, images, draws, teacher, num_classes)
+            with autocast:
+                predicted = network(images.unflatten(0, (len(seeds), -1)))
+            # The sum over networks of each one's mean over its batch: their gradients do not mix.
+            log_predicted = F.log_softmax(predicted.flatten(0, 1).float() / settings.temperature, dim=1)
+            loss = F.kl_div(log_predicted, targets, reduction="sum") * len(seeds) / len(images)
+            if settings.temperature_squared:
+                loss = loss * settings.temperature**2
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        if epoch + 1 in settings.looks:
+            with autocast:
+                last = accuracies(network, *test, settings)
+            best = [max(old, (new, epoch + 1), key=lambda look: look[0]) for old, new in zip(best, last, strict=True)]
+    return [Training(m.eval(), now, *top) for m, now, top in zip(students.separate(), last, best, strict=True)]
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 500) -> float:
-    """Return the fraction of uint8 images (N, 3, S, S) that a student classifies right."""
-    model.eval()
-    hits = sum(
-        (model(_prepare(batch)).argmax(1) == target).sum()
-        for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    )
-    model.train()
-    return int(hits) / len(labels)
+def accuracies(
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, settings: Settings, batch_size: int = TEST_BATCH
+) -> list[float]:
+    """Return the fraction of uint8 images (M, 3, S, S) with labels (M,) that each of the `Students` classifies right."""
+    network.eval()
+    hits = torch.zeros((), device=images.device)
+    for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        prepared = normalize(batch.float() / 255, settings.mean, settings.std)
+        logits = network(prepared.expand(len(network.models), *prepared.shape))  # (K, B, C)
+        hits = hits + (logits.argmax(2) == target).sum(1)
+    network.train()
+    return [int(hit) / len(labels) for hit in hits]
 
 
-def _prepare(images: torch.Tensor) -> torch.Tensor:
-    return normalize(images.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
-
-
-def train_student(
-    student: str,
-    train: tuple[torch.Tensor, torch.Tensor],
-    test: tuple[torch.Tensor, torch.Tensor],
-    num_classes: int,
-    protocol: Protocol,
-    seed: int,
-    *,
-    title: str = "",
-) -> Training:
-    """Train a network from scratch by a protocol and look at the test split as often as the protocol says.
-
-    Args:
-        student: Name for `build`.
-        train: uint8 images (N, 3, S, S) and int64 labels (N,), on the device to train on.
-        test: The same for the test split.
-        num_classes: Number of classes.
-        protocol: Optimiser, schedule, augmentation.
-        seed: Of initial weights, batches and augmentation.
-        title: Of a progress bar over the steps; none without it.
-    """
-    (images, labels), device = train, train[0].device
+def _initial(student: str, num_classes: int, settings: Settings, seed: int) -> nn.Module:
+    """Build a network; its weights depend on the seed alone."""
     torch.manual_seed(draw_seed(seed, "student weights"))
-    model = build(student, num_classes, images.shape[-1]).to(device).train()
-    generator = cpu_generator(draw_seed(seed, "student batches"))
-    optimizer = torch.optim.SGD(
-        model.parameters(), protocol.learning_rate, momentum=protocol.momentum, weight_decay=protocol.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, protocol.steps)
-    most = round(protocol.shift * images.shape[-1])
-    looks = {round((look + 1) * protocol.steps / protocol.looks) for look in range(protocol.looks)}
-    order = torch.empty(0, dtype=torch.int64)
-    last = best = 0.0
-    best_step = 0
-    for step in progress(range(1, protocol.steps + 1), title, unit="step", disable=not title):
-        while len(order) < min(protocol.batch_size, len(images)):  # the next epoch's order follows on the last one's
-            order = torch.cat([order, torch.randperm(len(images), generator=generator)])
-        rows, order = order[: protocol.batch_size].to(device), order[protocol.batch_size :]
-        loss = F.cross_entropy(model(_prepare(shift(images[rows], most, generator))), labels[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step in looks:
-            last = accuracy(model, *test)
-            if last > best:
-                best, best_step = last, step
-    return Training(model.eval(), last, best, best_step)
+    model = build(student, num_classes, settings.image_size).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Statistics that take in one batch k times, as with k forward passes before the step.
+            module.momentum = 1 - (1 - module.momentum) ** settings.batchnorm_updates
+    return model
+
+
+def _optimizer(students: Students, settings: Settings) -> torch.optim.Optimizer:
+    groups = {settings.weight_decay: [], 0.0: []}
+    for name, tensor, dimensions in students.trained():
+        decays = settings.decay_all or ("weight" in name and dimensions > 1)
+        groups[settings.weight_decay if decays else 0.0].append(tensor)
+    parameters = [{"params": tensors, "weight_decay": decay} for decay, tensors in groups.items() if tensors]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, settings.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.999))
+
+
+Draws = Mapping[str, torch.Tensor]
+
+
+def _batches(
+    sets: Sequence[TrainingSet], settings: Settings, seeds: Sequence[int], epoch: int
+) -> Iterator[tuple[torch.Tensor, Draws]]:
+    """Yield one epoch: augmented images (K * B, 3, S, S), and the draws that made them; see `augment.draw`."""
+    device, count = sets[0].images.device, len(sets[0].images)
+    if settings.labels == "views":
+        parts = zip(*(map(view_draws, training_set.views.batches(epoch)) for training_set in sets), strict=True)
+    else:
+        drawn = [
+            draw(settings.augmentation, count, settings.batch_size, settings.image_size, epoch_generator(seed, epoch))
+            for seed in seeds
+        ]
+        drawn = [{key: tensor.to(device) for key, tensor in own.items()} for own in drawn]
+        starts = range(0, count, settings.batch_size)
+        parts = ([batch_of(own, start, start + settings.batch_size) for own in drawn] for start in starts)
+    for part in parts:
+        draws = {key: torch.cat([own[key] for own in part]).to(device) for key in part[0]}
+        size = len(part[0]["order"])
+        if "partner" in draws:
+            draws["partner"] = draws["partner"] + size * torch.arange(len(sets), device=device).repeat_interleave(size)
+        chosen = zip(sets, draws["order"].split(size), strict=True)
+        pixels = torch.cat([training_set.images[rows] for training_set, rows in chosen])
+        yield augment(pixels, draws, settings.mean, settings.std), draws
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return the generator of an epoch's order and augmentation: the same for every student, and for stored views."""
+    return cpu_generator(draw_seed(seed, "student epoch", epoch))
+
+
+def view_draws(view: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Turn a batch of stored views into draws: what names images there names rows of the batch here."""
+    draws = {key: torch.from_numpy(np.ascontiguousarray(view[key])) for key in ("crop", "flip", "box", "share", "logits")}
+    order = np.argsort(view["image"])
+    partner = order[np.searchsorted(view["image"], view["partner"], sorter=order)]
+    return {**draws, "order": torch.from_numpy(view["image"].astype(np.int64)), "partner": torch.from_numpy(partner)}
+
+
+def _targets(
+    settings: Settings,
+    sets: Sequence[TrainingSet],
+    images: torch.Tensor,
+    draws: Draws,
+    teacher: Classifier | None,
+    num_classes: int,
+) -> torch.Tensor:
+    """Return what the students should say of a batch: probabilities (K * B, C), float32."""
+    if settings.labels == "teacher":
+        return _soften(teacher.logits(denormalize(images, settings.mean, settings.std)), settings)
+    if settings.labels == "views":
+        return _soften(draws["logits"], settings)
+    chosen = list(zip(sets, draws["order"].split(len(images) // len(sets)), strict=True))
+    if settings.labels == "hard":
+        labels = torch.cat([training_set.labels[rows] for training_set, rows in chosen])
+        targets = F.one_hot(labels, num_classes).float()
+    else:
+        targets = _soften(torch.cat([training_set.soft_labels[rows] for training_set, rows in chosen]).log(), settings)
+    if "partner" in draws:
+        # The mixed loss, share * loss(a) + (1 - share) * loss(b), has the gradient of the loss to mixed targets.
+        share = draws["share"][:, None]
+        targets = share * targets + (1 - share) * targets[draws["partner"]]
+    return targets
+
+
+def _soften(logits: torch.Tensor, settings: Settings) -> torch.Tensor:
+    return (logits.float() / settings.temperature).softmax(1)

@@ -94,10 +94,10 @@ def check_labels(location: str, labels: np.ndarray, count: int, class_names: Seq
 
 
 def probabilities(location: str, soft: np.ndarray, labels: np.ndarray, what: str) -> tuple[np.ndarray, str]:
-    """Return soft labels (N, C) as float32 probabilities, and what was done: what is no probabilities is taken as logits.
+    """Return soft labels (N, C) as float32 probabilities, and what was done: with negative values they are logits.
 
     Raises:
-        InputError: For another shape or type, or a value that is not finite.
+        InputError: For another shape or type, a value that is not finite, or rows that are neither.
     """
     if soft.ndim != 2 or len(soft) != len(labels) or soft.shape[1] <= labels.max() or soft.dtype.kind != "f":
         needed = f"floats, for each of {len(labels)} images at least {labels.max() + 1}"
@@ -106,7 +106,10 @@ def probabilities(location: str, soft: np.ndarray, labels: np.ndarray, what: str
     if not np.isfinite(values).all():
         raise refusal(location, f"{what} holds values that are empty or not finite")
     sums = values.sum(1, keepdims=True)
-    if (values >= 0).all() and (np.abs(sums - 1) <= 1e-3).all():
+    if (values >= 0).all():
+        if (np.abs(sums - 1) > 1e-3).any():
+            reach = f"rows sum to {sums.min():.4g} to {sums.max():.4g}, not 1"
+            raise refusal(location, f"{what} holds neither probabilities ({reach}) nor logits (no value is negative)")
         return (values / sums).astype(np.float32), f"probabilities of {what}"
     values = np.exp(values - values.max(1, keepdims=True))
     return (values / values.sum(1, keepdims=True)).astype(np.float32), f"softmax of {what}"

@@ -52,8 +52,8 @@ def read_foreign(
     """Read a distilled set of any readable format; each image is decoded once.
 
     Class names are those of the set: of a table's label column, or the folders of an image folder in natural order (2
-    before 10), which is also the order of its rows within a class. Soft labels that are no probabilities are taken as
-    logits.
+    before 10), which is also the order of its rows within a class. Soft labels are taken as logits when some are negative,
+    else they must be probabilities.
 
     Args:
         location: A file or folder, or a Hub id `org/name` when there is none of that name.

@@ -18,9 +18,11 @@ from distill_hub.artifact.manifest import (
     ModelRecord,
     SourceRecord,
     StageRecord,
+    ViewsFacts,
 )
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord, Score
+from distill_hub.artifact.views import write_views
 
 NAMES = ("tench", "Old | English <sheepdog>", "château")
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
@@ -144,8 +146,8 @@ def make_evaluation():
             "standard": False,
             "student": "convnet2",
             "seeds": [0, 1, 2],
-            "score": Score(last=[0.5, 0.6, 0.7], best=[0.6, 0.7, 0.8], best_step=[3, 4, 5]),
-            "baselines": {"random real": Score(last=[0.3, 0.4, 0.5], best=[0.5, 0.5, 0.5], best_step=[1, 1, 1])},
+            "score": Score(last=[0.5, 0.6, 0.7], best=[0.6, 0.7, 0.8], best_epoch=[3, 4, 5]),
+            "baselines": {"random real": Score(last=[0.3, 0.4, 0.5], best=[0.5, 0.5, 0.5], best_epoch=[1, 1, 1])},
             "content_sha256": content,
             "environment": ENVIRONMENT,
             "seconds": 10.0,
@@ -169,6 +171,57 @@ def artifact(tmp_path, make_rows, build_manifest, make_evaluation):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(card, encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def facts():
+    """Of what `make_views` makes when nothing else is asked for."""
+    return ViewsFacts(
+        epochs=3,
+        batch_size=4,
+        image_size=16,
+        crop_scale=(0.08, 1.0),
+        flip=True,
+        mix_alpha=1.0,
+        teacher=ModelRecord(id="org/labeller", architecture="resnet18", sha256="2" * 64),
+        seed=7,
+    )
+
+
+@pytest.fixture
+def make_views():
+    """Batches of stored views in training order, one box per batch; another seed is another content."""
+
+    def make(images=6, classes=3, epochs=3, batch_size=4, side=16, seed=0):
+        rng = np.random.default_rng(seed)
+        for epoch in range(epochs):
+            order = rng.permutation(images)
+            for image in (order[start : start + batch_size] for start in range(0, images, batch_size)):
+                count, extent = len(image), rng.integers(1, side + 1, (len(image), 2))
+                top, left = rng.integers(0, side, 2)
+                bottom, right = rng.integers((top, left), side + 1)
+                yield {
+                    "epoch": np.full(count, epoch),
+                    "image": image,
+                    "crop": np.concatenate([rng.integers(0, side - extent + 1), extent], 1) / side,
+                    "flip": rng.random(count) < 0.5,
+                    "partner": rng.permutation(image),
+                    "box": np.tile([top, left, bottom, right], (count, 1)),
+                    "share": np.full(count, 1 - (bottom - top) * (right - left) / side**2),
+                    "logits": rng.normal(0, 4, (count, classes)).astype(np.float32),
+                }
+
+    return make
+
+
+@pytest.fixture
+def with_views(artifact, make_views, facts):
+    """The artifact with stored views, its card written anew; no record."""
+    manifest = write_views(artifact, Manifest.read(artifact / "manifest.json"), make_views(), facts)
+    card = render_card(manifest, (), location=str(artifact), files=find(artifact).files)
+    for name in ("README.md", "assets/card.md"):
+        (artifact / name).write_text(card, encoding="utf-8")
+    return artifact
 
 
 @pytest.fixture

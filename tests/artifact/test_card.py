@@ -8,10 +8,12 @@ from huggingface_hub import DatasetCard
 
 from distill_hub.artifact.card import render_card
 from distill_hub.artifact.load import load_artifact
-from distill_hub.artifact.manifest import ClassRecord, MethodRecord
+from distill_hub.artifact.manifest import ClassRecord, MethodRecord, ViewsRecord
 from distill_hub.artifact.plots import preview_grid
+from distill_hub.artifact.views import view_features
 
 CONTENT = "c" * 64
+DEFAULT = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}], "default": True}
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def render(build_manifest, make_evaluation):
             build_manifest(**fields)(CONTENT),
             records,
             location=location,
-            files={"data/train-0.parquet": 2_500_000, **dict.fromkeys(pictures, 1)},
+            files={"data/train-0.parquet": 2_500_000, "views/train-0.parquet": 40_000, **dict.fromkeys(pictures, 1)},
         )
 
     return run
@@ -72,6 +74,60 @@ def test_card_with_everything_is_clean_and_says_it(render, full):
         assert said in card, said
 
 
+@pytest.fixture
+def views(facts):
+    return ViewsRecord(**dict(facts), rows=18, sha256="3" * 64)
+
+
+def test_card_with_views_says_what_they_are(render, full, views):
+    card = render([{}], views=views, **full)
+    check_is_clean(card)
+    section = card[card.index("## Stored views\n") : card.index("## Results\n")]
+    for said in (
+        "in 3 epochs of training",
+        "a teacher (org/labeller)",
+        "The 18 rows, 40 kB in all",
+        'views = load_dataset("org/fish-ipc2-cao2", "views", split="train")',
+        "4 to a batch",
+        "16 pixels, mirrored if `flip`",
+        "distill-hub evaluate org/fish-ipc2-cao2 --protocol fkd\n",
+    ):
+        assert section.count(said) == 1, said
+    for column in view_features(3):
+        assert f"`{column}`" in section or column == "epoch"
+    assert "8 pixels, 2.5 MB in all" in card  # as without views
+    without = render([{}], **full)
+    assert "views" not in without and "fkd" not in without
+    body, other = (text.split("---\n", 2)[2] for text in (card, without))
+    assert body.replace(section, "") == other
+
+
+def test_yaml_with_views(render, views):
+    data = DatasetCard(render(views=views)).data.to_dict()
+    stored = {"config_name": "views", "data_files": [{"split": "train", "path": "views/train-*"}]}
+    assert data["configs"] == [DEFAULT, stored]
+    default, own = data["dataset_info"]
+    assert default.pop("config_name") == "default"
+    assert default == DatasetCard(render()).data.to_dict()["dataset_info"]
+    assert own == {
+        "config_name": "views",
+        "features": [
+            {"name": "epoch", "dtype": "int32"},
+            {"name": "image", "dtype": "int32"},
+            {"name": "crop", "list": "float32", "length": 4},
+            {"name": "flip", "dtype": "bool"},
+            {"name": "partner", "dtype": "int32"},
+            {"name": "box", "list": "int32", "length": 4},
+            {"name": "share", "dtype": "float32"},
+            {"name": "logits", "list": "float16", "length": 3},
+        ],
+        "splits": [{"name": "train", "num_bytes": 40_000, "num_examples": 18}],
+        "download_size": 40_000,
+        "dataset_size": 40_000,
+    }
+    assert data["size_categories"] == ["n<1K"]
+
+
 def test_own_protocol_is_called_so(render):
     warning = "Protocol `quick v1` is not one of the literature's."
     assert render([{}]).count(warning) == 1
@@ -87,7 +143,7 @@ def test_yaml(render, full):
     assert data["size_categories"] == ["n<1K"]
     assert data["source_datasets"] == ["org/fish"]
     (config,) = data["configs"]
-    assert config == {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
+    assert config == DEFAULT
     assert data["dataset_info"]["splits"] == [{"name": "train", "num_bytes": 2_500_000, "num_examples": 6}]
     assert "pretty_name" in data
 

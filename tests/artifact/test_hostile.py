@@ -10,7 +10,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_client import Client
+from hub_client import Client, content_sha256
 from hub_server import HubServer
 
 REPO = "eve/fish-ipc2-cao2"
@@ -186,8 +186,6 @@ def test_a_set_from_a_folder_of_its_author_s_opens_no_folder_here(hub, victim, h
     """The manifest names the author's own folder; on another machine that is someone else's."""
     source = {**json.loads(honest["manifest.json"])["source"], "name": str(place)}
     soft = [{"soft_label": [float(i == c) for i in range(3)]} for c in range(3) for _ in range(2)]
-    from distill_hub.artifact.schema import content_sha256
-
     shard = rewritten(honest, lambda rows: [row.update(s) for row, s in zip(rows, soft, strict=True)])
     from datasets import Dataset
 

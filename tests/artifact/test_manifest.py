@@ -5,7 +5,7 @@ import pydantic
 import pytest
 
 from distill_hub.artifact.card import cards_folder
-from distill_hub.artifact.manifest import Manifest, set_name
+from distill_hub.artifact.manifest import Manifest, ViewsRecord, set_name
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.config import InputError
 
@@ -74,10 +74,10 @@ def test_set_name():
 
 
 def test_score_is_mean_and_sample_standard_deviation_of_the_last_accuracy():
-    score = Score(last=[0.5, 0.6, 0.7], best=[0.9, 0.9, 0.9], best_step=[1, 1, 1])
+    score = Score(last=[0.5, 0.6, 0.7], best=[0.9, 0.9, 0.9], best_epoch=[1, 1, 1])
     assert score.percent() == "60.0 ± 10.0"
     assert score.best_mean == pytest.approx(0.9)
-    assert Score(last=[0.5], best=[0.9], best_step=[1]).std == 0
+    assert Score(last=[0.5], best=[0.9], best_epoch=[1]).std == 0
 
 
 def test_evaluation_needs_one_score_per_seed(make_evaluation):
@@ -98,6 +98,7 @@ def test_evaluation_round_trip(tmp_path, make_evaluation):
     [
         (Manifest, "## manifest.json", "## content_sha256"),
         (EvaluationRecord, "## Evaluation records", "## Stored views"),
+        (ViewsRecord, "### The manifest's `views`", "`sha256` covers"),
     ],
 )
 def test_format_md_lists_exactly_the_fields_there_are(record, start, end):

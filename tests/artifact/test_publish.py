@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from hub_server import HubServer
 
 from distill_hub.artifact.card import render_card
 from distill_hub.artifact.load import find, load_artifact
+from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
+from distill_hub.artifact.views import write_views
 
 REPO = "org/fish-ipc2-cao2"
 TOKEN = "hf_AliceWritesThisAndNobodyMayReadIt"
@@ -130,6 +133,78 @@ def test_shards_that_are_no_longer_there_are_removed(hub, alice, artifact):
     alice.result("push", str(artifact), REPO)
     assert "data/train-00001-of-00002.parquet" not in hub.repos[REPO].tree()
     assert {"photo.png", "data/notes.txt"} <= hub.repos[REPO].tree().keys()
+
+
+VIEWS = "views/train-00000-of-00001.parquet"
+
+
+def test_views_arrive_with_the_rest_and_are_downloaded_on_their_own(hub, alice, stranger, with_views, make_views):
+    alice.result("push", str(with_views), REPO)
+    tree = hub.repos[REPO].tree()
+    assert len(hub.repos[REPO].history()) == 2 and is_whole(tree, with_views)
+    assert tree[VIEWS] == (with_views / VIEWS).read_bytes()
+    card = tree["README.md"].decode()
+    assert "config_name: views" in card and f'load_dataset("{REPO}", "views", split="train")' in card
+    hub.reset()
+    stranger.result("load", REPO)
+    asked = {request.path for request in hub.requests if "/resolve/" in request.path}
+    assert asked and not [path for path in asked if "views" in path]
+    stored = stranger.result("views", REPO)
+    assert stored["sha256"] == json.loads(tree["manifest.json"])["views"]["sha256"]
+    written = [batch for batch in make_views() if batch["epoch"][0] == 0]
+    assert [batch["image"] for batch in stored["first_epoch"]] == [batch["image"].tolist() for batch in written]
+    assert [path for path in (request.path for request in hub.requests) if path.endswith(VIEWS)]
+    # Someone else's record: the card still has them.
+    alice.result("submit", REPO, str(with_views))
+    assert "config_name: views" in hub.repos[REPO].tree("refs/pr/1")["README.md"].decode()
+
+
+def test_load_dataset_reads_both_configurations_from_the_hub(hub, alice, stranger, with_views):
+    commit = alice.result("push", str(with_views), REPO)["commit"]
+    code = (
+        "import datasets\n"
+        f"default, views = (datasets.load_dataset('{REPO}', *name, split='train', revision='{commit}')\n"
+        "                  for name in ((), ('views',)))\n"
+        "print(len(default), default.column_names[0], len(views), views.features['logits'])"
+    )
+    environment = {**stranger.environment, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "6 image 18 List(Value('float16'), length=3)"
+
+
+def test_views_that_were_altered_are_not_published(hub, alice, with_views):
+    data = bytearray((with_views / VIEWS).read_bytes())
+    data[len(data) // 4] ^= 1
+    (with_views / VIEWS).write_bytes(data)
+    assert alice.refusal("push", str(with_views), REPO).startswith("views: ")
+    assert not hub.repos
+
+
+def test_views_of_an_earlier_content_are_removed_there(hub, alice, with_views, second):
+    alice.result("push", str(with_views), REPO)
+    hub.commit(REPO, {"views/train-00001-of-00002.parquet": b"stale", "views/notes.txt": b"kept"})
+    alice.result("push", str(with_views), REPO)
+    assert {name for name in hub.repos[REPO].tree() if name.startswith("views/")} == {VIEWS, "views/notes.txt"}
+    # Files that the manifest does not know, of a run that was stopped, are not published.
+    (second / "views").mkdir()
+    (second / VIEWS).write_bytes(b"half")
+    alice.result("push", str(second), REPO)
+    tree = hub.repos[REPO].tree()
+    assert is_whole(tree, second) and {name for name in tree if name.startswith("views/")} == {"views/notes.txt"}
+    assert "config_name: views" not in tree["README.md"].decode()
+
+
+def test_a_measurement_made_before_there_were_views_leaves_them_on_the_card(
+    hub, alice, bob, artifact, make_views, facts, tmp_path
+):
+    before = shutil.copytree(artifact, tmp_path / "before")
+    manifest = Manifest.read(artifact / "manifest.json")
+    write_views(artifact, manifest, make_views(), facts)
+    alice.result("push", str(artifact), REPO)
+    bob.result("submit", REPO, str(before))
+    hub.merge(REPO, 1)
+    tree = hub.repos[REPO].tree()
+    assert "config_name: views" in tree["README.md"].decode() and "measured by [bob]" in tree["README.md"].decode()
 
 
 def requests_of_a_push(hub, alice, folder):

@@ -4,13 +4,12 @@ import re
 import struct
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pytest
 from datasets import Dataset
 
 from distill_hub.artifact.card import cards_folder
-from distill_hub.artifact.schema import check_rows, content_sha256, features
+from distill_hub.artifact.schema import check_labels, check_rows, features, hash_row
 
 
 def table(names, **changes):
@@ -27,15 +26,15 @@ def table(names, **changes):
 
 
 def test_hash_is_the_documented_bytes():
-    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    row = {"image": PIL.Image.fromarray(pixels), "label": 1, "soft_label": [0.25, 0.75]}
+    pixels, digest = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3), hashlib.sha256()
+    hash_row(digest, pixels, 1, np.array([0.25, 0.75]))
     expected = struct.pack("<qq", 2, 3) + bytes(range(18)) + struct.pack("<q", 1) + struct.pack("<ff", 0.25, 0.75)
-    assert content_sha256([row]) == hashlib.sha256(expected).hexdigest()
+    assert digest.hexdigest() == hashlib.sha256(expected).hexdigest()
 
 
 def test_snippet_in_format_md_gives_the_hash_of_the_manifest(artifact, python):
     text = (cards_folder() / "FORMAT.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    snippet, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert "distill_hub" not in snippet
     printed = python(snippet.replace("org/digits-ipc10-cao2", str(artifact))).strip()
     assert printed == json.loads((artifact / "manifest.json").read_text())["content_sha256"]
@@ -48,20 +47,20 @@ def test_format_md_lists_every_column(names):
 
 
 def test_check_rows_accepts_what_it_should(names):
-    check_rows(table(names), names, ipc=2)
-    check_rows(table(names, image=[{"bytes": b"RIFF....WEBPVP8L", "path": None}] * 6), names, ipc=2)
+    labels, soft_labels = check_rows(table(names), names)
+    assert labels.dtype == np.int64 and labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert soft_labels.dtype == np.float32 and (soft_labels == np.full((6, 3), 1 / 3, np.float32)).all()
+    check_rows(table(names, image=[{"bytes": b"RIFF....WEBPVP8L", "path": None}] * 6), names)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label": [0, 0, 1, 1, 2, 3]}, r"labels must lie in \[0, 3\)"),
-        ({"label": [0, 0, 1, 1, 2, -1]}, r"labels must lie in \[0, 3\)"),
-        ({"label": [0, 0, 0, 1, 2, 2]}, r"2 images per class, but there are \{'tench': 3"),
         ({"label": [0, 0, 1, 1, 2, None]}, "'label' has empty cells"),
         ({"soft_label": [[0.5, 0.5, 0.5]] * 6}, "sum to 1"),
         ({"soft_label": [[1.5, -0.5, 0.0]] * 6}, "sum to 1"),
         ({"soft_label": [[1.0, 0.0, 0.0]] * 5 + [[float("nan")] * 3]}, "finite"),
+        ({"soft_label": [[1.0, 0.0, 0.0]] * 5 + [[1.0, 0.0, None]]}, "finite"),
         ({"image": [{"bytes": None, "path": "/etc/hostname"}] * 6}, "stored in the file itself"),
         ({"image": [{"bytes": b"", "path": None}] * 6}, "PNG or WebP"),
         ({"image": [{"bytes": b"RIFF....WAVE", "path": None}] * 6}, "PNG or WebP"),
@@ -69,9 +68,35 @@ def test_check_rows_accepts_what_it_should(names):
 )
 def test_check_rows_refuses(names, changes, message):
     with pytest.raises(ValueError, match=message):
-        check_rows(table(names, **changes), names, ipc=2)
+        check_rows(table(names, **changes), names)
 
 
 def test_check_rows_refuses_another_class_order(names):
     with pytest.raises(ValueError, match="column 'label'"):
-        check_rows(table(names), names[::-1], ipc=2)
+        check_rows(table(names), names[::-1])
+
+
+def test_rows_that_were_sliced_are_read_from_where_they_start(names):
+    soft = np.eye(3, dtype=np.float32)[[0, 1, 2, 2, 1, 0]]
+    whole = table(names, soft_label=list(soft))
+    labels, soft_labels = check_rows(Dataset(whole.data.table.slice(3, 2)), names)
+    assert labels.tolist() == [1, 2] and (soft_labels == soft[3:5]).all()
+
+
+def test_no_rows_have_no_fault(names):
+    labels, soft_labels = check_rows(Dataset(table(names).data.table.slice(0, 0)), names)
+    assert labels.shape == (0,) and soft_labels.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 0, 1, 1, 2, 3], r"labels must lie in \[0, 3\)"),
+        ([0, 0, 1, 1, 2, -1], r"labels must lie in \[0, 3\)"),
+        ([0, 0, 0, 1, 2, 2], r"2 images per class, but there are \{'tench': 3"),
+    ],
+)
+def test_labels_of_other_classes_or_counts_are_refused(names, labels, message):
+    check_labels(np.array([0, 0, 1, 1, 2, 2]), names, ipc=2)
+    with pytest.raises(ValueError, match=message):
+        check_labels(np.array(labels), names, ipc=2)

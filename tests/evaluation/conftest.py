@@ -1,5 +1,7 @@
 """Real digits, 5 per class, as others would publish a set; and students that are trained once for all tests."""
 
+import datetime
+import functools
 import hashlib
 import io
 
@@ -8,15 +10,92 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from distill_hub.artifact.describe import source_record
+from distill_hub.artifact.manifest import ClassRecord, EnvironmentRecord, Manifest, MethodRecord
+from distill_hub.artifact.package import write_artifact
+from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.evaluation import scores
+from distill_hub.run import atomic_write
 from distill_hub.sources import load_source
 
+NOW = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+ENVIRONMENT = EnvironmentRecord(
+    packages={}, python="3", hardware="CPU", processes=1, mixed_precision="no", peak_memory_bytes={"cpu": 1}
+)
+IPC = 5
 STUDENTS = {}
 
 
 @pytest.fixture(scope="session")
 def digits():
     return load_source("digits")
+
+
+@pytest.fixture
+def make_record():
+    """A record by its content and last accuracies."""
+
+    def make(content, values):
+        return EvaluationRecord(
+            protocol="quick",
+            protocol_version=2,
+            standard=False,
+            student="convnet-2",
+            seeds=list(range(len(values))),
+            score=Score(last=values, best=values, best_epoch=[1] * len(values)),
+            content_sha256=content,
+            environment=ENVIRONMENT,
+            seconds=1.0,
+            date=NOW,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_set(digits, make_record):
+    """Package real digits, 5 per class, with the classes in a given order, and a record that claims 99 %."""
+    return functools.partial(_make_set, digits, make_record)
+
+
+def _make_set(digits, make_record, folder, order, *, names=None, soft_order=None, **fields):
+    """Package real digits, 5 per class, with the classes in a given order.
+
+    `names` writes other names over them; `soft_order` shuffles the columns of the soft labels against the labels. Further
+    fields are the manifest's.
+    """
+    names = names or [digits.class_names[c] for c in order]
+    chosen = digits.train.draw_per_class(IPC, seed=0).reshape(10, IPC)
+    pixels = digits.train.pixels(chosen.flatten(), 16).permute(0, 2, 3, 1).numpy().reshape(10, IPC, 16, 16, 3)
+    rows = []
+    for label, source_class in enumerate(order):
+        soft = np.full(10, 0.01, dtype=np.float32)
+        soft[soft_order[label] if soft_order else label] = 0.91
+        rows += [
+            {"image": image, "label": label, "soft_label": soft, "confidence": 0.91, "seed": 0}
+            for image in pixels[source_class]
+        ]
+
+    def manifest(content):
+        return Manifest(
+            name="digits-ipc5-real",
+            method=MethodRecord(name="real", title="Real images", paper="https://example.org", bibtex="", config={}),
+            source=source_record(digits),
+            classes=[ClassRecord(name=n, source_index=c) for n, c in zip(names, order, strict=True)],
+            ipc=IPC,
+            image_size=16,
+            seed=0,
+            stages=[],
+            environment=ENVIRONMENT,
+            content_sha256=content,
+            created=NOW,
+            **fields,
+        )
+
+    written = write_artifact(folder, rows, manifest, class_names=names)
+    record = make_record(written.content_sha256, [0.99])
+    atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -58,14 +137,17 @@ def parquet(pixels):
 def remembered(monkeypatch):
     """Train the same student on the same images once. A set that is read otherwise in the least is trained on anew."""
 
-    def train(student, images, test, *rest):
-        digest = hashlib.sha256(repr((student, rest)).encode())
-        for tensor in (*images, *test):
+    def train(student, sets, test, classes, settings, seeds, **rest):
+        rest.pop("title")
+        assert not rest.pop("teacher") and all(own.views is None for own in sets)
+        digest = hashlib.sha256(repr((student, classes, settings, seeds, sorted(rest.items()))).encode())
+        tensors = [tensor for own in sets for tensor in (own.images, own.labels, own.soft_labels) if tensor is not None]
+        for tensor in (*tensors, *test):
             digest.update(f"{tensor.shape} {tensor.dtype}".encode() + tensor.cpu().contiguous().numpy().tobytes())
         key = digest.hexdigest()
         if key not in STUDENTS:
-            STUDENTS[key] = train_student(student, images, test, *rest)
+            STUDENTS[key] = train_students(student, sets, test, classes, settings, seeds, teacher=None, **rest)
         return STUDENTS[key]
 
-    train_student = scores.train_student
-    monkeypatch.setattr(scores, "train_student", train)
+    train_students = scores.train_students
+    monkeypatch.setattr(scores, "train_students", train)

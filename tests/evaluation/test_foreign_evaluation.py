@@ -147,12 +147,12 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(image_folder, plain, tmp_p
     written = marker.stat().st_mtime_ns
     trained = []
 
-    def student(*_):
+    def students(*_, **__):
         trained.append(marker.exists() and marker.stat().st_mtime_ns == written)
-        return Training(None, last=0.25, best=0.25, best_step=1)
+        return [Training(None, last=0.25, best=0.25, best_epoch=1)]
 
     monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(scores, "train_student", student)
+    monkeypatch.setattr(scores, "train_students", students)
     (pair,) = evaluate(image_folder, **HOW)
     assert trained == [True]  # the baseline's student, beside the finished one
     assert pair.measured.score == plain.measured.score and pair.measured.baselines["random real"].last == [0.25]

@@ -1,89 +1,262 @@
-"""Training of students: augmentation by hand, determinism, schedule, and that it learns."""
+"""Training of students: against plain loops, alone and side by side, and that it depends on the seed alone."""
 
+import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from distill_hub.config import InputError
-from distill_hub.evaluation.protocols import QUICK, protocol
-from distill_hub.evaluation.train import accuracy, shift, train_student
-from distill_hub.run import cpu_generator
+from distill_hub.classes import SourceClass
+from distill_hub.classifiers import Classifier, normalize
+from distill_hub.evaluation import train as engine
+from distill_hub.evaluation.augment import Augmentation, augment, batch_of, draw
+from distill_hub.evaluation.protocols import protocol
+from distill_hub.evaluation.settings import Settings, Task, learning_rate
+from distill_hub.evaluation.train import (
+    Students,
+    TrainingSet,
+    accuracies,
+    epoch_generator,
+    resized,
+    train_students,
+    view_draws,
+)
+from distill_hub.networks import build
+from distill_hub.run import cpu_generator, draw_seed
 
-
-def test_shift_moves_each_image_by_its_own_offset():
-    images = torch.arange(3 * 2 * 5 * 5, dtype=torch.uint8).reshape(3, 2, 5, 5) + 1  # no zero in it
-    seen = set()
-    for seed in range(60):
-        moved = shift(images, 1, cpu_generator(seed))
-        assert moved.shape == images.shape and moved.dtype == torch.uint8
-        for before, after in zip(images, moved, strict=True):
-            fits = []
-            for down in (-1, 0, 1):
-                for right in (-1, 0, 1):
-                    expected = torch.zeros_like(before)
-                    rows = [(y, y - down) for y in range(5) if 0 <= y - down < 5]
-                    columns = [(x, x - right) for x in range(5) if 0 <= x - right < 5]
-                    for y, from_y in rows:
-                        for x, from_x in columns:
-                            expected[:, y, x] = before[:, from_y, from_x]
-                    if torch.equal(after, expected):
-                        fits.append((down, right))
-            assert len(fits) == 1
-            seen.add(fits[0])
-    assert len(seen) == 9  # every offset is drawn
+CLASSES = 3
 
 
-def test_shift_by_nothing_is_the_image():
-    images = torch.rand(2, 3, 4, 4)
-    assert shift(images, 0, cpu_generator(0)) is images
-
-
-def stripes(count: int, seed: int):
-    """Two classes: bright left half, bright right half, in noise."""
-    draw = cpu_generator(seed)
-    labels = torch.arange(count) % 2
-    images = torch.randint(0, 80, (count, 3, 16, 16), generator=draw, dtype=torch.uint8)
+def stripes(count: int, seed: int, classes: int = CLASSES, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images in noise, each with a bright band where its class is."""
+    generator = cpu_generator(seed)
+    labels = torch.arange(count) % classes
+    images = torch.randint(0, 80, (count, 3, size, size), generator=generator, dtype=torch.uint8)
     for image, label in zip(images, labels, strict=True):
-        image[:, :, 8 * label : 8 * label + 8] += 100
+        image[:, :, size // classes * label : size // classes * (label + 1)] += 100
     return images, labels
 
 
-SHORT = dataclasses.replace(QUICK, steps=20, looks=4, batch_size=8)
+def soft_labels(count: int) -> torch.Tensor:
+    return torch.rand(count, CLASSES, generator=cpu_generator(5)).softmax(1)
 
 
-def test_a_student_learns_and_depends_on_its_seed_alone():
-    train, test = stripes(20, 0), stripes(50, 1)
-    first, again, other = (train_student("convnet-2", train, test, 2, SHORT, seed) for seed in (0, 0, 1))
-    assert first.last > 0.9
-    assert first.best >= first.last
-    assert first.best_step in (5, 10, 15, 20)
+def training_set(count: int = 14, seed: int = 0) -> TrainingSet:
+    return TrainingSet(*stripes(count, seed), soft_labels(count))
+
+
+def settings(name: str = "idc-hard", **changes) -> Settings:
+    """Settings of a protocol on 14 images of 16 pixels, cut short."""
+    names = tuple(f"class-{i}" for i in range(CLASSES))
+    whole = protocol(name).settings(Task(14, names, 16, "any", "convnet-2"))
+    return dataclasses.replace(whole, **{"epochs": 3, "batch_size": 5, "looks": (1, 2, 3), **changes})
+
+
+def linear_teacher() -> Classifier:
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
+    names = [f"class-{i}" for i in range(CLASSES)]
+    known = [SourceClass(name, i) for i, name in enumerate(names)]
+    return Classifier(network, id="t", architecture="t", classes=known, class_names=names, image_size=16, mean=(0.4,) * 3,
+                      std=(0.3,) * 3)  # fmt: skip
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([tensor.detach().flatten().double() for tensor in model.state_dict().values()])
+
+
+def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def by_hand(student: str, data: TrainingSet, rules: Settings, seed: int, loss_of) -> nn.Module:
+    """Train with PyTorch's own schedulers and a loss that is written out; only the augmented images are the engine's."""
+    torch.manual_seed(draw_seed(seed, "student weights"))
+    model = build(student, CLASSES, rules.image_size).train()
+    decayed = [p for name, p in model.named_parameters() if rules.decay_all or ("weight" in name and p.ndim > 1)]
+    others = [p for p in model.parameters() if not any(p is d for d in decayed)]
+    groups = [{"params": decayed, "weight_decay": rules.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if rules.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, rules.learning_rate, momentum=0.9)
+    else:
+        optimizer = torch.optim.AdamW(groups, rules.learning_rate)
+    for epoch in range(rules.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(rules, epoch)
+        drawn = draw(rules.augmentation, len(data.images), rules.batch_size, rules.image_size, epoch_generator(seed, epoch))
+        for start in range(0, len(data.images), rules.batch_size):
+            batch = batch_of(drawn, start, start + rules.batch_size)
+            images = augment(data.images[batch["order"]], batch, rules.mean, rules.std)
+            for _ in range(rules.batchnorm_updates - 1):
+                with torch.no_grad():
+                    model(images)  # RDED's forward pass for the log
+            loss = loss_of(model(images), batch, images)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model
+
+
+def test_hard_labels_by_hand():
+    data, rules = training_set(), settings("idc-hard", augmentation=Augmentation(flip=True, mix="cutmix"))
+
+    def loss_of(logits, batch, images):
+        labels = data.labels[batch["order"]]
+        own = F.cross_entropy(logits, labels, reduction="none")
+        other = F.cross_entropy(logits, labels[batch["partner"]], reduction="none")
+        return (batch["share"] * own + (1 - batch["share"]) * other).mean()
+
+    (got,) = train_students("convnet-2", [data], stripes(30, 1), CLASSES, rules, [4])
+    assert torch.allclose(weights(got.model), weights(by_hand("convnet-2", data, rules, 4, loss_of)), atol=1e-6)
+
+
+def test_stored_soft_labels_by_hand():
+    """Eq. 11 of Pool-Select-Refine: tau^2 times the mean KL divergence at temperature tau."""
+    data, rules = training_set(), settings("kd", augmentation=Augmentation())
+
+    def loss_of(logits, batch, images):
+        stored = data.soft_labels[batch["order"]]
+        teacher = stored ** (1 / 1.5) / (stored ** (1 / 1.5)).sum(1, keepdim=True)
+        student = (logits / 1.5).softmax(1)
+        return 1.5**2 * (teacher * (teacher.log() - student.log())).sum(1).mean()
+
+    (got,) = train_students("convnet-2", [data], stripes(30, 1), CLASSES, rules, [4])
+    assert torch.allclose(weights(got.model), weights(by_hand("convnet-2", data, rules, 4, loss_of)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rded-soft", "sre2l"])
+def test_a_teacher_labels_what_the_student_sees(name):
+    data, teacher = training_set(), linear_teacher()
+    rules = settings(name, learning_rate=1e-4)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (rules.mean, rules.std))
+
+    def loss_of(logits, batch, images):
+        with torch.no_grad():
+            target = teacher.model((images * std + mean - 0.4) / 0.3)  # its own normalisation
+        log_student = (logits / rules.temperature).log_softmax(1)
+        return F.kl_div(log_student, (target / rules.temperature).softmax(1), reduction="batchmean")
+
+    (got,) = train_students("convnet-2-bn", [data], stripes(30, 1), CLASSES, rules, [4], teacher=teacher)
+    assert rules.batchnorm_updates == (2 if name == "rded-soft" else 1)
+    hand = by_hand("convnet-2-bn", data, rules, 4, loss_of).eval()
+    # Not weight by weight: a bias before a BatchNorm has no gradient but rounding, which AdamW blows up.
+    seen = normalize(stripes(30, 1)[0] / 255, rules.mean, rules.std)
+    assert torch.allclose(got.model(seen), hand(seen), atol=1e-4)
+    variances = [torch.cat([norm.running_var for norm in norms(model)]) for model in (got.model, hand)]
+    assert torch.allclose(*variances, rtol=1e-5)
+
+
+def test_biases_and_norms_do_not_decay_where_the_protocol_says_so():
+    rules = settings("kd", optimizer="adamw", learning_rate=1e-3, weight_decay=10.0, decay_all=False)
+    rules = dataclasses.replace(rules, augmentation=Augmentation())
+    data = training_set()
+
+    def loss_of(logits, batch, images):
+        stored = (data.soft_labels[batch["order"]].log() / 1.5).softmax(1)
+        return 1.5**2 * F.kl_div((logits / 1.5).log_softmax(1), stored, reduction="batchmean")
+
+    (got,) = train_students("convnet-2", [data], stripes(30, 1), CLASSES, rules, [4])
+    seen = normalize(stripes(30, 1)[0] / 255, rules.mean, rules.std)
+    hand, decayed = (by_hand("convnet-2", data, r, 4, loss_of) for r in (rules, dataclasses.replace(rules, decay_all=True)))
+    assert torch.allclose(got.model(seen), hand(seen), atol=1e-3)
+    assert not torch.allclose(got.model(seen), decayed(seen), atol=1e-2)
+
+
+def test_students_side_by_side_are_those_trained_alone():
+    rules = settings("idc-hard", learning_rate=0.01)
+    sets, test = [training_set(seed=0), training_set(seed=1), training_set(seed=0)], stripes(30, 9)
+    together = train_students("convnet-2", sets, test, CLASSES, rules, [0, 0, 1])
+    alone = [
+        train_students("convnet-2", [own], test, CLASSES, rules, [seed])[0]
+        for own, seed in zip(sets, [0, 0, 1], strict=True)
+    ]
+    for one, other in zip(together, alone, strict=True):
+        assert torch.allclose(weights(one.model), weights(other.model), atol=1e-5)
+        assert (one.last, one.best, one.best_epoch) == (other.last, other.best, other.best_epoch)
+    assert not torch.allclose(weights(together[0].model), weights(together[2].model), atol=1e-3)
+
+
+def test_networks_with_running_statistics_are_not_trained_side_by_side():
+    with pytest.raises(ValueError, match="running statistics"):
+        Students([build("convnet-2-bn", CLASSES, 16) for _ in range(2)])
+
+
+def test_a_student_depends_on_its_seed_alone():
+    rules, test = settings(), stripes(30, 1)
+    first, again = (train_students("convnet-2", [training_set()], test, CLASSES, rules, [0])[0] for _ in range(2))
+    other = train_students("convnet-2", [training_set()], test, CLASSES, rules, [1])[0]
+    assert torch.equal(weights(first.model), weights(again.model))
+    assert not torch.equal(weights(first.model), weights(other.model))
     assert not first.model.training
-    assert accuracy(first.model, *test) == first.last
-    weights = [torch.cat([p.detach().flatten() for p in t.model.parameters()]) for t in (first, again, other)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
 
 
-def test_a_set_smaller_than_a_batch_is_used_whole():
-    train, test = stripes(4, 0), stripes(50, 1)
-    assert train_student("convnet-2", train, test, 2, SHORT, 0).last > 0.8
+def test_it_learns_and_every_look_counts():
+    rules = settings("quick", epochs=12, looks=(4, 8, 12), batch_size=8)
+    got = train_students("convnet-2", [training_set(24)], stripes(60, 1), CLASSES, rules, [0])[0]
+    assert got.last > 0.9 and got.best >= got.last and got.best_epoch in (4, 8, 12)
+    assert accuracies(Students([got.model]), *stripes(60, 1), rules) == [got.last]
+    model = got.model.eval()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (rules.mean, rules.std))
+    images, labels = stripes(60, 1)
+    assert got.last == (model((images / 255 - mean) / std).argmax(1) == labels).double().mean().item()
+
+
+def test_best_is_the_best_look_and_the_first_of_equals(monkeypatch):
+    looks = iter([[0.5], [0.7], [0.7], [0.6]])
+    monkeypatch.setattr(engine, "accuracies", lambda *_: next(looks))
+    rules = settings(epochs=4, looks=(1, 2, 3, 4))
+    got = train_students("convnet-2", [training_set()], stripes(30, 1), CLASSES, rules, [0])[0]
+    assert (got.last, got.best, got.best_epoch) == (0.6, 0.7, 2)
 
 
 def test_accuracy_counts():
-    class Brightness(torch.nn.Module):
+    class Brightness(nn.Module):
         def forward(self, images):
-            bright = images.mean((1, 2, 3)) > 0
-            return torch.nn.functional.one_hot(bright.long(), 2).float()
+            return F.one_hot((images.mean((1, 2, 3)) > 0).long(), 2).float()
 
     images = torch.cat([torch.zeros(3, 3, 4, 4), torch.full((2, 3, 4, 4), 255)]).to(torch.uint8)
-    assert accuracy(Brightness(), images, torch.tensor([0, 0, 1, 1, 0]), batch_size=2) == 3 / 5
+    labels = torch.tensor([0, 0, 1, 1, 0])
+    assert accuracies(Students([Brightness()]), images, labels, settings(), batch_size=2) == [3 / 5]
 
 
-def test_protocols_by_name_and_version():
-    assert protocol("quick") is QUICK
-    assert not QUICK.standard
-    with pytest.raises(InputError, match="did you mean 'quick'"):
-        protocol("quik")
-    with pytest.raises(InputError, match="knows version 1"):
-        protocol("quick", 2)
+def test_a_larger_set_is_scaled_as_pillow_does():
+    from PIL import Image
+
+    images, _ = stripes(3, 0, size=32)
+    ours = resized(images, 14)
+    for image, small in zip(images, ours, strict=True):
+        expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((14, 14), Image.Resampling.BILINEAR)
+        assert np.abs(small.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected).astype(int)).max() <= 1
+    assert resized(images, 32) is images
+
+
+def test_half_precision_trains_in_float32_weights():
+    rules = settings("quick", epochs=6, looks=(6,))
+    got = train_students("convnet-2", [training_set(24)], stripes(60, 1), CLASSES, rules, [0], dtype=torch.bfloat16)[0]
+    assert all(p.dtype is torch.float32 for p in got.model.parameters()) and got.last > 0.6
+
+
+def test_a_stored_batch_names_images_where_training_names_rows():
+    rules = Augmentation(crop_scale=(0.5, 1.0), flip=True, mix="cutmix")
+    drawn = draw(rules, 8, 8, 16, epoch_generator(0, 0))
+    order = drawn["order"].numpy()
+    view = {key: drawn[key].numpy() for key in ("crop", "flip", "box", "share")}
+    view |= {"image": order.astype(np.int32), "partner": order[drawn["partner"].numpy()].astype(np.int32)}
+    back = view_draws({**view, "logits": np.zeros((8, CLASSES), dtype=np.float16)})
+    for key, tensor in batch_of(drawn, 0, 8).items():
+        assert torch.equal(back[key], tensor), key
+
+
+def test_networks_are_left_as_trained():
+    models = [build("convnet-2", CLASSES, 16) for _ in range(2)]
+    before = [copy.deepcopy(model) for model in models]
+    students = Students(models)
+    with torch.no_grad():
+        for _, tensor, _ in students.trained():
+            tensor.add_(torch.arange(2.0).view(2, *[1] * (tensor.ndim - 1)))
+    after = students.separate()
+    assert torch.equal(weights(after[0]), weights(before[0]))
+    assert torch.allclose(weights(after[1]), weights(before[1]) + 1)

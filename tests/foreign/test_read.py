@@ -33,7 +33,7 @@ NAMES = ["pear", "apple", "fig"]
 PLANES = torch.from_numpy(PIXELS).permute(0, 3, 1, 2).contiguous()  # (6, 3, 8, 8)
 PROBABILITIES = np.array([[1, 2, 1], [3, 1, 0], [0, 4, 0], [2, 0, 2], [4, 0, 0], [0, 2, 2]], np.float32) / 4
 STORED = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-LOGITS = np.log(np.array([[1, 2, 1]] * 6, np.float32))  # probabilities 1/4, 1/2, 1/4
+LOGITS = np.log(np.array([[1, 2, 1]] * 6, np.float32)) - 1  # probabilities 1/4, 1/2, 1/4
 
 
 def encode(pixels, kind="PNG", **options):
@@ -200,6 +200,15 @@ def test_nearly_normalised_soft_labels_are_divided_by_their_sum(table):
     check(found, soft=PROBABILITIES)
 
 
+@pytest.mark.parametrize("factor", [0.99, 1.01, 100])
+def test_probabilities_that_do_not_sum_to_one_are_not_taken_as_logits(table, save, factor):
+    values = torch.from_numpy(PROBABILITIES) * factor
+    lists = pa.array(values.tolist(), pa.list_(pa.float32()))
+    paths = [save("pt", soft_labels=values), save("pt", labels=values), save("safetensors", soft_labels=values)]
+    for path in [table(soft_label=lists), *paths]:
+        assert f"neither probabilities (rows sum to {factor} to {factor}, not 1) nor logits" in str(refusal(path))
+
+
 def test_ambiguous_soft_labels(table):
     lists = pa.array(PROBABILITIES.tolist(), pa.list_(pa.float32()))
     assert "a, b" in str(refusal(table(a=lists, b=lists)))
@@ -222,6 +231,7 @@ def test_lists_of_another_length_than_the_class_names_are_no_soft_labels(tmp_pat
         ({"soft_label": pa.array([[0.5] * (3 + i) for i in range(6)])}, "a float per class"),
         ({"soft_label": pa.array([[0.5, 0.5, None]] * 6)}, "empty or not finite"),
         ({"soft_label": pa.array([[0.5, 0.5, float("inf")]] * 6)}, "empty or not finite"),
+        ({"soft_label": pa.array([[0.5, 0.5, float("nan")]] * 6)}, "empty or not finite"),
         ({"image": pa.array([None] * 6, pa.binary())}, "stored in the file itself; 6"),
         ({"image": pa.array([None, *[{"bytes": b"", "path": None}] * 5])}, "stored in the file itself; 1"),
         ({"image": pa.array([{"bytes": None, "path": "/etc/passwd"}] * 6, STORED)}, "stored in the file itself; 6"),
@@ -529,8 +539,9 @@ def test_float_labels_per_class_are_soft_labels(save):
         (VALUES, torch.full((6, 3), torch.nan), "not finite"),
     ],
 )
-def test_unusable_labels(save, labels, soft, message):
-    assert message in str(refusal(save("pt", labels=labels, **({} if soft is None else {"soft_labels": soft}))))
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_unusable_labels(save, kind, labels, soft, message):
+    assert message in str(refusal(save(kind, labels=labels, **({} if soft is None else {"soft_labels": soft}))))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

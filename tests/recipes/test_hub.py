@@ -102,7 +102,7 @@ def test_a_wrong_claim_is_found(hub, published, tmp_path):
 
 
 def test_a_measurement_is_submitted(hub, published, tmp_path):
-    done = cli(hub, tmp_path, "evaluate", REPO, "--student", "convnet-2", "--repeats", "2", "--submit", token="hf_bob")
+    done = cli(hub, tmp_path, "evaluate", REPO, "--students", "convnet-2", "--repeats", "2", "--submit", token="hf_bob")
     assert done.returncode == 0, done.stderr
     assert "/discussions/1" in done.stdout
     hub.merge(REPO, 1)

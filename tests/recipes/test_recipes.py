@@ -15,7 +15,7 @@ from helpers import ROOT, TINY, command, run
 
 from distill_hub import evaluate, load_distilled
 
-CHUNKS = {"pool": 5, "refine": 4, "evaluate": 6}  # 60 candidates, 20 images, 3 sets x 2 seeds
+CHUNKS = {"pool": 5, "refine": 4, "views": 2, "evaluate convnet-1": 6}  # 60 candidates, 20 images, 150 epochs, 3 x 2
 
 
 def markers(folder: Path) -> dict[str, int]:
@@ -34,6 +34,13 @@ def finished(tmp_path_factory):
 
 def sha(folder: Path) -> str:
     return json.loads((folder / "manifest.json").read_text())["content_sha256"]
+
+
+def hashes(folder: Path) -> tuple[str, str, list]:
+    """Of the set, of its views, and what its students scored."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (record,) = (json.loads(file.read_text()) for file in (folder / "evaluations").iterdir())
+    return manifest["content_sha256"], manifest["views"]["sha256"], [record["score"], record["baselines"]]
 
 
 def test_it_prints_where_the_set_is_the_times_and_the_scores(finished):
@@ -120,7 +127,7 @@ def test_two_processes_give_the_same_set(finished, tmp_path):
     result = run(2, "recipes/cao2.py", *TINY, "--output_dir", str(tmp_path / "set"), DISTILL_HUB_CACHE=cache)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "fit generator" in result.stdout and "fit teacher" in result.stdout
-    assert sha(tmp_path / "set") == sha(finished[0])
+    assert hashes(tmp_path / "set") == hashes(finished[0])
     one, two = (load_distilled(folder) for folder in (finished[0], tmp_path / "set"))
     assert two.manifest.environment.processes == 2
     assert (two.manifest.generator, two.manifest.teacher) == (one.manifest.generator, one.manifest.teacher)
@@ -154,7 +161,7 @@ def test_killed_in_every_stage_and_started_again(finished, tmp_path):
     result = run(1, *words)
     assert result.returncode == 0, result.stderr[-3000:]
     assert markers(folder).items() >= kept.items()
-    assert sha(folder) == sha(finished[0])
+    assert hashes(folder) == hashes(finished[0])
 
 
 def test_the_same_command_again_redoes_nothing(finished):

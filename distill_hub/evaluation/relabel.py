@@ -1,0 +1,56 @@
+"""Adding stored views to a set that exists."""
+
+from distill_hub.artifact.load import find, read_artifact
+from distill_hub.config import InputError, options
+from distill_hub.evaluation.finish import write_card
+from distill_hub.evaluation.session import session
+from distill_hub.evaluation.settings import is_mirrored
+from distill_hub.evaluation.subject import HeldOut, real_source
+from distill_hub.evaluation.teacher import open_recorded_teacher, open_teacher
+from distill_hub.evaluation.views import draw_views, store_views
+from distill_hub.options import RealOptions, RelabelConfig
+
+
+def relabel(config: RelabelConfig) -> None:
+    """Let a teacher label augmented views of every image of a set, and store them beside it; earlier views are replaced.
+
+    Args:
+        config: The set, the views, and the teacher.
+
+    Raises:
+        InputError: When the set is not a folder, cannot be trusted, or its teacher cannot be opened.
+    """
+    found = find(config.location)
+    if found.folder is None:
+        raise InputError(
+            "location", config.location, "a set on this machine is needed; `hf download` brings it into a folder"
+        )
+    artifact = read_artifact(found, rows=False, pixels=True)
+    manifest = artifact.manifest
+    real, places = real_source(manifest, published=False, **options(config, RealOptions))
+    if config.teacher is None and manifest.teacher is None:
+        raise InputError("teacher", None, "the set does not say who its teacher is; pass --teacher")
+    settings = {
+        "content_sha256": manifest.content_sha256,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "teacher": [config.teacher, config.teacher_revision] if config.teacher else manifest.teacher.sha256,
+    }
+    with session("views", settings) as run:
+        test, size = HeldOut(real, places), manifest.image_size
+        if config.teacher:
+            named = {"teacher": config.teacher, "teacher_revision": config.teacher_revision}
+            teacher, record = open_teacher(run, test, size, **named, teacher_epochs=None, seed=0)
+        else:
+            teacher, record = open_recorded_teacher(run, test, size, manifest.teacher, manifest.method.config)
+        drawn = draw_views(
+            run, artifact.pixels, teacher, record,
+            epochs=config.epochs, mirrored=is_mirrored(manifest.class_names), seed=config.seed, batch_size=config.batch_size,
+        )  # fmt: skip
+
+        def store() -> None:
+            write_card(found.folder, store_views(found.folder, manifest, *drawn), artifact.pixels)
+
+        run.on_main("store views", store)
+        run.say(f"The views are in {found.folder / 'views'}; load_dataset({str(found.folder)!r}, 'views') reads them")

@@ -1,0 +1,107 @@
+"""Every number of one training, and what these numbers depend on."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from distill_hub.classifiers import IMAGENET_MEAN, IMAGENET_STD
+from distill_hub.evaluation.augment import Augmentation
+
+RGB = tuple[float, float, float]
+# Mean and standard deviation of small images, by source (IDC's data.py; Tiny-ImageNet: SRe2L's). Others: ImageNet's.
+_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+SMALL_IMAGES: dict[str, tuple[RGB, RGB]] = {
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "mnist": ((0.1307,) * 3, (0.3081,) * 3),
+    "fashion-mnist": ((0.2861,) * 3, (0.3530,) * 3),
+    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+}
+
+
+def is_mirrored(class_names: Iterable[str]) -> bool:
+    """Return whether a mirrored image still shows its class: not where all classes are digits (IDC: SVHN and MNIST)."""
+    return not all(name.isdigit() for name in class_names)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the settings of a training depend on, beside the protocol."""
+
+    images: int  # N, of the set
+    class_names: tuple[str, ...]
+    image_size: int  # side in pixels, as the set has it
+    source: str  # name of the real dataset
+    student: str  # as `networks.build` knows it
+    teacher: str | None = None  # architecture, for labels made online
+    views_batch_size: int | None = None  # of the set's stored views
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, C."""
+        return len(self.class_names)
+
+    @property
+    def ipc(self) -> int:
+        """Images per class; of a set with unequal classes their mean, rounded."""
+        return max(1, round(self.images / self.classes))
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether training may mirror the images."""
+        return is_mirrored(self.class_names)
+
+    @property
+    def normalization(self) -> tuple[RGB, RGB]:
+        """Mean and standard deviation per channel of images of at most 64 px."""
+        return SMALL_IMAGES.get(self.source, (IMAGENET_MEAN, IMAGENET_STD))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every number of one training."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Literal["sgd", "adamw"]  # momentum 0.9; betas 0.9 and 0.999
+    learning_rate: float
+    weight_decay: float
+    decay_all: bool  # False: no weight decay on biases and norms
+    # Epoch by epoch: multistep, x0.2 at 2/3 and 5/6; cosine to 0; half-cosine to a half; warmup-cosine, 5 linear epochs
+    # first. Step by step: cosine-steps.
+    schedule: Literal["multistep", "cosine", "half-cosine", "warmup-cosine", "cosine-steps"]
+    augmentation: Augmentation
+    image_size: int  # side of what the student sees; a larger set is scaled down to it
+    test_resize: int  # shorter side of a test image before its centre is cropped to image_size
+    looks: tuple[int, ...]  # epochs, from 1, after which the test split is looked at; the last epoch is always one
+    # hard: cross-entropy with `label`; soft: KL to the stored `soft_label`; teacher: KL to what a teacher says of the
+    # finished batch; views: KL to the stored teacher logits of stored views.
+    labels: Literal["hard", "soft", "teacher", "views"] = "hard"
+    temperature: float = 1.0  # of both distributions of the KL divergence
+    temperature_squared: bool = False  # whether the KL divergence is multiplied by the temperature's square
+    batchnorm_updates: int = 1  # how often the running statistics take in each batch (RDED: 2)
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
+
+
+def learning_rate(settings: Settings, epoch: float) -> float:
+    """Return the learning rate at a point of the training.
+
+    Args:
+        settings: Of the training.
+        epoch: Epochs done: a whole number, and with the schedule cosine-steps any in between.
+    """
+    total = settings.epochs
+    if settings.schedule == "multistep":  # MultiStepLR at floor(2E/3) and floor(5E/6)
+        factor = 0.2 ** ((epoch >= 2 * total // 3) + (epoch >= 5 * total // 6))
+    elif settings.schedule == "half-cosine":
+        factor = (1 + math.cos(math.pi * epoch / (2 * total))) / 2
+    elif settings.schedule == "warmup-cosine" and epoch < 5:  # LinearLR from 1 %
+        factor = 0.01 + 0.99 * epoch / 5
+    elif settings.schedule == "warmup-cosine":
+        factor = (1 + math.cos(math.pi * (epoch - 5) / (total - 5))) / 2
+    else:
+        factor = (1 + math.cos(math.pi * epoch / total)) / 2
+    return settings.learning_rate * factor

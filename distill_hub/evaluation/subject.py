@@ -1,0 +1,130 @@
+"""What is scored, and what it is tested on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from distill_hub.artifact.manifest import Manifest, ModelRecord
+from distill_hub.classes import SourceClass, match_classes
+from distill_hub.classifiers import Classifier
+from distill_hub.config import InputError
+from distill_hub.evaluation.train import TrainingSet
+from distill_hub.run import draw_seed
+from distill_hub.sources import KNOWN, Source, load_source
+
+
+class HeldOut:
+    """The test images of some classes of a source, decoded once for every size that is asked for.
+
+    Args:
+        source: The real dataset.
+        places: Position in its list of each of the C classes, in label order; None: all, as they are. Test images of other
+            classes are left out.
+
+    Raises:
+        InputError: When there is no test image of a class.
+    """
+
+    def __init__(self, source: Source, places: Sequence[int] | None = None):
+        self.source = source
+        self.places = list(range(len(source.classes)) if places is None else places)
+        self.label_of = np.full(len(source.classes), -1)  # of each class of the source; -1: not among these
+        self.label_of[self.places] = np.arange(len(self.places))
+        self._rows = np.flatnonzero(self.label_of[source.test.labels] >= 0)
+        self.labels = torch.from_numpy(self.label_of[source.test.labels[self._rows]])  # (M,)
+        self._images = {}
+        counts = np.bincount(self.labels, minlength=len(self.places))
+        without = [known.name for known, count in zip(self.classes, counts, strict=True) if not count]
+        if without:
+            raise InputError("source", source.name, f"its split {source.test.name!r} holds no image of {', '.join(without)}")
+
+    @property
+    def classes(self) -> list[SourceClass]:
+        """The C classes, in label order."""
+        return [self.source.classes[place] for place in self.places]
+
+    def images(self, size: int, resize: int | None = None) -> torch.Tensor:
+        """Return the images, uint8 (M, 3, size, size); see `Split.pixels`."""
+        key = size, resize or size
+        if key not in self._images:
+            self._images[key] = self.source.test.pixels(self._rows, size, resize=key[1])
+        return self._images[key]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A set that is scored.
+
+    Args:
+        own: The set.
+        test: What its students are tested on; has the meaning of its labels, 0 .. C - 1.
+        content_sha256: Of the set.
+        teacher: Gives the labels where a protocol asks for them online; its logits have the order of the labels.
+        teacher_record: What is known of it.
+    """
+
+    own: TrainingSet
+    test: HeldOut
+    content_sha256: str
+    teacher: Classifier | None = None
+    teacher_record: ModelRecord | None = None
+
+    def random_real(self, size: int, *, soft: bool) -> Callable[[int], TrainingSet]:
+        """Return the baseline of every score: as many randomly drawn training images of the source, by seed.
+
+        Args:
+            size: Side in pixels.
+            soft: Whether the teacher labels them.
+
+        Raises:
+            InputError: When a class of the source has fewer images than the set.
+        """
+        train, classes = self.test.source.train, self.test.source.classes
+        per_class = np.zeros(len(classes), dtype=np.int64)
+        per_class[self.test.places] = torch.bincount(self.own.labels, minlength=len(self.test.places)).numpy()
+        images = np.bincount(train.labels, minlength=len(classes))
+        if (per_class > images).any():
+            short = int((images - per_class).argmin())
+            valid = f"class {classes[short].name!r} has {images[short]} images to train on, the set {per_class[short]}"
+            raise InputError("source", self.test.source.name, f"{valid}: no random baseline is as large")
+
+        def draw(seed: int) -> TrainingSet:
+            chosen = train.draw_per_class(per_class, draw_seed(seed, "random real"))
+            pixels = train.pixels(chosen, size)
+            labels = torch.from_numpy(self.test.label_of[train.labels[chosen]])
+            return TrainingSet(pixels, labels, self.teacher.soft_labels(pixels) if soft else None)
+
+        return draw
+
+
+def real_source(manifest: Manifest, *, published: bool, source: str | None = None, **overrides) -> tuple[Source, list[int]]:
+    """Load the real dataset that a set stands for, and find its classes there.
+
+    Args:
+        manifest: Of the set.
+        published: Whether the set is on the Hub; then a folder of its author's is not looked for on this machine.
+        source: Where the real dataset lies now; default: where the manifest says.
+        **overrides: Of `load_source`, where they differ from what the manifest says.
+
+    Returns:
+        The real dataset, and the position in its list of each class of the set, in label order.
+
+    Raises:
+        InputError: When it cannot be loaded, or does not know a class.
+    """
+    known = manifest.source
+    if source is None and known.name not in KNOWN and known.hub_id is None and published:
+        valid = f"the set was made from a folder of its author's ({known.name}); pass --source with the real dataset"
+        raise InputError("source", None, valid)
+    recorded = {
+        "source_revision": None if source else known.revision,
+        "image_column": known.image_column,
+        "label_column": known.label_column,
+        "test_split": None if known.test_fraction else known.test_split,
+        "test_fraction": known.test_fraction,
+    }
+    real = load_source(source or known.name, **{name: overrides.get(name) or value for name, value in recorded.items()})
+    own = [SourceClass(c.name, c.source_index, c.wnid) for c in manifest.classes]
+    return real, match_classes(own, real.class_names, "source", real.name)

@@ -1,0 +1,95 @@
+"""Making stored views: every image of every epoch as a student will see it, labelled by the teacher (FKD, SRe2L)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distill_hub.artifact.card import size_text
+from distill_hub.artifact.manifest import Manifest, ModelRecord, ViewsFacts
+from distill_hub.artifact.views import predicted_bytes, write_views
+from distill_hub.classifiers import Classifier
+from distill_hub.evaluation.augment import augment, batch_of, draw
+from distill_hub.evaluation.protocols import FKD_EPOCHS, fkd_batch_size, fkd_views
+from distill_hub.evaluation.train import epoch_generator, resized
+from distill_hub.run import Run, Stage
+
+WRITTEN_BY_DEFAULT = 64 * 2**20  # bytes: more is made on request
+CHUNK_ROWS = 2000  # views per chunk of work; at least one epoch
+
+
+def default_epochs(images: int, classes: int) -> int:
+    """Return the epochs of views that a set gets unasked: those of `fkd` where they are small, else none."""
+    size = predicted_bytes(images, FKD_EPOCHS, classes, fkd_batch_size(images, classes))
+    return FKD_EPOCHS if size <= WRITTEN_BY_DEFAULT else 0
+
+
+def draw_views(
+    run: Run,
+    images: torch.Tensor,
+    teacher: Classifier,
+    record: ModelRecord,
+    *,
+    epochs: int,
+    mirrored: bool,
+    seed: int,
+    batch_size: int | None = None,
+) -> tuple[Stage, ViewsFacts]:
+    """Draw and label the views of all epochs, spread over processes, each finished chunk kept.
+
+    Args:
+        run: The run.
+        images: The set, uint8 (N, 3, S, S).
+        teacher: Labels the views.
+        record: What is known of it.
+        epochs: How many; each holds every image once.
+        mirrored: Whether half of the views are mirrored.
+        seed: Of the views. A student of this seed under `sre2l` sees the same ones.
+        batch_size: Images that are mixed among each other; default: the protocol's.
+    """
+    count, classes = len(images), len(teacher.columns)
+    batch_size = min(batch_size or fkd_batch_size(count, classes), count)
+    rules, size = fkd_views(mirrored), min(224, images.shape[-1])
+    size_then = size_text(predicted_bytes(count, epochs, classes, batch_size))
+    run.say(f"Stored views: {epochs} epochs of {count:,} images with {classes:,} logits each will take about {size_then}")
+    pixels = resized(images, size).to(run.device)
+
+    @torch.inference_mode()
+    def label(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
+        drawn = []
+        for epoch in chunk:
+            epoch_draws = draw(rules, count, batch_size, size, epoch_generator(seed, epoch))
+            logits = []
+            for start in range(0, count, batch_size):
+                batch = {
+                    key: value.to(run.device) for key, value in batch_of(epoch_draws, start, start + batch_size).items()
+                }
+                views = augment(pixels[batch["order"]], batch, (0.0,) * 3, (1.0,) * 3)  # in [0, 1]
+                with torch.autocast(run.device.type, run.dtype, enabled=run.dtype is not torch.float32):
+                    logits.append(teacher.logits(views).half().cpu())
+            drawn.append({**epoch_draws, "logits": torch.cat(logits)})
+        return {key: torch.stack([one[key] for one in drawn]) for key in drawn[0]}
+
+    stage = run.map("views", range(epochs), label, chunk_size=max(1, CHUNK_ROWS // count))
+    facts = ViewsFacts(
+        epochs=epochs, batch_size=batch_size, image_size=size, crop_scale=rules.crop_scale, flip=rules.flip,
+        mix_alpha=rules.mix_alpha, teacher=record, seed=seed,
+    )  # fmt: skip
+    return stage, facts
+
+
+def store_views(folder: Path, manifest: Manifest, stage: Stage, facts: ViewsFacts) -> Manifest:
+    """Write drawn views into the artifact folder; see `artifact.views.write_views`."""
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for epoch in range(facts.epochs):
+            rows = {key: tensor[0].numpy() for key, tensor in stage.rows(epoch, epoch + 1).items()}
+            order = rows["order"].astype(np.int32)
+            flip = rows.get("flip", np.zeros(len(order), dtype=bool))
+            partner = order[rows["partner"]]
+            columns = {**rows, "image": order, "partner": partner, "flip": flip, "epoch": np.full_like(order, epoch)}
+            for start in range(0, len(order), facts.batch_size):
+                yield {key: column[start : start + facts.batch_size] for key, column in columns.items() if key != "order"}
+
+    return write_views(folder, manifest, batches(), facts)

@@ -1,0 +1,211 @@
+"""Students by name: the networks of the literature's tables, untrained. One name is one network at a given image size."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import timm
+import torch
+from torch import nn
+from torchvision import models
+
+from distill_hub.config import InputError, nearest
+
+
+class InstanceNorm(nn.GroupNorm):
+    """Instance norm with scale and shift for maps (B, C, H, W), from the statistics of each map in training and test alike.
+
+    Raises:
+        ValueError: For maps of one pixel: each would become the shift, whatever the image.
+    """
+
+    def __init__(self, channels: int):
+        # One group per channel is the function of nn.InstanceNorm2d and takes a CPU less time: forward and backward on 64
+        # maps of 128 channels 0.77 of it at 32 px and 0.25 at 16 px, and 0.96 of it for a whole step of ConvNet-3.
+        super().__init__(channels, channels)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Normalise maps (B, C, H, W)."""
+        if maps.shape[-2:] == (1, 1):
+            raise ValueError("instance norm of a map of one pixel forgets the image")
+        return super().forward(maps)
+
+
+class ConvNet(nn.Module):
+    """The field's ConvNet-D: D blocks of 3x3 convolution, norm, ReLU and 2x2 average pooling, then a linear layer.
+
+    Gidaris and Komodakis (2018); the student of every table since Dataset Condensation (Zhao et al., 2021). Width 128,
+    depth 6, 224 px and 10 classes have 754,570 parameters.
+
+    Args:
+        num_classes: Number of classes.
+        depth: Number of blocks; 2**depth must not exceed the image size.
+        image_size: Side of the square images, in pixels.
+        width: Channels of every block.
+        norm: From a number of channels to a norm layer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        depth: int,
+        image_size: int,
+        width: int = 128,
+        norm: Callable[[int], nn.Module] = InstanceNorm,
+    ):
+        super().__init__()
+        blocks = []
+        for block in range(depth):
+            channels = 3 if block == 0 else width
+            blocks += [nn.Conv2d(channels, width, 3, padding=1), norm(width), nn.ReLU(), nn.AvgPool2d(2)]
+        self.features = nn.Sequential(*blocks, nn.Flatten())
+        self.classifier = nn.Linear(width * (image_size // 2**depth) ** 2, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map normalised images (B, 3, S, S) to logits (B, num_classes)."""
+        return self.classifier(self.features(images))
+
+
+def _conv(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; a block that changes the number of channels halves the side of the maps."""
+
+    def __init__(self, channels: int, width: int, halve: bool, average_pool: bool):
+        super().__init__()
+        stride = 2 if halve and not average_pool else 1
+        pool = [nn.AvgPool2d(2)] if halve and average_pool else []
+        self.residual = nn.Sequential(
+            *(_conv(channels, width, 3, stride), InstanceNorm(width), nn.ReLU(), *pool),
+            *(_conv(width, width, 3), InstanceNorm(width)),
+        )
+        self.shortcut = nn.Identity()
+        if halve:
+            self.shortcut = nn.Sequential(_conv(channels, width, 1, stride), *pool, InstanceNorm(width))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return (self.residual(maps) + self.shortcut(maps)).relu()
+
+
+class ResNet(nn.Module):
+    """ResNet (He et al., 2016) with instance norm as in IDC (Kim et al., 2022), and IDC's ResNetAP, which averages.
+
+    The first layers suit the image size: up to 64 px a 3x3 convolution, up to 128 px the same and a pooling by 2, above a
+    7x7 convolution and pooling, together by 4. At 10 classes and more than 128 px ResNet-10 and ResNetAP-10 have 4,910,922
+    parameters, ResNet-18 11,181,642. IDC's code builds narrower networks (32 to 256 channels) for CIFAR; these are 64 to 512
+    channels wide everywhere, as its networks for all other data are.
+
+    Args:
+        num_classes: Number of classes.
+        image_size: Side of the square images, in pixels; 9 or more, with `average_pool` 16 or more.
+        blocks: Blocks of each stage; stage i has 64 * 2**i channels.
+        average_pool: ResNetAP: no convolution strides; average pooling takes the place of strides and of max pooling.
+    """
+
+    def __init__(self, num_classes: int, image_size: int, blocks: Sequence[int], *, average_pool: bool = False):
+        super().__init__()
+        large = image_size > 128
+        layers = [_conv(3, 64, 7 if large else 3, 2 if large and not average_pool else 1), InstanceNorm(64), nn.ReLU()]
+        if image_size > 64:
+            layers.append(nn.AvgPool2d(4 if large else 2) if average_pool else nn.MaxPool2d(3, 2, padding=1))
+        channels = 64
+        for stage, count in enumerate(blocks):
+            for block in range(count):
+                layers.append(_Block(channels, 64 * 2**stage, halve=stage > 0 and block == 0, average_pool=average_pool))
+                channels = 64 * 2**stage
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map normalised images (B, 3, S, S) to logits (B, num_classes)."""
+        return self.classifier(self.features(images))
+
+
+INSTANCE_NORM = {
+    "resnet-10": {"blocks": (1, 1, 1, 1)},
+    "resnet-18": {"blocks": (2, 2, 2, 2)},
+    "resnetap-10": {"blocks": (1, 1, 1, 1), "average_pool": True},
+}
+# Not timm's of the same names: its ResNets start with the last scale of every block at zero.
+TORCHVISION = {
+    "resnet-18-bn": models.resnet18,
+    "resnet-50-bn": models.resnet50,
+    "resnet-101-bn": models.resnet101,
+    "efficientnet-b0": models.efficientnet_b0,
+    "mobilenet-v2": models.mobilenet_v2,
+    "shufflenet-v2": models.shufflenet_v2_x1_0,
+    "vgg-16": models.vgg16,
+    "vgg-16-bn": models.vgg16_bn,
+}
+
+
+def student_name(name: str, image_size: int) -> str:
+    """Resolve 'auto' to the ConvNet whose depth suits the image: 2 at 16 px, 3 at 32, 4 at 64, 5 at 128, 6 at 224."""
+    return f"convnet-{max(1, round(math.log2(image_size)) - 2)}" if name == "auto" else name
+
+
+def build(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Build an untrained network.
+
+    Args:
+        name: 'convnet-D' or 'convnet-D-bn' with a depth D, a key of `INSTANCE_NORM` or `TORCHVISION`, or 'timm/NAME' with
+            any architecture of timm; 'bn' stands for BatchNorm.
+        num_classes: Number of classes.
+        image_size: Side of the square images, in pixels.
+
+    Raises:
+        InputError: For an unknown name, or a ConvNet too deep for the image.
+    """
+    if convnet := re.fullmatch(r"convnet-([1-9][0-9]?)(-bn)?", name):
+        depth, deepest = int(convnet[1]), int(math.log2(image_size))
+        if depth > deepest:
+            raise InputError("students", name, f"{image_size} px allow a depth of {deepest}")
+        return ConvNet(num_classes, depth, image_size, norm=nn.BatchNorm2d if convnet[2] else InstanceNorm)
+    if name in INSTANCE_NORM:
+        return ResNet(num_classes, image_size, **INSTANCE_NORM[name])
+    if name in TORCHVISION:
+        return _torchvision(name, num_classes, image_size)
+    architecture, ours = name.removeprefix("timm/"), ["convnet-D", "convnet-D-bn", *INSTANCE_NORM, *TORCHVISION]
+    if name.startswith("timm/") and architecture in timm.list_models():
+        config = timm.get_pretrained_cfg(architecture)
+        fixed = {"img_size": image_size} if config and config.fixed_input_size else {}  # only these take a size
+        return timm.create_model(architecture, num_classes=num_classes, **fixed)
+    near = nearest(name, [*ours, *(f"timm/{known}" for known in timm.list_models())])
+    raise InputError("students", name, f"known: {', '.join(ours)}, timm/NAME{near}")
+
+
+def _torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
+    model = TORCHVISION[name](num_classes=num_classes)
+    if isinstance(model, models.ResNet) and image_size <= 64:
+        # The `_modified` ResNets of SRe2L and RDED, whose new convolution starts as PyTorch has it, not as the others do.
+        model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    if isinstance(model, models.EfficientNet):
+        # torchvision's range depends on the number of classes. RDED builds 1000 and keeps the rows of its own.
+        nn.init.uniform_(model.classifier[-1].weight, -(1000**-0.5), 1000**-0.5)
+    return model
+
+
+def check_student(name: str, num_classes: int, image_size: int) -> None:
+    """Refuse a student that cannot be built or cannot be trained on such images, before any work is done for it.
+
+    Nothing is computed: two images without content pass through the network's shapes.
+
+    Raises:
+        InputError: See `build`; or the network does not run at this image size, or is no classifier.
+    """
+    try:
+        with torch.device("meta"):
+            model = build(student_name(name, image_size), num_classes, image_size).train()
+            shape = model(torch.empty(2, 3, image_size, image_size)).shape
+    except InputError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError("students", name, f"a network that runs on {image_size} px images is needed ({reason})") from error
+    if shape != (2, num_classes):
+        raise InputError("students", name, f"it gives an image not one logit per class but an output of {tuple(shape[1:])}")

@@ -1,0 +1,15 @@
+"""Store views of a distilled set: `distill-hub relabel`, for several processes.
+
+    accelerate launch recipes/relabel.py outputs/digits-ipc10-cao2
+    accelerate launch --multi_gpu recipes/relabel.py outputs/imagenet1k-ipc10-cao2 --epochs 100
+
+Its size is printed first. The views are the same for any number of processes; the same command again goes on where an
+interrupted one stopped.
+"""
+
+from distill_hub.cli import relabel_set
+from distill_hub.config import launch
+from distill_hub.options import RelabelConfig
+
+if __name__ == "__main__":
+    launch(relabel_set, RelabelConfig, __doc__)

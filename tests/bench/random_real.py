@@ -1,0 +1,54 @@
+"""Accuracy of random real images, the baseline of every table, measured by hand.
+
+python tests/bench/random_real.py --source PATH/cifar10 --protocol idc-hard --students convnet-3 --ipc 10 --repeats 3
+"""
+
+import time
+from dataclasses import dataclass
+
+from jsonargparse.typing import PositiveInt
+
+from distill_hub.config import launch, option, options
+from distill_hub.options import EvaluationOptions, SourceOptions
+
+
+@dataclass(frozen=True)
+class Config(EvaluationOptions, SourceOptions):
+    """The images."""
+
+    image_size: PositiveInt = option(32, "side in pixels")
+    ipc: PositiveInt = option(10, "images per class")
+
+
+def main(config: Config) -> None:
+    """Train students on random real images, drawn anew for every seed, and print how they did."""
+    import torch
+
+    from distill_hub.evaluation.protocols import protocol
+    from distill_hub.evaluation.scores import Trial, measure, score_table, settings_of
+    from distill_hub.evaluation.session import session
+    from distill_hub.evaluation.subject import HeldOut, Subject
+    from distill_hub.evaluation.train import TrainingSet
+    from distill_hub.run import show
+    from distill_hub.sources import load_source
+
+    source, rules = load_source(**options(config, SourceOptions)), protocol(config.protocol)
+    rows = source.train.draw_per_class(config.ipc, 0)
+    own = TrainingSet(source.train.pixels(rows, config.image_size), torch.from_numpy(source.train.labels[rows]))
+    subject = Subject(own, HeldOut(source), "0" * 64)
+    started, records = time.perf_counter(), []
+    with session("bench", vars(config)) as run:
+        for student in rules.students(config.students, config.image_size):
+            settings = settings_of(subject, rules, student)
+            drawn = Trial(subject.random_real(settings.image_size, soft=False), settings)
+            how = {"together": config.seeds_together, "compiled": config.compile, "stage": student}
+            records.append(measure(run, subject, rules, student, range(config.repeats), {"random real": drawn}, **how))
+    show(score_table(records, config.ipc))
+    for record in records:
+        last = ", ".join(f"{100 * value:.2f}" for value in record.score.last)
+        show(f"{record.student}: {last} % after the last epoch; {record.seconds:.0f} s of training and tests")
+    show(f"{time.perf_counter() - started:.0f} s in all, {record.environment.hardware}, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    launch(main, Config, __doc__)

@@ -1,0 +1,247 @@
+"""Every number of the protocols, as papers and released codes have it, written out by hand."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from distill_hub.config import InputError
+from distill_hub.evaluation.augment import Augmentation
+from distill_hub.evaluation.protocols import FKD_EPOCHS, PROTOCOLS, fkd_batch_size, idc_epochs, protocol
+from distill_hub.evaluation.settings import Settings, Task, is_mirrored, learning_rate
+from distill_hub.options import EvaluationOptions
+
+IPCS = (1, 10, 20, 50, 100)
+CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def settings(
+    name, *, ipc=10, classes=10, size=224, student="resnet-18-bn", source="imagewoof", names=None, **task
+) -> Settings:
+    names = names or [f"class-{i}" for i in range(classes)]
+    return protocol(name).settings(Task(ipc * classes, tuple(names), size, source, student, **task))
+
+
+def test_the_protocols_are_those_the_options_name():
+    field = next(f for f in dataclasses.fields(EvaluationOptions) if f.name == "protocol")
+    assert list(PROTOCOLS) == list(field.type.__args__)
+    assert [name for name, known in PROTOCOLS.items() if not known.standard] == ["quick"]
+
+
+def test_protocols_by_name_and_version():
+    assert protocol("idc-hard").name == "idc-hard"
+    assert protocol("quick", 2).version == 2
+    with pytest.raises(InputError, match="did you mean 'quick'"):
+        protocol("quik")
+    with pytest.raises(InputError, match="knows version 2"):
+        protocol("quick", 1)
+
+
+# Epochs of IDC's argument.py by classes and IPC; 100 classes: a third less, floored to a hundred.
+IDC_EPOCHS = {
+    10: (3000, 2000, 1500, 1500, 1000),
+    100: (2000, 1300, 1000, 1000, 600),
+    200: (3000, 2000, 1500, 1500, 1000),
+    1000: (3000, 2000, 1500, 1500, 1000),
+}
+
+
+@pytest.mark.parametrize("classes", IDC_EPOCHS)
+@pytest.mark.parametrize("place", range(5))
+def test_idc_hard_on_imagenet(classes, place):
+    got, epochs = settings("idc-hard", ipc=IPCS[place], classes=classes), IDC_EPOCHS[classes][place]
+    large = classes > 100
+    assert (got.epochs, got.batch_size) == (epochs, 128 if large else 64)
+    assert (got.optimizer, got.learning_rate, got.weight_decay) == ("sgd", 0.1 if large else 0.01, 1e-4 if large else 5e-4)
+    assert got.decay_all and got.schedule == "multistep" and got.labels == "hard"
+    assert (got.image_size, got.test_resize) == (224, 224)  # no margin around the test crop
+    assert len(got.looks) == 100 and got.looks[0] == epochs // 100 and got.looks[-1] == epochs
+    assert (got.mean, got.std) == IMAGENET
+    assert got.augmentation == Augmentation(
+        crop_scale=(0.5, 1.0), flip=True, jitter=0.4, lighting=0.1, mix="cutmix", mix_probability=1.0, mix_alpha=1.0
+    )
+
+
+def test_idc_epochs_beyond_the_usual_ipc():
+    assert [idc_epochs(ipc, 10) for ipc in (2, 11, 51, 200, 201, 500, 501)] == [2000, 1500, 1000, 1000, 500, 500, 300]
+    assert idc_epochs(1 * 3**2, 10) == 2000  # IDC's multi-formation with factor 3
+
+
+@pytest.mark.parametrize("ipc", IPCS)
+@pytest.mark.parametrize(("source", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_idc_hard_on_small_images(source, classes, ipc):
+    got = settings("idc-hard", ipc=ipc, classes=classes, size=32, source=source, student="convnet-3")
+    assert (got.epochs, got.batch_size, got.learning_rate, got.weight_decay) == (1000, 64, 0.01, 5e-4)
+    assert got.looks == (1000,)
+    assert (got.mean, got.std) == CIFAR
+    assert got.augmentation == Augmentation(flip=True, siamese=True, mix="cutmix", mix_probability=0.5)
+
+
+def test_digits_are_not_mirrored():
+    digits = [str(d) for d in range(10)]
+    assert not is_mirrored(digits) and is_mirrored(["0", "cat"])
+    for name in PROTOCOLS:
+        assert not settings(name, size=32, source="svhn", names=digits).augmentation.flip
+
+
+@pytest.mark.parametrize("ipc", IPCS)
+def test_kd_is_idc_with_the_loss_of_the_paper(ipc):
+    got, hard = settings("kd", ipc=ipc, student="convnet-6"), settings("idc-hard", ipc=ipc, student="convnet-6")
+    assert got == dataclasses.replace(hard, labels="soft", temperature=1.5, temperature_squared=True)
+
+
+RDED_BATCH = {  # by classes, over IPC 1, 10, 20, 50, 100; RDED knows 1, 10 and 50; never more than there are images
+    10: (10, 50, 50, 100, 100),
+    100: (20, 100, 100, 200, 200),
+    200: (100, 100, 100, 100, 100),  # Tiny-ImageNet
+    1000: (20, 100, 100, 200, 200),
+}
+
+
+@pytest.mark.parametrize("classes", RDED_BATCH)
+@pytest.mark.parametrize("place", range(5))
+def test_rded_soft(classes, place):
+    size = 64 if classes == 200 else 224
+    got = settings("rded-soft", ipc=IPCS[place], classes=classes, size=size)
+    assert (got.epochs, got.batch_size) == (300, RDED_BATCH[classes][place])
+    assert (got.optimizer, got.learning_rate, got.weight_decay, got.decay_all) == ("adamw", 0.001, 0.01, False)
+    assert (got.schedule, got.labels, got.temperature, got.temperature_squared) == ("half-cosine", "teacher", 20.0, False)
+    assert got.looks == (250, 260, 270, 280, 290, 300)
+    assert got.batchnorm_updates == 2
+    assert (got.image_size, got.test_resize) == ((64, 72) if size == 64 else (224, 256))
+    assert (got.mean, got.std) == IMAGENET
+    factor = 1 if size == 64 else 2
+    assert got.augmentation == Augmentation(patches=factor, crop_scale=(1 / factor, 1.0), flip=True, mix="cutmix")
+
+
+def test_rded_soft_by_student():
+    rates = {
+        "resnet-50-bn": 0.001,
+        "efficientnet-b0": 0.002,
+        "mobilenet-v2": 0.0025,
+        "vgg-16": 0.0005,
+        "convnet-4-bn": 0.001,
+    }
+    for student, rate in rates.items():
+        assert settings("rded-soft", student=student).learning_rate == rate
+    small = settings("rded-soft", student="convnet-5-bn", size=256)
+    assert (small.image_size, small.test_resize) == (128, 144)
+    assert settings("rded-soft", student="resnet-18-bn", size=256).image_size == 224
+    assert settings("rded-soft", size=32, source="cifar10").test_resize == 32
+    assert settings("rded-soft", ipc=1, classes=3).batch_size == 3
+    cifar100 = {"classes": 100, "size": 32, "source": "cifar100", "student": "convnet-3-bn"}
+    own = settings("rded-soft", **cifar100, teacher="convnet-3-bn")
+    assert (own.batch_size, own.learning_rate) == (25, 0.002)
+    other = settings("rded-soft", **cifar100, teacher="resnet18")
+    assert (other.batch_size, other.learning_rate) == (100, 0.001)
+
+
+@pytest.mark.parametrize(("classes", "batch_size"), [(10, 100), (100, 128), (1000, 1024)])
+def test_sre2l_and_fkd_on_imagenet(classes, batch_size):
+    got = settings("sre2l", classes=classes)
+    assert (got.epochs, got.batch_size, got.schedule) == (300, batch_size, "cosine")
+    assert (got.optimizer, got.learning_rate, got.weight_decay, got.decay_all) == ("adamw", 0.001, 0.01, False)
+    assert (got.temperature, got.temperature_squared, got.labels) == (20.0, False, "teacher")
+    assert got.looks == (*range(1, 292, 10), 300)
+    assert (got.image_size, got.test_resize) == (224, 256)
+    assert got.augmentation == Augmentation(crop_scale=(0.08, 1.0), flip=True, mix="cutmix")
+    assert settings("fkd", classes=classes) == dataclasses.replace(got, labels="views")
+    assert settings("fkd", classes=classes, views_batch_size=77).batch_size == 77
+    assert FKD_EPOCHS == 300 and fkd_batch_size(10 * classes, classes) == batch_size
+
+
+@pytest.mark.parametrize("ipc", IPCS)
+def test_sre2l_on_cifar(ipc):
+    got = settings("sre2l", ipc=ipc, classes=100, size=32, source="cifar100")
+    assert (got.epochs, got.batch_size, got.schedule, got.temperature) == (400, 128, "cosine", 30.0)
+    assert (got.optimizer, got.learning_rate, got.weight_decay, got.decay_all) == ("adamw", 0.001, 0.01, True)
+    assert got.augmentation == Augmentation(pad=0.125, flip=True, mix="mixup", mix_alpha=0.8)  # 4 pixels of 32
+    assert got.looks == (*range(1, 392, 10), 400)
+    assert (got.mean, got.std) == CIFAR
+
+
+def test_sre2l_on_tiny_imagenet():
+    got = settings("sre2l", ipc=50, classes=200, size=64, source="tiny-imagenet")
+    assert (got.epochs, got.batch_size, got.optimizer, got.learning_rate) == (100, 256, "sgd", 0.2)
+    assert (got.weight_decay, got.decay_all, got.schedule) == (1e-4, True, "warmup-cosine")
+    assert (got.temperature, got.temperature_squared) == (20.0, True)
+    assert got.augmentation == Augmentation(crop_scale=(0.08, 1.0), flip=True)
+    assert (got.image_size, got.test_resize) == (64, 64)
+    assert (got.mean, got.std) == ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "looks"), [(10, 100, 5), (100, 50, 5), (5000, 1, 1), (60, 50, 5), (1000, 5, 5)]
+)
+def test_quick_takes_about_a_hundred_steps(images, epochs, looks):
+    got = protocol("quick").settings(Task(images, ("a", "b"), 16, "digits", "convnet-2"))
+    assert got.epochs == epochs and len(got.looks) == looks and got.looks[-1] == epochs
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("size", [16, 32, 64, 128, 224, 256])
+def test_the_last_epoch_is_always_looked_at(name, size):
+    got = settings(name, size=size)
+    assert got.looks[-1] == got.epochs and list(got.looks) == sorted(set(got.looks))
+    assert got.image_size <= min(size, 224) and got.test_resize >= got.image_size
+
+
+def rates(name, epochs, **task):
+    got = settings(name, **task)
+    return [learning_rate(got, epoch) / got.learning_rate for epoch in epochs]
+
+
+def test_schedules():
+    # 2,000 epochs: floor(2E/3) = 1333, floor(5E/6) = 1666.
+    assert rates("idc-hard", (0, 1332, 1333, 1665, 1666, 1999)) == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
+    assert rates("rded-soft", (0, 150, 240, 299)) == pytest.approx([1, 0.854, 0.655, 0.503], abs=5e-4)  # as its code gives
+    assert rates("sre2l", (0, 150, 299)) == pytest.approx([1, 0.5, 2.74e-5], abs=1e-6)
+
+
+def test_schedules_are_those_of_pytorch():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    schedulers = torch.optim.lr_scheduler
+
+    def of_pytorch(build, epochs, rate):
+        optimizer = torch.optim.SGD([parameter], rate)
+        schedule, got = build(optimizer), []
+        for _ in range(epochs):
+            got.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return got
+
+    def ours(got):
+        return [learning_rate(got, epoch) for epoch in range(got.epochs)]
+
+    idc = settings("idc-hard", ipc=100)
+    steps = [2 * 1000 // 3, 5 * 1000 // 6]
+    assert ours(idc) == pytest.approx(of_pytorch(lambda o: schedulers.MultiStepLR(o, steps, gamma=0.2), 1000, 0.01))
+    cifar = settings("sre2l", size=32)
+    assert ours(cifar) == pytest.approx(of_pytorch(lambda o: schedulers.CosineAnnealingLR(o, 400), 400, 0.001))
+
+    def warmup(optimizer):
+        parts = [schedulers.LinearLR(optimizer, 0.01, total_iters=5), schedulers.CosineAnnealingLR(optimizer, 95)]
+        return schedulers.SequentialLR(optimizer, parts, milestones=[5])
+
+    tiny = settings("sre2l", size=64)
+    assert ours(tiny) == pytest.approx(of_pytorch(warmup, 100, 0.2))
+
+
+def test_students_of_a_protocol():
+    hard, soft = protocol("idc-hard"), protocol("rded-soft")
+    assert hard.students("convnet-6,resnetap-10, resnet-18", 224) == ["convnet-6", "resnetap-10", "resnet-18"]
+    assert hard.students("auto", 32) == ["convnet-3"] and soft.students("auto", 224) == ["resnet-18-bn"]
+    assert hard.students("convnet-3,auto", 32) == ["convnet-3"]  # once
+    assert soft.students("resnet-50-bn,timm/vit_tiny_patch16_224", 224) == ["resnet-50-bn", "timm/vit_tiny_patch16_224"]
+    with pytest.raises(InputError, match="resnet-18-bn") as caught:  # the papers' ResNet-18 is not the one of this name
+        soft.students("resnet-18", 224)
+    assert caught.value.field == "students"
+    with pytest.raises(InputError, match="convnet-5-bn"):
+        soft.students("convnet-5", 128)
+
+
+def test_an_uneven_set_counts_by_its_mean():
+    assert Task(29, ("a", "b", "c"), 32, "s", "x").ipc == 10
+    assert Task(1, ("a", "b", "c"), 32, "s", "x").ipc == 1

@@ -1,0 +1,247 @@
+"""What is trained for a score, how it is kept, and what is said of it. The students are pretended."""
+
+import dataclasses
+import io
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from distill_hub import InputError, evaluate
+from distill_hub.artifact.manifest import ModelRecord
+from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.evaluation import ranking, scores
+from distill_hub.evaluation.augment import Augmentation
+from distill_hub.evaluation.metrics import mmd
+from distill_hub.evaluation.protocols import protocol
+from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
+from distill_hub.evaluation.subject import HeldOut, Subject
+from distill_hub.evaluation.train import Training, TrainingSet
+from distill_hub.run import Run
+
+RECORD = ModelRecord(id="a teacher", architecture="convnet-1", sha256="1" * 64)
+
+
+VIEWS = SimpleNamespace(record=SimpleNamespace(image_size=16, batch_size=30, epochs=300, sha256="3" * 64))
+
+
+class Pretender:
+    """A classifier whose probabilities and embeddings are known."""
+
+    device = torch.device("cpu")
+
+    def soft_labels(self, images):
+        return torch.full((len(images), 10), 0.1)
+
+    def embed(self, images):
+        return images.mean((2, 3))
+
+
+@pytest.fixture
+def make_subject(digits):
+    def make(places=None, taught=False, per_class=3):
+        test = HeldOut(digits, places)
+        rows = np.concatenate([np.flatnonzero(digits.train.labels == place)[:per_class] for place in test.places])
+        labels = torch.arange(len(test.places)).repeat_interleave(per_class)
+        soft_labels = torch.full((len(rows), len(test.places)), 0.1)
+        own = TrainingSet(digits.train.pixels(rows, 16), labels, soft_labels, VIEWS)
+        teacher = {"teacher": Pretender(), "teacher_record": RECORD} if taught else {}
+        return Subject(own, test, "0" * 64, **teacher)
+
+    return make
+
+
+def test_held_out_images_of_some_classes_in_another_order(digits):
+    test = HeldOut(digits, [7, 2])
+    assert [c.name for c in test.classes] == ["7", "2"]
+    images = test.images(16)
+    sevens = digits.test.pixels(np.flatnonzero(digits.test.labels == 7), 16)
+    assert torch.equal(images[test.labels == 0], sevens)
+    assert len(images) == int(np.isin(digits.test.labels, [2, 7]).sum())
+    assert test.images(16) is images  # decoded once
+    assert test.images(16, 18).shape == images.shape and not torch.equal(test.images(16, 18), images)
+
+
+def test_a_class_without_test_images_is_refused(digits):
+    kept = np.flatnonzero(digits.test.labels != 4)
+    test = dataclasses.replace(digits.test, dataset=digits.test.dataset.select(kept), labels=digits.test.labels[kept])
+    with pytest.raises(InputError, match="split 'test' holds no image of 4"):
+        HeldOut(dataclasses.replace(digits, test=test))
+
+
+def test_random_real_images_are_as_many_and_fixed_by_the_seed(make_subject, digits):
+    subject = make_subject([7, 2])
+    draw = subject.random_real(16, soft=False)
+    first, again, other = draw(0), draw(0), draw(1)
+    assert torch.equal(first.images, again.images) and not torch.equal(first.images, other.images)
+    assert torch.bincount(first.labels).tolist() == [3, 3] and first.soft_labels is None
+    sevens = {image.numpy().tobytes() for image in digits.train.pixels(np.flatnonzero(digits.train.labels == 7), 16)}
+    assert all(image.numpy().tobytes() in sevens for image in first.images[first.labels == 0])
+
+
+def trials(subject, name):
+    rules = protocol(name)
+    return trials_of(subject, settings_of(subject, rules, rules.students("auto", 16)[0]), {})
+
+
+def test_what_a_set_is_compared_with(make_subject):
+    alone, taught = make_subject(), make_subject(taught=True)
+    for name in ("quick", "idc-hard"):
+        assert list(trials(alone, name)) == ["this set", "random real"]
+    # Soft labels of random images need a teacher; without one they have hard labels, and are called so.
+    hard = trials(alone, "kd")["random real, hard labels"]
+    assert (hard.settings.labels, hard.settings.temperature_squared) == ("hard", False)
+    soft = trials(taught, "kd")["random real"]
+    assert soft.settings.labels == "soft" and soft.make(0).soft_labels.shape == (30, 10)
+    for name in ("rded-soft", "sre2l"):
+        found = trials(taught, name)
+        assert list(found) == ["this set", "random real"]
+        assert found["random real"].settings == found["this set"].settings
+    online = trials(taught, "fkd")
+    assert online["this set"].settings.labels == "views" and online["random real"].settings.labels == "teacher"
+    assert list(trials(alone, "fkd")) == ["this set"]
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Students that reach what is written in `accuracy`, by (labels, augmented, number of images) and seed."""
+    calls, accuracy = [], {}
+
+    def train(student, sets, test, classes, settings, seeds, *, title, **rest):
+        calls.append((student, list(seeds), title))
+        key = settings.labels, settings.augmentation != Augmentation(), len(sets[0].images)
+        reached = accuracy.get(key, 0.5)
+        return [Training(None, reached + seed / 100, reached + 0.1, 7) for seed in seeds]
+
+    monkeypatch.setattr(scores, "train_students", train)
+    return calls, accuracy
+
+
+def test_every_student_and_seed_is_kept(make_subject, pretended, tmp_path):
+    calls, _ = pretended
+    subject, rules = make_subject(), protocol("idc-hard")
+    both = trials(subject, "idc-hard")
+    first = measure(Run(tmp_path, {}), subject, rules, "convnet-2", range(2), both)
+    assert [(seeds, title) for _, seeds, title in calls] == [
+        ([0], "this set, seed 0"), ([1], "this set, seed 1"), ([0], "random real, seed 0"), ([1], "random real, seed 1"),
+    ]  # fmt: skip
+    again = measure(Run(tmp_path, {}), subject, rules, "convnet-2", range(2), both)
+    assert len(calls) == 4 and again.score == first.score
+    assert first.score.last == [0.5, 0.51] and first.score.best == [0.6, 0.6] and first.score.best_epoch == [7, 7]
+    assert first.score.std == pytest.approx(0.01 / math.sqrt(2))  # of a sample
+    assert list(first.baselines) == ["random real"] and first.standard and first.teacher is None
+    assert first.settings["augmentation"]["siamese"] is True and first.settings["looks"] == [1000]
+    assert EvaluationRecord.model_validate_json(first.to_json()) == first
+
+
+def test_seeds_side_by_side_are_one_piece_of_work(make_subject, pretended, tmp_path):
+    calls, _ = pretended
+    subject = make_subject()
+    both = trials(subject, "quick")
+    record = measure(Run(tmp_path, {}), subject, protocol("quick"), "convnet-2", range(3), both, together=True)
+    assert [seeds for _, seeds, _ in calls] == [[0, 1, 2]] * 2
+    assert record.score.last == pytest.approx([0.5, 0.51, 0.52]) and not record.standard
+
+
+def test_a_record_says_who_labelled_the_batches(make_subject, pretended, tmp_path):
+    subject, rules = make_subject(taught=True), protocol("rded-soft")
+    record = measure(Run(tmp_path, {}), subject, rules, "resnet-18-bn", range(1), trials(subject, "rded-soft"))
+    assert record.teacher == RECORD and record.settings["schedule"] == "half-cosine"
+    other = record.model_copy(update={"teacher": RECORD.model_copy(update={"sha256": "2" * 64})})
+    assert record.measures_the_same(record) and not record.measures_the_same(other)
+
+
+def test_the_table_shows_last_before_best_and_marks_what_is_not_of_the_literature(make_subject, pretended, tmp_path):
+    from rich.console import Console
+
+    subject = make_subject()
+    records = [
+        measure(Run(tmp_path / name, {}), subject, protocol(name), "convnet-2", range(2), trials(subject, name))
+        for name in ("quick", "idc-hard")
+    ]
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(score_table(records, 3))
+    rows = [line for line in console.export_text().splitlines() if "this set" in line]
+    assert "quick v2 (non-standard)" in rows[0] and "idc-hard v1 " in rows[1] and "non-standard" not in rows[1]
+    assert rows[0].index("50.5 ± 0.7") < rows[0].index("60.0")
+
+
+def test_dd_ranking_from_fractions(make_subject, pretended, tmp_path):
+    _, accuracy = pretended
+    subject, rules = make_subject(taught=True), protocol("kd")
+    together = ranking.ranking_trials(subject, trials(subject, "kd"), None)
+    assert list(together) == [
+        "this set", "random real", "this set, no augmentation", "random real, no augmentation",
+        "this set, hard labels", "all real images, hard labels",
+    ]  # fmt: skip
+    assert len(together["all real images, hard labels"].make(0).images) == 1297
+    accuracy |= {
+        ("soft", True, 30): 0.6, ("soft", False, 30): 0.5, ("hard", True, 30): 0.4, ("hard", True, 1297): 0.9,
+    }  # fmt: skip
+    record = measure(Run(tmp_path, {}), subject, rules, "convnet-2", [0], together)
+    found = ranking.rank(record, None)
+    # This set and random real images are alike here: IOR = 0, HLR = 0.9 - 0.4, alpha = -0.25; beta = 0.
+    assert found.lrs == pytest.approx((math.exp(-0.25) - math.exp(-1)) / (math.e - math.exp(-1)))
+    assert found.ars == pytest.approx((1 - math.exp(-1)) / (math.e - math.exp(-1)))
+    assert found.real_accuracy == pytest.approx(0.9)
+    known = ranking.ranking_trials(subject, trials(subject, "kd"), 0.95)
+    assert "all real images, hard labels" not in known
+
+
+def test_dd_ranking_where_it_cannot_be_had(make_subject):
+    with pytest.raises(InputError, match="pass --teacher"):
+        ranking.ranking_trials(make_subject(), trials(make_subject(), "kd"), None)
+    with pytest.raises(InputError, match="without augmentation"):
+        ranking.ranking_trials(make_subject(taught=True), trials(make_subject(taught=True), "fkd"), None)
+
+
+def test_distance_to_the_real_images_of_the_sets_classes(make_subject, digits):
+    subject = make_subject([7, 2], taught=True)
+    rows = np.flatnonzero(np.isin(digits.train.labels, [2, 7]))
+    real = digits.train.pixels(rows, 16).float().mean((2, 3)) / 255
+    own = subject.own.images.float().mean((2, 3)) / 255
+    assert ranking.distance_to_real(subject) == pytest.approx(mmd(own, real), rel=1e-5)
+
+
+def test_students_asked_for_and_students_on_record(make_set, pretended, tmp_path):
+    folder = make_set(tmp_path, list(range(10)))
+    pairs = evaluate(folder, students="convnet-2,convnet-1,resnet-10", repeats=1)
+    assert [pair.measured.student for pair in pairs] == ["convnet-2", "convnet-1", "resnet-10"]
+    assert [pair.claimed is not None for pair in pairs] == [True, False, False]  # the record is of convnet-2
+    assert ["random real" in pair.measured.baselines for pair in pairs] == [False, True, True]
+    (pair,) = evaluate(folder)
+    assert pair.measured.student == "convnet-2" and pair.measured.seeds == [0]
+    (pair,) = evaluate(folder, protocol="idc-hard")
+    assert (pair.measured.student, pair.measured.seeds, pair.claimed) == ("convnet-2", [0, 1, 2], None)
+
+
+@pytest.mark.parametrize(
+    ("how", "field", "words"),
+    [
+        ({"protocol": "idc-hart"}, "protocol", "did you mean 'idc-hard'"),
+        ({"students": "convnett-3"}, "students", "convnet-D"),
+        ({"students": "convnet-2,resnet-1"}, "students", "resnet-10"),
+        ({"students": "convnet-9"}, "students", "16 px allow a depth of 4"),
+        ({"protocol": "rded-soft", "students": "resnet-18"}, "students", "resnet-18-bn"),
+        ({"protocol": "sre2l"}, "teacher", "pass --teacher"),
+        ({"protocol": "sre2l", "teacher": "timm/resnet_18"}, "teacher", "timm/NAME"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(make_set, tmp_path, monkeypatch, how, field, words):
+    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path / "cache"))
+    folder = make_set(tmp_path / "set", list(range(10)))
+    before = sorted(path.name for path in folder.rglob("*"))
+    with pytest.raises(InputError) as caught:
+        evaluate(folder, **how)
+    assert caught.value.field == field and words in str(caught.value) and "\n" not in str(caught.value)
+    assert sorted(path.name for path in folder.rglob("*")) == before
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_records_are_plain_json(make_subject, pretended, tmp_path):
+    subject = make_subject(taught=True)
+    record = measure(Run(tmp_path, {}), subject, protocol("kd"), "convnet-2", range(1), trials(subject, "kd"))
+    assert json.loads(record.to_json())["settings"]["temperature"] == 1.5

@@ -1,0 +1,208 @@
+"""Stored views: drawn and labelled once, they take the teacher's place, and give the same student every time."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from torchvision.transforms import functional as tv
+
+from distill_hub import InputError, evaluate
+from distill_hub.artifact.load import find, read_artifact
+from distill_hub.artifact.manifest import Manifest, ModelRecord
+from distill_hub.artifact.views import open_views
+from distill_hub.classifiers import Classifier, save_convnet
+from distill_hub.cli import main
+from distill_hub.evaluation import reevaluate, scores, views
+from distill_hub.evaluation.protocols import protocol
+from distill_hub.evaluation.settings import Task
+from distill_hub.evaluation.train import TrainingSet, train_students
+from distill_hub.evaluation.views import default_epochs, draw_views, store_views
+from distill_hub.networks import build
+from distill_hub.run import Run
+
+RECORD = ModelRecord(id="a teacher", architecture="convnet-1", sha256="1" * 64)
+EPOCHS = 6
+
+
+@pytest.fixture
+def folder(make_set, tmp_path):
+    return make_set(tmp_path / "set", list(range(10)))
+
+
+@pytest.fixture
+def teacher(digits):
+    torch.manual_seed(1)
+    network = build("convnet-1", 10, 16)
+    return Classifier(network, id="a teacher", architecture="convnet-1", classes=digits.classes,
+                      class_names=digits.class_names, image_size=16)  # fmt: skip
+
+
+def stored(folder, teacher, state, *, seed=3, batch_size=20, epochs=EPOCHS):
+    """Draw and store views of a set; return them as they are read back, and the set."""
+    artifact = read_artifact(find(folder), pixels=True)
+    run = Run(state, {})
+    drawn = draw_views(run, artifact.pixels, teacher, RECORD, epochs=epochs, mirrored=True, seed=seed, batch_size=batch_size)
+    manifest = store_views(folder, Manifest.read(folder / "manifest.json"), *drawn)
+    return open_views(find(folder), manifest), artifact
+
+
+def test_every_view_is_what_its_row_says(folder, teacher, tmp_path):
+    found, artifact = stored(folder, teacher, tmp_path / "state")
+    assert (found.record.epochs, found.record.batch_size, found.record.image_size) == (EPOCHS, 20, 16)
+    assert found.record.teacher == RECORD and found.record.seed == 3
+    batches = [batch for epoch in range(EPOCHS) for batch in found.batches(epoch)]
+    assert [len(batch["image"]) for batch in batches] == [20, 20, 10] * EPOCHS
+    checked = mixed = 0
+    for batch in batches[:4]:
+        single = {}
+        for row, image in enumerate(batch["image"]):
+            top, left, height, width = (round(16 * float(value)) for value in batch["crop"][row])
+            view = tv.resized_crop(artifact.pixels[image].float() / 255, top, left, height, width, [16, 16], antialias=False)
+            single[int(image)] = tv.hflip(view) if batch["flip"][row] else view
+        for row, image in enumerate(batch["image"]):
+            view = single[int(image)].clone()
+            top, left, bottom, right = batch["box"][row]
+            view[:, top:bottom, left:right] = single[int(batch["partner"][row])][:, top:bottom, left:right]
+            with torch.no_grad():
+                logits = teacher.logits(view[None])[0].numpy()
+            assert np.abs(logits - batch["logits"][row].astype(np.float32)).max() < 2e-3 * max(1, np.abs(logits).max())
+            checked, mixed = checked + 1, mixed + (batch["share"][row] < 1)
+    assert checked == 70 and mixed > 30
+
+
+def short(name: str, found, **changes):
+    names = (*map(str, range(9)), "ten")  # not all digits: views are mirrored
+    whole = protocol(name).settings(Task(50, names, 65, "any", "convnet-2-bn", views_batch_size=found.record.batch_size))
+    return dataclasses.replace(whole, epochs=EPOCHS, looks=(EPOCHS,), image_size=16, batch_size=20, **changes)
+
+
+def weights(model):
+    return torch.cat([tensor.detach().flatten().double() for tensor in model.state_dict().values()])
+
+
+def test_replay_is_exact_and_agrees_with_the_teacher_online(folder, teacher, digits, tmp_path):
+    found, artifact = stored(folder, teacher, tmp_path / "state", seed=5)
+    data = TrainingSet(artifact.pixels, torch.from_numpy(artifact.labels), views=found)
+    test = (digits.test.pixels(range(100), 16), torch.from_numpy(digits.test.labels[:100]))
+    rate = {"learning_rate": 1e-4}
+
+    def train(name, own, teacher=None):
+        (training,) = train_students("convnet-2-bn", [own], test, 10, short(name, found, **rate), [5], teacher=teacher)
+        return training.model
+
+    first, second = train("fkd", data), train("fkd", data)  # no teacher anywhere
+    assert torch.equal(weights(first), weights(second))
+    # A student of the seed that the views have sees the same views under sre2l; the teacher's logits are then not rounded.
+    online = train("sre2l", TrainingSet(data.images, data.labels), teacher)
+    seen = (test[0] / 255 - 0.45) / 0.22
+    difference = (first(seen) - online(seen)).abs().max()
+    untrained = build("convnet-2-bn", 10, 16)
+    assert difference < 5e-3 < 0.1 < (untrained(seen) - online(seen)).abs().max()
+    other = train_students(
+        "convnet-2-bn",
+        [TrainingSet(data.images, data.labels)],
+        test,
+        10,
+        short("sre2l", found, **rate),
+        [6],
+        teacher=teacher,
+    )
+    assert (first(seen) - other[0].model(seen)).abs().max() > 20 * difference  # another seed's views are others
+
+
+def test_an_interrupted_relabelling_goes_on_to_the_same_views(folder, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(views, "CHUNK_ROWS", 100)  # two epochs a chunk
+    whole, _ = stored(folder, teacher, tmp_path / "one")
+    calls, logits = [], teacher.logits
+
+    def tired(images):
+        calls.append(len(images))
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return logits(images)
+
+    monkeypatch.setattr(teacher, "logits", tired)
+    with pytest.raises(KeyboardInterrupt):
+        stored(folder, teacher, tmp_path / "two")
+    assert Manifest.read(folder / "manifest.json").views == whole.record  # nothing half-written
+    again, _ = stored(folder, teacher, tmp_path / "two")
+    assert again.record == whole.record
+    assert len(calls) == 8 + (EPOCHS - 2) * 3  # the first chunk, of two epochs with three batches, was kept
+
+
+def test_views_of_a_small_set_are_made_unasked():
+    assert default_epochs(100, 10) == 300  # 0.6 MB of logits
+    assert default_epochs(1000, 100) == 300  # 60 MB
+    assert default_epochs(10_000, 1000) == 0  # 6 GB
+
+
+def saved_teacher(folder, digits):
+    """A teacher that knows its digits, in a folder."""
+    data = TrainingSet(digits.train.pixels(None, 16), torch.from_numpy(digits.train.labels))
+    rules = protocol("quick").settings(Task(len(data.images), tuple(digits.class_names), 16, "digits", "convnet-1"))
+    (fitted,) = train_students("convnet-1", [data], None, 10, dataclasses.replace(rules, epochs=3, looks=()), [0])
+    save_convnet(fitted.model, folder, "convnet-1", digits.class_names, 16)
+
+
+def command(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["distill-hub", *map(str, words)])
+    main()
+
+
+def test_the_command_then_fkd_without_the_teacher(folder, digits, tmp_path, monkeypatch, capsys):
+    saved_teacher(tmp_path / "teacher", digits)
+    command(monkeypatch, "relabel", folder, "--teacher", tmp_path / "teacher", "--epochs", "300")
+    printed = capsys.readouterr().out
+    assert "300 epochs of 50 images with 10 logits each will take about" in printed
+    assert printed.index("will take about") < printed.index("The views are in")
+    assert "views" in (folder / "README.md").read_text()
+    rows = load_dataset(str(folder), "views", split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(rows) == 15_000 and rows.features["logits"].length == 10
+    (tmp_path / "teacher" / "model.safetensors").unlink()
+
+    def refuse(*_, **__):
+        raise AssertionError("a teacher was asked for")
+
+    monkeypatch.setattr(reevaluate, "open_teacher", refuse)
+    how = {"protocol": "fkd", "students": "convnet-1-bn", "repeats": 1}
+    first, second = (evaluate(folder, **how)[0].measured for _ in range(2))
+    assert first.score == second.score and first.score.mean > 0.3
+    assert first.views_sha256 == Manifest.read(folder / "manifest.json").views.sha256
+    assert first.teacher is None and first.baselines == {}  # random real images have no stored views
+    assert first.settings["labels"] == "views" and first.settings["epochs"] == 300
+
+
+def one_line(error) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_a_set_lacks_is_refused_before_anything_is_trained(folder, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(scores, "train_students", None)
+    with pytest.raises(InputError, match="the set holds no stored views") as caught:
+        evaluate(folder, protocol="fkd")
+    assert caught.value.field == "protocol" and "recipes/relabel.py" in one_line(caught)
+    with pytest.raises(InputError, match="pass --teacher") as caught:
+        evaluate(folder, protocol="rded-soft")
+    assert caught.value.field == "teacher"
+    with pytest.raises(InputError, match=r"timm/NAME, a Hub id or a folder") as caught:
+        evaluate(folder, protocol="rded-soft", teacher="timm/resnet1888")
+    assert caught.value.field == "teacher" and one_line(caught)
+    stored(folder, teacher, tmp_path / "state")
+    with pytest.raises(InputError, match=r"6 epochs.*fkd trains for 300 epochs") as caught:
+        evaluate(folder, protocol="fkd")
+    assert caught.value.field == "views" and one_line(caught)
+
+
+def test_views_that_were_tampered_with_are_not_replayed(folder, teacher, tmp_path):
+    stored(folder, teacher, tmp_path / "state")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["views"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="they were altered"):
+        evaluate(folder, protocol="fkd")
