@@ -58,7 +58,9 @@ def show_info(config: InfoConfig) -> None:
         "superseded by": manifest.superseded_by,
     }
     for record in evaluations:
-        label = f"{record.protocol} v{record.protocol_version}, {record.student}"
+        label = (
+            f"{record.protocol} v{record.protocol_version}{'' if record.standard else ' (non-standard)'}, {record.student}"
+        )
         label += f", measured by {record.submitted_by}" if record.submitted_by else ""
         scores = {"this set": record.score, **record.baselines}
         facts[label] = "; ".join(f"{name} {score.percent()}" for name, score in scores.items()) + " (test accuracy in %)"

@@ -42,6 +42,7 @@ def main(config: Cao2Config) -> None:
 
     source = load_source(**options(config, SourceOptions))
     check_ipc(source, config.ipc)
+    check_evaluation(config, len(source.classes))
     name = set_name(source.name, config.ipc, "cao2")
     destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     run = Run(config.output_dir or Path("outputs", name), resolved(config), overwrite=config.overwrite)
@@ -49,9 +50,7 @@ def main(config: Cao2Config) -> None:
         run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
     )
     class_ids = match_classes(source.classes, generator.class_names, "generator", generator_id)
-    check_evaluation(
-        config.protocol, config.students, len(source.classes), generator.image_size, config.ipc, config.view_epochs
-    )
+    check_evaluation(config, len(source.classes), generator.image_size)
     test = HeldOut(source)
     teacher, teacher_facts = open_teacher(
         run, test, generator.image_size, **options(config, TeacherOptions), seed=config.fit_seed

@@ -26,6 +26,7 @@ from distill_hub.evaluation.subject import HeldOut, Subject
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import default_epochs, draw_views, store_views
 from distill_hub.networks import check_student
+from distill_hub.options import DitConfig
 from distill_hub.run import Run, Stage, atomic_write
 
 
@@ -118,21 +119,24 @@ def package_and_score(
     run.end()
 
 
-def check_evaluation(
-    protocol: str, students: str, num_classes: int, image_size: int, ipc: int, view_epochs: int | None
-) -> None:
-    """Refuse, before any work is done, an evaluation that a recipe's set could not be given.
+def check_evaluation(config: DitConfig, num_classes: int, image_size: int = 224) -> None:
+    """Refuse an evaluation that a recipe's set could not be given, before any work is done for it.
+
+    Args:
+        config: The recipe's settings.
+        num_classes: Number of classes.
+        image_size: Side of the set's images in pixels; 224, which no student exceeds, while it is not known yet.
 
     Raises:
         InputError: When a student is unknown or cannot be trained on such images, or there will be too few stored views.
     """
-    rules = protocol_named(protocol)
-    for student in rules.students(students, image_size):
+    rules = protocol_named(config.protocol)
+    for student in rules.students(config.students, image_size):
         check_student(student, num_classes, min(224, image_size))
-    epochs = default_epochs(ipc * num_classes, num_classes) if view_epochs is None else view_epochs
+    epochs = default_epochs(config.ipc * num_classes, num_classes) if config.view_epochs is None else config.view_epochs
     if rules.labels == "views" and epochs < FKD_EPOCHS:
-        valid = f"{protocol} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
-        raise InputError("view_epochs", view_epochs, valid)
+        valid = f"{config.protocol} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
+        raise InputError("view_epochs", config.view_epochs, valid)
 
 
 def _record_and_describe(

@@ -53,7 +53,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Training:
+class Request:
     """How students are trained; None: as the set's records say.
 
     Args:
@@ -144,7 +144,7 @@ class DistilledSet(Artifact):
             label_column: Of `source`; default: as recorded.
             test_split: Of `source`; default: as recorded.
             test_fraction: Of `source`; default: as recorded.
-            **training: `protocol`, `students`, `repeats`, ...; see `Training`.
+            **training: `protocol`, `students`, `repeats`, ...; see `Request`.
 
         Returns:
             One comparison per record of the author, or per student asked for.
@@ -156,7 +156,7 @@ class DistilledSet(Artifact):
         refuse_chance(
             "distilled set", self.location, self.soft_labels.argmax(1), self.labels, manifest.class_names, "its soft labels"
         )
-        how = Training(**training)
+        how = Request(**training)
         claims = [record for record in self.evaluations if record.submitted_by is None]
         jobs = _jobs(self.location, claims, self.pixels.shape[-1], len(manifest.classes), how)
         real, places = real_source(
@@ -231,7 +231,7 @@ def evaluate(
         image_size: Side in pixels.
         mean: Of normalised tensors.
         std: Of normalised tensors.
-        **training: `protocol`, `students`, `repeats`, ...; see `Training`.
+        **training: `protocol`, `students`, `repeats`, ...; see `Request`.
 
     Returns:
         One comparison per record of the set's author, or per student asked for; without a record, nothing is claimed.
@@ -258,7 +258,7 @@ def evaluate(
         )
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
-    how = Training(**training)
+    how = Request(**training)
     jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), how)
     real = load_source(source, **real)
     own = align(foreign, real, classes)
@@ -268,7 +268,7 @@ def evaluate(
     return _measure(_Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256), real, jobs, how)
 
 
-def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, how: Training) -> list[Job]:
+def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, how: Request) -> list[Job]:
     if claims and how.protocol is how.students is how.repeats is None:
         jobs = [Job(protocol_named(c.protocol, c.protocol_version), c.student, c.seeds, c) for c in claims]
     elif claims or how.protocol:
@@ -285,7 +285,7 @@ def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_clas
     return jobs
 
 
-def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Training) -> list[Comparison]:
+def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Request) -> list[Comparison]:
     """Train the students of all jobs, spread over processes; an interrupted call goes on where it stopped.
 
     Raises:
@@ -295,8 +295,8 @@ def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Training) ->
     recorded = [_recorded_teacher(given, job) for job in jobs]
     taught = [job.rules.labels == "teacher" or how.teacher is not None or how.mmd for job in jobs]
     for job, record in zip(jobs, recorded, strict=True):
-        own, _ = given.stored(real)
-        refuse_missing(job.rules, own, has_teacher=bool(how.teacher or record))
+        has_teacher, has_soft_labels = bool(how.teacher or record), given.soft_labels is not None
+        refuse_missing(job.rules, given.views, has_teacher=has_teacher, has_soft_labels=has_soft_labels)
     settings = {
         "content_sha256": given.content_sha256,
         "views_sha256": given.views.record.sha256 if given.views else None,
@@ -305,14 +305,17 @@ def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Training) ->
         "teachers": [record.sha256 if record else None for record in recorded],
         "how": dataclasses.asdict(how),
     }
-    opened = {}
+    arranged, opened = {}, {}  # by whether views are replayed, which name the set's rows and classes as they are stored
     with session("evaluations", settings) as run:
         comparisons = []
         for place, (job, record, wants) in enumerate(zip(jobs, recorded, taught, strict=True)):
-            own, test = given.stored(real) if job.rules.labels == "views" else given.sorted(real)
+            replays = job.rules.labels == "views"
+            if replays not in arranged:
+                arranged[replays] = given.stored(real) if replays else given.sorted(real)
+            own, test = arranged[replays]
             subject = Subject(own, test, given.content_sha256)
             if wants:
-                key = job.rules.labels == "views", record and record.sha256
+                key = replays, record and record.sha256
                 if key not in opened:
                     opened[key] = _open_teacher(run, given, test, record, how)
                 classifier, facts = opened[key]
@@ -329,7 +332,7 @@ def _recorded_teacher(given: _Given, job: Job) -> ModelRecord | None:
 
 
 def _open_teacher(
-    run: Run, given: _Given, test: HeldOut, record: ModelRecord | None, how: Training
+    run: Run, given: _Given, test: HeldOut, record: ModelRecord | None, how: Request
 ) -> tuple[Classifier, ModelRecord]:
     size = given.images.shape[-1]
     if how.teacher:
@@ -341,11 +344,10 @@ def _open_teacher(
     return open_recorded_teacher(run, test, size, record, given.manifest.method.config)
 
 
-def _compare(run: Run, subject: Subject, job: Job, how: Training, stage: str) -> Comparison:
+def _compare(run: Run, subject: Subject, job: Job, how: Request, stage: str) -> Comparison:
     settings = settings_of(subject, job.rules, job.student)
-    trials = trials_of(subject, settings, {})
-    if job.claim and not how.dd_ranking:
-        trials = {"this set": trials["this set"]}  # the claim brought its baselines
+    # A claim brought its baselines.
+    trials = trials_of(subject, settings, None if job.claim and not how.dd_ranking else {})
     if how.dd_ranking:
         trials = ranking_trials(subject, trials, how.real_accuracy)
     measured = measure(

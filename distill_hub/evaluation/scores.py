@@ -10,6 +10,7 @@ from rich.table import Table
 
 from distill_hub.artifact.manifest import EnvironmentRecord, now
 from distill_hub.artifact.records import EvaluationRecord, Score
+from distill_hub.artifact.views import Views
 from distill_hub.config import InputError
 from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
 from distill_hub.evaluation.settings import Settings, Task
@@ -27,7 +28,7 @@ class Trial:
     settings: Settings
 
 
-def refuse_missing(rules: Protocol, own: TrainingSet, *, has_teacher: bool) -> None:
+def refuse_missing(rules: Protocol, views: Views | None, *, has_teacher: bool, has_soft_labels: bool) -> None:
     """Refuse a protocol that needs what a set does not hold.
 
     Raises:
@@ -35,14 +36,14 @@ def refuse_missing(rules: Protocol, own: TrainingSet, *, has_teacher: bool) -> N
     """
     if rules.labels == "teacher" and not has_teacher:
         raise InputError("teacher", None, f"{rules.name} trains on what a teacher says of every batch; pass --teacher")
-    if rules.labels == "soft" and own.soft_labels is None:
+    if rules.labels == "soft" and not has_soft_labels:
         raise InputError("protocol", rules.name, "the set holds no soft labels; choose one with hard labels or a teacher")
     if rules.labels == "views":
         make = "with the set in a folder, recipes/relabel.py makes them"
-        if own.views is None:
+        if views is None:
             raise InputError("protocol", rules.name, f"the set holds no stored views; {make}")
-        if own.views.record.epochs < FKD_EPOCHS:
-            stored = f"{own.views.record.epochs} epochs"
+        if views.record.epochs < FKD_EPOCHS:
+            stored = f"{views.record.epochs} epochs"
             raise InputError("views", stored, f"{rules.name} trains for {FKD_EPOCHS} epochs; {make}")
 
 
@@ -63,7 +64,9 @@ def settings_of(subject: Subject, rules: Protocol, student: str) -> Settings:
     )
 
 
-def trials_of(subject: Subject, settings: Settings, others: Mapping[str, Callable[[int], TrainingSet]]) -> dict[str, Trial]:
+def trials_of(
+    subject: Subject, settings: Settings, others: Mapping[str, Callable[[int], TrainingSet]] | None
+) -> dict[str, Trial]:
     """Return what is trained on: this set first, other sets, and random real images, which give the number its meaning.
 
     Where the set's labels come from stored views, a teacher labels the same views of the other sets as they are needed;
@@ -72,9 +75,15 @@ def trials_of(subject: Subject, settings: Settings, others: Mapping[str, Callabl
     Args:
         subject: The set.
         settings: How its students are trained.
-        others: Further sets, with soft labels where the settings ask for them.
+        others: Further sets, with soft labels where the settings ask for them; None: nothing to compare with, not even
+            random real images.
+
+    Raises:
+        InputError: When a class of the source has fewer images than the set.
     """
     trials = {"this set": Trial(lambda seed: subject.own, settings)}
+    if others is None:
+        return trials
     taught = subject.teacher is not None
     if settings.labels == "views":
         if not taught:

@@ -135,6 +135,11 @@ def test_own_protocol_is_called_so(render):
     assert "one of the literature's" not in render([{"standard": True}])
 
 
+def test_a_teacher_that_labelled_the_batches_is_named(render, full):
+    card = render([{"protocol": "rded-soft", "standard": True, "teacher": full["teacher"]}])
+    assert "| rded-soft v1, teacher org/teacher |" in card
+
+
 def test_yaml(render, full):
     data = DatasetCard(render(**full)).data.to_dict()
     assert data["license"] == "cc-by-nc-4.0"

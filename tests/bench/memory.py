@@ -70,12 +70,12 @@ def main() -> None:
     batches = train._batches
     train._batches = lambda *rest: itertools.islice(batches(*rest), args.batches)
     settings = protocol("idc-hard").settings(
-        Task(args.classes * args.ipc, tuple(names), args.image_size, "none", "convnet-6")
+        Task(args.classes * args.ipc, tuple(names), args.image_size, "none", "resnet-18")
     )
     settings = dataclasses.replace(settings, epochs=1, looks=())
 
     def steps(own: train.TrainingSet) -> None:
-        train.train_students("convnet-6", [own], None, args.classes, settings, [0])
+        train.train_students("resnet-18", [own], None, args.classes, settings, [0])
 
     batch = torch.zeros(settings.batch_size, 3, args.image_size, args.image_size, dtype=torch.uint8)
     steps(train.TrainingSet(batch, torch.zeros(len(batch), dtype=torch.int64)))  # libraries, weights and one batch

@@ -4,7 +4,7 @@ python tests/bench/random_real.py --source PATH/cifar10 --protocol idc-hard --st
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jsonargparse.typing import PositiveInt
 
@@ -18,14 +18,17 @@ class Config(EvaluationOptions, SourceOptions):
 
     image_size: PositiveInt = option(32, "side in pixels")
     ipc: PositiveInt = option(10, "images per class")
+    epochs: PositiveInt | None = option(None, "instead of the protocol's")
+    augment: bool = option(True, "augment as the protocol says; --no_augment: not at all")
 
 
 def main(config: Config) -> None:
     """Train students on random real images, drawn anew for every seed, and print how they did."""
     import torch
 
+    from distill_hub.evaluation.augment import Augmentation
     from distill_hub.evaluation.protocols import protocol
-    from distill_hub.evaluation.scores import Trial, measure, score_table, settings_of
+    from distill_hub.evaluation.scores import Trial, measure, settings_of
     from distill_hub.evaluation.session import session
     from distill_hub.evaluation.subject import HeldOut, Subject
     from distill_hub.evaluation.train import TrainingSet
@@ -40,13 +43,20 @@ def main(config: Config) -> None:
     with session("bench", vars(config)) as run:
         for student in rules.students(config.students, config.image_size):
             settings = settings_of(subject, rules, student)
+            if config.epochs:
+                settings = replace(settings, epochs=config.epochs, looks=(config.epochs,))
+            if not config.augment:
+                settings = replace(settings, augmentation=Augmentation())
             drawn = Trial(subject.random_real(settings.image_size, soft=False), settings)
             how = {"together": config.seeds_together, "compiled": config.compile, "stage": student}
             records.append(measure(run, subject, rules, student, range(config.repeats), {"random real": drawn}, **how))
-    show(score_table(records, config.ipc))
     for record in records:
         last = ", ".join(f"{100 * value:.2f}" for value in record.score.last)
-        show(f"{record.student}: {last} % after the last epoch; {record.seconds:.0f} s of training and tests")
+        epochs, plain = record.settings["epochs"], "" if config.augment else ", not augmented"
+        settings = (
+            f"IPC {config.ipc}, {config.protocol} v{record.protocol_version}, {record.student}, {epochs} epochs{plain}"
+        )
+        show(f"{settings}: {record.score.percent()} % ({last}); {record.seconds:.0f} s of training and tests")
     show(f"{time.perf_counter() - started:.0f} s in all, {record.environment.hardware}, torch {torch.__version__}")
 
 

@@ -56,6 +56,10 @@ def photos(folder: Path, *, per_class: int = 4) -> Path:
         (["--test_split", "validation"], ["test_split", "validation", "train"]),
         (["--fit_image_size", "20"], ["fit_image_size", "20", "multiple of 16"]),
         (["--generator", "./nothing"], ["generator", "./nothing", "DiTPipeline"]),
+        (["--protocol", "idc-hart"], ["protocol", "idc-hart", "did you mean 'idc-hard'"]),
+        (["--students", "convnet-2,resnett-18"], ["students", "resnett-18", "did you mean 'resnet-18'"]),
+        (["--protocol", "rded-soft", "--students", "resnet-18"], ["students", "resnet-18", "resnet-18-bn"]),
+        (["--protocol", "fkd", "--view_epochs", "10"], ["view_epochs", "10", "300"]),
     ],
 )
 def test_a_wrong_word(start, words, parts, tmp_path):
