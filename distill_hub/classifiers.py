@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from distill_hub.classes import SourceClass, imagenet_classes, match_classes
-from distill_hub.config import InputError
+from distill_hub.config import InputError, nearest
 from distill_hub.networks import build
 from distill_hub.run import atomic_write
 
@@ -154,9 +154,9 @@ def load_classifier(
         raise
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            "teacher", name, f"timm/NAME, a Hub id or a folder with config.json and safetensors ({reason})"
-        ) from error
+        near = nearest(name, [f"timm/{known}" for known in (*timm.list_models(), *timm.list_pretrained())])
+        valid = f"timm/NAME, a Hub id or a folder with config.json and safetensors ({reason}){near}"
+        raise InputError("teacher", name, valid) from error
 
 
 def _load_convnet(folder: Path, config: dict, common: dict) -> Classifier:

@@ -190,10 +190,16 @@ def _torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
     return model
 
 
-def check_student(name: str, num_classes: int, image_size: int) -> None:
+def check_student(name: str, num_classes: int, image_size: int, batch_size: int = 2) -> None:
     """Refuse a student that cannot be built or cannot be trained on such images, before any work is done for it.
 
-    Nothing is computed: two images without content pass through the network's shapes.
+    Nothing is computed: images without content pass through the network's shapes.
+
+    Args:
+        name: See `build`, as the next two.
+        num_classes: Number of classes.
+        image_size: Side in pixels.
+        batch_size: Of the smallest batch; a BatchNorm may need more than one image.
 
     Raises:
         InputError: See `build`; or the network does not run at this image size, or is no classifier.
@@ -201,11 +207,11 @@ def check_student(name: str, num_classes: int, image_size: int) -> None:
     try:
         with torch.device("meta"):
             model = build(student_name(name, image_size), num_classes, image_size).train()
-            shape = model(torch.empty(2, 3, image_size, image_size)).shape
+            shape = model(torch.empty(batch_size, 3, image_size, image_size)).shape
     except InputError:
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError("students", name, f"a network that runs on {image_size} px images is needed ({reason})") from error
-    if shape != (2, num_classes):
+    if shape != (batch_size, num_classes):
         raise InputError("students", name, f"it gives an image not one logit per class but an output of {tuple(shape[1:])}")

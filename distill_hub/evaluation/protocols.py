@@ -23,7 +23,6 @@ class Protocol:
 
     name: str
     version: int
-    about: str  # one line for people
     settings: Callable[[Task], Settings]
     labels: Literal["hard", "soft", "teacher", "views"]
     standard: bool = True  # whether the literature reports numbers under it
@@ -259,23 +258,14 @@ def _post_training(task: Task, *, labels: Literal["teacher", "views"], batch_siz
 
 
 PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            "quick",
-            2,
-            "about 100 steps on hard labels, for smoke runs; not of the literature",
-            _quick,
-            "hard",
-            standard=False,
-        ),
-        Protocol("idc-hard", 1, "hard labels: tables of Minimax, DGS, CaO2", _idc_hard, "hard"),
-        Protocol(
-            "rded-soft", 1, "a teacher labels every batch: tables of RDED, CaO2", _rded_soft, "teacher", batch_norm=True
-        ),
-        Protocol("kd", 1, "stored soft labels: tables of Pool-Select-Refine", _kd, "soft"),
-        Protocol("fkd", 1, "stored views with teacher logits: SRe2L's, without the teacher", _fkd, "views", batch_norm=True),
-        Protocol("sre2l", 1, "a teacher labels every batch: tables of SRe2L, DEDA", _sre2l, "teacher", batch_norm=True),
+    known.name: known
+    for known in (
+        Protocol("quick", 2, _quick, "hard", standard=False),
+        Protocol("idc-hard", 1, _idc_hard, "hard"),
+        Protocol("rded-soft", 1, _rded_soft, "teacher", batch_norm=True),
+        Protocol("kd", 1, _kd, "soft"),
+        Protocol("fkd", 1, _fkd, "views", batch_norm=True),
+        Protocol("sre2l", 1, _sre2l, "teacher", batch_norm=True),
     )
 }
 

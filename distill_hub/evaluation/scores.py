@@ -16,6 +16,7 @@ from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet, train_students
+from distill_hub.networks import check_student
 from distill_hub.run import Run
 from distill_hub.sources import slug
 
@@ -48,10 +49,14 @@ def refuse_missing(rules: Protocol, views: Views | None, *, has_teacher: bool, h
 
 
 def settings_of(subject: Subject, rules: Protocol, student: str) -> Settings:
-    """Return the settings of a training."""
+    """Return the settings of a training.
+
+    Raises:
+        InputError: When the last batch of an epoch is one image, and the student cannot be trained on one.
+    """
     own = subject.own
     views = own.views.record if rules.labels == "views" else None
-    return rules.settings(
+    settings = rules.settings(
         Task(
             images=len(own.images),
             class_names=tuple(c.name for c in subject.test.classes),
@@ -62,6 +67,9 @@ def settings_of(subject: Subject, rules: Protocol, student: str) -> Settings:
             views_batch_size=views.batch_size if views else None,
         )
     )
+    if len(own.images) % settings.batch_size == 1:
+        check_student(student, len(subject.test.classes), settings.image_size, batch_size=1)
+    return settings
 
 
 def trials_of(

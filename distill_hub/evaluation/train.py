@@ -11,6 +11,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from distill_hub.artifact.views import Views
 from distill_hub.classifiers import Classifier, denormalize, normalize
+from distill_hub.config import InputError
 from distill_hub.evaluation.augment import augment, batch_of, draw
 from distill_hub.evaluation.settings import Settings, learning_rate
 from distill_hub.networks import build
@@ -59,7 +60,7 @@ class Students(nn.Module):
     would get alone.
 
     Raises:
-        ValueError: For several networks with running statistics.
+        InputError: For several networks with running statistics.
     """
 
     def __init__(self, models: Sequence[nn.Module]):
@@ -68,7 +69,9 @@ class Students(nn.Module):
         if len(models) > 1:
             stacked, buffers = stack_module_state(list(models))
             if buffers:
-                raise ValueError("networks with running statistics cannot be trained side by side")
+                raise InputError(
+                    "seeds_together", True, "students with BatchNorm are trained one after another; leave it out"
+                )
             self.names, self.stacked = list(stacked), nn.ParameterList(stacked.values())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -76,7 +79,11 @@ class Students(nn.Module):
         if len(self.models) == 1:
             return self.models[0](images[0])[None]
         parameters = dict(zip(self.names, self.stacked, strict=True))
-        return vmap(lambda own, batch: functional_call(self.models[0], own, (batch,)))(parameters, images)
+
+        def one(own: dict[str, torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+            return functional_call(self.models[0], own, (batch,))
+
+        return vmap(one, randomness="different")(parameters, images)  # every network has its own dropout
 
     def trained(self) -> list[tuple[str, nn.Parameter, int]]:
         """Return what is optimised: name, tensor, and number of dimensions that it has in one network."""
@@ -118,6 +125,9 @@ def train_students(
         dtype: float32, or what forward passes are autocast to; losses, weights and targets are float32.
         compiled: Whether to compile the networks.
         title: Of a progress bar over the epochs; none without it.
+
+    Raises:
+        InputError: For several students with running statistics.
     """
     device = sets[0].images.device
     students = Students([_initial(student, num_classes, settings, seed) for seed in seeds]).to(device)

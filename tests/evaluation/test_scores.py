@@ -227,7 +227,8 @@ def test_students_asked_for_and_students_on_record(make_set, pretended, tmp_path
         ({"students": "convnet-9"}, "students", "16 px allow a depth of 4"),
         ({"protocol": "rded-soft", "students": "resnet-18"}, "students", "resnet-18-bn"),
         ({"protocol": "sre2l"}, "teacher", "pass --teacher"),
-        ({"protocol": "sre2l", "teacher": "timm/resnet_18"}, "teacher", "timm/NAME"),
+        ({"protocol": "sre2l", "teacher": "timm/resnet_18"}, "teacher", "did you mean 'timm/resnet18"),
+        ({"students": "resnet-18-bn", "seeds_together": True}, "seeds_together", "BatchNorm"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(make_set, tmp_path, monkeypatch, how, field, words):
@@ -239,6 +240,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(make_set, tmp_path, monkeypatc
     assert caught.value.field == field and words in str(caught.value) and "\n" not in str(caught.value)
     assert sorted(path.name for path in folder.rglob("*")) == before
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_a_last_batch_of_one_image_that_a_student_cannot_take(make_subject):
+    subject, rules = make_subject(list(range(7)), per_class=3), protocol("quick")  # 21 images
+    one = dataclasses.replace(subject.own, images=torch.zeros(51, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(InputError, match=r"^students: 'mobilenet-v2'.*more than 1 value"):
+        settings_of(dataclasses.replace(subject, own=one), rules, "mobilenet-v2")
+    assert settings_of(dataclasses.replace(subject, own=one), rules, "convnet-2").batch_size == 50
 
 
 def test_records_are_plain_json(make_subject, pretended, tmp_path):

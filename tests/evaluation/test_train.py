@@ -11,6 +11,7 @@ from torch import nn
 
 from distill_hub.classes import SourceClass
 from distill_hub.classifiers import Classifier, normalize
+from distill_hub.config import InputError
 from distill_hub.evaluation import train as engine
 from distill_hub.evaluation.augment import Augmentation, augment, batch_of, draw
 from distill_hub.evaluation.protocols import protocol
@@ -180,7 +181,7 @@ def test_students_side_by_side_are_those_trained_alone():
 
 
 def test_networks_with_running_statistics_are_not_trained_side_by_side():
-    with pytest.raises(ValueError, match="running statistics"):
+    with pytest.raises(InputError, match=r"^seeds_together: .*BatchNorm"):
         Students([build("convnet-2-bn", CLASSES, 16) for _ in range(2)])
 
 
