@@ -1,4 +1,4 @@
-"""Teachers and selectors by name: timm, transformers, and the field's ConvNet.
+"""Teachers and selectors by name: timm, transformers, and the ConvNets that are fitted here.
 
 A classifier folder holds `config.json` and `model.safetensors`, in timm's layout; transformers' own layout is read, too.
 """
