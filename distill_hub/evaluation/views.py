@@ -45,7 +45,7 @@ def draw_views(
         record: What is known of it.
         epochs: How many; each holds every image once.
         mirrored: Whether half of the views are mirrored.
-        seed: Of the views. A student of this seed under `sre2l` sees the same ones.
+        seed: Of the views. Above 64 px a student of this seed under `sre2l` sees the same ones.
         batch_size: Images that are mixed among each other; default: the protocol's.
     """
     count, classes = len(images), len(teacher.columns)
