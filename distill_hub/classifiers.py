@@ -5,7 +5,7 @@ A classifier folder holds `config.json` and `model.safetensors`, in timm's layou
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import timm
@@ -36,6 +36,11 @@ def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
     """Undo `normalize`."""
     shape = (1, 3, 1, 1)
     return images * images.new_tensor(std).view(shape) + images.new_tensor(mean).view(shape)
+
+
+def unit_batches(images: torch.Tensor, batch_size: int, device: torch.device) -> Iterator[torch.Tensor]:
+    """Yield uint8 images (N, 3, H, W) a batch at a time, on a device and as floats in [0, 1]."""
+    return (batch.to(device).float() / 255 for batch in images.split(batch_size))
 
 
 class Classifier:
@@ -102,13 +107,13 @@ class Classifier:
     @torch.inference_mode()
     def predict(self, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
         """Return the class, in the source's order, of each of the uint8 images (N, 3, S, S), as int64 (N,) on the CPU."""
-        batches = (batch.to(self.device).float() / 255 for batch in images.split(batch_size))
+        batches = unit_batches(images, batch_size, self.device)
         return torch.cat([self.logits(batch).argmax(1).cpu() for batch in batches])
 
     @torch.inference_mode()
     def soft_labels(self, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
         """Return the probabilities at temperature 1, float32 (N, C) on the CPU, of uint8 images (N, 3, S, S)."""
-        batches = (batch.to(self.device).float() / 255 for batch in images.split(batch_size))
+        batches = unit_batches(images, batch_size, self.device)
         return torch.cat([self.logits(batch).double().softmax(1).float().cpu() for batch in batches])
 
 

@@ -58,12 +58,11 @@ def show_info(config: InfoConfig) -> None:
         "superseded by": manifest.superseded_by,
     }
     for record in evaluations:
-        label = (
-            f"{record.protocol} v{record.protocol_version}{'' if record.standard else ' (non-standard)'}, {record.student}"
-        )
+        label = f"{record.protocol_label}, {record.student}"
         label += f", measured by {record.submitted_by}" if record.submitted_by else ""
-        scores = {"this set": record.score, **record.baselines}
-        facts[label] = "; ".join(f"{name} {score.percent()}" for name, score in scores.items()) + " (test accuracy in %)"
+        facts[label] = (
+            "; ".join(f"{name} {score.percent()}" for name, score in record.scores.items()) + " (test accuracy in %)"
+        )
     _show_facts({name: value for name, value in facts.items() if value is not None})
 
 
@@ -155,8 +154,7 @@ def _comparison_table(comparisons) -> Any:
     table = Table(*columns, title="Test accuracy in %: last epoch, mean ± std")
     for pair in comparisons:
         record = pair.measured
-        protocol = f"{record.protocol} v{record.protocol_version}{'' if record.standard else ' (non-standard)'}"
-        common = protocol, record.student, ", ".join(map(str, record.seeds))
+        common = record.protocol_label, record.student, ", ".join(map(str, record.seeds))
         own = record.score.percent(), f"{100 * record.score.best_mean:.1f}"
         if pair.claimed:
             verdict = f"{100 * pair.difference:+.1f}", "yes" if pair.agrees else "NO"

@@ -46,6 +46,9 @@ class DDRanking(Record):
     real_accuracy: Fraction  # after training on all real data with hard labels
 
 
+OWN = "this set"  # what tables call the set among its baselines
+
+
 class EvaluationRecord(Record):
     """Students trained on a distilled set by a named protocol, and on its baselines."""
 
@@ -76,6 +79,16 @@ class EvaluationRecord(Record):
             if not len(score.last) == len(score.best) == len(score.best_epoch) == len(self.seeds):
                 raise ValueError(f"every score needs one entry for each of the seeds {self.seeds}")
         return self
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """The score of the set, as `OWN`, and those of its baselines."""
+        return {OWN: self.score, **self.baselines}
+
+    @property
+    def protocol_label(self) -> str:
+        """Name and version of the protocol, marked when it is not of the literature."""
+        return f"{self.protocol} v{self.protocol_version}{'' if self.standard else ' (non-standard)'}"
 
     @property
     def teacher_sha256(self) -> str | None:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from distill_hub.classifiers import Classifier
+from distill_hub.classifiers import Classifier, unit_batches
 from distill_hub.config import InputError
 
 
@@ -86,7 +86,7 @@ def _normalize(difference: float) -> float:
 @torch.inference_mode()
 def embed_all(classifier: Classifier, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
     """Return the embedding of each of the uint8 images (N, 3, S, S), as float32 (N, D) on the CPU."""
-    batches = (batch.to(classifier.device).float() / 255 for batch in images.split(batch_size))
+    batches = unit_batches(images, batch_size, classifier.device)
     return torch.cat([classifier.embed(batch).cpu() for batch in batches])
 
 

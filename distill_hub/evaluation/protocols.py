@@ -129,9 +129,7 @@ def _rded_soft(task: Task) -> Settings:
     batch size for IPC other than 1, 10 and 50 (here: that of the next smaller one).
     """
     small = task.image_size <= 64
-    size = (
-        task.image_size if small else min(task.image_size, 128 if task.student in ("convnet-5-bn", "convnet-6-bn") else 224)
-    )
+    size = min(task.image_size, 128 if task.student in ("convnet-5-bn", "convnet-6-bn") else 224)
     batch_size = 100 if task.ipc >= 50 else 50 if task.ipc >= 10 else 10
     if task.classes == 200:
         batch_size = 100

@@ -5,15 +5,14 @@ from collections.abc import Mapping
 
 import torch
 
-from distill_hub.artifact.records import DDRanking, EvaluationRecord
+from distill_hub.artifact.records import OWN, DDRanking, EvaluationRecord
 from distill_hub.config import InputError
 from distill_hub.evaluation.augment import Augmentation
 from distill_hub.evaluation.metrics import augmentation_robust_score, embed_all, label_robust_score, mmd
-from distill_hub.evaluation.scores import Trial
+from distill_hub.evaluation.scores import RANDOM, Trial
 from distill_hub.evaluation.subject import Subject
-from distill_hub.evaluation.train import TrainingSet
 
-OWN, RANDOM, REAL = "this set", "random real", "all real images, hard labels"
+REAL = "all real images, hard labels"
 
 
 def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy: float | None) -> dict[str, Trial]:
@@ -32,29 +31,21 @@ def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy:
         raise InputError("dd_ranking", True, "stored views cannot be had without augmentation; choose sre2l")
     if RANDOM not in trials:
         raise InputError("dd_ranking", True, "soft labels of random real images are needed, too; pass --teacher")
-    hard = dataclasses.replace(settings, labels="hard", temperature=1.0, temperature_squared=False)
     plain = dataclasses.replace(settings, augmentation=Augmentation())
-    source = subject.test.source
-
-    def all_real(seed: int) -> TrainingSet:
-        labels = torch.from_numpy(subject.test.label_of[source.train.labels])
-        rows = torch.nonzero(labels >= 0).flatten()
-        return TrainingSet(source.train.pixels(rows.tolist(), settings.image_size), labels[rows])
-
     added = {
         f"{OWN}, no augmentation": dataclasses.replace(trials[OWN], settings=plain),
         f"{RANDOM}, no augmentation": dataclasses.replace(trials[RANDOM], settings=plain),
     }
     if settings.labels != "hard":
-        added[f"{OWN}, hard labels"] = dataclasses.replace(trials[OWN], settings=hard)
+        added[f"{OWN}, hard labels"] = dataclasses.replace(trials[OWN], settings=settings.hard)
     if real_accuracy is None:
-        added[REAL] = Trial(all_real, hard)
+        added[REAL] = Trial(lambda seed: subject.real_images(subject.real_rows, settings.image_size), settings.hard)
     return {**trials, **added}
 
 
 def rank(record: EvaluationRecord, real_accuracy: float | None) -> DDRanking:
     """Return LRS and ARS of a record whose trials were those of `ranking_trials`."""
-    means = {name: score.mean for name, score in {OWN: record.score, **record.baselines}.items()}
+    means = {name: score.mean for name, score in record.scores.items()}
     own, random, real = means[OWN], means[RANDOM], means.get(REAL, real_accuracy)
     lrs = label_robust_score(real_hard=real, own_hard=means.get(f"{OWN}, hard labels", own), own=own, random=random)
     own_plain, random_plain = means[f"{OWN}, no augmentation"], means[f"{RANDOM}, no augmentation"]
@@ -67,8 +58,7 @@ def distance_to_real(subject: Subject) -> float:
 
     Every real image of the set's classes is decoded once, scaled to the set's size.
     """
-    source, teacher = subject.test.source, subject.teacher
-    rows = torch.nonzero(torch.from_numpy(subject.test.label_of[source.train.labels]) >= 0).flatten()
-    size = subject.own.images.shape[-1]
-    real = [embed_all(teacher, source.train.pixels(part.tolist(), size)) for part in rows.split(1000)]
+    teacher, rows, size = subject.teacher, subject.real_rows, subject.own.images.shape[-1]
+    parts = (rows[start : start + 1000] for start in range(0, len(rows), 1000))
+    real = [embed_all(teacher, subject.real_images(part, size).images) for part in parts]
     return mmd(embed_all(teacher, subject.own.images).to(teacher.device), torch.cat(real).to(teacher.device))

@@ -13,7 +13,6 @@ from distill_hub.artifact.load import Artifact, find, load_artifact, read_artifa
 from distill_hub.artifact.manifest import Manifest, ModelRecord
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import Views, open_views
-from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import Protocol
@@ -22,7 +21,7 @@ from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trial
 from distill_hub.evaluation.scores import measure, refuse_missing, settings_of, trials_of
 from distill_hub.evaluation.session import session
 from distill_hub.evaluation.subject import HeldOut, Subject, real_source
-from distill_hub.evaluation.teacher import open_recorded_teacher, open_teacher
+from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.foreign.align import align
 from distill_hub.foreign.read import read_foreign
@@ -317,7 +316,11 @@ def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Request) -> 
             if wants:
                 key = replays, record and record.sha256
                 if key not in opened:
-                    opened[key] = _open_teacher(run, given, test, record, how)
+                    opened[key] = open_known_teacher(
+                        run, test, given.images.shape[-1],
+                        teacher=how.teacher, teacher_revision=how.teacher_revision,
+                        record=record, config=given.manifest.method.config if given.manifest else {},
+                    )  # fmt: skip
                 classifier, facts = opened[key]
                 subject = dataclasses.replace(subject, teacher=classifier, teacher_record=facts)
             comparisons.append(_compare(run, subject, job, how, f"{place + 1} of {len(jobs)}, {job.student}"))
@@ -329,19 +332,6 @@ def _recorded_teacher(given: _Given, job: Job) -> ModelRecord | None:
     if job.claim and job.claim.teacher:
         return job.claim.teacher
     return given.manifest.teacher if given.manifest else None
-
-
-def _open_teacher(
-    run: Run, given: _Given, test: HeldOut, record: ModelRecord | None, how: Request
-) -> tuple[Classifier, ModelRecord]:
-    size = given.images.shape[-1]
-    if how.teacher:
-        return open_teacher(
-            run, test, size, teacher=how.teacher, teacher_revision=how.teacher_revision, teacher_epochs=None, seed=0
-        )
-    if record is None:
-        raise InputError("teacher", None, "the set does not say who its teacher is; pass --teacher")
-    return open_recorded_teacher(run, test, size, record, given.manifest.method.config)
 
 
 def _compare(run: Run, subject: Subject, job: Job, how: Request, stage: str) -> Comparison:

@@ -6,7 +6,7 @@ from distill_hub.evaluation.finish import write_card
 from distill_hub.evaluation.session import session
 from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.subject import HeldOut, real_source
-from distill_hub.evaluation.teacher import open_recorded_teacher, open_teacher
+from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.options import RealOptions, RelabelConfig
 
@@ -28,22 +28,22 @@ def relabel(config: RelabelConfig) -> None:
     artifact = read_artifact(found, rows=False, pixels=True)
     manifest = artifact.manifest
     real, places = real_source(manifest, published=False, **options(config, RealOptions))
-    if config.teacher is None and manifest.teacher is None:
-        raise InputError("teacher", None, "the set does not say who its teacher is; pass --teacher")
     settings = {
         "content_sha256": manifest.content_sha256,
         "epochs": config.epochs,
         "batch_size": config.batch_size,
         "seed": config.seed,
-        "teacher": [config.teacher, config.teacher_revision] if config.teacher else manifest.teacher.sha256,
+        "teacher": [config.teacher, config.teacher_revision]
+        if config.teacher
+        else manifest.teacher and manifest.teacher.sha256,
     }
     with session("views", settings) as run:
         test, size = HeldOut(real, places), manifest.image_size
-        if config.teacher:
-            named = {"teacher": config.teacher, "teacher_revision": config.teacher_revision}
-            teacher, record = open_teacher(run, test, size, **named, teacher_epochs=None, seed=0)
-        else:
-            teacher, record = open_recorded_teacher(run, test, size, manifest.teacher, manifest.method.config)
+        teacher, record = open_known_teacher(
+            run, test, size,
+            teacher=config.teacher, teacher_revision=config.teacher_revision,
+            record=manifest.teacher, config=manifest.method.config,
+        )  # fmt: skip
         drawn = draw_views(
             run, artifact.pixels, teacher, record,
             epochs=config.epochs, mirrored=is_mirrored(manifest.class_names), seed=config.seed, batch_size=config.batch_size,

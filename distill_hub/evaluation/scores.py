@@ -1,6 +1,7 @@
 """Scores of a set and of its baselines: students spread over processes, kept as they finish."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +10,18 @@ import torch
 from rich.table import Table
 
 from distill_hub.artifact.manifest import EnvironmentRecord, now
-from distill_hub.artifact.records import EvaluationRecord, Score
+from distill_hub.artifact.records import OWN, EvaluationRecord, Score
 from distill_hub.artifact.views import Views
 from distill_hub.config import InputError
 from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.evaluation.subject import Subject
-from distill_hub.evaluation.train import TrainingSet, train_students
+from distill_hub.evaluation.train import TrainingSet, resized, train_students
 from distill_hub.networks import check_student
 from distill_hub.run import Run
 from distill_hub.sources import slug
+
+RANDOM = "random real"  # the baseline of every score
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def trials_of(
     Raises:
         InputError: When a class of the source has fewer images than the set.
     """
-    trials = {"this set": Trial(lambda seed: subject.own, settings)}
+    own = dataclasses.replace(subject.own, images=resized(subject.own.images, settings.image_size))
+    trials = {OWN: Trial(lambda seed: own, settings)}
     if others is None:
         return trials
     taught = subject.teacher is not None
@@ -99,10 +103,10 @@ def trials_of(
         settings = dataclasses.replace(settings, labels="teacher")
     trials |= {name: Trial(make, settings) for name, make in others.items()}
     if settings.labels == "soft" and not taught:
-        hard = dataclasses.replace(settings, labels="hard", temperature=1.0, temperature_squared=False)
-        return trials | {"random real, hard labels": Trial(subject.random_real(settings.image_size, soft=False), hard)}
+        draw = subject.random_real(settings.image_size, soft=False)
+        return trials | {f"{RANDOM}, hard labels": Trial(draw, settings.hard)}
     soft = settings.labels == "soft"
-    return trials | {"random real": Trial(subject.random_real(settings.image_size, soft=soft), settings)}
+    return trials | {RANDOM: Trial(subject.random_real(settings.image_size, soft=soft), settings)}
 
 
 def measure(
@@ -131,16 +135,21 @@ def measure(
         stage: Name of the run's stage.
     """
     jobs = [(name, seed) for name in trials for seed in seeds]
+    own, *baselines = trials
+    settings, test = trials[own].settings, subject.test  # how test images are cut is the same for all trials
+
+    @functools.cache
+    def held_out() -> tuple[torch.Tensor, torch.Tensor]:
+        return test.images(settings.image_size, settings.test_resize).to(run.device), test.labels.to(run.device)
 
     def train(chunk: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
         name, own_seeds = chunk[0][0], [seed for _, seed in chunk]
-        settings, test = trials[name].settings, subject.test
         trainings = train_students(
             student,
             [trials[name].make(seed).at(settings.image_size, run.device) for seed in own_seeds],
-            (test.images(settings.image_size, settings.test_resize).to(run.device), test.labels.to(run.device)),
-            len(subject.test.classes),
-            settings,
+            held_out(),
+            len(test.classes),
+            trials[name].settings,
             own_seeds,
             teacher=subject.teacher,
             dtype=run.dtype,
@@ -156,8 +165,6 @@ def measure(
         part = done.rows(place * len(seeds), (place + 1) * len(seeds))
         last, best = part["accuracies"].T.tolist()
         scores[name] = Score(last=last, best=best, best_epoch=part["best_epoch"].tolist())
-    own, *baselines = scores
-    settings = trials[own].settings
     return EvaluationRecord(
         protocol=rules.name,
         protocol_version=rules.version,
@@ -188,8 +195,7 @@ def score_table(records: Sequence[EvaluationRecord], ipc: int) -> Table:
         title=f"Test accuracy in %, {len(records[0].seeds)} seeds",
     )
     for record in records:
-        protocol = f"{record.protocol} v{record.protocol_version}{'' if record.standard else ' (non-standard)'}"
-        for name, score in {"this set": record.score, **record.baselines}.items():
-            first = (protocol, record.student) if name == "this set" else ("", "")
+        for name, score in record.scores.items():
+            first = (record.protocol_label, record.student) if name == OWN else ("", "")
             table.add_row(*first, name, score.percent(), f"{100 * score.best_mean:.1f}")
     return table

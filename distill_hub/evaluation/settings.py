@@ -1,5 +1,6 @@
 """Every number of one training, and what these numbers depend on."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -84,6 +85,11 @@ class Settings:
     batchnorm_updates: int = 1  # how often the running statistics take in each batch (RDED: 2)
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
+
+    @property
+    def hard(self) -> "Settings":
+        """The same training on hard labels."""
+        return dataclasses.replace(self, labels="hard", temperature=1.0, temperature_squared=False)
 
 
 def learning_rate(settings: Settings, epoch: float) -> float:

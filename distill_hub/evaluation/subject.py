@@ -1,7 +1,7 @@
 """What is scored, and what it is tested on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -91,12 +91,20 @@ class Subject:
             raise InputError("source", self.test.source.name, f"{valid}: no random baseline is as large")
 
         def draw(seed: int) -> TrainingSet:
-            chosen = train.draw_per_class(per_class, draw_seed(seed, "random real"))
-            pixels = train.pixels(chosen, size)
-            labels = torch.from_numpy(self.test.label_of[train.labels[chosen]])
-            return TrainingSet(pixels, labels, self.teacher.soft_labels(pixels) if soft else None)
+            drawn = self.real_images(train.draw_per_class(per_class, draw_seed(seed, "random real")), size)
+            return replace(drawn, soft_labels=self.teacher.soft_labels(drawn.images)) if soft else drawn
 
         return draw
+
+    @property
+    def real_rows(self) -> np.ndarray:
+        """Rows of the source's training split that show a class of the set."""
+        return np.flatnonzero(self.test.label_of[self.test.source.train.labels] >= 0)
+
+    def real_images(self, rows: np.ndarray, size: int) -> TrainingSet:
+        """Return rows of the source's training split as images of `size` pixels with the set's labels."""
+        train = self.test.source.train
+        return TrainingSet(train.pixels(rows, size), torch.from_numpy(self.test.label_of[train.labels[rows]]))
 
 
 def real_source(manifest: Manifest, *, published: bool, source: str | None = None, **overrides) -> tuple[Source, list[int]]:

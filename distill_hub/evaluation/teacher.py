@@ -79,21 +79,38 @@ def open_teacher(
     return classifier, record
 
 
-def open_recorded_teacher(
-    run: Run, test: HeldOut, image_size: int, record: ModelRecord, config: Mapping[str, Any]
+def open_known_teacher(
+    run: Run,
+    test: HeldOut,
+    image_size: int,
+    *,
+    teacher: str | None,
+    teacher_revision: str | None,
+    record: ModelRecord | None,
+    config: Mapping[str, Any],
 ) -> tuple[Classifier, ModelRecord]:
-    """Open the teacher that a record names. One that was fitted is fitted again; another machine gives it other last bits.
+    """Open the teacher that is named, or else the one on record.
+
+    One on record that was fitted is fitted again; another machine gives it other last bits.
 
     Args:
         run: See `open_teacher`, as the next two.
         test: Test images.
         image_size: Side in pixels.
-        record: The teacher.
+        teacher: Name for `open_teacher`; None: as on record.
+        teacher_revision: Branch, tag or commit on the Hub of one that is named.
+        record: The teacher on record.
         config: Settings of the run that made the set.
 
     Raises:
-        InputError: See `open_teacher`; or when a teacher that was not fitted has other weights than the record says.
+        InputError: See `open_teacher`; when there is neither; or when a teacher on record that was not fitted has other
+            weights now.
     """
+    if teacher:
+        named = {"teacher": teacher, "teacher_revision": teacher_revision}
+        return open_teacher(run, test, image_size, **named, teacher_epochs=None, seed=0)
+    if record is None:
+        raise InputError("teacher", None, "the set does not say who its teacher is; pass --teacher")
     fitted = record.id.startswith(FITTED)
     classifier, found = open_teacher(
         run,
