@@ -65,8 +65,12 @@ def _parser(config_class: type, description: str | None, prog: str | None) -> Ar
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of the options below; the command line wins")
     # One group per class, in the order a run meets them; the method's own options come last, where a terminal shows them.
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
     for owner in [c for c in reversed(config_class.__mro__) if dataclasses.is_dataclass(c)]:
-        own = [f for f in dataclasses.fields(owner) if f.name in owner.__annotations__]
+        # An option that a recipe gives another default stays in the group that it comes from.
+        own = [fields.pop(name) for name in owner.__annotations__ if name in fields]
+        if not own:
+            continue
         group = parser.add_argument_group(owner.__doc__.rstrip("."))
         for f in own:
             if f.metadata.get("positional"):

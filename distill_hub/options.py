@@ -52,7 +52,7 @@ class GeneratorOptions:
 
     generator: str = option(
         "auto",
-        "Hub id or folder in the DiTPipeline layout; auto: facebook/DiT-XL-2-256 for ImageNet, else fit a small one",
+        "Hub id or folder in the DiTPipeline layout, tuned or not; auto: facebook/DiT-XL-2-256 for ImageNet, else fit one",
     )
     generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
     scheduler: Literal["ddpm", "ddim", "dpm-solver++"] = option("ddpm", "sampler")
@@ -153,6 +153,42 @@ class Cao2Config(DitConfig):
     refine_steps: NonNegativeInt = option(100, "optimiser steps per image; 0 skips the stage")
     refine_learning_rate: PositiveFloat = option(6e-4, "Adam learning rate on the latents")
     refine_batch_size: PositiveInt = option(64, "latents per chunk of work, across classes")
+
+
+@dataclass(frozen=True)
+class TuningOptions:
+    """Fine-tuning of the generator: DiffFit with the minimax criteria."""
+
+    tuning_epochs: PositiveInt = option(8, "passes over the real images")
+    tuning_batch_size: PositiveInt = option(8, "images per optimiser step, all processes together")
+    micro_batch_size: PositiveInt | None = option(
+        None, "images per forward pass of one process, gradients are accumulated; default: batch / processes"
+    )
+    tuning_learning_rate: PositiveFloat = option(1e-3, "AdamW learning rate")
+    lambda_r: NonNegativeFloat = option(0.002, "weight of representativeness in Eq. 5; 0 with lambda_d 0 is plain DiffFit")
+    lambda_d: NonNegativeFloat = option(0.008, "weight of diversity in Eq. 5")
+    representativeness: Literal["minimax", "mean"] = option(
+        "minimax", "compare with the least similar real latent (Eq. 3) or with their mean (Eq. 2, the ablation)"
+    )
+    diversity: Literal["minimax", "mean"] = option(
+        "minimax", "compare with the most similar predicted latent (Eq. 4) or with their mean (the ablation)"
+    )
+    embedding: Literal["x0", "residual"] = option(
+        "x0", "predicted embedding: the predicted clean latent (released code) or z_t - noise (as the paper writes it)"
+    )
+    memory_size: PositiveInt = option(64, "real and predicted latents remembered per class")
+    label_dropout: ClosedUnitInterval = option(0.1, "share of images that are trained with the null class")
+    ema_decay: ClosedUnitInterval = option(0.9999, "decay per step of the averaged weights, which are the ones kept")
+    encode_batch_size: PositiveInt = option(64, "images per chunk of work when the real images are encoded")
+    gradient_checkpointing: bool = option(False, "compute activations twice instead of keeping them", identity=False)
+    checkpoint_steps: PositiveInt = option(500, "optimiser steps between checkpoints", identity=False)
+
+
+@dataclass(frozen=True)
+class MinimaxConfig(TuningOptions, DitConfig):
+    """Minimax Diffusion: fine-tune the generator for representative and diverse samples, then sample."""
+
+    guidance_scale: NonNegativeFloat = option(4.0, "classifier-free guidance, as in Minimax's code; 1 switches it off")
 
 
 @dataclass(frozen=True)

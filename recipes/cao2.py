@@ -8,63 +8,28 @@
 The same command again resumes an interrupted run. The set is the same, bit for bit, for any number of processes.
 """
 
-from distill_hub.config import launch, options, resolved
-from distill_hub.options import (
-    Cao2Config,
-    EvaluationOptions,
-    GeneratorFitOptions,
-    GeneratorOptions,
-    SourceOptions,
-    TeacherOptions,
-    ViewsOptions,
-)
+from distill_hub.config import launch
+from distill_hub.options import Cao2Config
 
 
 def main(config: Cao2Config) -> None:
     """Draw a pool, select, refine, label, package and score."""
-    from pathlib import Path
-
     import torch
 
-    from distill_hub.artifact.describe import describe, generator_record
-    from distill_hub.artifact.destination import check_destination
-    from distill_hub.artifact.manifest import method_record, set_name
-    from distill_hub.classes import match_classes
-    from distill_hub.evaluation.finish import check_evaluation, package_and_score
-    from distill_hub.evaluation.subject import HeldOut
-    from distill_hub.evaluation.teacher import open_teacher
-    from distill_hub.evaluation.train import TrainingSet
-    from distill_hub.generators.fit import open_generator
+    from distill_hub.evaluation.finish import package_and_score
+    from distill_hub.evaluation.start import set_up
     from distill_hub.methods import cao2
-    from distill_hub.methods.candidates import draw_pool, pool_of, render
-    from distill_hub.run import Run, draw_seed
-    from distill_hub.sources import check_ipc, load_source
+    from distill_hub.methods.candidates import pool_of, render
+    from distill_hub.run import draw_seed
 
-    source = load_source(**options(config, SourceOptions))
-    check_ipc(source, config.ipc)
-    check_evaluation(config, len(source.classes))
-    name = set_name(source.name, config.ipc, "cao2")
-    destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
-    run = Run(config.output_dir or Path("outputs", name), resolved(config), overwrite=config.overwrite)
-    generator, generator_id = open_generator(
-        run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
-    )
-    class_ids = match_classes(source.classes, generator.class_names, "generator", generator_id)
-    check_evaluation(config, len(source.classes), generator.image_size)
-    test = HeldOut(source)
-    teacher, teacher_facts = open_teacher(
-        run, test, generator.image_size, **options(config, TeacherOptions), seed=config.fit_seed
-    )
-    labels = [label for label in range(len(source.classes)) for _ in range(config.ipc)]
+    setup = set_up(config, "cao2")
+    generator, teacher, class_ids = setup.generator, setup.teacher, setup.class_ids
 
     # Stage 1: objective-guided sample selection from a pool of m * IPC.
     per_class = config.pool_factor * config.ipc
-    pool = draw_pool(
-        run, generator, teacher, source.class_names, class_ids, per_class,
-        seed=config.seed, batch_size=config.sample_batch_size,
-    )  # fmt: skip
+    pool = setup.draw(per_class)
     chosen, short = [], {}
-    for label, class_name in enumerate(source.class_names):
+    for label, class_name in enumerate(setup.source.class_names):
         candidates = pool_of(pool, label, per_class, images=False)
         fill_seed = draw_seed(config.seed, "fill", class_name)
         indices = cao2.select(candidates, config.ipc, order=config.order, fill=config.fill, seed=fill_seed)
@@ -90,32 +55,16 @@ def main(config: Cao2Config) -> None:
         )
         return {"latents": latents, "losses": losses, "seeds": seeds, **render(generator, teacher, latents)}
 
-    items = list(zip(labels, chosen, strict=True))
-    refined = run.map("refine", items, refine, chunk_size=config.refine_batch_size)
+    items = list(zip(setup.labels, chosen, strict=True))
+    refined = setup.run.map("refine", items, refine, chunk_size=config.refine_batch_size)
 
     notes = {"order": cao2.resolve_order(config.order, config.ipc), "correct_candidates_of_short_classes": short}
     if config.refine_steps:
         losses = refined.rows(0, len(refined), "losses")["losses"].mean(0)  # (steps,)
         tenth = max(1, config.refine_steps // 10)
         notes["mean_loss_of_first_and_last_tenth"] = [losses[:tenth].mean().item(), losses[-tenth:].mean().item()]
-    manifest = describe(
-        run, source, method_record(cao2.FACTS, resolved(config), notes),
-        generator=generator_record(generator, generator_id), generator_classes=class_ids,
-        teacher=teacher_facts, teacher_classes=teacher.columns,
-        ipc=config.ipc, image_size=generator.image_size, seed=config.seed,
-    )  # fmt: skip
-
-    def plain_samples(seed):
-        starts = range(0, len(pool), per_class)
-        first = [pool.rows(start, start + config.ipc, "images", "logits") for start in starts]
-        images, logits = (torch.cat([part[key] for part in first]) for key in ("images", "logits"))
-        return TrainingSet(images, torch.tensor(labels), logits.softmax(1))
-
-    package_and_score(
-        run, test, manifest, refined, labels, teacher,
-        image_format=config.image_format, baselines={"plain DiT samples": plain_samples}, destination=destination,
-        **options(config, ViewsOptions), **options(config, EvaluationOptions),
-    )  # fmt: skip
+    manifest = setup.manifest(cao2.FACTS, notes)
+    package_and_score(setup, refined, manifest, baselines={setup.plain: setup.plain_samples(pool)})
 
 
 if __name__ == "__main__":

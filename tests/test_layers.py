@@ -69,16 +69,6 @@ def test_nothing_imports_the_recipes():
     assert not [f for f in files if any(m.split(".")[0] == "recipes" for m in imports(f))]
 
 
-def test_recipes_with_a_generator_open_alike():
-    """What comes before the method is copied word for word, so that each recipe reads from top to bottom."""
-    blocks = set()
-    for name in ("cao2", "dit"):
-        text = (PACKAGE.parent / "recipes" / f"{name}.py").read_text()
-        start, stop = text.index("    source = load_source("), text.index("    teacher, teacher_facts = ")
-        blocks.add(text[start:stop].replace(f'"{name}"', "METHOD"))
-    assert len(blocks) == 1
-
-
 def test_files_and_recipes_stay_short():
     lengths = {file: len(file.read_text().splitlines()) for file in PACKAGE.rglob("*.py")}
     assert not {file.name: n for file, n in lengths.items() if n > 400}

@@ -88,6 +88,7 @@ class ModelRecord(Record):
     sha256: str  # over all weights, by name
     license: str | None = None
     test_accuracy: float | None = None  # teacher: fraction correct on the source's test split
+    tuning: "TuningRecord | None" = None  # generator: how it was fine-tuned
 
 
 class MethodRecord(Record):
@@ -146,6 +147,19 @@ class EnvironmentRecord(Record):
     processes: int
     mixed_precision: str
     peak_memory_bytes: dict[str, int]  # largest over processes: "cpu", and "cuda" where there is one
+
+
+class TuningRecord(Record):
+    """How a generator was fine-tuned: `tuning.json` of its folder."""
+
+    method: MethodRecord  # its config: the settings of the fine-tuning alone
+    base: ModelRecord  # the generator it started from
+    source: SourceRecord
+    classes: list[str] = Field(min_length=1, max_length=100_000)  # names of the source's classes
+    steps: int = Field(gt=0)  # of the optimiser
+    seconds: float
+    environment: EnvironmentRecord
+    created: datetime.datetime
 
 
 class Manifest(Record):

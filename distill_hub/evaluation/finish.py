@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from distill_hub.artifact.describe import rows
-from distill_hub.artifact.destination import Destination
 from distill_hub.artifact.load import find, load_artifact, read_description, read_records
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
@@ -15,62 +14,33 @@ from distill_hub.artifact.publish import publish
 from distill_hub.artifact.readme import card_of, readme_files
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
-from distill_hub.classifiers import Classifier
-from distill_hub.config import InputError
 from distill_hub.evaluation.contract import refuse_chance
-from distill_hub.evaluation.protocols import FKD_EPOCHS
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
 from distill_hub.evaluation.settings import is_mirrored
-from distill_hub.evaluation.subject import HeldOut, Subject
+from distill_hub.evaluation.start import Setup, view_epochs
+from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet
-from distill_hub.evaluation.views import default_epochs, draw_views, store_views
-from distill_hub.networks import check_student
-from distill_hub.options import DitConfig
-from distill_hub.run import Run, Stage, atomic_write
+from distill_hub.evaluation.views import draw_views, store_views
+from distill_hub.run import Stage, atomic_write
 
 
 def package_and_score(
-    run: Run,
-    test: HeldOut,
-    manifest: Manifest,
-    stage: Stage,
-    labels: Sequence[int],
-    teacher: Classifier,
-    *,
-    image_format: str,
-    view_epochs: int | None,
-    protocol: str,
-    students: str,
-    repeats: int,
-    compile: bool,
-    seeds_together: bool,
-    baselines: Mapping[str, Callable[[int], TrainingSet]],
-    destination: Destination | None,
+    setup: Setup, stage: Stage, manifest: Manifest, *, baselines: Mapping[str, Callable[[int], TrainingSet]]
 ) -> None:
     """Turn the images of a stage into a scored artifact, publish it, and print where it is, the scores and the stage times.
 
     Args:
-        run: The run; the artifact is its output folder.
-        test: The source's test images, of all its classes in their order.
-        manifest: All but the content hash; see `artifact.describe.describe`.
+        setup: What the recipe works with; the artifact is the run's output folder.
         stage: The set: images, the teacher's logits, and seeds, class by class.
-        labels: Label of each image.
-        teacher: Labels stored views, and batches where the protocol asks for it.
-        image_format: 'png' or 'webp'.
-        view_epochs: Epochs of stored views; None: by size.
-        protocol: Name of the protocol.
-        students: Names of the students, comma-separated; see `Protocol.students`.
-        repeats: Students per set, with seeds seed, seed + 1, ...
-        compile: Compile the students.
-        seeds_together: Train the students of all seeds side by side.
+        manifest: All but the content hash; see `Setup.manifest`.
         baselines: Further sets to score beside random real images.
-        destination: Where to publish the set; None: nowhere.
 
     Raises:
         InputError: When the teacher recognises the set's classes no better than chance.
         HubError: When publishing fails; the set is complete in its folder.
     """
+    run, config, teacher, labels = setup.run, setup.config, setup.teacher, setup.labels
     folder, label_tensor = run.output_dir, torch.tensor(labels)
     logits = stage.rows(0, len(stage), "logits")["logits"]
     refuse_chance(
@@ -88,55 +58,39 @@ def package_and_score(
             rows(stage, labels),
             lambda content: manifest.model_copy(update={"content_sha256": content}),
             class_names=manifest.class_names,
-            image_format=image_format,
+            image_format=config.image_format,
         )
 
     run.on_main("package", package)
     manifest = Manifest.read(folder / "manifest.json")
     images = stage.rows(0, len(stage), "images")["images"]
-    if epochs := default_epochs(len(images), len(manifest.classes)) if view_epochs is None else view_epochs:
+    if epochs := view_epochs(config, len(manifest.classes)):
         mirrored = is_mirrored(manifest.class_names)
         drawn = draw_views(run, images, teacher, manifest.teacher, epochs=epochs, mirrored=mirrored, seed=manifest.seed)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
         manifest = Manifest.read(folder / "manifest.json")
-    rules = protocol_named(protocol)
+    rules = protocol_named(config.protocol)
     views = open_views(find(folder), manifest) if rules.labels == "views" else None
     own = TrainingSet(images, label_tensor, logits.double().softmax(1).float(), views)
-    subject = Subject(own, test, manifest.content_sha256, teacher, manifest.teacher)
-    seeds = range(manifest.seed, manifest.seed + repeats)
+    subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher)
+    seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
-    for student in rules.students(students, manifest.image_size):
+    for student in rules.students(config.students, manifest.image_size):
         settings = settings_of(subject, rules, student)
         trials = trials_of(subject, settings, baselines)
-        how = {"together": seeds_together, "compiled": compile, "stage": f"evaluate {student}".replace("/", "-")}
+        how = {
+            "together": config.seeds_together,
+            "compiled": config.compile,
+            "stage": f"evaluate {student}".replace("/", "-"),
+        }
         records.append(measure(run, subject, rules, student, seeds, trials, **how))
     run.on_main("card", lambda: _record_and_describe(folder, manifest, records, images))
     run.say(run.summary())
     run.say(score_table(records, manifest.ipc))
     run.say(f"The distilled set is in {folder}")
-    if destination:
-        run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), destination)}"))
+    if setup.destination:
+        run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
     run.end()
-
-
-def check_evaluation(config: DitConfig, num_classes: int, image_size: int = 224) -> None:
-    """Refuse an evaluation that a recipe's set could not be given, before any work is done for it.
-
-    Args:
-        config: The recipe's settings.
-        num_classes: Number of classes.
-        image_size: Side of the set's images in pixels; 224, which no student exceeds, while it is not known yet.
-
-    Raises:
-        InputError: When a student is unknown or cannot be trained on such images, or there will be too few stored views.
-    """
-    rules = protocol_named(config.protocol)
-    for student in rules.students(config.students, image_size):
-        check_student(student, num_classes, min(224, image_size))
-    epochs = default_epochs(config.ipc * num_classes, num_classes) if config.view_epochs is None else config.view_epochs
-    if rules.labels == "views" and epochs < FKD_EPOCHS:
-        valid = f"{config.protocol} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
-        raise InputError("view_epochs", config.view_epochs, valid)
 
 
 def _record_and_describe(

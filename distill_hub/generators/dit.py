@@ -52,6 +52,7 @@ class DiTGenerator:
         steps: Denoising steps per sample.
         guidance_scale: Classifier-free guidance; 1 switches it off and halves the cost.
         device: Where to run.
+        folder: Where the pipeline lies.
         revision: Commit on the Hub.
     """
 
@@ -64,12 +65,13 @@ class DiTGenerator:
         steps: int = 50,
         guidance_scale: float = 4.0,
         device: torch.device | str = "cpu",
+        folder: Path | None = None,
         revision: str | None = None,
     ):
         # eval(): in train mode diffusers drops 10 % of the labels, in every block on its own.
         self.transformer = pipeline.transformer.to(device).eval().requires_grad_(False)
         self.vae = pipeline.vae.to(device).eval().requires_grad_(False)
-        self.revision = revision
+        self.folder, self.revision = folder, revision
         self.steps, self.guidance_scale, self.device = steps, guidance_scale, torch.device(device)
         config = self.transformer.config
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
@@ -119,7 +121,7 @@ class DiTGenerator:
         # diffusers reads id2label from model_index.json but keeps only a map from single synonyms to ids.
         labels = json.loads((folder / "model_index.json").read_text()).get("id2label", {})
         names = [labels[id] for id in sorted(labels, key=int)]
-        return cls(pipeline, names, revision=commit, **settings)
+        return cls(pipeline, names, folder=folder, revision=commit, **settings)
 
     def predict_noise(self, noisy: torch.Tensor, timesteps: torch.Tensor, class_ids: torch.Tensor) -> torch.Tensor:
         """Predict the noise in noisy latents, differentiable in `noisy`.

@@ -47,11 +47,12 @@ def draw_pool(
     *,
     seed: int,
     batch_size: int,
+    stage: str = "pool",
 ) -> Stage:
     """Draw `count` candidates of every class, class by class; read them with `pool_of`.
 
     Args:
-        run: Where the stage 'pool' is kept.
+        run: Where the stage is kept.
         generator: Draws and decodes.
         teacher: Judges.
         class_names: C names. A candidate's seed comes from (seed, name, index): not from its place among the classes.
@@ -59,6 +60,7 @@ def draw_pool(
         count: Candidates per class.
         seed: The run's seed.
         batch_size: Candidates per chunk, across classes.
+        stage: Name of the stage. The same generator draws the same candidates for each.
     """
     items = [(label, index) for label in range(len(class_names)) for index in range(count)]
 
@@ -67,7 +69,7 @@ def draw_pool(
         latents = generator.sample([class_ids[label] for label, _ in chunk], seeds)
         return {"latents": latents, "seeds": torch.tensor(seeds), **render(generator, teacher, latents)}
 
-    return run.map("pool", items, draw, chunk_size=batch_size)
+    return run.map(stage, items, draw, chunk_size=batch_size)
 
 
 def pool_of(pool: Stage, label: int, count: int, *, images: bool = True) -> Candidates:

@@ -5,7 +5,7 @@ import pydantic
 import pytest
 
 from distill_hub.artifact.card import cards_folder
-from distill_hub.artifact.manifest import Manifest, ViewsRecord, set_name
+from distill_hub.artifact.manifest import Manifest, TuningRecord, ViewsRecord, set_name
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.config import InputError
 
@@ -117,8 +117,9 @@ def test_format_md_names_the_fields_of_nested_records(build_manifest, full):
         manifest.teacher,
         manifest.environment,
         manifest.stages[0],
+        TuningRecord,
     ):
-        for field in type(part).model_fields:
+        for field in (part if isinstance(part, type) else type(part)).model_fields:
             assert f"`{field}`" in text, field
 
 
