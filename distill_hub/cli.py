@@ -4,7 +4,7 @@ commands:
   info      what a set says of itself, without downloading its images
   evaluate  train students on a set, and compare with what its author claims
   relabel   store augmented views of a set with a teacher's logits, for training without the teacher
-  push      publish a set on the Hugging Face Hub
+  push      publish a set, or a tuned generator, on the Hugging Face Hub
   adopt     bring a set that was made elsewhere into the artifact format
 
 `distill-hub COMMAND --help` lists the options of each. A distilled set is named by its folder or by its id on the Hub.
@@ -13,6 +13,7 @@ commands:
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from distill_hub.config import InputError, launch, nearest, options
@@ -184,16 +185,20 @@ def relabel_set(config: RelabelConfig) -> None:
     PartialState().destroy_process_group()
 
 
-def push_set(config: PushConfig) -> None:
-    """Publish a distilled set on the Hub, in one commit.
+def push(config: PushConfig) -> None:
+    """Publish a distilled set, or a generator that distill-hub tuned, on the Hub, in one commit.
 
-    Every pixel and label is checked first. In a repository that is there already, what people wrote in the card and the
-    records that others added stay. Log in with `hf auth login` first; the token needs write access to the namespace.
+    Every pixel and label of a set is checked first; a generator is loaded, and becomes a model on the Hub. In a repository
+    that is there already, what people wrote in the card and the records that others added stay. Log in with `hf auth login`
+    first; the token needs write access to the namespace.
     """
-    from distill_hub.artifact.publish import push
+    if Path(config.path, "model_index.json").is_file():
+        from distill_hub.artifact.generator import push_generator as publish
+    else:
+        from distill_hub.artifact.publish import push as publish
     from distill_hub.run import show
 
-    publication = push(
+    publication = publish(
         config.path,
         config.repository,
         private=config.private,
@@ -219,7 +224,7 @@ COMMANDS = {
     "info": (show_info, InfoConfig),
     "evaluate": (score_again, EvaluateConfig),
     "relabel": (relabel_set, RelabelConfig),
-    "push": (push_set, PushConfig),
+    "push": (push, PushConfig),
     "adopt": (adopt_set, AdoptConfig),
 }
 

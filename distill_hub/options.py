@@ -211,8 +211,8 @@ class InfoConfig:
 class PushConfig:
     """Publishing."""
 
-    path: str = argument("folder of a distilled set")
-    repository: str = argument("NAMESPACE/NAME on the Hub; default: the set's own name, in your namespace", "auto")
+    path: str = argument("folder of a distilled set, or of a tuned generator")
+    repository: str = argument("NAMESPACE/NAME on the Hub; default: its own name, in your namespace", "auto")
     private: bool = option(False, "make a new repository private; one that exists must already be")
     revision: str | None = option(None, "branch to publish to; made when there is none; default main")
     create_pr: bool = option(False, "open a pull request instead of committing")

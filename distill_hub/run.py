@@ -24,7 +24,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from tqdm import tqdm
 
 from distill_hub.config import InputError
@@ -61,9 +61,18 @@ def cpu_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def progress(items: Iterable[Item], title: str, *, unit: str, disable: bool = False) -> Iterable[Item]:
-    """Show a progress bar with rate and time left; in a log file a line every half minute."""
-    return tqdm(items, desc=title, unit=unit, disable=disable, mininterval=0.1 if sys.stderr.isatty() else 30.0)
+def progress(items: Iterable[Item], title: str, *, unit: str, done: int = 0, disable: bool = False) -> tqdm:
+    """Show a progress bar with rate and time left; in a log file a line every half minute.
+
+    Args:
+        items: What is iterated over.
+        title: Before the bar.
+        unit: What an item is.
+        done: Items finished before these.
+        disable: Show nothing.
+    """
+    seconds = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(items, title, done + len(items), unit=unit, initial=done, disable=disable, mininterval=seconds)
 
 
 def show(text: Any) -> None:
@@ -108,6 +117,10 @@ class Stage:
                 cut = slice(max(start - first, 0), stop - first)
                 parts.append({name: file.get_slice(name)[cut] for name in names or file.keys()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def mapped(self) -> list[dict[str, torch.Tensor]]:
+        """Open all chunks, their tensors mapped into memory: what is not used is not read."""
+        return [load_file(_chunk_file(self.folder, index)) for index in range(-(-self.items // self.chunk_size))]
 
 
 class Run:
@@ -243,6 +256,19 @@ class Run:
                     function()
                     self._note(stage, 1, time.perf_counter() - started, started, reused=False)
         self.accelerator.wait_for_everyone()
+
+    def together(self, stage: str, items: int, function: Callable[[], float]) -> None:
+        """Call a function on all processes at once.
+
+        Args:
+            stage: Name of the stage.
+            items: How many of what it counts, for the table.
+            function: What to do; resumes by its own means. Returns its seconds, interrupted attempts included.
+        """
+        started = time.perf_counter()
+        seconds = function()
+        self.accelerator.wait_for_everyone()
+        self._note(stage, items, seconds, started, reused=False)
 
     def _note(self, name: str, items: int, seconds: float, started: float, *, reused: bool) -> None:
         wall = time.perf_counter() - started

@@ -1,8 +1,8 @@
 """A Hugging Face Hub on the loopback interface, for the real `huggingface_hub` and `datasets` in other processes.
 
-It keeps dataset repositories in memory and has two origins, as the Hub has: the Hub itself, and a storage that takes
-and gives large files and must never see a token. Tests look at `requests` and `repos`, edit by hand with `commit`, and
-break things with `fail` and `corrupt`:
+It keeps repositories in memory, of datasets under their ids and of models under models/ID, and has two origins, as the Hub
+has: the Hub itself, and a storage that takes and gives large files and must never see a token. Tests look at `requests` and
+`repos`, edit by hand with `commit`, and break things with `fail` and `corrupt`:
 
     with HubServer() as hub:
         hub.add_user("alice", orgs=["org"])
@@ -104,8 +104,8 @@ class Request:
     @property
     def commit_target(self) -> tuple[str, str] | None:
         """The repository and the ref that the client wants to commit to."""
-        match = re.fullmatch("/api/datasets/(.+)/commit/([^/]+)", self.route[1])
-        return (match[1], unquote(match[2])) if match else None
+        match = re.fullmatch("/api/(datasets|models)/(.+)/commit/([^/]+)", self.route[1])
+        return (f"models/{match[2]}" if match[1] == "models" else match[2], unquote(match[3])) if match else None
 
     @property
     def query(self) -> dict[str, list[str]]:
@@ -138,15 +138,33 @@ class Commit(NamedTuple):
 
 @dataclass
 class Repo:
-    """A dataset repository."""
+    """A dataset or model repository."""
 
-    id: str
+    id: str  # a model's has models/ before it
     private: bool
     refs: dict[str, str] = field(default_factory=dict)  # "main", other branches, "refs/pr/1" -> sha
     tags: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
     discussions: list[dict] = field(default_factory=list)  # number 1 first, as the Hub's API shows them
     large: dict[str, bytes] = field(default_factory=dict)  # sha256 -> content, in a commit or only uploaded so far
+
+    @property
+    def name(self) -> str:
+        """The id as clients know it."""
+        return self.id.removeprefix("models/")
+
+    @property
+    def type(self) -> str:
+        return "dataset" if self.name == self.id else "model"
+
+    @property
+    def namespace(self) -> str:
+        return self.name.split("/")[0]
+
+    @property
+    def page(self) -> str:
+        """Path of its page."""
+        return f"/datasets/{self.name}" if self.type == "dataset" else f"/{self.name}"
 
     def head(self, ref: str = "main") -> Commit:
         """Return the commit of a branch, pull request, tag or sha."""
@@ -177,7 +195,8 @@ class Repo:
     def open(self, title: str, author: str, text: str, base: str | None = None, status: str = "open") -> dict:
         """Open a discussion or, with a branch as base, a pull request."""
         about = {"num": len(self.discussions) + 1, "title": title, "status": status, "isPullRequest": base is not None}
-        about |= {"author": {"name": author}, "createdAt": now(), "repo": {"name": self.id, "type": "dataset"}, "events": []}
+        about |= {"author": {"name": author}, "createdAt": now(), "events": []}
+        about |= {"repo": {"name": self.name, "type": self.type}}
         self.discussions.append(about | ({"changes": {"base": f"refs/heads/{base}"}} if base else {}))
         self.comment(self.discussions[-1], author, text)
         return self.discussions[-1]
@@ -228,7 +247,9 @@ ROUTES: list[tuple[str, re.Pattern, Callable]] = []
 
 def route(methods: str, pattern: str, origin: str = "hub") -> Callable:
     """Register what answers: content for JSON, or a status, content (for JSON, or bytes) and headers; or it refuses."""
-    parts = {"{repo}": "(?P<repo_id>[^/]+/[^/]+)", "{rev}": "(?P<rev>[^/]+)", "{path}": "(?P<path>.+)"}
+    repo = "(?P<repo_id>[^/]+/[^/]+)"
+    parts = {"{api}": f"/api/(?P<folder>datasets|models)/{repo}", "{page}": f"/((?P<folder>datasets)/)?{repo}"}
+    parts |= {"{rev}": "(?P<rev>[^/]+)", "{path}": "(?P<path>.+)", "{stored}": "(?P<repo_id>(models/)?[^/]+/[^/]+)"}
     for name, part in (parts | {"{num}": r"(?P<num>\d+)", "{oid}": "(?P<oid>[0-9a-f]{64})"}).items():
         pattern = pattern.replace(name, part)
 
@@ -377,7 +398,10 @@ class HubServer:
         request.token = self._token(request)
         for key, pattern, function in ROUTES:
             if key == f"{request.origin} {method}" and (match := pattern.fullmatch(path)):
-                return function(self, request, **{name: text and unquote(text) for name, text in match.groupdict().items()})
+                named = {name: text and unquote(text) for name, text in match.groupdict().items()}
+                if named.pop("folder", "datasets") != "datasets":
+                    named["repo_id"] = f"models/{named['repo_id']}"
+                return function(self, request, **named)
         raise Refused(404, f"hub_server.py has no answer to {method} {path}")
 
     def _token(self, request: Request) -> Token | None:
@@ -401,7 +425,7 @@ class HubServer:
     def _readable(self, request: Request, repo_id: str) -> Repo:
         """Return a repository; the Hub does not tell a private one from a missing one."""
         repo = self.repos.get(repo_id)
-        if repo is None or (repo.private and repo_id.split("/")[0] not in self._namespaces(request.token, write=False)):
+        if repo is None or (repo.private and repo.namespace not in self._namespaces(request.token, write=False)):
             if request.token is None:
                 raise Refused(401, "Invalid username or password.", "RepoNotFound")
             raise Refused(404, "Repository not found", "RepoNotFound")
@@ -412,7 +436,7 @@ class HubServer:
         repo, token = self._readable(request, repo_id), request.token
         if token is None:
             raise Refused(401, "Invalid username or password.", "RepoNotFound")
-        if repo_id.split("/")[0] not in self._namespaces(token, write=True) and not (propose and token.role == "write"):
+        if repo.namespace not in self._namespaces(token, write=True) and not (propose and token.role == "write"):
             advice = "pass `create_pr=1` as a query parameter to create a Pull Request"
             raise Refused(403, f"Forbidden: {advice if token.role == 'write' else 'the token has no write access here'}")
         return repo
@@ -443,32 +467,37 @@ class HubServer:
     def _create(self, request: Request):
         if request.token is None:
             raise Refused(401, "Invalid username or password.")
-        asked = request.json
-        namespace = asked.get("organization") or request.token.user
-        if asked.get("type") != "dataset" or namespace not in self._namespaces(request.token, write=True):
-            raise Refused(403, f'You don\'t have the rights to create a dataset under the namespace "{namespace}"')
-        repo_id = f"{namespace}/{asked['name']}"
-        url = {"url": f"{self.endpoint}/datasets/{repo_id}"}
-        if repo_id in self.repos:
-            return 409, {"error": "You already created this dataset repo"} | url, {}
-        self.create(repo_id, asked.get("visibility") == "private", request.token.user)
+        asked = Repo(self._named(request), request.json.get("visibility") == "private")
+        if asked.namespace not in self._namespaces(request.token, write=True):
+            raise Refused(
+                403, f'You don\'t have the rights to create a {asked.type} under the namespace "{asked.namespace}"'
+            )
+        url = {"url": f"{self.endpoint}{asked.page}"}
+        if asked.id in self.repos:
+            return 409, {"error": f"You already created this {asked.type} repo"} | url, {}
+        self.create(asked.id, asked.private, request.token.user)
         return url
 
     @route("DELETE", "/api/repos/delete")
     def _delete(self, request: Request):
-        namespace = request.json["organization"] or (request.token and request.token.user)
-        del self.repos[self._writable(request, f"{namespace}/{request.json['name']}").id]
+        del self.repos[self._writable(request, self._named(request)).id]
 
-    @route("PUT", "/api/datasets/{repo}/settings")
+    def _named(self, request: Request) -> str:
+        """Return the id of the repository that a request's body names."""
+        asked = request.json
+        name = f"{asked.get('organization') or (request.token and request.token.user)}/{asked['name']}"
+        return name if asked.get("type") == "dataset" else f"models/{name}"
+
+    @route("PUT", "{api}/settings")
     def _settings(self, request: Request, repo_id: str):
         repo = self._writable(request, repo_id)
         repo.private = request.json.get("visibility", "private" if repo.private else "public") == "private"
 
-    @route("GET", "/api/datasets/{repo}(/revision/{rev})?")
+    @route("GET", "{api}(/revision/{rev})?")
     def _info(self, request: Request, repo_id: str, rev: str | None):
         repo = self._readable(request, repo_id)
         commit = repo.head(rev or "main")
-        info = {"id": repo_id, "author": repo_id.split("/")[0], "sha": commit.sha, "lastModified": commit.date}
+        info = {"id": repo.name, "author": repo.namespace, "sha": commit.sha, "lastModified": commit.date}
         info |= {"private": repo.private, "gated": False, "disabled": False, "tags": []}
         try:
             info["cardData"] = front_matter(commit.files.get("README.md", b""))
@@ -489,7 +518,7 @@ class HubServer:
         rows = {path: {"type": "directory", "path": path, "size": 0, "oid": git_sha1(path.encode())} for path in folders}
         return dict(sorted((rows | {path: describe(path, data) for path, data in files.items()}).items()))
 
-    @route("GET", "/api/datasets/{repo}/tree/{rev}(/{path})?")
+    @route("GET", "{api}/tree/{rev}(/{path})?")
     def _tree(self, request: Request, repo_id: str, rev: str, path: str | None):
         rows = self._rows(request, repo_id, rev)
         if path and rows.get(path, {}).get("type") != "directory":
@@ -498,12 +527,12 @@ class HubServer:
         deep = request.query.get("recursive", [""])[0].lower() == "true"
         return [row for name, row in rows.items() if name.startswith(start) and (deep or "/" not in name[len(start) :])]
 
-    @route("POST", "/api/datasets/{repo}/paths-info/{rev}")
+    @route("POST", "{api}/paths-info/{rev}")
     def _paths_info(self, request: Request, repo_id: str, rev: str):
         rows = self._rows(request, repo_id, rev)
         return [rows[path] for path in parse_qs(request.body.decode()).get("paths", []) if path in rows]
 
-    @route("GET", "/api/datasets/{repo}/refs")
+    @route("GET", "{api}/refs")
     def _refs(self, request: Request, repo_id: str):
         repo, found = self._readable(request, repo_id), {"branches": [], "tags": [], "converts": [], "pullRequests": []}
         for name, sha in repo.refs.items():
@@ -512,14 +541,14 @@ class HubServer:
         found["tags"] = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": sha} for name, sha in repo.tags.items()]
         return found
 
-    @route("GET", "/api/datasets/{repo}/commits/{rev}")
+    @route("GET", "{api}/commits/{rev}")
     def _commits(self, request: Request, repo_id: str, rev: str):
         return [
             {"id": one.sha, "title": one.title, "message": one.message, "date": one.date, "authors": [{"user": one.author}]}
             for one in self._readable(request, repo_id).history(rev)
         ]
 
-    @route("POST DELETE", "/api/datasets/{repo}/(?P<kind>branch|tag)/{rev}")
+    @route("POST DELETE", "{api}/(?P<kind>branch|tag)/{rev}")
     def _branch_or_tag(self, request: Request, repo_id: str, kind: str, rev: str):
         repo = self._writable(request, repo_id)
         names = repo.refs if kind == "branch" else repo.tags
@@ -532,7 +561,7 @@ class HubServer:
             raise Refused(409, f"Reference {name} already exists")
         names[name] = repo.head(start).sha
 
-    @route("POST", "/api/datasets/{repo}/preupload/{rev}")
+    @route("POST", "{api}/preupload/{rev}")
     def _preupload(self, request: Request, repo_id: str, rev: str):
         files, rows = self._target(request, repo_id, rev).head(rev).files, []
         for path, size in ((file["path"], file["size"]) for file in request.json["files"]):
@@ -540,17 +569,17 @@ class HubServer:
             rows.append(row | ({"oid": content_id(path, files[path])} if path in files else {}))
         return {"files": rows}
 
-    @route("POST", "/datasets/{repo}.git/info/lfs/objects/batch")
+    @route("POST", "{page}.git/info/lfs/objects/batch")
     def _batch(self, request: Request, repo_id: str):
         repo = self._writable(request, repo_id, propose=True)
         objects = [{"oid": asked["oid"], "size": asked["size"]} for asked in request.json["objects"]]
-        verify = {"href": f"{self.endpoint}/datasets/{repo_id}.git/info/lfs/verify"}
+        verify = {"href": f"{self.endpoint}{repo.page}.git/info/lfs/verify"}
         for asked in objects:
             if asked["oid"] not in repo.large:
                 asked["actions"] = {"upload": {"href": self._signed(repo_id, asked["oid"])}, "verify": verify}
         return {"transfer": "basic", "objects": objects}
 
-    @route("POST", "/datasets/{repo}.git/info/lfs/verify")
+    @route("POST", "{page}.git/info/lfs/verify")
     def _verify(self, request: Request, repo_id: str):
         stored = self._writable(request, repo_id, propose=True).large.get(request.json["oid"])
         if stored is None or len(stored) != request.json["size"]:
@@ -559,7 +588,7 @@ class HubServer:
     def _signed(self, repo_id: str, oid: str) -> str:
         return f"{self.storage}/{repo_id}/{oid}?X-Amz-Signature=0123"
 
-    @route("GET HEAD PUT", "/{repo}/{oid}", origin="storage")
+    @route("GET HEAD PUT", "/{stored}/{oid}", origin="storage")
     def _storage(self, request: Request, repo_id: str, oid: str):
         stored = self.repos[repo_id].large if repo_id in self.repos else {}
         if request.method != "PUT":
@@ -570,7 +599,7 @@ class HubServer:
             raise Refused(400, "The content does not match its SHA256")
         stored[oid] = request.body
 
-    @route("POST", "/api/datasets/{repo}/commit/{rev}")
+    @route("POST", "{api}/commit/{rev}")
     def _commit(self, request: Request, repo_id: str, rev: str):
         repo, as_pull = self._target(request, repo_id, rev), "create_pr" in request.query
         if rev not in repo.refs:
@@ -594,14 +623,14 @@ class HubServer:
                     raise Refused(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
                 files = {name: data for name, data in files.items() if name not in gone}
         title, text, author = header["summary"], header["description"], request.token.user
-        page, done = f"{self.endpoint}/datasets/{repo_id}", {}
+        page, done = f"{self.endpoint}{repo.page}", {}
         if as_pull:
             num = repo.open(title, author, text, base=rev)["num"]
             rev, done = f"refs/pr/{num}", {"pullRequestUrl": f"{page}/discussions/{num}"}
         commit = repo.add(rev, files, parent, title, author, text)
         return done | {"success": True, "commitOid": commit.sha, "commitUrl": f"{page}/commit/{commit.sha}"}
 
-    @route("GET", "/api/datasets/{repo}/discussions")
+    @route("GET", "{api}/discussions")
     def _discussions(self, request: Request, repo_id: str):
         def accepted(one: dict) -> bool:
             kind = "pull_request" if one["isPullRequest"] else "discussion"
@@ -612,7 +641,7 @@ class HubServer:
         rows = [one for one in reversed(self._readable(request, repo_id).discussions) if accepted(one)]
         return {"discussions": rows, "count": len(rows), "start": 0}
 
-    @route("POST", "/api/datasets/{repo}/discussions")
+    @route("POST", "{api}/discussions")
     def _discuss(self, request: Request, repo_id: str):
         repo, asked = self._writable(request, repo_id, propose=True), request.json
         base, status = ("main", "draft") if asked.get("pullRequest") else (None, "open")
@@ -621,7 +650,7 @@ class HubServer:
             repo.refs[f"refs/pr/{num}"] = repo.refs[base]
         return {"num": num}
 
-    @route("GET POST", "/api/datasets/{repo}/discussions/{num}(/(?P<change>comment|status|merge))?")
+    @route("GET POST", "{api}/discussions/{num}(/(?P<change>comment|status|merge))?")
     def _discussion(self, request: Request, repo_id: str, num: str, change: str | None):
         repo, asked = self._readable(request, repo_id), request.json
         if not 0 < int(num) <= len(repo.discussions):
@@ -639,7 +668,7 @@ class HubServer:
             return {"newStatus": repo.set_status(one, user, asked["status"])}
         return {"oid": self.merge(repo_id, int(num), user).sha}
 
-    @route("GET HEAD", "/datasets/{repo}/resolve/{rev}/{path}")
+    @route("GET HEAD", "{page}/resolve/{rev}/{path}")
     def _resolve(self, request: Request, repo_id: str, rev: str, path: str):
         commit = self._readable(request, repo_id).head(rev)
         headers, data = {"X-Repo-Commit": commit.sha}, commit.files.get(path)
@@ -665,10 +694,6 @@ class HubServer:
         if start >= size:
             return 416, b"", {"Content-Range": f"bytes */{size}"}
         return 206, data[start:stop], headers | {"Content-Range": f"bytes {start}-{stop - 1}/{size}"}
-
-    @route("GET HEAD POST", "/api/models/{path}")
-    def _no_models(self, request: Request, path: str):
-        raise Refused(404, "Repository not found", "RepoNotFound")
 
 
 class Server(ThreadingHTTPServer):

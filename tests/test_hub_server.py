@@ -138,6 +138,37 @@ show(files=[list(open(path, "rb").read()) for path in paths], part=list(part), s
 """
 
 
+MODELS = """
+from huggingface_hub import snapshot_download
+
+def added(**files):
+    return [CommitOperationAdd(path.replace("__", "."), data) for path, data in files.items()]
+
+api, name = HfApi(), "org/name"
+url = api.create_repo(name, private=True)  # a model, when nothing else is said
+write(name, {"a.txt": b"of the dataset"})
+first = api.create_commit(name, added(config__json=b"{}", net__safetensors=bytes(20)), commit_message="Write")
+api.create_tag(name, tag="v1")
+pull = api.create_commit(name, added(README__md=b"# Net\\n"), commit_message="Describe", create_pr=True)
+race = tried(api.create_commit, name, added(b__txt=b"b"), commit_message="Race", parent_commit=first.oid)
+folder = snapshot_download(name, revision="v1")
+info = api.model_info(name, files_metadata=True)
+files = {one.rfilename: one for one in info.siblings}
+found = {"url": str(url), "commit": first.commit_url, "pull": pull.pr_url, "race": race, "id": info.id,
+         "private": info.private, "sha256": files["net.safetensors"].lfs.sha256, "files": sorted(files),
+         "downloaded": list(open(folder + "/net.safetensors", "rb").read()),
+         "stranger": tried(HfApi(token=False).model_info, name), "nowhere": tried(api.create_repo, "nobody/net"),
+         "again": tried(api.create_repo, name), "discussion": api.get_discussion_details(name, pull.pr_num).title}
+api.delete_repo("org/name", repo_type="dataset")
+show(**found, left=tried(api.model_info, name), gone=tried(api.dataset_info, name))
+"""
+
+DOWNLOAD = """
+from huggingface_hub import hf_hub_download
+show(data=list(open(hf_hub_download("org/name", "net.safetensors"), "rb").read()))
+"""
+
+
 @pytest.fixture
 def hub():
     with HubServer() as server:
@@ -240,6 +271,34 @@ def test_history_branches_and_pull_requests(hub, tmp_path):
     }
     with pytest.raises(Refused, match=r"conflict in c\.txt"):
         hub.merge("org/name", 2)
+
+
+def test_a_model_is_another_repository_than_the_dataset_of_its_name(hub, tmp_path):
+    hub.commit("org/name", {"data.txt": b"only here"})
+    hub.fail("conflict", when=lambda request: b"Race" in request.body)
+    found, repo = client(hub, tmp_path / "first", MODELS), hub.repos["models/org/name"]
+    page, commits = f"{hub.endpoint}/org/name", [commit.sha for commit in repo.history()]
+    assert found == {
+        "url": page,
+        "commit": f"{page}/commit/{commits[1]}",
+        "pull": f"{page}/discussions/1",
+        "race": "HfHubHTTPError 412",
+        "id": "org/name",
+        "private": True,
+        "sha256": hashlib.sha256(bytes(20)).hexdigest(),
+        "files": [".gitattributes", "NOTES.md", "config.json", "net.safetensors"],
+        "downloaded": [0] * 20,
+        "stranger": "RepositoryNotFoundError 401",
+        "nowhere": "HfHubHTTPError 403",
+        "again": "HfHubHTTPError 409",
+        "discussion": "Describe",
+        "left": "ok",
+        "gone": "RepositoryNotFoundError 404",
+    }
+    assert set(hub.repos) == {"models/org/name"} and repo.tags == {"v1": commits[1]}
+    assert not any(request.authorization for request in hub.requests if request.origin == "storage")
+    hub.corrupt("models/org/name", "net.safetensors")
+    assert sorted(client(hub, tmp_path / "second", DOWNLOAD)["data"]) == [0] * 19 + [1]
 
 
 def test_failures_strike_the_requests_they_are_meant_for(hub, tmp_path):

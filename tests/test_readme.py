@@ -8,7 +8,7 @@ import pytest
 
 from distill_hub.cli import COMMANDS
 from distill_hub.config import parse
-from distill_hub.options import Cao2Config, DitConfig, EvaluateConfig, FitGeneratorConfig, RelabelConfig
+from distill_hub.options import Cao2Config, DitConfig, EvaluateConfig, FitGeneratorConfig, MinimaxConfig, RelabelConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,6 +17,7 @@ RECIPES = {
     "dit": DitConfig,
     "evaluate": EvaluateConfig,
     "fit_generator": FitGeneratorConfig,
+    "minimax": MinimaxConfig,
     "relabel": RelabelConfig,
 }
 TYPED = [line.strip() for line in README.splitlines() if line.startswith("    ")]
@@ -29,7 +30,7 @@ def test_a_command_is_read_as_it_stands(line, monkeypatch):
     if words[0] == "distill-hub":
         config, rest = COMMANDS[words[1]][1], words[2:]
     else:
-        place = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
+        place = next(i for i, word in enumerate(words) if word.endswith(".py"))
         config, rest = RECIPES[Path(words[place]).stem], words[place + 1 :]
     parse(config, rest)
 

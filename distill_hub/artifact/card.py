@@ -13,7 +13,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.manifest import Manifest, ModelRecord, SourceRecord
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
 from distill_hub.artifact.views import view_features
@@ -66,6 +66,32 @@ def render_card(
     Returns:
         YAML block and Markdown.
     """
+    source = manifest.source
+    test_split = f"its split `{source.test_split}`"
+    if source.test_fraction:
+        test_split = f"{source.test_fraction:.0%} of its training split, held out"
+    size_bytes = {kind: sum(files[name] for name in files if name.startswith(f"{kind}/")) for kind in ("data", "views")}
+    text = fill_template(
+        "dataset_card.md.jinja",
+        yaml=_card_data(manifest, size_bytes).to_yaml(),
+        m=manifest,
+        evaluations=evaluations,
+        own_protocols=sorted({f"{e.protocol} v{e.protocol_version}" for e in evaluations if not e.standard}),
+        location=location,
+        pictures={name: text.format(source_name(source)) for name, text in PICTURES.items() if name in files},
+        size=size_text(size_bytes["data"]),
+        views_size=size_text(size_bytes["views"]),
+        soft_label_meaning=SOFT_LABEL_MEANING[manifest.soft_labels],
+        test_split=test_split,
+        show_wnid=any(c.wnid for c in manifest.classes),
+        show_generator=any(c.generator_index is not None for c in manifest.classes),
+        bibtex=cited(manifest.method.bibtex, source.bibtex),
+    )
+    return str(DatasetCard(text))  # which refuses broken YAML
+
+
+def fill_template(name: str, **facts: Any) -> str:
+    """Fill a card's template; one blank line between paragraphs, whichever optional parts are there."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(cards_folder()),
         undefined=jinja2.StrictUndefined,
@@ -82,44 +108,45 @@ def render_card(
         "tojson_plain": lambda text: json.dumps(text, ensure_ascii=False),  # jinja's own escapes for HTML
         "or_empty": lambda value: "" if value is None else _cell(value),
         "or_unstated": lambda value: "not stated" if value is None else _cell(value),
+        "source_link": _source_link,
+        "method_link": lambda method: link(method.title, method.paper),
+        "model_name": lambda model: _cell(model_name(model)),
     }
-    source = manifest.source
-    source_name = source.name if source.hub_id else slug(source.name)  # not the author's path to it
-    source_link, test_split = _cell(source_name), f"its split `{source.test_split}`"
+    return re.sub(r"\n{3,}", "\n\n", environment.get_template(name).render(**facts))
+
+
+def source_name(source: SourceRecord) -> str:
+    """Return what a card calls a source: not the author's path to it."""
+    return source.name if source.hub_id else slug(source.name)
+
+
+def model_name(model: ModelRecord) -> str:
+    """Return what a card calls a model: its id, not the author's path to it."""
+    if model.revision or model.tuning:  # an id on the Hub, or one that `generator_record` wrote
+        return model.id
+    return re.sub("^(fitted on )?.*/", r"\1", model.id.rstrip("/"))
+
+
+def _source_link(source: SourceRecord) -> str:
     if source.hub_id:
-        source_link = f"[{source.hub_id}](https://huggingface.co/datasets/{source.hub_id})"
-    if source.test_fraction:
-        test_split = f"{source.test_fraction:.0%} of its training split, held out"
-    size_bytes = {kind: sum(files[name] for name in files if name.startswith(f"{kind}/")) for kind in ("data", "views")}
-    text = environment.get_template("dataset_card.md.jinja").render(
-        yaml=_card_data(manifest, size_bytes).to_yaml(),
-        m=manifest,
-        evaluations=evaluations,
-        own_protocols=sorted({f"{e.protocol} v{e.protocol_version}" for e in evaluations if not e.standard}),
-        location=location,
-        pictures={name: text.format(source_name) for name, text in PICTURES.items() if name in files},
-        size=size_text(size_bytes["data"]),
-        views_size=size_text(size_bytes["views"]),
-        source_link=source_link,
-        method_link=_link(manifest.method.title, manifest.method.paper),
-        soft_label_meaning=SOFT_LABEL_MEANING[manifest.soft_labels],
-        test_split=test_split,
-        show_wnid=any(c.wnid for c in manifest.classes),
-        show_generator=any(c.generator_index is not None for c in manifest.classes),
-        bibtex="\n\n".join(entry.strip() for entry in (manifest.method.bibtex, source.bibtex) if entry),
-    )
-    # One blank line between paragraphs, whichever optional parts are there; DatasetCard refuses broken YAML.
-    return str(DatasetCard(re.sub(r"\n{3,}", "\n\n", text)))
+        return link(source.hub_id, f"https://huggingface.co/datasets/{source.hub_id}")
+    return _cell(source_name(source))
 
 
-def _link(text: str, url: str | None) -> str:
+def link(text: str, url: str | None) -> str:
+    """Return a Markdown link, or the text alone where there is no address."""
     return f"[{_cell(text)}]({url})" if url else _cell(text)
+
+
+def cited(*entries: str | None) -> str:
+    """Join the BibTeX entries that there are."""
+    return "\n\n".join(entry.strip() for entry in entries if entry)
 
 
 def _card_data(manifest: Manifest, size_bytes: Mapping[str, int]) -> DatasetCardData:
     rows = manifest.rows
     data = DatasetCardData(
-        **_license(manifest.license),
+        **license_fields(manifest.license),
         pretty_name=f"{slug(manifest.source.name)} in {manifest.ipc} images per class ({manifest.method.name})",
         tags=["dataset-distillation", "distill-hub", manifest.method.name, f"ipc-{manifest.ipc}"],
         task_categories=["image-classification"],
@@ -141,7 +168,8 @@ def _info(columns: Features, rows: int, size_bytes: int) -> DatasetInfo:
     return DatasetInfo(features=columns, splits=splits, download_size=size_bytes, dataset_size=size_bytes)
 
 
-def _license(license: str | None) -> dict[str, str]:
+def license_fields(license: str | None) -> dict[str, str]:
+    """Return the YAML fields that state a licence as the Hub knows it; none for an unknown one."""
     if license is None:
         return {}
     if license.lower() in HUB_LICENSES.split():

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from distill_hub.artifact.card import source_name
+from distill_hub.artifact.generator import base_name, read_tuning
 from distill_hub.artifact.manifest import (
     ClassRecord,
     EnvironmentRecord,
@@ -14,7 +16,6 @@ from distill_hub.artifact.manifest import (
     SourceRecord,
     StageRecord,
     now,
-    set_name,
 )
 from distill_hub.classifiers import weights_sha256
 from distill_hub.generators.dit import IMAGENET_DIT, DiTGenerator
@@ -48,13 +49,27 @@ def rows(stage: Stage, labels: Sequence[int], batch_size: int = 100) -> Iterator
 
 
 def generator_record(generator: DiTGenerator, id: str) -> ModelRecord:
-    """Describe a generator."""
+    """Describe a generator.
+
+    Args:
+        generator: The generator, fine-tuned or not.
+        id: What to call it; one that was fine-tuned and lies in a folder is called after its base instead.
+
+    Raises:
+        InputError: When the record of its fine-tuning cannot be read.
+    """
+    license = DIT_LICENSE if id == IMAGENET_DIT else None
+    if tuning := read_tuning(generator.folder):
+        license = tuning.base.license
+        if generator.revision is None:
+            id = f"{base_name(tuning.base)}, tuned with {tuning.method.name} on {source_name(tuning.source)}"
     return ModelRecord(
         id=id,
         architecture=type(generator.transformer).__name__,
         revision=generator.revision,
         sha256=weights_sha256(generator.transformer, generator.vae),
-        license=DIT_LICENSE if id == IMAGENET_DIT else None,
+        license=license,
+        tuning=tuning,
     )
 
 
@@ -79,6 +94,7 @@ def source_record(source: Source) -> SourceRecord:
 def describe(
     run: Run,
     source: Source,
+    name: str,
     method: MethodRecord,
     *,
     generator: ModelRecord,
@@ -94,6 +110,7 @@ def describe(
     Args:
         run: Its stages and environment go into the manifest.
         source: The real dataset.
+        name: Of the set.
         method: The method and its settings.
         generator: The generator.
         generator_classes: The generator's id of each class.
@@ -105,7 +122,7 @@ def describe(
     """
     indices = zip(source.classes, generator_classes, teacher_classes, strict=True)
     return Manifest(
-        name=set_name(source.name, ipc, method.name),
+        name=name,
         method=method,
         source=source_record(source),
         classes=[

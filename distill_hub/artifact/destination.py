@@ -13,15 +13,17 @@ from distill_hub.artifact.hub import (
     LOG_IN,
     WRITE_TOKEN,
     RemoteSet,
+    RepoType,
     check_repo_id,
     check_token,
     fetch,
     look,
+    page_of,
     plain_errors,
     retried,
 )
 from distill_hub.artifact.load import MANIFEST, MANIFEST_BYTES
-from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.manifest import Manifest, Record
 from distill_hub.artifact.readme import README
 from distill_hub.config import InputError
 
@@ -30,8 +32,21 @@ Staging = Callable[[RemoteSet], tuple[Content, set[str]]]  # from what is there 
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What is published, and how a repository of it is known from others."""
+
+    repo_type: RepoType
+    noun: str
+    file: str  # lies in every repository of this kind
+    record: type[Record]  # what the file holds
+
+
+DISTILLED_SET = Kind("dataset", "distilled set", MANIFEST, Manifest)
+
+
+@dataclass(frozen=True)
 class Publication:
-    """Where a set, or a change to it, was published."""
+    """Where something, or a change to it, was published."""
 
     repo_id: str
     commit: str  # full sha
@@ -53,6 +68,7 @@ class Destination:
     branch: str | None = None
     create_pr: bool = False
     tag: str | None = None
+    kind: Kind = DISTILLED_SET
 
 
 def check_destination(
@@ -63,20 +79,22 @@ def check_destination(
     revision: str | None = None,
     create_pr: bool = False,
     tag: str | None = None,
+    kind: Kind = DISTILLED_SET,
 ) -> Destination:
     """Refuse what cannot be published to, before any work is done for it. Changes nothing on the Hub.
 
     Args:
         repo_id: NAMESPACE/NAME; NAME alone is put into the token's own namespace; 'auto' is `name` there.
-        name: Name of the set, see `manifest.set_name`.
+        name: Name of what is to be published, see `manifest.set_name`.
         private: A new repository is made private. One that exists keeps its visibility, so it must be private already.
         revision: Branch; default main.
         create_pr: Open a pull request, which needs no right to write.
         tag: Tag for the commit.
+        kind: What is to be published.
 
     Raises:
-        InputError: Without network access, token, or right to write; when the repository is something else than a
-            distilled set, or public where a private one is asked for; when the tag is taken.
+        InputError: Without network access, token, or right to write; when the repository is of another kind, or public
+            where a private one is asked for; when the tag is taken.
         HubError: When the Hub fails.
     """
     if repo_id != "auto":
@@ -90,7 +108,7 @@ def check_destination(
         raise InputError("tag", tag, "a pull request has no commit to tag yet; tag the merged one")
     if revision and (COMMIT(revision) or revision.startswith("refs/")):
         raise InputError("revision", revision, "the name of a branch is needed")
-    with plain_errors(repo_id):
+    with plain_errors(repo_id, repo_type=kind.repo_type):
         account = _whoami()
     user = account["name"]
     repo_id = name if repo_id == "auto" else repo_id
@@ -104,26 +122,25 @@ def check_destination(
         raise InputError(
             "repository", repo_id, f"{namespace!r} is neither you nor an organisation of yours; valid: {', '.join(own)}"
         )
-    remote = _look_if_there(repo_id)
+    remote = _look_if_there(repo_id, kind)
     if remote:
-        _check_existing(remote, private)
+        _check_existing(remote, kind, private)
     elif create_pr:
-        raise InputError(
-            "repository", repo_id, "the Hub has no such dataset to open a pull request in, or your token may not read it"
-        )
-    return Destination(repo_id, user, private, revision, create_pr, tag)
+        said = f"the Hub has no such {kind.repo_type} to open a pull request in, or your token may not read it"
+        raise InputError("repository", repo_id, said)
+    return Destination(repo_id, user, private, revision, create_pr, tag, kind)
 
 
-def _look_if_there(repo_id: str, branch: str | None = None) -> RemoteSet | None:
+def _look_if_there(repo_id: str, kind: Kind) -> RemoteSet | None:
     try:
-        return look(repo_id, branch)
+        return look(repo_id, repo_type=kind.repo_type)
     except InputError as error:
         if type(error.__cause__) is RepositoryNotFoundError:  # not its subclass, a gated repository
             return None
         raise
 
 
-def _check_existing(remote: RemoteSet, private: bool) -> None:
+def _check_existing(remote: RemoteSet, kind: Kind, private: bool) -> None:
     if private and not remote.private:
         raise InputError(
             "private",
@@ -132,9 +149,9 @@ def _check_existing(remote: RemoteSet, private: bool) -> None:
         )
     if remote.files.keys() <= {".gitattributes", README}:
         return
-    if MANIFEST not in remote.files:
-        raise InputError("repository", remote.repo_id, "it exists and is not a distilled set; name another")
-    Manifest.read(fetch(remote, [MANIFEST], most_bytes=MANIFEST_BYTES) / MANIFEST)
+    if kind.file not in remote.files:
+        raise InputError("repository", remote.repo_id, f"it exists and is not a {kind.noun}; name another")
+    kind.record.read(fetch(remote, [kind.file], most_bytes=MANIFEST_BYTES) / kind.file)
 
 
 def commit(destination: Destination, stage: Staging, title: str, how_to_go_on: str) -> Publication:
@@ -154,31 +171,32 @@ def commit(destination: Destination, stage: Staging, title: str, how_to_go_on: s
         HubError: When Hub or network fail more than a few times.
     """
     after = f"the repository is as it was, or complete; {how_to_go_on}"
-    with plain_errors(destination.repo_id, revision=destination.branch, after=after):
+    repo_type = destination.kind.repo_type
+    with plain_errors(destination.repo_id, repo_type=repo_type, revision=destination.branch, after=after):
         return _attempt(destination, stage, title)
 
 
 @retried
 def _attempt(destination: Destination, stage: Staging, title: str) -> Publication:
-    repo_id, branch = destination.repo_id, destination.branch
-    remote = _look_if_there(repo_id)
+    repo_id, repo_type, branch = destination.repo_id, destination.kind.repo_type, destination.branch
+    remote = _look_if_there(repo_id, destination.kind)
     if remote is None:
-        API.create_repo(repo_id, repo_type="dataset", private=destination.private or None, exist_ok=True)
-        remote = look(repo_id)
-    _check_existing(remote, destination.private)
-    refs = API.list_repo_refs(repo_id, repo_type="dataset")
+        API.create_repo(repo_id, repo_type=repo_type, private=destination.private or None, exist_ok=True)
+        remote = look(repo_id, repo_type=repo_type)
+    _check_existing(remote, destination.kind, destination.private)
+    refs = API.list_repo_refs(repo_id, repo_type=repo_type)
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     if branch in tags:
         raise InputError("revision", branch, "it is a tag; the name of a branch is needed")
     if branch:
         if branch not in {ref.name for ref in refs.branches}:
-            API.create_branch(repo_id, repo_type="dataset", branch=branch, exist_ok=True)
-        remote = look(repo_id, branch)
+            API.create_branch(repo_id, repo_type=repo_type, branch=branch, exist_ok=True)
+        remote = look(repo_id, branch, repo_type)
     content, stale = stage(remote)
     changed, stale = _difference(remote, content, stale)
     if destination.tag in tags and (changed or stale or tags[destination.tag] != remote.commit):
         raise InputError("tag", destination.tag, f"{repo_id} has it at {tags[destination.tag]}; a tag stays where it is")
-    page = f"{constants.ENDPOINT}/datasets/{repo_id}"
+    page = page_of(repo_id, repo_type)
     if not changed and not stale:
         published = Publication(repo_id, remote.commit, f"{page}/commit/{remote.commit}", remote.private)
     elif open_already := destination.create_pr and _pull_request(destination, title, content):
@@ -193,6 +211,7 @@ def _attempt(destination: Destination, stage: Staging, title: str) -> Publicatio
                 ),
                 *(CommitOperationDelete(name) for name in sorted(stale)),
             ],
+            repo_type=repo_type,
             commit_message=title,
             revision=branch,
             create_pr=destination.create_pr,
@@ -200,13 +219,13 @@ def _attempt(destination: Destination, stage: Staging, title: str) -> Publicatio
         )
         published = Publication(repo_id, done.oid, done.pr_url or f"{page}/commit/{done.oid}", remote.private)
     if destination.tag:
-        API.create_tag(repo_id, repo_type="dataset", tag=destination.tag, revision=published.commit, exist_ok=True)
+        API.create_tag(repo_id, repo_type=repo_type, tag=destination.tag, revision=published.commit, exist_ok=True)
     return published
 
 
 def _send(repo_id: str, operations: list, **kwargs) -> CommitInfo:
     try:
-        return API.create_commit(repo_id, operations, repo_type="dataset", **kwargs)
+        return API.create_commit(repo_id, operations, **kwargs)
     except ValueError as error:
         if isinstance(error, HfHubHTTPError):
             raise
@@ -225,13 +244,13 @@ def _pull_request(destination: Destination, title: str, content: Content) -> Pub
     """Find the pull request that an earlier attempt opened, so that a lost answer does not open a second one."""
     for discussion in API.get_repo_discussions(
         destination.repo_id,
-        repo_type="dataset",
+        repo_type=destination.kind.repo_type,
         author=destination.user,
         discussion_type="pull_request",
         discussion_status="open",
     ):
         if discussion.title == title:
-            head = look(destination.repo_id, discussion.git_reference)
+            head = look(destination.repo_id, discussion.git_reference, destination.kind.repo_type)
             if not _difference(head, content, set())[0]:
                 return Publication(destination.repo_id, head.commit, discussion.url, head.private)
     return None

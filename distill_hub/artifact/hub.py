@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import tenacity
 from huggingface_hub import HfApi, constants, get_token, snapshot_download
@@ -22,9 +23,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
 from distill_hub.config import HubError, InputError
+
+RepoType = Literal["dataset", "model"]
 
 API = HfApi(library_name="distill-hub", library_version=version("distill-hub"))
 COMMIT = re.compile("[0-9a-f]{40}").fullmatch
@@ -53,12 +57,24 @@ retried = tenacity.retry(
 )
 
 
+def page_of(repo_id: str, repo_type: RepoType) -> str:
+    """Return the address of a repository's page."""
+    return f"{constants.ENDPOINT}/{constants.REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{repo_id}"
+
+
 @contextmanager
-def plain_errors(repo_id: str, *, revision: str | None = None, after: str = "run the same command again") -> Iterator[None]:
+def plain_errors(
+    repo_id: str,
+    *,
+    repo_type: RepoType = "dataset",
+    revision: str | None = None,
+    after: str = "run the same command again",
+) -> Iterator[None]:
     """Turn the client's errors into one line each; no line shows the token.
 
     Args:
         repo_id: The repository asked for.
+        repo_type: Its type.
         revision: What was asked of it.
         after: How to go on after a failure that is nobody's mistake.
 
@@ -71,11 +87,11 @@ def plain_errors(repo_id: str, *, revision: str | None = None, after: str = "run
     except OfflineModeIsEnabled as error:
         raise InputError("HF_HUB_OFFLINE", "1", f"{repo_id} lies on the Hub; unset it to reach the Hub") from error
     except GatedRepoError as error:
-        page = f"{constants.ENDPOINT}/datasets/{repo_id}"
+        page = page_of(repo_id, repo_type)
         raise InputError("repository", repo_id, f"it is gated: accept its terms at {page}, then {LOG_IN}") from error
     except RepositoryNotFoundError as error:
         who = "your token may not read it" if get_token() else f"it is private: {LOG_IN}"
-        raise InputError("repository", repo_id, f"the Hub has no such dataset, or {who}") from error
+        raise InputError("repository", repo_id, f"the Hub has no such {repo_type}, or {who}") from error
     except RevisionNotFoundError as error:
         raise InputError("revision", revision, f"{repo_id} has no such branch, tag or commit") from error
     except HfHubHTTPError as error:
@@ -143,20 +159,21 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class RemoteSet:
-    """The files of a dataset repository at one commit."""
+    """The files of a repository at one commit."""
 
     repo_id: str
     commit: str
     private: bool
     files: Mapping[str, RemoteFile] = field(repr=False)
+    repo_type: RepoType = "dataset"
 
 
 @retried
-def _info(repo_id: str, revision: str | None):
-    return API.dataset_info(repo_id, revision=revision, files_metadata=True)
+def _info(repo_id: str, revision: str | None, repo_type: RepoType):
+    return API.repo_info(repo_id, revision=revision, repo_type=repo_type, files_metadata=True)
 
 
-def look(repo_id: str, revision: str | None = None) -> RemoteSet:
+def look(repo_id: str, revision: str | None = None, repo_type: RepoType = "dataset") -> RemoteSet:
     """Find the commit that a revision stands for now, and its files. No cache answers.
 
     Offline, a full commit sha is looked up in the client's cache: what a commit holds does not change.
@@ -164,6 +181,7 @@ def look(repo_id: str, revision: str | None = None) -> RemoteSet:
     Args:
         repo_id: NAMESPACE/NAME.
         revision: Branch, tag or commit; default main.
+        repo_type: A dataset and a model of the same id are two repositories.
 
     Raises:
         InputError, HubError: See `plain_errors`.
@@ -171,24 +189,24 @@ def look(repo_id: str, revision: str | None = None) -> RemoteSet:
     check_repo_id(repo_id)
     check_token()
     if constants.HF_HUB_OFFLINE and COMMIT(revision or ""):
-        return _cached(repo_id, revision)
-    with plain_errors(repo_id, revision=revision):
-        info = _info(repo_id, revision)
+        return _cached(repo_id, revision, repo_type)
+    with plain_errors(repo_id, repo_type=repo_type, revision=revision):
+        info = _info(repo_id, revision, repo_type)
     files = {s.rfilename: RemoteFile(s.size or 0, s.lfs.sha256 if s.lfs else None, s.blob_id) for s in info.siblings or ()}
-    return RemoteSet(info.id, info.sha, bool(info.private), files)
+    return RemoteSet(info.id, info.sha, bool(info.private), files, repo_type)
 
 
-def _snapshot(repo_id: str, commit: str) -> Path:
+def _snapshot(repo_id: str, commit: str, repo_type: RepoType) -> Path:
     """Return the folder of a commit in the client's cache."""
-    return Path(constants.HF_HUB_CACHE, f"datasets--{repo_id.replace('/', '--')}", "snapshots", commit)
+    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo_id, repo_type=repo_type), "snapshots", commit)
 
 
-def _cached(repo_id: str, commit: str) -> RemoteSet:
-    folder = _snapshot(repo_id, commit)
+def _cached(repo_id: str, commit: str, repo_type: RepoType) -> RemoteSet:
+    folder = _snapshot(repo_id, commit, repo_type)
     if not folder.is_dir():
         raise InputError("HF_HUB_OFFLINE", "1", f"commit {commit} of {repo_id} is not in the cache; unset it to download")
     files = {str(f.relative_to(folder)): RemoteFile(f.stat().st_size) for f in folder.rglob("*") if f.is_file()}
-    return RemoteSet(repo_id, commit, False, files)
+    return RemoteSet(repo_id, commit, False, files, repo_type)
 
 
 def fetch(remote: RemoteSet, names: Iterable[str], *, most_bytes: int | None = None) -> Path:
@@ -214,14 +232,14 @@ def fetch(remote: RemoteSet, names: Iterable[str], *, most_bytes: int | None = N
             size = f"{remote.files[name].size:,} bytes"
             raise InputError(f"{remote.repo_id}/{name}", size, f"at most {most_bytes:,} are read")
     if constants.HF_HUB_OFFLINE or not names:
-        return _snapshot(remote.repo_id, remote.commit)
+        return _snapshot(remote.repo_id, remote.commit, remote.repo_type)
     Path(constants.HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
     needed, free = sum(remote.files[name].size for name in names), shutil.disk_usage(constants.HF_HUB_CACHE).free
     if needed > free:
         raise InputError(
             "repository", remote.repo_id, f"it needs {needed:,} bytes, {constants.HF_HUB_CACHE} has {free:,} left"
         )
-    with plain_errors(remote.repo_id):
+    with plain_errors(remote.repo_id, repo_type=remote.repo_type):
         folder = _download(remote, names, force=False)
         if damaged := _damaged(remote, names, folder):
             folder = _download(remote, damaged, force=True)
@@ -236,7 +254,11 @@ def fetch(remote: RemoteSet, names: Iterable[str], *, most_bytes: int | None = N
 @retried
 def _download(remote: RemoteSet, names: list[str], *, force: bool) -> Path:
     folder = snapshot_download(
-        remote.repo_id, repo_type="dataset", revision=remote.commit, allow_patterns=names, force_download=force
+        remote.repo_id,
+        repo_type=remote.repo_type,
+        revision=remote.commit,
+        allow_patterns=names,
+        force_download=force,
     )
     return Path(folder)
 

@@ -53,6 +53,36 @@ def preview_grid(images: Sequence[np.ndarray], class_names: Sequence[str], path:
     atomic_write(path, buffer.getvalue())
 
 
+def loss_curves(losses: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Draw the losses of a training, one below the other: every step's pale, their running mean over it.
+
+    Args:
+        losses: (steps, n).
+        names: The n names.
+        path: The PNG file to write.
+    """
+    figure = Figure(figsize=(7, 1.6 * len(names)), dpi=100, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    width = max(1, len(losses) // 50)
+    steps = np.arange(1, len(losses) + 1)
+    for axes, name, values in zip(
+        figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0], names, losses.T, strict=True
+    ):
+        mean = np.convolve(values, np.ones(width) / width, mode="valid")
+        axes.plot(steps, values, color="#9db8d9", linewidth=0.6)
+        axes.plot(steps[width - 1 :], mean, color="#1f4e8c", linewidth=1.6)
+        # A few steps far out, as the very first ones, would flatten the rest.
+        low, high = np.percentile(values, (0.5, 99.5))
+        axes.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
+        axes.set_title(name, fontsize=10, loc="left", color="#222222")
+        axes.tick_params(labelsize=8, labelcolor="#222222")
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("optimiser step", fontsize=9, color="#222222")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    atomic_write(path, buffer.getvalue())
+
+
 def _tile(image: np.ndarray) -> np.ndarray:
     """Bring an image (H, W, 3) to the size it has on the page, without blurring small ones."""
     side = image.shape[0]

@@ -62,7 +62,11 @@ def readme_files(
     Raises:
         InputError: When the YAML block of an edited card cannot be read.
     """
-    generated = render_card(manifest, evaluations, location=location, files=files)
+    return card_files(render_card(manifest, evaluations, location=location, files=files), edited)
+
+
+def card_files(generated: str, edited: Iterable[tuple[str, str]]) -> dict[str, bytes]:
+    """Write a generated card with what people wrote in earlier ones; see `readme_files`."""
     readme = generated
     for card, before in edited:
         readme = merge_card(readme, card, before)

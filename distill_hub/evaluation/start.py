@@ -9,6 +9,7 @@ import torch
 
 from distill_hub.artifact.describe import describe, generator_record
 from distill_hub.artifact.destination import Destination, check_destination
+from distill_hub.artifact.generator import read_tuning
 from distill_hub.artifact.manifest import Manifest, ModelRecord, method_record, set_name
 from distill_hub.classes import match_classes
 from distill_hub.classifiers import Classifier
@@ -33,6 +34,7 @@ class Setup:
     """What a recipe works with."""
 
     config: DitConfig
+    name: str  # of the set
     run: Run
     source: Source
     generator: DiTGenerator
@@ -75,7 +77,7 @@ class Setup:
     def manifest(self, facts: Mapping[str, str], notes: Mapping[str, Any] | None = None) -> Manifest:
         """Describe the set that a method made; see `artifact.describe.describe`. Call it on every process."""
         return describe(
-            self.run, self.source, method_record(facts, resolved(self.config), notes),
+            self.run, self.source, self.name, method_record(facts, resolved(self.config), notes),
             generator=self.generator_record, generator_classes=self.class_ids,
             teacher=self.teacher_record, teacher_classes=self.teacher.columns,
             ipc=self.config.ipc, image_size=self.generator.image_size, seed=self.config.seed,
@@ -95,6 +97,10 @@ def set_up(config: DitConfig, method: str) -> Setup:
     source = load_source(**options(config, SourceOptions))
     check_ipc(source, config.ipc)
     _check_evaluation(config, len(source.classes))
+    # A set drawn from a tuned generator is called after both, unless it is that method's own.
+    tuning = read_tuning(Path(config.generator))
+    if tuning and tuning.method.name != method:
+        method = f"{method}-{tuning.method.name}"
     name = set_name(source.name, config.ipc, method)
     destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     run = Run(config.output_dir or Path("outputs", name), resolved(config), overwrite=config.overwrite)
@@ -108,7 +114,7 @@ def set_up(config: DitConfig, method: str) -> Setup:
         run, test, generator.image_size, **options(config, TeacherOptions), seed=config.fit_seed
     )
     record = generator_record(generator, id)
-    return Setup(config, run, source, generator, record, class_ids, test, teacher, teacher_record, destination)
+    return Setup(config, name, run, source, generator, record, class_ids, test, teacher, teacher_record, destination)
 
 
 def _check_evaluation(config: DitConfig, num_classes: int, image_size: int = 224) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DPMSolverMultistepScheduler
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from distill_hub.config import InputError
@@ -29,6 +30,7 @@ FACTS = {
 IMAGENET_DIT = "facebook/DiT-XL-2-256"
 # The repository's main branch holds pickled weights only, which are not loaded here; this ref holds them as safetensors.
 IMAGENET_DIT_REVISION = "refs/pr/1"
+TUNING = "tuning.json"  # in the folder of a generator that was fine-tuned: how that was done
 
 # The respaced timesteps of each sampler. "linspace" for DDPM is the spacing of DiT's own sampler (0, 20.4, ..., 999 for 50
 # steps); diffusers' DDIM step assumes equal strides, and "trailing" is the one that starts at pure noise.
@@ -92,6 +94,8 @@ class DiTGenerator:
     ) -> "DiTGenerator":
         """Load a Hub repository or folder in the DiTPipeline layout; safetensors weights only.
 
+        Where the repository has a `tuning.json`, it lies in `folder` afterwards.
+
         Args:
             name: Hub id or folder.
             revision: Branch, tag or commit on the Hub.
@@ -108,6 +112,9 @@ class DiTGenerator:
             if not folder.exists():
                 folder = Path(DiTPipeline.download(name, revision=revision, use_safetensors=True))
                 commit = folder.name  # .../snapshots/<commit>
+                # Of the files at the root, download() takes model_index.json alone. That is asked for once more because the
+                # client warns when there is nothing to fetch.
+                snapshot_download(name, revision=commit, allow_patterns=["model_index.json", TUNING])
             pipeline = DiTPipeline.from_pretrained(
                 folder, use_safetensors=True, dtype={"transformer": dtype, "default": torch.float32}
             )
@@ -185,4 +192,9 @@ class DiTGenerator:
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Encode images in [0, 1] to the mean of the VAE's posterior, in the diffusion model's scale."""
-        return self.vae.encode(images * 2 - 1).latent_dist.mode() * self.vae.config.scaling_factor
+        return self.posterior(images)[0]
+
+    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation of the VAE's posterior of images in [0, 1], in the diffusion model's scale."""
+        posterior = self.vae.encode(images * 2 - 1).latent_dist
+        return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor

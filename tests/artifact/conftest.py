@@ -18,6 +18,7 @@ from distill_hub.artifact.manifest import (
     ModelRecord,
     SourceRecord,
     StageRecord,
+    TuningRecord,
     ViewsFacts,
 )
 from distill_hub.artifact.package import write_artifact
@@ -93,6 +94,33 @@ def full():
         "license": "CC-BY-NC-4.0",
         "superseded_by": "org/better",
     }
+
+
+@pytest.fixture
+def make_tuning(full):
+    """Records of a fine-tuning, every optional field with a value unless given another."""
+
+    def make(**fields):
+        defaults = {
+            "method": MethodRecord(
+                name="minimax",
+                title="Minimax Diffusion",
+                paper="https://arxiv.org/abs/2311.15529",
+                bibtex="@inproceedings{minimax,\n  title = {Minimax},\n}",
+                config={"tuning_epochs": 8, "lambda_r": 0.002, "micro_batch_size": None, "embedding": "x0"},
+                notes={"trained_parameters": 1234},
+            ),
+            "base": full["generator"],
+            "source": full["source"],
+            "classes": list(NAMES),
+            "steps": 600,
+            "seconds": 5400.0,
+            "environment": ENVIRONMENT,
+            "created": NOW,
+        }
+        return TuningRecord(**{**defaults, **fields})
+
+    return make
 
 
 @pytest.fixture

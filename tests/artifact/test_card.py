@@ -74,6 +74,36 @@ def test_card_with_everything_is_clean_and_says_it(render, full):
         assert said in card, said
 
 
+def test_a_tuned_generator_is_called_so(render, full, make_tuning):
+    line = next(line for line in render(**full).splitlines() if line.startswith("- **Generator:** "))
+    assert "fine-tuned" not in line
+    generator = full["generator"].model_copy(update={"tuning": make_tuning()})
+    tuned = render(**{**full, "generator": generator})
+    check_is_clean(tuned)
+    assert tuned == render(**full).replace(
+        line,
+        f"{line}; fine-tuned from org/generator with [Minimax Diffusion](https://arxiv.org/abs/2311.15529) on "
+        "[org/fish](https://huggingface.co/datasets/org/fish), 600 steps",
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        ("/home/eve/my models/dit/", "dit"),
+        ("fitted on /home/eve/photos", "fitted on photos"),
+        ("fitted on digits", "fitted on digits"),
+    ],
+)
+def test_where_the_author_keeps_a_generator_is_no_part_of_its_name(render, full, make_tuning, base, name):
+    tuning = make_tuning(
+        base=full["generator"].model_copy(update={"id": base, "revision": None}),
+        source=full["source"].model_copy(update={"name": "/home/eve/photos", "hub_id": None}),
+    )
+    card = render(generator=full["generator"].model_copy(update={"tuning": tuning}))
+    assert f"fine-tuned from {name} with" in card and "on photos, 600 steps" in card and "/home" not in card
+
+
 @pytest.fixture
 def views(facts):
     return ViewsRecord(**dict(facts), rows=18, sha256="3" * 64)

@@ -1,0 +1,174 @@
+"""recipes/minimax.py end to end: tune, kill, resume, sample; and what becomes of the tuned generator afterwards."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiTPipeline
+from helpers import ROOT, TINY, command, run
+
+from distill_hub import load_distilled
+from distill_hub.generators.dit import DiTGenerator
+
+CAO2 = {"--pool_factor", "--refine_batch_size", "--refine_steps"}
+WORDS = [word for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] not in CAO2 for word in pair]
+WORDS += ["--tuning_epochs", "2", "--tuning_batch_size", "32", "--ema_decay", "0.9", "--view_epochs", "0"]  # 80 steps
+WORDS = [*WORDS, "--checkpoint_steps", "30", "--repeats", "1"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("minimax") / "set"
+    result = run(1, "recipes/minimax.py", *WORDS, "--output_dir", str(folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder, result.stdout
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return DiTPipeline.from_pretrained(folder / "generator", use_safetensors=True).transformer.state_dict()
+
+
+def test_the_set_and_its_record(finished):
+    folder, printed = finished
+    for word in ("encode", "fine-tune", "this set", "plain DiT samples", "random real"):
+        assert word in printed
+    manifest = load_distilled(folder).manifest
+    assert manifest.name == "digits-ipc2-minimax"
+    assert manifest.method.name == "minimax" and manifest.method.config["lambda_d"] == 0.008
+    tuning = manifest.generator.tuning
+    assert tuning.steps == 80 and tuning.method.config["tuning_batch_size"] == 32 and tuning.method.config["seed"] == 0
+    assert tuning.base.id == "fitted on digits" and tuning.base.sha256 != manifest.generator.sha256
+    assert tuning.method.config.keys().isdisjoint({"ipc", "protocol", "generator"})  # it serves any set
+    first, last = tuning.method.notes["mean_losses_of_first_and_last_tenth"]["diffusion"]
+    assert first > 0 and last > 0
+    assert tuning.seconds > 0 and tuning.environment.processes == 1
+    assert str(folder.parent) not in (folder / "manifest.json").read_text()
+    assert str(folder.parent) not in (folder / "generator" / "tuning.json").read_text()
+    card = (folder / "README.md").read_text()
+    assert "assets/losses.png" in card and "minimax" in card
+
+
+def test_nothing_is_left_that_only_resuming_needs(finished):
+    folder, _ = finished
+    assert {path.name for path in folder.iterdir()} == {
+        *(".run", "README.md", "assets", "data", "evaluations", "generator", "manifest.json")
+    }
+    assert not {"encode", "tuning", "generator"} & {path.name for path in (folder / ".run").iterdir()}
+    assert {path.name for path in (folder / "generator").iterdir()} == {
+        *("README.md", "losses.png", "model_index.json", "scheduler", "transformer", "tuning.json", "vae")
+    }
+
+
+def test_the_set_was_sampled_with_what_is_in_the_folder(finished):
+    """Plain `from_pretrained` redraws the published pixels from their seeds."""
+    folder, _ = finished
+    distilled = load_distilled(folder)
+    config = distilled.manifest.method.config
+    assert config["guidance_scale"] == 4.0
+    generator = DiTGenerator.from_pretrained(str(folder / "generator"), steps=10, guidance_scale=4.0)
+    for place in (0, 7, 19):
+        row = distilled.dataset[place]
+        pixels = (generator.decode(generator.sample([row["label"]], [row["seed"]]))[0] * 255).round()
+        published = torch.tensor(list(row["image"].getdata())).view(16, 16, 3).permute(2, 0, 1)
+        assert (pixels - published).abs().max() <= 1  # one at a time against a batch
+
+
+def test_killed_while_it_tunes_and_started_again(finished, tmp_path):
+    folder = tmp_path / "set"
+    words = ["recipes/minimax.py", *WORDS, "--output_dir", str(folder)]
+    arguments, environment = command(1, *words)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(arguments, env=environment, cwd=ROOT, start_new_session=True, **silent)
+    while not (folder / ".run" / "tuning" / "checkpoint.safetensors").is_file():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "generator").exists(), "the fine-tuning was over before the kill"
+    result = run(1, *words)
+    assert result.returncode == 0, result.stderr[-3000:]
+    expected = weights(finished[0])
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
+    ours, theirs = (load_distilled(path).manifest for path in (folder, finished[0]))
+    assert ours.content_sha256 == theirs.content_sha256
+    assert ours.generator.sha256 == theirs.generator.sha256
+
+
+def test_cao2_on_the_tuned_generator(finished, tmp_path):
+    folder, _ = finished
+    words = [*TINY, "--view_epochs", "0", "--repeats", "1", "--generator", str(folder / "generator")]
+    result = run(1, str(ROOT / "recipes" / "cao2.py"), *words, "--output_dir", str(tmp_path / "set"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "plain minimax samples" in result.stdout
+    manifest, before = load_distilled(tmp_path / "set").manifest, load_distilled(folder).manifest
+    assert manifest.name == "digits-ipc2-cao2-minimax"
+    assert manifest.method.name == "cao2"
+    assert manifest.generator == before.generator
+
+
+def test_a_tuned_generator_serves_every_ipc(finished, tmp_path):
+    folder, _ = finished
+    words = [*WORDS, "--ipc", "3", "--generator", str(folder / "generator"), "--output_dir", str(tmp_path / "set")]
+    result = run(1, "recipes/minimax.py", *words)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "fine-tune" not in result.stdout
+    manifest = load_distilled(tmp_path / "set").manifest
+    assert manifest.name == "digits-ipc3-minimax"
+    assert manifest.generator.tuning.steps == 80
+    two, three = (load_distilled(path).dataset for path in (folder, tmp_path / "set"))
+    assert three["seed"][0:2] == two["seed"][0:2] and three["image"][1].tobytes() == two["image"][1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--lambda_d", "0.1"], ["generator", "tuned with lambda_d 0.008, not 0.1", "name the generator it came from"]),
+        (["--lambda_r", "0", "--lambda_d", "0"], ["generator", "tuned with minimax"]),
+        (["--source", "PHOTOS", "--ipc", "1"], ["generator", "do not give one for: cat, dog"]),
+    ],
+)
+def test_a_generator_that_cannot_be_tuned(finished, tmp_path, monkeypatch, capfd, words, parts):
+    from PIL import Image
+
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (16, 16), (i, 60 * i, 9)).save(tmp_path / "photos" / name / f"{i}.png")
+    words = [word.replace("PHOTOS", str(tmp_path / "photos")) for word in words]
+    words = [*WORDS, "--generator", str(finished[0] / "generator"), "--output_dir", str(tmp_path / "set"), *words]
+    monkeypatch.setattr(sys, "argv", ["minimax.py", *words])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(ROOT / "recipes" / "minimax.py"), run_name="__main__")
+    assert exit.value.code == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert all(part in line for part in parts), line
+
+
+def test_a_memory_larger_than_a_class_is_refused_before_any_tuning(tmp_path, monkeypatch, capfd):
+    words = [*WORDS, "--memory_size", "500", "--output_dir", str(tmp_path / "set")]
+    monkeypatch.setattr(sys, "argv", ["minimax.py", *words])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "recipes" / "minimax.py"), run_name="__main__")
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "memory_size: 500" in line and "class" in line and "at most" in line
+    assert not (tmp_path / "set" / ".run" / "encode").exists()
+
+
+def test_a_checkpoint_of_another_config(tmp_path):
+    """The run folder refuses it by the setting that differs; nothing is touched."""
+    state = tmp_path / "set" / ".run"
+    (state / "encode").mkdir(parents=True)
+    (state / "encode" / "000000.json").write_text("{}")
+    settings = {"tuning_learning_rate": 0.5}
+    (state / "config.json").write_text(json.dumps(settings))
+    result = run(1, "recipes/minimax.py", *WORDS, "--output_dir", str(tmp_path / "set"))
+    assert result.returncode != 0
+    assert "cannot be used" in result.stderr and "--overwrite" in result.stderr
+    assert json.loads((state / "config.json").read_text()) == settings
