@@ -32,7 +32,10 @@ HUB_LICENSES = """
     lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl
     postgresql unknown unlicense wtfpl zlib
 """
-PICTURES = {"assets/preview.png": "Distilled images of {}, one class per row"}  # those a set may have, and what they show
+PICTURES = {  # those a set may have, and what they show
+    "assets/preview.png": "Distilled images of {}, one class per row",
+    "assets/losses.png": "Losses of the generator's fine-tuning on {}, by optimiser step",
+}
 SOFT_LABEL_MEANING = {
     "teacher": "the teacher's probabilities at temperature 1; for temperature τ, take softmax(log p / τ)",
     "author": "probabilities as the set's author gave them; their teacher and temperature are not on record",

@@ -86,6 +86,9 @@ def _refuse_other(setup: Setup, method: str, settings: Mapping[str, Any]) -> Non
     tuning, location = setup.generator_record.tuning, setup.config.generator
     if tuning.source.fingerprint != setup.source.fingerprint or tuning.classes != setup.source.class_names:
         raise InputError("generator", location, f"it was tuned on {tuning.source.name}; name the generator it came from")
+    if tuning.method.name != method:
+        valid = f"it was tuned with {tuning.method.name}, not {method}; name the generator it came from"
+        raise InputError("generator", location, valid)
     before = tuning.method.config
     for name in sorted(before.keys() | settings.keys()):
         if before.get(name) != settings.get(name):

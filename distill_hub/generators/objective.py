@@ -64,7 +64,6 @@ class Objective:
 
         The mean has no part in its gradient, so that it teaches the variance alone, as in DiT's own training.
         """
-
         smallest, largest = (self._at(name, timesteps, latents) for name in ("smallest", "largest"))
         share = (fraction + 1) / 2
         log_variance = share * largest + (1 - share) * smallest
