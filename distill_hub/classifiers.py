@@ -114,6 +114,11 @@ class Classifier:
         return self(images)[1]
 
     @torch.inference_mode()
+    def judge(self, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+        """Return the logits, float32 (N, C) on the CPU, of uint8 images (N, 3, S, S)."""
+        return torch.cat([self.logits(batch).float().cpu() for batch in unit_batches(images, batch_size, self.device)])
+
+    @torch.inference_mode()
     def predict(self, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
         """Return the class, in the source's order, of each of the uint8 images (N, 3, S, S), as int64 (N,) on the CPU."""
         batches = unit_batches(images, batch_size, self.device)

@@ -276,13 +276,19 @@ class RecoverOptions(PixelOptions):
 
 
 @dataclass(frozen=True)
-class Sre2lConfig(RecoverOptions):
-    """SRe2L: align batches of different classes with the teacher's BatchNorm statistics."""
+class StatisticsOptions(RecoverOptions):
+    """Alignment with BatchNorm statistics."""
 
     statistics_weight: NonNegativeFloat = option(
         0.01, "r_bn (released scripts: 0.01 for ImageNet-1K and CIFAR-100, 1 for Tiny-ImageNet)"
     )
     first_layer_weight: NonNegativeFloat = option(10.0, "of the first BatchNorm layer; the others weigh 1")
+
+
+@dataclass(frozen=True)
+class Sre2lConfig(StatisticsOptions):
+    """SRe2L: align batches of different classes with the teacher's BatchNorm statistics."""
+
     recover_batch_size: PositiveInt = option(100, "most images of a batch, one per class")
 
 
@@ -295,13 +301,8 @@ class ClassOptions:
 
 
 @dataclass(frozen=True)
-class LpldConfig(ClassOptions, RecoverOptions):
+class LpldConfig(ClassOptions, StatisticsOptions):
     """LPLD: align batches of one class with that class's BatchNorm statistics."""
-
-    statistics_weight: NonNegativeFloat = option(
-        0.01, "r_bn (released scripts: 0.01 for ImageNet-1K and CIFAR-100, 1 for Tiny-ImageNet)"
-    )
-    first_layer_weight: NonNegativeFloat = option(10.0, "of the first BatchNorm layer; the others weigh 1")
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,13 @@ from distill_hub.options import CoresetConfig
 
 def main(config: CoresetConfig) -> None:
     """Choose the images of every class that keep its mean, label, package and score them."""
-    from distill_hub.evaluation.by_class import choose_by_class
+    from distill_hub.evaluation.by_class import choose_by_embedding
     from distill_hub.evaluation.finish import package_and_score
     from distill_hub.evaluation.start import set_up
     from distill_hub.methods import coresets
 
     setup = set_up(config, coresets.HERDING["name"])
-    how = {"image_size": setup.image_size, "batch_size": config.embed_batch_size}
-
-    def choose(label):
-        return coresets.herding(coresets.embed_class(setup.source, setup.teacher, label, **how), config.ipc)
-
-    stage = choose_by_class(setup, choose)
+    stage = choose_by_embedding(setup, coresets.herding)
     package_and_score(setup, stage, setup.manifest(coresets.HERDING), baselines={})
 
 

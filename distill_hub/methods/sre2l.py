@@ -164,12 +164,10 @@ def recover_set(
             dtype=run.dtype,
             title="recover images" if run.is_main else "",
         )
-        with torch.inference_mode():
-            logits = teacher.logits(images.to(teacher.device).float() / 255).float()
         ends = torch.tensor(first_and_last_tenth(losses)).T  # (G, 2)
         return {
             "images": images,
-            "logits": logits,
+            "logits": teacher.judge(images),
             "seeds": torch.tensor(seeds),
             "losses": ends.repeat_interleave(len(chunk) // len(ends), 0),
         }
