@@ -121,12 +121,13 @@ def score_again(config: EvaluateConfig) -> None:
         dd_ranking=config.dd_ranking,
         real_accuracy=config.real_accuracy,
         mmd=config.mmd,
+        dry_run=config.dry_run,
         **options(config, StudentOptions),
         **options(config, RealOptions),
         **options(config, ForeignOptions),
     )
     processes = PartialState()
-    if processes.is_main_process:
+    if processes.is_main_process and not config.dry_run:
         show(_comparison_table(comparisons))
         if config.json:
             records = [
@@ -142,6 +143,8 @@ def score_again(config: EvaluateConfig) -> None:
         if config.submit:
             show(f"Submitted to {submit(destination, manifest, [pair.measured for pair in comparisons])}")
     processes.destroy_process_group()
+    if config.dry_run:
+        return
     if config.check and any(pair.claimed is None for pair in comparisons):
         raise InputError("check", True, "the set claims nothing for this protocol and student")
     if config.check and any(pair.agrees is False for pair in comparisons):

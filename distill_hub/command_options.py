@@ -6,7 +6,7 @@ from pathlib import Path
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from distill_hub.config import argument, option
-from distill_hub.options import PROTOCOL_HELP, OutputOptions, ProtocolName, StudentOptions
+from distill_hub.options import DRY_RUN_HELP, PROTOCOL_HELP, OutputOptions, ProtocolName, StudentOptions
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     mmd: bool = option(False, "also measure the distance between the teacher's features of the set and of the real images")
     check: bool = option(False, "exit with code 1 when a measured accuracy does not agree with the claimed one")
     json: Path | None = option(None, "write claimed and measured records to this file")
+    dry_run: bool = option(False, DRY_RUN_HELP)
     submit: bool = option(False, "open a pull request on the Hub that adds the measured records to the set")
 
 
@@ -99,6 +100,7 @@ class RelabelConfig(RealOptions):
         None, "timm/NAME, a transformers Hub id, a folder, or auto to fit one; default: as the set's record says"
     )
     teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    dry_run: bool = option(False, DRY_RUN_HELP)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ PROTOCOL_HELP = (
     "rded-soft (RDED, CaO2), kd (Pool-Select-Refine), fkd (stored views), sre2l (SRe2L, DEDA)"
 )
 
+DRY_RUN_HELP = "work on the first chunk of every stage, print what the whole would take, and keep nothing"
+
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -127,6 +129,7 @@ class SetOptions(OutputOptions, EvaluationOptions, ViewsOptions, TeacherOptions,
 
     ipc: PositiveInt = option(10, "images per class")
     seed: NonNegativeInt = option(0, "seed of every random draw")
+    dry_run: bool = option(False, DRY_RUN_HELP, identity=False)
 
 
 @dataclass(frozen=True)
@@ -326,6 +329,7 @@ class FitGeneratorConfig(GeneratorFitOptions, SourceOptions):
 
     output_dir: Path | None = option(None, "folder of the pipeline; default: the user cache", identity=False)
     overwrite: bool = option(False, "fit again when the folder is not empty", identity=False)
+    dry_run: bool = option(False, DRY_RUN_HELP, identity=False)
 
 
 @dataclass(frozen=True)
@@ -342,3 +346,4 @@ class FitClassifierConfig(SourceOptions):
     checkpoint_epochs: PositiveInt = option(5, "epochs between checkpoints", identity=False)
     output_dir: Path | None = option(None, "folder; default outputs/<source>-<network>", identity=False)
     overwrite: bool = option(False, "start afresh when the folder holds another run", identity=False)
+    dry_run: bool = option(False, DRY_RUN_HELP, identity=False)

@@ -136,6 +136,8 @@ class Run:
         InputError: When the folder belongs to other settings, or is not empty and not a run.
     """
 
+    is_dry = False  # see evaluation.dry_run
+
     def __init__(self, output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool = False):
         self.accelerator = start_accelerator()
         self.output_dir = output_dir
@@ -173,6 +175,14 @@ class Run:
     def agree(self, value: bool) -> bool:
         """Return on every process what the main process says."""
         return broadcast_object_list([value])[0]
+
+    def cached(self, path: Path) -> Path:
+        """Return where a file or folder of the user's cache is to be looked for, and made."""
+        return path
+
+    def part(self, steps: int) -> int:
+        """Return how many of a loop's steps to take: all of them, but for a dry run."""
+        return steps
 
     def say(self, text: Any) -> None:
         """Print on the main process."""

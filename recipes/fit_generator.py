@@ -18,16 +18,23 @@ def main(config: FitGeneratorConfig) -> None:
     """Fit and say where the result is."""
     import time
 
-    from distill_hub.generators.fit import fit_generator
+    from distill_hub.evaluation.dry_run import DryRun
+    from distill_hub.generators.fit import fit_generator, fit_on_main
     from distill_hub.run import start_accelerator
     from distill_hub.sources import fit_folder, load_source
 
     started = time.perf_counter()
     accelerator = start_accelerator()
     fit = options(config, GeneratorFitOptions)
-    if accelerator.is_main_process:
+    if config.dry_run or accelerator.is_main_process:
         source = load_source(**options(config, SourceOptions))
         folder = config.output_dir or fit_folder(source, "generator", fit)
+    if config.dry_run:
+        run = DryRun(folder, fit)
+        fit_on_main(run, source, run.output_dir / "generator", fit)
+        run.end()
+        return
+    if accelerator.is_main_process:
         if folder.exists() and not config.overwrite:
             raise InputError("output_dir", str(folder), "it exists; pass --overwrite to fit again, or name another folder")
         settings = {name.removeprefix("fit_"): value for name, value in fit.items()}

@@ -1,4 +1,4 @@
-"""What the README tells people to type is what the commands take, and no recipe is left out."""
+"""What README.md and recipes/README.md tell people to type is what the commands take, and no recipe is left out."""
 
 import re
 import shlex
@@ -27,6 +27,7 @@ from distill_hub.options import (
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 RECIPES = {
     "cao2": Cao2Config,
     "deda": DedaConfig,
@@ -45,7 +46,7 @@ RECIPES = {
     "relabel": RelabelConfig,
     "sre2l": Sre2lConfig,
 }
-TYPED = [line.strip() for line in README.splitlines() if line.startswith("    ")]
+TYPED = [line.strip() for line in (README + GUIDE).splitlines() if line.startswith("    ")]
 
 
 @pytest.mark.parametrize("line", [line for line in TYPED if "distill-hub " in line or "recipes/" in line])
@@ -62,4 +63,6 @@ def test_a_command_is_read_as_it_stands(line, monkeypatch):
 
 def test_every_recipe_is_listed():
     recipes = {file.stem for file in (ROOT / "recipes").glob("*.py")}
+    tools = {"evaluate", "relabel", "fit_classifier", "fit_generator"}
+    assert recipes - tools == set(re.findall(r"\[`(\w+)\.py`\]\(\1\.py\)", GUIDE.split("## Compose")[0])) - tools
     assert recipes == RECIPES.keys() == set(re.findall(r"^\| \[`recipes/(\w+)\.py`\]", README, re.MULTILINE))

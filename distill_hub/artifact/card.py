@@ -106,7 +106,7 @@ def fill_template(name: str, **facts: Any) -> str:
     environment.filters |= {
         "cell": _cell,
         "setting": _setting,
-        "duration": _duration,
+        "duration": duration,
         "bytes": size_text,
         "shell": shlex.quote,
         "tojson_plain": lambda text: json.dumps(text, ensure_ascii=False),  # jinja's own escapes for HTML
@@ -190,7 +190,8 @@ def _setting(value: Any) -> str:
     return "not set" if value is None else f"`{_cell(value if isinstance(value, str) else json.dumps(value))}`"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time as people read it."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"

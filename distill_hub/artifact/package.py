@@ -97,12 +97,13 @@ def _check_row(row: Mapping[str, Any], classes: int) -> None:
 def _row_groups(rows: Iterator[Mapping[str, Any]], schema: pa.Schema, image_format: str) -> Iterator[pa.Table]:
     while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
         columns = {name: [row[name] for row in group] for name in schema.names if name != "image"}
-        columns["image"] = [{"bytes": _encode(row["image"], image_format), "path": None} for row in group]
+        columns["image"] = [{"bytes": encode_image(row["image"], image_format), "path": None} for row in group]
         columns["soft_label"] = [np.asarray(soft, dtype=np.float32) for soft in columns["soft_label"]]
         yield pa.Table.from_pydict(columns, schema=schema)
 
 
-def _encode(pixels: np.ndarray, image_format: str) -> bytes:
+def encode_image(pixels: np.ndarray, image_format: str) -> bytes:
+    """Encode an image, uint8 (H, W, 3), as PNG or lossless WebP."""
     buffer = io.BytesIO()
     lossless = {"lossless": True} if image_format == "webp" else {}
     PIL.Image.fromarray(pixels).save(buffer, format=image_format, **lossless)

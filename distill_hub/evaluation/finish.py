@@ -15,6 +15,7 @@ from distill_hub.artifact.readme import card_of, readme_files
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
 from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.plan import expect_rest
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
 from distill_hub.evaluation.settings import is_mirrored
@@ -40,6 +41,10 @@ def package_and_score(
         InputError: When the teacher recognises the set's classes no better than chance.
         HubError: When publishing fails; the set is complete in its folder.
     """
+    if setup.run.is_dry:
+        expect_rest(setup, stage, baselines)
+        setup.run.end()
+        return
     run, config, teacher, labels = setup.run, setup.config, setup.teacher, setup.labels
     folder, label_tensor = run.output_dir, torch.tensor(labels)
     logits = stage.rows(0, len(stage), "logits")["logits"]

@@ -25,6 +25,7 @@ from distill_hub.artifact.manifest import EnvironmentRecord, now
 from distill_hub.augment import Augmentation, augment, batch_of, draw
 from distill_hub.classifiers import Classifier, find_head, save_network
 from distill_hub.config import InputError, resolved
+from distill_hub.evaluation.dry_run import open_run
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.networks import build, check_student, student_name
@@ -186,7 +187,8 @@ class Fit:
         """
         self.resume()
         started, pending, done = time.perf_counter() - self.seconds, [], self.epoch * self.per_epoch
-        steps = progress(range(done, self.steps), "fit", unit="step", done=done, disable=not self.run.is_main)
+        todo = range(done, done + self.run.part(self.steps - done))
+        steps = progress(todo, "fit", unit="step", done=done, disable=not self.run.is_main)
         for step in steps:
             pending.append(self.update(step))
             is_end = (step + 1) % self.per_epoch == 0
@@ -312,14 +314,16 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
     task = classifier_task(config, source)
     folder = config.output_dir or Path("outputs", classifier_name(source.name, task.student))
     settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # decoded images and checkpoint depend on it
-    run = Run(folder, settings, overwrite=config.overwrite)
-    if (folder / "config.json").is_file():
+    run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
+    if (run.output_dir / "config.json").is_file():
         run.say(f"The classifier in {folder} is finished already; --overwrite trains it anew")
         return run
     test = HeldOut(source)
     fit = Fit(run, source, task, config)
     fit.load_images()
     run.together("fit", fit.steps, fit.train)
+    if run.is_dry:
+        return run
     environment = EnvironmentRecord(**run.environment())
 
     def write() -> None:

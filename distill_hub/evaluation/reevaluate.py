@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import Views, open_views
 from distill_hub.config import InputError
 from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials
-from distill_hub.evaluation.scores import measure, refuse_missing, settings_of, trials_of
+from distill_hub.evaluation.scores import Trial, measure, refuse_missing, settings_of, trials_of
 from distill_hub.evaluation.session import session
 from distill_hub.evaluation.subject import HeldOut, Subject, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
@@ -66,6 +67,7 @@ class Request:
         dd_ranking: Also train what LRS and ARS compare with; see `evaluation.metrics`.
         real_accuracy: For LRS: accuracy, a fraction, of the student on all real data with hard labels; else it is trained.
         mmd: Also measure the distance of the teacher's embeddings of the set to those of the real images.
+        dry_run: Print what it would take, and measure nothing.
     """
 
     protocol: str | None = None
@@ -78,6 +80,7 @@ class Request:
     dd_ranking: bool = False
     real_accuracy: float | None = None
     mmd: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -305,7 +308,7 @@ def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Request) -> 
         "how": dataclasses.asdict(how),
     }
     arranged, opened = {}, {}  # by whether views are replayed, which name the set's rows and classes as they are stored
-    with session("evaluations", settings) as run:
+    with session("evaluations", settings, dry_run=how.dry_run) as run:
         comparisons = []
         for place, (job, record, wants) in enumerate(zip(jobs, recorded, taught, strict=True)):
             replays = job.rules.labels == "views"
@@ -323,7 +326,12 @@ def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Request) -> 
                     )  # fmt: skip
                 classifier, facts = opened[key]
                 subject = dataclasses.replace(subject, teacher=classifier, teacher_record=facts)
-            comparisons.append(_compare(run, subject, job, how, f"{place + 1} of {len(jobs)}, {job.student}"))
+            trials = _trials(subject, job, how)
+            if run.is_dry:
+                expect_students(run, subject, job.student, trials, len(job.seeds), compiled=how.compile)
+            else:
+                stage = f"{place + 1} of {len(jobs)}, {job.student}"
+                comparisons.append(_compare(run, subject, job, trials, how, stage))
     return comparisons
 
 
@@ -334,12 +342,14 @@ def _recorded_teacher(given: _Given, job: Job) -> ModelRecord | None:
     return given.manifest.teacher if given.manifest else None
 
 
-def _compare(run: Run, subject: Subject, job: Job, how: Request, stage: str) -> Comparison:
+def _trials(subject: Subject, job: Job, how: Request) -> dict[str, Trial]:
     settings = settings_of(subject, job.rules, job.student)
     # A claim brought its baselines.
     trials = trials_of(subject, settings, None if job.claim and not how.dd_ranking else {})
-    if how.dd_ranking:
-        trials = ranking_trials(subject, trials, how.real_accuracy)
+    return ranking_trials(subject, trials, how.real_accuracy) if how.dd_ranking else trials
+
+
+def _compare(run: Run, subject: Subject, job: Job, trials: Mapping[str, Trial], how: Request, stage: str) -> Comparison:
     measured = measure(
         run, subject, job.rules, job.student, job.seeds, trials,
         together=how.seeds_together, compiled=how.compile, stage=stage.replace("/", "-"),

@@ -37,7 +37,7 @@ def relabel(config: RelabelConfig) -> None:
         if config.teacher
         else manifest.teacher and manifest.teacher.sha256,
     }
-    with session("views", settings) as run:
+    with session("views", settings, dry_run=config.dry_run) as run:
         test, size = HeldOut(real, places), manifest.image_size
         teacher, record = open_known_teacher(
             run, test, size,
@@ -48,6 +48,8 @@ def relabel(config: RelabelConfig) -> None:
             run, artifact.pixels, teacher, record,
             epochs=config.epochs, mirrored=is_mirrored(manifest.class_names), seed=config.seed, batch_size=config.batch_size,
         )  # fmt: skip
+        if run.is_dry:
+            return
 
         def store() -> None:
             write_card(found.folder, store_views(found.folder, manifest, *drawn), artifact.pixels)

@@ -12,16 +12,18 @@ import filelock
 import torch
 
 from distill_hub.config import InputError
+from distill_hub.evaluation.dry_run import DryRun
 from distill_hub.run import STATE, Run, cache_dir, start_accelerator
 
 
 @contextmanager
-def session(what: str, settings: Mapping[str, Any]) -> Iterator[Run]:
+def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) -> Iterator[Run]:
     """Open a run in the user's cache; the same call after an interruption goes on where it stopped.
 
     Args:
         what: 'evaluations' or 'views': its folder in the cache.
         settings: All that the results depend on.
+        dry_run: Open a `DryRun`, which prints its plan at the end.
 
     Raises:
         InputError: When the same is running already.
@@ -30,6 +32,10 @@ def session(what: str, settings: Mapping[str, Any]) -> Iterator[Run]:
     settings = {**settings, "mixed_precision": accelerator.mixed_precision, "torch": torch.__version__}
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     folder = cache_dir() / what / key
+    if dry_run:
+        yield (run := DryRun(folder, settings))
+        run.close()
+        return
     lock = folder.with_name(f"{key}.lock")
     with ExitStack() as stack:
         if accelerator.is_main_process:

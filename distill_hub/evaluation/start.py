@@ -14,6 +14,7 @@ from distill_hub.artifact.manifest import Manifest, ModelRecord, method_record, 
 from distill_hub.classes import match_classes
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError, options, resolved
+from distill_hub.evaluation.dry_run import open_run
 from distill_hub.evaluation.protocols import FKD_EPOCHS
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.subject import HeldOut
@@ -174,7 +175,9 @@ def _open_run(config: SetOptions, source: Source, method: str) -> tuple[str, Des
     """Return the set's name, where it is to be published, and its run."""
     name = set_name(source.name, config.ipc, method)
     destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
-    return name, destination, Run(config.output_dir or Path("outputs", name), resolved(config), overwrite=config.overwrite)
+    folder = config.output_dir or Path("outputs", name)
+    run = open_run(folder, resolved(config), overwrite=config.overwrite, dry_run=config.dry_run)
+    return name, destination, run
 
 
 def _check_evaluation(config: SetOptions, num_classes: int, image_size: int = 224) -> None:

@@ -62,17 +62,19 @@ def open_teacher(
         name = id = IMAGENET_TEACHER
     elif teacher == "auto":
         network = student_name(network, image_size)
-        folder = fit_folder(source, "teacher", network, image_size, teacher_epochs, seed)
+        config = run.cached(fit_folder(source, "teacher", network, image_size, teacher_epochs, seed) / "config.json")
         run.on_main(
             "fit teacher",
-            lambda: _fit(source, folder, network, image_size, teacher_epochs, seed, run.device),
-            makes=folder / "config.json",
+            lambda: _fit(run, source, config.parent, network, image_size, teacher_epochs, seed),
+            makes=config,
         )
-        name, id = str(folder), FITTED + source.name
+        name, id = str(config.parent), FITTED + source.name
     classifier = load_classifier(name, test.classes, revision=teacher_revision, device=run.device)
     images = test.images(image_size or classifier.image_size)
     predicted, names = classifier.predict(images).numpy(), [c.name for c in test.classes]
-    accuracy = refuse_chance("teacher", id, predicted, test.labels.numpy(), names, "its predictions on the test split")
+    accuracy = None
+    if not (run.is_dry and Path(name).is_relative_to(run.output_dir)):  # fitted for a moment, to be timed
+        accuracy = refuse_chance("teacher", id, predicted, test.labels.numpy(), names, "its predictions on the test split")
     record = ModelRecord(
         id=id,
         architecture=classifier.architecture,
@@ -133,14 +135,14 @@ def open_known_teacher(
     return classifier, found
 
 
-def _fit(source: Source, folder: Path, name: str, size: int, epochs: int | None, seed: int, device: torch.device) -> None:
+def _fit(run: Run, source: Source, folder: Path, name: str, size: int, epochs: int | None, seed: int) -> None:
     """Train a network on the whole training split; by default 10 epochs, or as many as 600 optimiser steps take."""
     images = source.train.pixels(None, size)
     task = Task(len(images), tuple(source.class_names), size, source.name, name)
     settings = protocol("quick").settings(task)
     epochs = epochs or max(10, math.ceil(600 / math.ceil(len(images) / settings.batch_size)))
     # It never looks at the test split: a teacher is not chosen by it.
-    settings = dataclasses.replace(settings, epochs=epochs, looks=())
-    train = TrainingSet(images, torch.from_numpy(source.train.labels)).at(settings.image_size, device)
+    settings = dataclasses.replace(settings, epochs=run.part(epochs), looks=())
+    train = TrainingSet(images, torch.from_numpy(source.train.labels)).at(settings.image_size, run.device)
     (fitted,) = train_students(name, [train], None, len(source.classes), settings, [seed], title="fit teacher")
     save_network(fitted.model, folder, name, source.class_names, settings.image_size)

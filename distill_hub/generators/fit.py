@@ -59,9 +59,8 @@ def open_generator(
         name = id = IMAGENET_DIT
         generator_revision = generator_revision or IMAGENET_DIT_REVISION
     elif generator == "auto":
-        folder = fit_folder(source, "generator", dict(fit))
-        settings = {key.removeprefix("fit_"): value for key, value in fit.items()}
-        run.on_main("fit generator", lambda: fit_generator(source, folder, **settings, device=run.device), makes=folder)
+        folder = run.cached(fit_folder(source, "generator", dict(fit)))
+        fit_on_main(run, source, folder, fit)
         name, id = str(folder), f"fitted on {source.name}"
     loaded = DiTGenerator.from_pretrained(
         name,
@@ -73,6 +72,17 @@ def open_generator(
         dtype=run.dtype,
     )
     return loaded, id
+
+
+def fit_on_main(run: Run, source: Source, folder: Path, fit: Mapping[str, Any]) -> None:
+    """Fit a generator on the main process of a run, unless its folder is there; `fit` as in `open_generator`."""
+    settings = {key.removeprefix("fit_"): value for key, value in fit.items()}
+
+    def make() -> None:
+        parts = {key: run.part(settings[key]) for key in ("vae_steps", "dit_steps")}
+        fit_generator(source, folder, **{**settings, **parts}, device=run.device)
+
+    run.on_main("fit generator", make, makes=folder)
 
 
 def fit_generator(

@@ -212,6 +212,7 @@ def open_bank(
         valid = f"class {source.class_names[int(counts.argmin())]!r} has one image: its covariance is not defined"
         raise InputError("source", source.name, valid)
     folder = folder or fit_folder(source, "statistics", teacher_sha256, image_size, at, covariance)
+    folder = run.cached(folder / RECORD).parent
 
     def measure(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
         rows = np.flatnonzero(source.train.labels == chunk[0])

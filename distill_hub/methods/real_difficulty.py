@@ -28,7 +28,7 @@ def real_difficulties(
     Returns:
         Of each class, `difficulty` of its images, float64 (M,).
     """
-    file = fit_folder(source, "difficulty", teacher_sha256, image_size) / "difficulty.safetensors"
+    file = run.cached(fit_folder(source, "difficulty", teacher_sha256, image_size) / "difficulty.safetensors")
     labels = torch.from_numpy(source.train.labels)
 
     @torch.inference_mode()

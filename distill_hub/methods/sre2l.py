@@ -156,7 +156,7 @@ def recover_set(
             objective(labels),
             seeds,
             size=size,
-            steps=settings.recover_steps,
+            steps=run.part(settings.recover_steps),
             learning_rate=settings.recover_learning_rate,
             views_seed=draw_seed(settings.seed, "recover views", seeds[0]),
             smallest_crop=settings.smallest_crop,

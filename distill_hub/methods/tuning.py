@@ -220,12 +220,12 @@ class Tuning:
         """
         self.resume()
         started, pending = time.perf_counter() - self.seconds, []
-        todo = range(self.step, self.steps)
+        todo = range(self.step, self.step + self.run.part(self.steps - self.step))
         steps = progress(todo, "fine-tune", unit="step", done=self.step, disable=not self.run.is_main)
         for step in steps:
             pending.append(self.update(self.batch(step)))
             is_checkpoint = (step + 1) % self.settings.checkpoint_steps == 0
-            if len(pending) == WINDOW or is_checkpoint or step + 1 == self.steps:
+            if len(pending) == WINDOW or is_checkpoint or step + 1 == todo.stop:
                 self.losses[self.step : step + 1] = self.run.accelerator.reduce(torch.stack(pending), "mean").cpu()
                 self._check_finite(step)
                 self.step, pending = step + 1, []
