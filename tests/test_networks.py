@@ -7,7 +7,16 @@ import torchvision
 from torch import nn
 
 from distill_hub.config import InputError
-from distill_hub.networks import INSTANCE_NORM, TORCHVISION, ConvNet, InstanceNorm, build, check_student, student_name
+from distill_hub.networks import (
+    INSTANCE_NORM,
+    TORCHVISION,
+    AveragePool,
+    ConvNet,
+    InstanceNorm,
+    build,
+    check_student,
+    student_name,
+)
 
 STEMS = [32, 100, 150]  # px: 3x3 alone, 3x3 and pooling, 7x7 and pooling; the last two do not halve evenly
 
@@ -354,3 +363,13 @@ def test_a_check_draws_no_random_numbers(name):
     before = torch.get_rng_state()
     check_student(name, 1000, 224)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 16, 16), (1, 128, 8, 8), (3, 8, 15, 7)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_average_pooling_is_torch_s_to_the_bit_and_so_is_its_gradient(shape, layout):
+    maps = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(memory_format=layout).requires_grad_(True)
+    ours, theirs = AveragePool()(maps), F.avg_pool2d(maps, 2)
+    pull = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(ours, theirs)
+    assert torch.equal(*(torch.autograd.grad(pooled, maps, pull)[0] for pooled in (ours, theirs)))
