@@ -1,6 +1,6 @@
 """Classes by name: the papers' ImageNet subsets, and the matching of one dataset's or model's classes with another's."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -128,11 +128,17 @@ def _of_class(c: SourceClass) -> tuple[set[str], set[str]]:
 
 def _fits(sought: Sequence[tuple], offered: Sequence[tuple]) -> list[list[int]]:
     """Return for each that is sought the positions of those offered: known by the same name or wnid, else by a synonym."""
-    result = []
-    for known_by, words in sought:
-        exact = [i for i, (other, _) in enumerate(offered) if known_by & other]
-        result.append(exact or [i for i, (_, other) in enumerate(offered) if words & other])
-    return result
+    by_name, by_word = defaultdict(set), defaultdict(set)  # positions of those offered
+    for place, (known_by, words) in enumerate(offered):
+        for name in known_by:
+            by_name[name].add(place)
+        for word in words:
+            by_word[word].add(place)
+
+    def places(index: dict[str, set[int]], keys: set[str]) -> list[int]:
+        return sorted(set().union(*(index[key] for key in keys if key in index)))
+
+    return [places(by_name, known_by) or places(by_word, words) for known_by, words in sought]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -10,14 +10,16 @@ import errno
 import operator
 import os
 import re
+import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser
-from safetensors import SafetensorError
 
 Config = TypeVar("Config")
 
@@ -182,27 +184,68 @@ def launch(
 ) -> None:
     """Run a recipe or command: read its settings, call it, and turn an error into one line.
 
-    The exit code is 2 for what the user can put right, and 1 for a failure of the Hub or the network.
+    The exit code is 2 for what the user can put right, 1 for a failure of the Hub, the network or another process, and 130
+    after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept.
     """
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        # Every process uses all cores (see run.start_accelerator): a thread that waits must not spin on another's core. Read
-        # when torch is loaded, which no recipe does before this line.
+        # Every process uses all cores (see machine.start_accelerator): a thread that waits must not spin on another's core.
+        # Read when torch is loaded, which no recipe does before this line.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _end_on_interrupt()
     try:
         main(parse(config_class, argv, description, prog))
-    except InputError as error:
-        sys.exit(_fail(str(error)))
-    except HubError as error:
-        sys.exit(_fail(str(error), code=1))
-    except (OSError, SafetensorError) as error:
-        # safetensors gives the number of an I/O error in its text alone.
-        if getattr(error, "errno", None) != errno.ENOSPC and f"os error {errno.ENOSPC}" not in str(error):
+    except KeyboardInterrupt:
+        sys.exit(_interrupted())
+    except Exception as error:
+        if full := _full_disk(error):
+            where = getattr(full, "filename", None) or "the output folder or a cache"
+            valid = "free some and run the same command again: finished work is kept"
+            sys.exit(_fail(f"disk: no space left for {where}; {valid}"))
+        if re.search("gloo/.* by peer|ncclRemoteError", str(error)):
+            sys.exit(_fail("the connection to another process broke; look for what that one says", code=1))
+        if not isinstance(error, (InputError, HubError)):
             raise
-        where = getattr(error, "filename", None) or "a file of a fitted model"
-        sys.exit(_fail(f"disk: no space left for {where}; free some and run the same command again: finished work is kept"))
+        sys.exit(_fail(str(error), code=2 if isinstance(error, InputError) else 1))
 
 
 def _fail(message: str, code: int = 2) -> int:
     rank = os.environ.get("RANK", "0")
     print(f"error: {message}" if rank == "0" else f"error on rank {rank}: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def _full_disk(error: BaseException | None) -> BaseException | None:
+    """Return what in a chain of errors is a full disk or a used-up quota, if anything."""
+    numbers = errno.ENOSPC, errno.EDQUOT
+    in_text = re.compile("os error ({}|{})\\b".format(*numbers))  # of a library in Rust: safetensors, hf_xet
+    while error and getattr(error, "errno", None) not in numbers and not in_text.search(str(error)):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _interrupted() -> int:
+    if os.environ.get("RANK", "0") == "0":
+        # On a line of its own, behind a progress bar.
+        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+    return 128 + signal.SIGINT
+
+
+def _end_on_interrupt() -> None:
+    """End this process on Ctrl-C even while it waits for others.
+
+    Python handles signals between two of its own instructions, so not before a barrier is over, and torchrun waits for 30 s
+    before it kills. The interpreter's C part, however, writes a signal's number to a socket at once. Nothing is lost by
+    `os._exit`: a run may be killed at any moment.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach())
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+    def wait() -> None:
+        while reader.recv(1)[0] != signal.SIGINT:
+            pass
+        os._exit(_interrupted())
+
+    threading.Thread(target=wait, daemon=True).start()

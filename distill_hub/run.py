@@ -1,25 +1,19 @@
 """One distillation run: the Accelerator, the output folder, and stages that survive kill -9 and any number of processes."""
 
-import ctypes
 import dataclasses
 import hashlib
 import json
 import os
 import platform
-import resource
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 from rich.console import Console
@@ -29,15 +23,17 @@ from safetensors.torch import load_file, save
 from tqdm import tqdm
 
 from distill_hub.config import InputError
+from distill_hub.machine import environment, peak_memory, start_accelerator
 
 Item = TypeVar("Item")
 STATE = ".run"  # what a run needs to resume; not part of the artifact
+SEEN_AFTER = 90  # seconds in which a file that one machine wrote is there for all that share its folder
 
 
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that it is either absent (or old) or complete, whenever the machine stops."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # machines may share the folder
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -87,11 +83,6 @@ def cache_dir() -> Path:
     return Path(os.environ.get("DISTILL_HUB_CACHE", user / "distill_hub"))
 
 
-def cores() -> int:
-    """Physical cores this process may use."""
-    return max(1, min(psutil.cpu_count(logical=False) or 1, len(psutil.Process().cpu_affinity())))
-
-
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """The finished results of one stage, read from disk chunk by chunk, in the order of its work items."""
@@ -111,13 +102,26 @@ class Stage:
             stop: Item behind the last.
             names: Tensors to read; all by default. Nothing else is read from disk.
         """
-        parts = []
-        for index in range(start // self.chunk_size, -(-stop // self.chunk_size)):
-            first = index * self.chunk_size
+        return self.take(range(start, stop), *names)
+
+    def take(self, items: Sequence[int], *names: str) -> dict[str, torch.Tensor]:
+        """Read some items, in the order asked for; see `rows`. A chunk is opened once, one after the other."""
+        items, result = torch.tensor(items), {}
+        order = items.argsort(stable=True)
+        chunks, counts = (items[order] // self.chunk_size).unique_consecutive(return_counts=True)
+        for index, places in zip(chunks.tolist(), order.split(counts.tolist()), strict=True):
+            own = items[places] - index * self.chunk_size
             with safe_open(_chunk_file(self.folder, index), "pt") as file:
-                cut = slice(max(start - first, 0), stop - first)
-                parts.append({name: file.get_slice(name)[cut] for name in names or file.keys()})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+                for name in names or file.keys():
+                    part = file.get_slice(name)[int(own[0]) : int(own[-1]) + 1]
+                    if name not in result:
+                        result[name] = part.new_empty(len(items), *part.shape[1:])
+                    result[name][places] = part[own - own[0]]
+        return result
+
+    def batches(self, *names: str, size: int = 100) -> Iterator[dict[str, torch.Tensor]]:
+        """Read all items in order, `size` at a time; see `rows`."""
+        return (self.rows(start, min(start + size, self.items), *names) for start in range(0, self.items, size))
 
     def mapped(self) -> list[dict[str, torch.Tensor]]:
         """Open all chunks, their tensors mapped into memory: what is not used is not read."""
@@ -152,10 +156,12 @@ class Run:
                 # The state goes last: a folder half deleted is still known as a run's.
                 for old in sorted(output_dir.iterdir(), key=lambda path: path.name == STATE):
                     shutil.rmtree(old) if old.is_dir() else old.unlink()
-            for stale in (output_dir / STATE).rglob("*.tmp"):
-                stale.unlink()
+            for temporary in output_dir.rglob(".*.tmp"):
+                if temporary.stat().st_mtime < time.time() - 3600:  # a younger one may be another run's, at work
+                    temporary.unlink()
             atomic_write(output_dir / STATE / "config.json", json.dumps(settings, indent=2).encode())
         self.accelerator.wait_for_everyone()
+        _see(output_dir / STATE / "config.json")
 
     @property
     def device(self) -> torch.device:
@@ -229,7 +235,7 @@ class Run:
         """Apply a function to work items, spread over processes, and keep every finished chunk on disk.
 
         Chunks are cut by `chunk_size` alone and process r takes chunks r, r + P, r + 2P, ..., so what a chunk holds does
-        not depend on the number P of processes. A chunk whose marker is there and whose checksum fits is not redone.
+        not depend on the number P of processes. A chunk whose marker is there and fits, checksum and all, is not redone.
 
         Args:
             stage: Name of the stage and of its folder.
@@ -239,19 +245,18 @@ class Run:
             chunk_size: Items per call of `function`.
         """
         folder = self.output_dir / STATE / stage
-        count = -(-len(items) // chunk_size)
-        mine = range(self.accelerator.process_index, count, self.accelerator.num_processes)
-        todo = [index for index in mine if not _finished(folder, index)]
+        chunks = [items[start : start + chunk_size] for start in range(0, len(items), chunk_size)]
+        mine = range(self.accelerator.process_index, len(chunks), self.accelerator.num_processes)
+        todo = [index for index in mine if not _finished(folder, index, len(chunks[index]))]
         started = time.perf_counter()
         for index in progress(todo, stage, unit="chunk", disable=not self.is_main or not todo):
-            chunk_started = time.perf_counter()
-            chunk = items[index * chunk_size : (index + 1) * chunk_size]
+            chunk, chunk_started = chunks[index], time.perf_counter()
             result = {name: tensor.detach().cpu().contiguous() for name, tensor in function(chunk).items()}
             if any(len(tensor) != len(chunk) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(chunk)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            _store(folder, index, save(result), seconds=time.perf_counter() - chunk_started)
+            _store(folder, index, save(result), items=len(chunk), seconds=time.perf_counter() - chunk_started)
         self.accelerator.wait_for_everyone()
-        seconds = sum(json.loads(_marker(folder, index).read_bytes())["seconds"] for index in range(count))
+        seconds = sum(json.loads(_marker(folder, index).read_bytes())["seconds"] for index in range(len(chunks)))
         self._note(stage, len(items), seconds, started, reused=len(mine) > len(todo))
         return Stage(folder, chunk_size, len(items))
 
@@ -271,6 +276,8 @@ class Run:
                     function()
                     self._note(stage, 1, time.perf_counter() - started, started, reused=False)
         self.accelerator.wait_for_everyone()
+        if makes:
+            _see(makes)
 
     def together(self, stage: str, items: int, function: Callable[[], float]) -> None:
         """Call a function on all processes at once.
@@ -308,59 +315,6 @@ class Run:
         self.accelerator.end_training()
 
 
-def peak_memory(accelerator: Accelerator) -> dict[str, int]:
-    """Return the largest peak over all processes, in bytes: resident memory, and device memory where there is one."""
-    peaks = {"cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # Linux counts in KiB
-    if accelerator.device.type == "cuda":
-        peaks["cuda"] = torch.cuda.max_memory_allocated(accelerator.device)
-    tensor = torch.tensor(list(peaks.values()), dtype=torch.int64, device=accelerator.device)
-    gathered = accelerator.gather(tensor).view(-1, len(peaks)).amax(0)
-    return {name: int(value) for name, value in zip(peaks, gathered, strict=True)}
-
-
-def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Return versions, hardware, processes and peak memory, for the records. Call it on every process."""
-    packages = ("distill-hub", "torch", "diffusers", "transformers", "datasets", "accelerate", "timm", "huggingface-hub")
-    device = accelerator.device
-    return {
-        "packages": {name: metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "hardware": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} CPU, {cores()} cores",
-        "processes": accelerator.num_processes,
-        "mixed_precision": accelerator.mixed_precision,
-        "peak_memory_bytes": peak_memory(accelerator),
-    }
-
-
-def start_accelerator() -> Accelerator:
-    """Join the process group and let this process use all cores.
-
-    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 unless told otherwise. The cores are not divided among the
-    processes: on a CPU the last bits of a convolution or a gradient depend on the number of threads, and a set must not
-    depend on the number of processes.
-    """
-    # A process may wait for hours while another one fits a model or finishes its last chunk.
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
-    if accelerator.device.type == "cpu":
-        torch.set_num_threads(cores())
-        _keep_freed_memory()
-    return accelerator
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library keep what PyTorch frees, instead of asking the kernel for zeroed pages at every step.
-
-    With glibc a block of more than 32 MiB, which one layer's activations easily are, otherwise goes back to the kernel when
-    it is freed. A training step of ConvNet-3 on 64 images of 32 pixels took 127 instead of 214 ms (2 cores).
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: up to 2 GiB of free memory stay
-
-
 @contextmanager
 def _claim(path: Path | None) -> Iterator[bool]:
     """Hold the lock of a path; yield whether it is still to be made."""
@@ -372,6 +326,15 @@ def _claim(path: Path | None) -> Iterator[bool]:
         yield not path.exists()
 
 
+def _see(path: Path) -> None:
+    """Wait until this machine, too, sees what the main process made: NFS may take a minute to notice a new file."""
+    for _ in range(10 * SEEN_AFTER):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise InputError("file", str(path), f"{platform.node()} does not see it, but the main process does; share the folder")
+
+
 def _chunk_file(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.safetensors"
 
@@ -380,18 +343,17 @@ def _marker(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.json"
 
 
-def _store(folder: Path, index: int, data: bytes, *, seconds: float) -> None:
+def _store(folder: Path, index: int, data: bytes, *, items: int, seconds: float) -> None:
     atomic_write(_chunk_file(folder, index), data)
     # The marker comes second: a chunk counts only when it is complete.
-    marker = {"sha256": hashlib.sha256(data).hexdigest(), "seconds": round(seconds, 3)}
+    marker = {"sha256": hashlib.sha256(data).hexdigest(), "items": items, "seconds": round(seconds, 3)}
     atomic_write(_marker(folder, index), json.dumps(marker).encode())
 
 
-def _finished(folder: Path, index: int) -> bool:
-    marker, file = _marker(folder, index), _chunk_file(folder, index)
-    if not marker.is_file() or not file.is_file():
-        return False
+def _finished(folder: Path, index: int, items: int) -> bool:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest() == json.loads(marker.read_bytes())["sha256"]
-    except (ValueError, KeyError, TypeError):  # a damaged marker
+        marker = json.loads(_marker(folder, index).read_bytes())
+        fits = marker["items"] == items and marker["seconds"] >= 0  # another list of items has other last chunks
+        return fits and hashlib.sha256(_chunk_file(folder, index).read_bytes()).hexdigest() == marker["sha256"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or a damaged marker
         return False

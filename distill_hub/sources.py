@@ -86,6 +86,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def by_class(self) -> list[np.ndarray]:
+        """The rows of every class, in their order, from one pass over the labels."""
+        return np.split(np.argsort(self.labels, kind="stable"), np.cumsum(np.bincount(self.labels))[:-1])
+
     def image(self, row: int) -> PILImage.Image:
         """Decode one image."""
         try:
@@ -125,9 +130,9 @@ class Split:
         See `check_ipc` for classes with fewer.
         """
         generator = np.random.default_rng(seed)
-        rows = [np.flatnonzero(self.labels == label) for label in range(self.labels.max() + 1)]
-        counts = np.broadcast_to(count, len(rows))
-        return np.concatenate([generator.choice(own, n, replace=False) for own, n in zip(rows, counts, strict=True)])
+        counts = np.broadcast_to(count, len(self.by_class))
+        drawn = zip(self.by_class, counts, strict=True)
+        return np.concatenate([generator.choice(own, n, replace=False) for own, n in drawn])
 
 
 @dataclass(frozen=True)
@@ -222,7 +227,7 @@ def load_source(
     if isinstance(feature, ClassLabel):
         names, values = feature.names, list(range(len(feature.names)))
     else:
-        values = sorted(set(train[label_column]) - {None})
+        values = sorted(set(train[label_column][:]) - {None})
         names = [str(value) for value in values]
     classes = _classes(names, values, known.wnids if known else None)
     return Source(
@@ -341,7 +346,8 @@ def _classes(names: Sequence[str], values: Sequence, wnids: Sequence[str] | None
 
 def _split(source: str, name: str, dataset: Dataset, label: str, classes: Sequence[SourceClass], image: str) -> Split:
     place = {c.index: position for position, c in enumerate(classes)}
-    labels = np.array([place.get(value, -1) for value in dataset[label]], dtype=np.int64)
+    # [:]: without it `datasets` reads row by row, a second for 60,000.
+    labels = np.array([place.get(value, -1) for value in dataset[label][:]], dtype=np.int64)
     rows = np.flatnonzero(labels >= 0)  # classes that are not taken, and unlabelled rows (-1), are left out
     if len(rows) == 0:
         raise InputError("source", source, f"split {name!r} holds no labelled images of the {len(classes)} classes")

@@ -20,7 +20,7 @@ def main(config: FitGeneratorConfig) -> None:
 
     from distill_hub.evaluation.dry_run import DryRun
     from distill_hub.generators.fit import fit_generator, fit_on_main
-    from distill_hub.run import start_accelerator
+    from distill_hub.machine import start_accelerator
     from distill_hub.sources import fit_folder, load_source
 
     started = time.perf_counter()

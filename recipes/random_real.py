@@ -23,8 +23,8 @@ def main(config: PixelOptions) -> None:
     source = setup.source
 
     def choose(label):
-        count = int((source.train.labels == label).sum())
-        return coresets.draw(count, config.ipc, draw_seed(config.seed, "random", source.class_names[label]))
+        count = len(source.train.by_class[label])
+        return coresets.draw(count, config.ipc, draw_seed(config.seed, "random", source.classes[label].name))
 
     stage = choose_by_class(setup, choose)
     package_and_score(setup, stage, setup.manifest(coresets.RANDOM), baselines={})

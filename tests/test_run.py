@@ -2,14 +2,16 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
-from itertools import product
+import time
+import uuid
+from itertools import permutations, product
 
 import pytest
 import torch
+from processes import end_process, start_processes
 from safetensors.torch import load_file
 
+import distill_hub.run
 from distill_hub.config import InputError
 from distill_hub.run import Run, Stage, atomic_write, cpu_generator, draw_seed
 
@@ -96,6 +98,28 @@ def test_rows_by_name_read_nothing_else(run):
     assert stage.rows(3, 4, "id")["id"].tolist() == [3]
 
 
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 100])
+def test_items_are_taken_in_any_order_and_every_chunk_is_opened_once(run, chunk_size, monkeypatch):
+    stage = run.map("stage", range(7), lambda chunk: numbered(list(chunk)), chunk_size=chunk_size)
+    opened, real = [], distill_hub.run.safe_open
+    monkeypatch.setattr(distill_hub.run, "safe_open", lambda file, kind: opened.append(file) or real(file, kind))
+    for items in ([6, 0, 3], [2, 2, 5, 2], [4], range(1, 6), list(permutations(range(4)))[17]):
+        opened.clear()
+        taken = stage.take(items, "x", "half")
+        assert taken.keys() == {"x", "half"}
+        assert torch.equal(taken["x"], WHOLE[list(items)]) and torch.equal(taken["half"], WHOLE[list(items)].half())
+        assert len(opened) == len({item // chunk_size for item in items})
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 50])
+def test_batches_are_the_whole_in_parts(run, size):
+    stage = run.map("stage", range(7), lambda chunk: numbered(list(chunk)), chunk_size=2)
+    parts = list(stage.batches("id", size=size))
+    assert [len(part["id"]) for part in parts] == [min(size, 7 - start) for start in range(0, 7, size)]
+    assert torch.cat([part["id"] for part in parts]).tolist() == list(range(7))
+    assert next(stage.batches()).keys() == {"x", "id", "half"}
+
+
 # Run.map
 
 
@@ -160,6 +184,17 @@ def flip(path):
     path.write_bytes(data)
 
 
+def bit_of(path, text):
+    """Flip the lowest bit of the first character of a text in a file."""
+    data = bytearray(path.read_bytes())
+    data[data.index(text)] ^= 1
+    path.write_bytes(data)
+
+
+def json_of(out):
+    return json.loads(chunk_file(out, 1, ".json").read_bytes())
+
+
 DAMAGE = {
     "one bit": lambda out: flip(chunk_file(out, 1)),
     "truncated": lambda out: chunk_file(out, 1).write_bytes(chunk_file(out, 1).read_bytes()[:-5]),
@@ -167,6 +202,11 @@ DAMAGE = {
     "no chunk": lambda out: chunk_file(out, 1).unlink(),
     "no marker": lambda out: chunk_file(out, 1, ".json").unlink(),
     "empty marker": lambda out: chunk_file(out, 1, ".json").write_bytes(b""),
+    "a bit of the marker's text": lambda out: bit_of(chunk_file(out, 1, ".json"), b"sha256"),
+    "a bit of the marker's time": lambda out: bit_of(chunk_file(out, 1, ".json"), b"seconds"),
+    "a bit of the marker's hash": lambda out: bit_of(chunk_file(out, 1, ".json"), json_of(out)["sha256"].encode()),
+    "no longer UTF-8": lambda out: chunk_file(out, 1, ".json").write_bytes(b"\xff" + json.dumps(json_of(out)).encode()),
+    "a marker of something else": lambda out: chunk_file(out, 1, ".json").write_bytes(b"[1]"),
 }
 
 
@@ -180,6 +220,30 @@ def test_a_damaged_chunk_is_redone_and_no_other(tmp_path, damage):
     assert chunk_file(tmp_path, 1).read_bytes() == before
 
 
+def test_a_chunk_of_another_number_of_items_is_redone_however_whole_it_is(tmp_path):
+    """A local source that has grown, for example: the last chunk of before ends too early."""
+    short = Run(tmp_path, {"seed": 0}).map("stage", ITEMS[:5], Counting(), chunk_size=2)
+    assert short.rows(0, 5)["square"].tolist() == SQUARES[:5]
+    result, calls, _ = mapped(tmp_path)
+    assert result == SQUARES and calls == [[4, 8], [2]]
+
+
+def test_a_chunk_damaged_while_a_later_stage_was_at_work_is_redone_and_the_later_chunks_stay(tmp_path):
+    def later(chunk):
+        if 4 in chunk:
+            raise KeyboardInterrupt
+        return {"square": torch.tensor([item**2 for item in chunk])}
+
+    with pytest.raises(KeyboardInterrupt):
+        mapped(tmp_path)[2].map("later", ITEMS, later, chunk_size=2)
+    flip(chunk_file(tmp_path, 0))
+    result, calls, run = mapped(tmp_path)
+    assert result == SQUARES and calls == [[5, 3]]
+    rest = Counting()
+    assert run.map("later", ITEMS, rest, chunk_size=2).rows(0, 7)["square"].tolist() == SQUARES
+    assert rest.calls == [[4, 8], [2]]
+
+
 def test_a_chunk_counts_only_when_its_marker_is_written_after_it(tmp_path, monkeypatch):
     replace, written = os.replace, []
     monkeypatch.setattr(os, "replace", lambda a, b: (written.append(b.name), replace(a, b)))
@@ -188,13 +252,18 @@ def test_a_chunk_counts_only_when_its_marker_is_written_after_it(tmp_path, monke
     assert written == ["config.json", *names]
 
 
-def test_stale_temporary_files_are_swept(tmp_path):
+def test_temporary_files_that_no_run_can_be_writing_are_swept(tmp_path):
     mapped(tmp_path)
-    stale = [tmp_path / ".run" / ".config.json.1.tmp", chunk_file(tmp_path, 1).with_name(".000001.safetensors.99.tmp")]
-    for path in stale:
+    (tmp_path / "assets").mkdir()
+    names = ".run/.config.json.node1.1.tmp", ".run/stage/.000001.safetensors.node1.99.tmp", "assets/.preview.png.node1.1.tmp"
+    old = [tmp_path / name for name in names]
+    young = [path.with_name(path.name.replace("node1", "node2")) for path in old]
+    for path in old + young:
         path.write_bytes(b"half")
+    for path in old:
+        os.utime(path, (time.time() - 4000,) * 2)
     mapped(tmp_path)
-    assert not any(path.exists() for path in stale)
+    assert not any(path.exists() for path in old) and all(path.exists() for path in young)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -309,7 +378,7 @@ def test_a_run_stopped_by_a_full_disk_at_its_first_file_can_be_run_again(tmp_pat
 
 def test_a_run_killed_at_its_first_file_can_be_run_again(tmp_path):
     (tmp_path / "out" / ".run").mkdir(parents=True)
-    (tmp_path / "out" / ".run" / ".config.json.123.tmp").write_bytes(b"{")
+    (tmp_path / "out" / ".run" / ".config.json.node1.123.tmp").write_bytes(b"{")
     assert mapped(tmp_path / "out")[0] == SQUARES
 
 
@@ -323,41 +392,28 @@ def test_a_broken_config_of_the_folder_is_an_input_error(tmp_path):
 
 # Several processes
 
-SCRIPT = """
-import sys, uuid
-from pathlib import Path
-import torch
-from distill_hub.run import Run, cpu_generator, draw_seed
 
-out, log = map(Path, sys.argv[1:])
+def noise_and_log(out, log):
+    def noise(chunk):
+        (log / f"{chunk[0]}-{run.accelerator.process_index}-{uuid.uuid4().hex}").touch()
+        return {"noise": torch.stack([torch.randn(4, 4, generator=cpu_generator(draw_seed(0, "noise", i))) for i in chunk])}
 
-def noise(chunk):
-    (log / f"{chunk[0]}-{run.accelerator.process_index}-{uuid.uuid4().hex}").touch()
-    return {"noise": torch.stack([torch.randn(4, 4, generator=cpu_generator(draw_seed(0, "noise", i))) for i in chunk])}
-
-run = Run(out, {"seed": 0})
-stage = run.map("stage", range(7), noise, chunk_size=2)
-assert stage.rows(0, 7)["noise"].shape == (7, 4, 4)  # every process sees everything
-run.on_main("once", lambda: (log / f"main-{uuid.uuid4().hex}").touch())
-(log / f"world-{run.accelerator.process_index}-{run.accelerator.num_processes}").touch()
-run.end()
-"""
+    run = Run(out, {"seed": 0})
+    stage = run.map("stage", range(7), noise, chunk_size=2)
+    assert stage.rows(0, 7)["noise"].shape == (7, 4, 4)  # every process sees everything
+    run.on_main("once", lambda: (log / f"main-{uuid.uuid4().hex}").touch())
+    (log / f"world-{run.accelerator.process_index}-{run.accelerator.num_processes}").touch()
+    run.end()
 
 
 def test_two_processes_make_what_one_makes(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    one, two = [sys.executable], [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     chunks, logs = {}, {}
-    for name, command in {"one": one, "two": two}.items():
+    for name, world in {"one": 1, "two": 2}.items():
         (tmp_path / f"log-{name}").mkdir()
-        done = subprocess.run(
-            [*command, script, tmp_path / name, tmp_path / f"log-{name}"],
-            env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-            capture_output=True,
-            text=True,
+        processes, files = start_processes(
+            tmp_path / "log", noise_and_log, tmp_path / name, tmp_path / f"log-{name}", world=world
         )
-        assert done.returncode == 0, done.stderr
+        assert [end_process(process) for process in processes] == [0] * world, [file.read_text() for file in files]
         stage = tmp_path / name / ".run" / "stage"
         chunks[name] = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in stage.glob("*.safetensors")}
         logs[name] = sorted(p.name.rsplit("-", 1)[0] for p in (tmp_path / f"log-{name}").iterdir())

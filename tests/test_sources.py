@@ -436,6 +436,13 @@ def test_image_size_is_known_only_when_all_are_square_and_agree(image_folder, si
 # Draws and counts
 
 
+def test_rows_by_class_are_those_with_the_label_in_order(digits):
+    for split in (digits.train, digits.test):
+        assert len(split.by_class) == 10
+        for label, rows in enumerate(split.by_class):
+            assert rows.tolist() == [row for row, own in enumerate(split.labels.tolist()) if own == label]
+
+
 def test_draw_per_class_is_distinct_class_by_class_and_seeded(digits):
     rows = digits.train.draw_per_class(7, seed=3)
     assert rows.shape == (70,) and len(set(rows.tolist())) == 70

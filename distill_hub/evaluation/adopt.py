@@ -20,7 +20,8 @@ from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.foreign.align import Aligned, align
 from distill_hub.foreign.read import read_foreign
-from distill_hub.run import Run, start_accelerator
+from distill_hub.machine import start_accelerator
+from distill_hub.run import Run
 from distill_hub.sources import Source, load_source
 
 

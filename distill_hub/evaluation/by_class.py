@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
 from distill_hub.evaluation.start import Setup
@@ -38,7 +37,7 @@ def choose_by_class(setup: Setup, choose: Callable[[int], torch.Tensor]) -> Stag
     train = setup.source.train
 
     def make(label: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = np.flatnonzero(train.labels == label)[choose(label).numpy()]
+        rows = train.by_class[label][choose(label).numpy()]
         return train.pixels(rows, setup.image_size), torch.from_numpy(rows)
 
     return make_by_class(setup, make)

@@ -12,7 +12,8 @@ from accelerate.utils import gather_object
 from rich.table import Table
 
 from distill_hub.artifact.card import duration, size_text
-from distill_hub.run import STATE, Item, Run, Stage, peak_memory
+from distill_hub.machine import peak_memory
+from distill_hub.run import STATE, Item, Run, Stage
 
 SHORT = 2.0  # seconds: what takes less is timed a second time, without what only the first time costs
 PART = 100  # a loop of steps is cut to this share
@@ -39,10 +40,10 @@ def open_run(output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool, 
 class FirstChunk(Stage):
     """A stage of which the first chunk is there; it stands for the others."""
 
-    def rows(self, start: int, stop: int, *names: str) -> dict[str, torch.Tensor]:
-        """Return what the first chunk has, over and over; see `Stage.rows`."""
-        made = super().rows(0, min(self.chunk_size, self.items), *names)
-        return {name: tensor[torch.arange(start, stop) % len(tensor)] for name, tensor in made.items()}
+    def take(self, items: Sequence[int], *names: str) -> dict[str, torch.Tensor]:
+        """Return what the first chunk has, over and over; see `Stage.take`."""
+        made = min(self.chunk_size, self.items)
+        return super().take([item % made for item in items], *names)
 
     def mapped(self) -> list[dict[str, torch.Tensor]]:
         """Return the first chunk as often as there are chunks; see `Stage.mapped`."""

@@ -16,7 +16,6 @@ from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.plan import expect_rest
-from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
 from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.start import Setup, view_epochs
@@ -47,11 +46,10 @@ def package_and_score(
         return
     run, config, teacher, labels = setup.run, setup.config, setup.teacher, setup.labels
     folder, label_tensor = run.output_dir, torch.tensor(labels)
-    logits = stage.rows(0, len(stage), "logits")["logits"]
     made_by = ("generator", manifest.generator.id) if manifest.generator else ("method", manifest.method.name)
     refuse_chance(
         *made_by,
-        logits.argmax(1).numpy(),
+        torch.cat([part["logits"].argmax(1) for part in stage.batches("logits")]).numpy(),
         label_tensor.numpy(),
         manifest.class_names,
         "its images",
@@ -74,9 +72,9 @@ def package_and_score(
         drawn = draw_views(run, images, teacher, manifest.teacher, epochs=epochs, mirrored=mirrored, seed=manifest.seed)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
         manifest = Manifest.read(folder / "manifest.json")
-    rules = protocol_named(config.protocol)
+    rules = setup.protocol
     views = open_views(find(folder), manifest) if rules.labels == "views" else None
-    own = TrainingSet(images, label_tensor, logits.double().softmax(1).float(), views)
+    own = TrainingSet(images, label_tensor, soft_labels(stage) if rules.labels == "soft" else None, views)
     subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher)
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
@@ -96,6 +94,11 @@ def package_and_score(
     if setup.destination:
         run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
     run.end()
+
+
+def soft_labels(stage: Stage) -> torch.Tensor:
+    """Return the teacher's probabilities, float32 (N, C); in double precision memory holds a part of them at a time."""
+    return torch.cat([part["logits"].double().softmax(1).float() for part in stage.batches("logits")])
 
 
 def _record_and_describe(

@@ -12,7 +12,6 @@ from distill_hub.artifact.describe import rows
 from distill_hub.artifact.package import encode_image
 from distill_hub.artifact.views import predicted_bytes
 from distill_hub.evaluation.dry_run import DryRun
-from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.ranking import REAL
 from distill_hub.evaluation.scores import Trial, settings_of, trials_of
 from distill_hub.evaluation.settings import Settings, is_mirrored
@@ -41,7 +40,8 @@ def expect_rest(setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[in
     run.expect("package", count, seconds * count / len(sample), size, is_published=True)
 
     images = stage.rows(0, count, "images")["images"]
-    soft_labels = stage.rows(0, count, "logits")["logits"].softmax(1)
+    rules = setup.protocol
+    soft_labels = stage.rows(0, count, "logits")["logits"].softmax(1) if rules.labels == "soft" else None
     own = TrainingSet(images, torch.tensor(labels), soft_labels)
     if epochs := view_epochs(config, classes):
         mirrored = is_mirrored(setup.source.class_names)
@@ -49,7 +49,6 @@ def expect_rest(setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[in
         _, facts = draw_views(run, images, setup.teacher, setup.teacher_record, **how)
         run.expect("store views", epochs, 0.0, predicted_bytes(count, epochs, classes, facts.batch_size), is_published=True)
         own = dataclasses.replace(own, views=SimpleNamespace(record=facts))
-    rules = protocol_named(config.protocol)
     subject = Subject(own, setup.test, "", setup.teacher, setup.teacher_record)
     for student in rules.students(config.students, setup.image_size):
         trials = trials_of(subject, settings_of(subject, rules, student), baselines)

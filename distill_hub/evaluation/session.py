@@ -13,7 +13,8 @@ import torch
 
 from distill_hub.config import InputError
 from distill_hub.evaluation.dry_run import DryRun
-from distill_hub.run import STATE, Run, cache_dir, start_accelerator
+from distill_hub.machine import start_accelerator
+from distill_hub.run import STATE, Run, cache_dir
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from distill_hub.classes import match_classes
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError, options, resolved
 from distill_hub.evaluation.dry_run import open_run
-from distill_hub.evaluation.protocols import FKD_EPOCHS
+from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_teacher
@@ -51,6 +51,11 @@ class Setup:
     teacher: Classifier
     teacher_record: ModelRecord
     destination: Destination | None  # where the set is to be published
+
+    @property
+    def protocol(self) -> Protocol:
+        """How students are trained."""
+        return protocol_named(self.config.protocol)
 
     @property
     def labels(self) -> list[int]:
@@ -96,9 +101,9 @@ class GeneratorSetup(Setup):
 
         def samples(seed: int) -> TrainingSet:
             starts = range(0, len(pool), len(pool) // len(self.source.classes))
-            first = [pool.rows(start, start + self.config.ipc, "images", "logits") for start in starts]
-            images, logits = (torch.cat([part[key] for part in first]) for key in ("images", "logits"))
-            return TrainingSet(images, torch.tensor(self.labels), logits.softmax(1))
+            first = [start + index for start in starts for index in range(self.config.ipc)]
+            soft = pool.take(first, "logits")["logits"].softmax(1) if self.protocol.labels == "soft" else None
+            return TrainingSet(pool.take(first, "images")["images"], torch.tensor(self.labels), soft)
 
         return samples
 

@@ -46,7 +46,7 @@ class HeldOut:
         return [self.source.classes[place] for place in self.places]
 
     def images(self, size: int, resize: int | None = None) -> torch.Tensor:
-        """Return the images, uint8 (M, 3, size, size); see `Split.pixels`."""
+        """Return the images, uint8 (M, 3, size, size), decoded once; see `Split.pixels`."""
         key = size, resize or size
         if key not in self._images:
             self._images[key] = self.source.test.pixels(self._rows, size, resize=key[1])

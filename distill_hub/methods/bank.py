@@ -215,7 +215,7 @@ def open_bank(
     folder = run.cached(folder / RECORD).parent
 
     def measure(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
-        rows = np.flatnonzero(source.train.labels == chunk[0])
+        rows = source.train.by_class[chunk[0]]
         batches = (source.train.pixels(rows[i : i + batch_size], image_size) for i in range(0, len(rows), batch_size))
         found = class_statistics(teacher, batches, list(layers.values()), at, covariance=covariance)
         return {name: tensor[None] for name, tensor in found.items()}

@@ -89,9 +89,8 @@ def pool_of(pool: Stage, label: int, count: int, *, images: bool = True) -> Cand
 
 
 def rows_of(pool: Stage, rows: Sequence[int], *names: str) -> dict[str, torch.Tensor]:
-    """Read some candidates of a pool, in the order asked for; see `Stage.rows`."""
-    parts = [pool.rows(row, row + 1, *names) for row in rows]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    """Read some candidates of a pool, in the order asked for; see `Stage.take`."""
+    return pool.take(rows, *names)
 
 
 def keep(run: Run, pool: Stage, rows: Sequence[int]) -> Stage:

@@ -5,7 +5,6 @@ scales them to length 1 first. Distances are Euclidean, in float64. Of equally g
 taken.
 """
 
-import numpy as np
 import torch
 
 from distill_hub.classifiers import Classifier
@@ -127,7 +126,7 @@ def embed_class(source: Source, teacher: Classifier, label: int, *, image_size: 
     Returns:
         float32 (N, D) on the CPU, in the order of the training split.
     """
-    rows = np.flatnonzero(source.train.labels == label)
+    rows = source.train.by_class[label]
     embeddings = []
     for start in range(0, len(rows), batch_size):
         pixels = source.train.pixels(rows[start : start + batch_size], image_size).to(teacher.device)

@@ -194,7 +194,7 @@ def distill_class(
         uint8 (ipc, 3, image_size, image_size), those with the most realistic tiles first, and int64 (ipc,), of each image
         the seed of the crops that its upper left tile is from.
     """
-    name, own = source.class_names[label], np.flatnonzero(source.train.labels == label)
+    name, own = source.classes[label].name, source.train.by_class[label]
     order = torch.randperm(len(own), generator=cpu_generator(draw_seed(seed, "rded images", name)))
     rows: Sequence[int] = own[order[:images_per_class].numpy()]
     seeds = torch.tensor([draw_seed(seed, "rded", name, place) for place in range(len(rows))])

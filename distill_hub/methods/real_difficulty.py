@@ -40,4 +40,4 @@ def real_difficulties(
         stage = run.map("difficulty", range(len(labels)), measure, chunk_size=batch_size)
         run.on_main("keep difficulty", lambda: atomic_write(file, save(stage.rows(0, len(stage)))), makes=file)
     found = load_file(file)["difficulty"].numpy()
-    return [found[source.train.labels == label] for label in range(len(source.classes))]
+    return [found[rows] for rows in source.train.by_class]

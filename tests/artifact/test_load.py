@@ -18,7 +18,7 @@ import torch
 import distill_hub
 from distill_hub.artifact import load, package
 from distill_hub.artifact.load import find, load_artifact, read_artifact, read_description
-from distill_hub.artifact.package import _encode, write_artifact
+from distill_hub.artifact.package import encode_image, write_artifact
 from distill_hub.config import InputError
 
 SHARD = "data/train-00000-of-00001.parquet"
@@ -127,7 +127,7 @@ def test_one_changed_pixel_is_refused_whatever_the_cache_of_datasets_knows(artif
     pixels[3, 4, 1] ^= 1
 
     def flip(rows):
-        rows[5]["image"]["bytes"] = _encode(pixels, "png")
+        rows[5]["image"]["bytes"] = encode_image(pixels, "png")
 
     edit_rows(artifact, flip)
     assert "altered" in refusal(artifact)
@@ -147,7 +147,7 @@ def test_other_encoding_of_the_same_pixels_is_accepted(artifact):
 
     def reencode(rows):
         for row, image in zip(rows, pixels, strict=True):
-            row["image"]["bytes"] = _encode(image, "webp")
+            row["image"]["bytes"] = encode_image(image, "webp")
 
     edit_rows(artifact, reencode)
     assert load_artifact(artifact).dataset[0]["image"].format == "WEBP"
@@ -174,7 +174,7 @@ def test_image_that_is_cut_short_is_refused(artifact):
 
 
 def test_one_image_of_another_size_is_refused(artifact):
-    edit_rows(artifact, lambda rows: rows[4]["image"].update(bytes=_encode(np.zeros((9, 9, 3), np.uint8), "png")))
+    edit_rows(artifact, lambda rows: rows[4]["image"].update(bytes=encode_image(np.zeros((9, 9, 3), np.uint8), "png")))
     assert "it has (9, 9) pixels, the manifest says (8, 8)" in refusal(artifact)
 
 

@@ -40,7 +40,7 @@ def engine(args, students: int = 1) -> float:
     import torch
 
     from distill_hub.evaluation.train import TrainingSet, train_students
-    from distill_hub.run import start_accelerator
+    from distill_hub.machine import start_accelerator
 
     accelerator = start_accelerator()
     data = TrainingSet(*images(args.image_size)).at(args.image_size, accelerator.device)

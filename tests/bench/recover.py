@@ -16,9 +16,10 @@ from torch import nn
 
 from distill_hub.classes import SourceClass
 from distill_hub.classifiers import Classifier, denormalize, normalize
+from distill_hub.machine import cores, start_accelerator
 from distill_hub.methods import sre2l
 from distill_hub.networks import build
-from distill_hub.run import cores, cpu_generator, show, start_accelerator
+from distill_hub.run import cpu_generator, show
 
 CLASSES = [SourceClass(f"class {index}", index, None) for index in range(10)]
 RATE = 0.1

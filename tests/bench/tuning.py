@@ -67,9 +67,10 @@ def measure(args, name: str) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from distill_hub.generators.latents import Latents
+    from distill_hub.machine import peak_memory
     from distill_hub.methods.tuning import Tuning, check
     from distill_hub.options import MinimaxConfig
-    from distill_hub.run import Run, peak_memory
+    from distill_hub.run import Run
 
     changes = dict(CONTESTANTS[name])
     encodes = changes.pop("encode", False)

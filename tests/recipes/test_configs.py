@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -464,8 +467,9 @@ def test_a_launch_file_is_what_accelerate_reads(name, expected):
 
 
 def test_every_launch_file_is_tested_and_its_commands_are_read_as_they_stand():
-    files = sorted(LAUNCHES.iterdir())
+    *files, slurm = sorted(LAUNCHES.iterdir())
     assert [file.stem for file in files] == ["cpu", "multi_gpu", "multi_node", "one_gpu"]
+    assert slurm.name == "slurm.sh"  # tested below
     for file in files:
         commands = [line.strip() for line in header(file) if is_command(line)]
         assert any("accelerate launch " in command for command in commands)
@@ -489,3 +493,61 @@ def test_the_file_for_a_cpu_launches_a_recipe():
     done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "--guidance_scale" in done.stdout
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Stubs of SLURM's commands, and of accelerate, which writes down its words; the environment of a job of two nodes."""
+    stubs = {
+        "scontrol": 'case $1 in show) printf "%s1\\n%s2\\n" gpu gpu;; requeue) echo "$2" > requeued;; esac',
+        "srun": '[[ $1 == --kill-on-bad-exit=1 ]]; shift; for id in 0 1; do SLURM_NODEID=$id "$@"; done',
+        "accelerate": 'printf "%s\\0" "$@" > words-$SLURM_NODEID; env > environment; [[ -z ${STUCK:-} ]] || sleep 30',
+    }
+    for name, text in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\nset -e\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_NODELIST": "gpu[1-2]", "SLURM_JOB_ID": "1234567", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8"}
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": "/home/someone", "HF_HOME": "/shared/hf", **job}
+
+
+def submitted():
+    """Return the words of the command in the header of slurm.sh."""
+    (command,) = [line.strip() for line in header(LAUNCHES / "slurm.sh") if line.startswith("  sbatch ")]
+    _, script, *words = shlex.split(command)
+    assert (ROOT / script) == LAUNCHES / "slurm.sh"
+    return words
+
+
+def test_the_job_of_a_cluster_starts_the_recipe_on_every_node(cluster, tmp_path):
+    script, words = LAUNCHES / "slurm.sh", submitted()
+    subprocess.run(["bash", "-n", script], check=True)
+    subprocess.run([script, *words], cwd=tmp_path, env=cluster, check=True, timeout=60)
+    common = {"main_process_ip": "gpu1", "main_process_port": 24567, "num_machines": 2, "num_processes": 16}
+    for rank in (0, 1):
+        launch, *rest = (tmp_path / f"words-{rank}").read_text().split("\0")[:-1]
+        arguments = launch_command_parser().parse_args(rest)
+        assert (launch, arguments.machine_rank) == ("launch", rank)
+        assert {name: getattr(arguments, name) for name in common} == common
+        assert load_config_from_file(arguments.config_file).distributed_type == "MULTI_GPU"
+        assert [arguments.training_script, *arguments.training_script_args] == words
+        parse(RECIPES[Path(arguments.training_script).stem], arguments.training_script_args)
+    seen = (tmp_path / "environment").read_text().splitlines()
+    assert {"HF_HOME=/shared/hf", "DISTILL_HUB_CACHE=/home/someone/.cache/distill_hub"} <= set(seen)
+
+
+def test_the_job_goes_into_the_queue_again_before_its_time_is_up(cluster, tmp_path):
+    command = [LAUNCHES / "slurm.sh", *submitted()]
+    job = subprocess.Popen(command, cwd=tmp_path, env={**cluster, "STUCK": "yes"}, start_new_session=True)
+    while not (tmp_path / "environment").is_file():
+        assert job.poll() is None
+        time.sleep(0.01)
+    job.send_signal(signal.SIGUSR1)  # to the shell alone, as `B:` says
+    job.wait(timeout=20)
+    os.killpg(job.pid, signal.SIGKILL)  # what SLURM does with the rest
+    assert (tmp_path / "requeued").read_text() == "1234567\n"
+
+
+def test_the_resources_of_the_job():
+    options = dict(re.findall(r"^SBATCH --([\w-]+)(?:=(.+))?$", "\n".join(header(LAUNCHES / "slurm.sh")), re.MULTILINE))
+    assert (options["nodes"], options["ntasks-per-node"], options["gpus-per-node"]) == ("2", "1", "8")
+    assert "requeue" in options and options["signal"].startswith("B:USR1@")
