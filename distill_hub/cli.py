@@ -1,38 +1,59 @@
-"""Publish distilled sets, look at them, and score them again.
+"""Publish distilled sets, look at them, compare them, and score them again.
 
 commands:
-  info      what a set says of itself, without downloading its images
-  evaluate  train students on a set, and compare with what its author claims
-  relabel   store augmented views of a set with a teacher's logits, for training without the teacher
-  push      publish a set, or a tuned generator, on the Hugging Face Hub
-  adopt     bring a set that was made elsewhere into the artifact format
+  info       what a set says of itself, without downloading its images
+  compare    sets side by side, by what is on record: accuracy, size, cost
+  evaluate   train students on a set, and compare with what its author claims
+  reproduce  rebuild a set from its manifest, and say whether it is the same, or where it first differs
+  relabel    store augmented views of a set with a teacher's logits, for training without the teacher
+  push       publish a set, or a tuned generator, on the Hugging Face Hub
+  adopt      bring a set that was made elsewhere into the artifact format
 
-`distill-hub COMMAND --help` lists the options of each. A distilled set is named by its folder or by its id on the Hub.
+`distill-hub COMMAND --help` has examples and options. A distilled set is named by its folder or by its id on the Hub.
+
+exit codes, also of the recipes:
+  0    done; with `evaluate --check`, the scores agree; with `reproduce`, the set is identical
+  1    they do not, the Hub or the network failed, or something failed that should not
+  2    what was asked for cannot be done; one line says why
+  130  interrupted by Ctrl-C; the same command goes on
 """
 
 import json
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from distill_hub.command_options import (
     AdoptConfig,
+    CompareConfig,
     EvaluateConfig,
     ForeignOptions,
     InfoConfig,
     PushConfig,
     RealOptions,
     RelabelConfig,
+    ReproduceConfig,
 )
 from distill_hub.config import InputError, launch, nearest, options
 from distill_hub.options import StudentOptions
 
 
 def show_info(config: InfoConfig) -> None:
-    """Print what a distilled set says of itself, without downloading or decoding its images."""
+    """Print what a distilled set says of itself. None of its images is downloaded or decoded.
+
+    That is what, how, from what and by whom it was made, and what accuracy it is said to reach:
+
+        distill-hub info outputs/digits-ipc10-cao2
+        distill-hub info org/digits-ipc10-cao2 --revision v1
+    """
+    from rich.table import Table
+    from rich.text import Text
+
     from distill_hub.artifact.card import size_text
+    from distill_hub.artifact.compare import printable
     from distill_hub.artifact.load import find, read_description
+    from distill_hub.run import show
 
     found = find(config.location, config.revision)
     manifest, evaluations = read_description(found)
@@ -64,7 +85,11 @@ def show_info(config: InfoConfig) -> None:
         facts[label] = (
             "; ".join(f"{name} {score.percent()}" for name, score in record.scores.items()) + " (test accuracy in %)"
         )
-    _show_facts({name: value for name, value in facts.items() if value is not None})
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        if value is not None:
+            table.add_row(name, Text(printable(value)))  # as text, not as markup: a stranger wrote it
+    show(table)
 
 
 def _views_line(manifest, files: Mapping[str, int]) -> str | None:
@@ -76,23 +101,54 @@ def _views_line(manifest, files: Mapping[str, int]) -> str | None:
     return f"{manifest.views.epochs} epochs, labelled by {manifest.views.teacher.id}, {size}"
 
 
-def _show_facts(facts: Mapping[str, str]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+def compare_sets(config: CompareConfig) -> None:
+    """Compare distilled sets by their manifests and evaluation records: accuracy, gain over random images, size, cost.
 
-    from distill_hub.run import show
+    Nothing is trained and no image is downloaded, but for the previews of --html. Rows are grouped by what compares.
 
-    table = Table(show_header=False, box=None)
-    for row in facts.items():
-        # As text, not as markup, and without the codes that move a terminal's cursor: a stranger wrote it.
-        table.add_row(*(Text("".join(c if c.isprintable() else "?" for c in cell)) for cell in row))
-    show(table)
+        distill-hub compare outputs/digits-ipc10-cao2 outputs/digits-ipc10-random
+        distill-hub compare outputs/digits-ipc10-cao2 org/digits-ipc10-rded --html compare.html --json compare.json
+    """
+    for name, file in (("html", config.html), ("json", config.json)):
+        if file:
+            _check_writable(name, file)
+    from distill_hub.artifact.compare import compare, explain, group_table, read_sets
+    from distill_hub.run import atomic_write, show
+
+    sets = read_sets(config.locations)
+    groups = compare(sets)
+    for group in groups:
+        show(group_table(group))
+    show(explain(sets, groups))
+    if config.json:
+        content = json.dumps([group.as_json() for group in groups], indent=2)
+        atomic_write(config.json, content.encode())
+    if config.html:
+        from distill_hub.artifact.compare_page import render_page
+
+        atomic_write(config.html, render_page(sets, groups).encode())
+        show(f"The page is in {config.html}")
+
+
+def _check_writable(name: str, file: Path) -> None:
+    """Refuse a file that cannot be written, before work is done."""
+    if file.is_dir():
+        raise InputError(name, str(file), "it is a folder; name a file in it")
+    place = next(parent for parent in file.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        valid = f"nothing can be written in {place} ({error.strerror}); name a file in another folder"
+        raise InputError(name, str(file), valid) from error
 
 
 def score_again(config: EvaluateConfig) -> None:
     """Train students on a distilled set as its record says, and print claimed and measured accuracy.
 
     A set that was made elsewhere needs --source and --protocol, and --classes when its labels are mere numbers.
+
+        distill-hub evaluate org/digits-ipc10-cao2 --check
+        distill-hub evaluate outputs/digits-ipc10-cao2 --protocol idc-hard --students convnet-2,convnet-3 --repeats 5
     """
     from accelerate import PartialState
 
@@ -101,6 +157,7 @@ def score_again(config: EvaluateConfig) -> None:
     from distill_hub.artifact.publish import submit
     from distill_hub.evaluation.reevaluate import evaluate
     from distill_hub.run import atomic_write, show
+    from distill_hub.tables import comparison_table
 
     if config.submit:
         found = find(config.location, config.revision)
@@ -128,7 +185,7 @@ def score_again(config: EvaluateConfig) -> None:
     )
     processes = PartialState()
     if processes.is_main_process and not config.dry_run:
-        show(_comparison_table(comparisons))
+        show(comparison_table(comparisons))
         if config.json:
             records = [
                 {
@@ -151,27 +208,33 @@ def score_again(config: EvaluateConfig) -> None:
         sys.exit(1)
 
 
-def _comparison_table(comparisons) -> Any:
-    from rich.table import Table
+def reproduce_set(config: ReproduceConfig) -> None:
+    """Rebuild a distilled set from its manifest, and say whether it is the same, or where it first differs and by how much.
 
-    columns = ("protocol", "student", "seeds", "claimed", "measured", "best of test", "difference", "agree")
-    table = Table(*columns, title="Test accuracy in %: last epoch, mean ± std")
-    for pair in comparisons:
-        record = pair.measured
-        common = record.protocol_label, record.student, ", ".join(map(str, record.seeds))
-        own = record.score.percent(), f"{100 * record.score.best_mean:.1f}"
-        if pair.claimed:
-            verdict = f"{100 * pair.difference:+.1f}", "yes" if pair.agrees else "NO"
-            table.add_row(*common, pair.claimed.score.percent(), *own, *verdict)
-        else:
-            table.add_row(*common, "-", *own, "-", "-")
-        for name, score in record.baselines.items():
-            table.add_row("", name, "", "", score.percent(), f"{100 * score.best_mean:.1f}", "", "")
-        if record.dd_ranking:
-            table.add_row("", "DD-Ranking: LRS, ARS", "", "", f"{record.dd_ranking.lrs:.3f}, {record.dd_ranking.ars:.3f}")
-        if record.mmd is not None:
-            table.add_row("", "squared MMD to real images", "", "", f"{record.mmd:.4f}")
-    return table
+    Its recipe is run again with the recorded settings, commits, processes and precision. Pixels, labels and soft labels are
+    compared; no views are stored, and the scoring, which no recipe goes without, is the smallest there is. An interrupted
+    command goes on where it stopped. The exit code is 0 when the set is identical, 1 when it differs, 2 when it cannot be
+    tried.
+
+        distill-hub reproduce outputs/digits-ipc10-cao2
+        distill-hub reproduce org/digits-ipc10-cao2 --print_command
+    """
+    from distill_hub.evaluation.reproduce import reproduce
+    from distill_hub.run import atomic_write, show
+    from distill_hub.tables import environment_table, findings, steps_table
+
+    found = reproduce(config)
+    if found is None:
+        return
+    show(steps_table(found))
+    if found.environment:
+        show(environment_table(found))
+    for line in findings(found):
+        print(line)
+    if config.json:
+        atomic_write(config.json, json.dumps(found.summary(), indent=2).encode())
+    if not found.identical:
+        sys.exit(1)
 
 
 def relabel_set(config: RelabelConfig) -> None:
@@ -179,6 +242,8 @@ def relabel_set(config: RelabelConfig) -> None:
 
     Students of the protocol fkd are trained on them without the teacher, everyone on the same. An interrupted command goes
     on where it stopped; several processes: recipes/relabel.py.
+
+        distill-hub relabel outputs/digits-ipc10-cao2 --epochs 300
     """
     from accelerate import PartialState
 
@@ -194,6 +259,9 @@ def push(config: PushConfig) -> None:
     Every pixel and label of a set is checked first; a generator is loaded, and becomes a model on the Hub. In a repository
     that is there already, what people wrote in the card and the records that others added stay. Log in with `hf auth login`
     first; the token needs write access to the namespace.
+
+        distill-hub push outputs/digits-ipc10-cao2
+        distill-hub push outputs/digits-ipc10-cao2 org/digits-ipc10-cao2 --private --tag v1
     """
     if Path(config.path, "model_index.json").is_file():
         from distill_hub.artifact.generator import push_generator as publish
@@ -217,6 +285,8 @@ def adopt_set(config: AdoptConfig) -> None:
 
     The manifest says that the set is external, and claims nothing that is not known. Classes are matched by name; labels
     that are mere numbers need --classes.
+
+        distill-hub adopt path/to/set.pt --source cifar10 --method dm --classes source --teacher auto
     """
     from distill_hub.evaluation.adopt import adopt
 
@@ -225,7 +295,9 @@ def adopt_set(config: AdoptConfig) -> None:
 
 COMMANDS = {
     "info": (show_info, InfoConfig),
+    "compare": (compare_sets, CompareConfig),
     "evaluate": (score_again, EvaluateConfig),
+    "reproduce": (reproduce_set, ReproduceConfig),
     "relabel": (relabel_set, RelabelConfig),
     "push": (push, PushConfig),
     "adopt": (adopt_set, AdoptConfig),

@@ -18,6 +18,15 @@ class InfoConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """The sets."""
+
+    locations: list[str] = argument("distilled sets: folders, or ids on the Hub")
+    html: Path | None = option(None, "write the comparison to this file, as one page with previews and plots")
+    json: Path | None = option(None, "write the rows to this file, with unrounded numbers")
+
+
+@dataclass(frozen=True)
 class PushConfig:
     """Publishing."""
 
@@ -119,3 +128,17 @@ class AdoptConfig(OutputOptions, ForeignOptions, RealOptions):
     teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
     teacher_epochs: PositiveInt | None = option(None, "epochs when the teacher is fitted; default by size of the source")
     fit_seed: NonNegativeInt = option(0, "seed of the fit of the teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceConfig(RealOptions):
+    """The set, and what lies elsewhere now."""
+
+    location: str = argument("a distilled set: folder, or id on the Hub")
+    revision: str | None = option(None, "branch, tag or commit on the Hub")
+    generator: str | None = option(None, "where its generator lies now: Hub id or folder; default: as the set's record says")
+    teacher: str | None = option(None, "where its teacher lies now: Hub id or folder; default: as the set's record says")
+    print_command: bool = option(False, "print the line that would be run, and stop")
+    output_dir: Path | None = option(None, "folder of the rebuild; default outputs/<name>-reproduced")
+    overwrite: bool = option(False, "start afresh when the folder holds another run")
+    json: Path | None = option(None, "write what was compared to this file")

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import inspect
 import operator
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from jsonargparse import ActionYesNo, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 Config = TypeVar("Config")
 
@@ -48,7 +49,10 @@ def option(default: Any, help: str, *, identity: bool = True) -> Any:
 
 
 def argument(help: str, default: Any = dataclasses.MISSING) -> Any:
-    """Declare a field that is given by its place on the command line, not by name; without a default it is required."""
+    """Declare a field that is given by its place on the command line, not by name; without a default it is required.
+
+    A field of type ``list[X]`` takes one or more words.
+    """
     metadata = {"help": help, "identity": False, "positional": True}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -63,8 +67,20 @@ def options(config: Any, group: type) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(group)}
 
 
+class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leaves the examples in a description as they are."""
+
+
 def _parser(config_class: type, description: str | None, prog: str | None) -> ArgumentParser:
-    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+    places = [f.name for f in dataclasses.fields(config_class) if f.metadata.get("positional")]
+    parser = ArgumentParser(
+        prog=prog,
+        usage=" ".join(["%(prog)s", *places, "[options]"]),
+        description=inspect.cleandoc(description or ""),
+        formatter_class=_Help,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", action="config", help="YAML file of the options below; the command line wins")
     # One group per class, in the order a run meets them; the method's own options come last, where a terminal shows them.
     fields = {f.name: f for f in dataclasses.fields(config_class)}
@@ -76,8 +92,12 @@ def _parser(config_class: type, description: str | None, prog: str | None) -> Ar
         group = parser.add_argument_group(owner.__doc__.rstrip("."))
         for f in own:
             if f.metadata.get("positional"):
-                optional = {} if f.default is dataclasses.MISSING else {"nargs": "?", "default": f.default}
-                parser.add_argument(f.name, type=f.type, help=f.metadata["help"], **optional)
+                how = {"type": f.type}
+                if get_origin(f.type) is list:
+                    how = {"type": get_args(f.type)[0], "nargs": "+"}
+                elif f.default is not dataclasses.MISSING:
+                    how |= {"nargs": "?", "default": f.default}
+                parser.add_argument(f.name, help=f.metadata["help"], **how)
                 continue
             kind = {"action": ActionYesNo} if f.type is bool else {"type": f.type}
             group.add_argument(f"--{f.name}", default=f.default, help=f.metadata["help"], **kind)

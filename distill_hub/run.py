@@ -106,14 +106,14 @@ class Stage:
 
     def take(self, items: Sequence[int], *names: str) -> dict[str, torch.Tensor]:
         """Read some items, in the order asked for; see `rows`. A chunk is opened once, one after the other."""
-        items, result = torch.tensor(items), {}
-        order = items.argsort(stable=True)
-        chunks, counts = (items[order] // self.chunk_size).unique_consecutive(return_counts=True)
-        for index, places in zip(chunks.tolist(), order.split(counts.tolist()), strict=True):
-            own = items[places] - index * self.chunk_size
+        ordered, order = torch.tensor(items).sort(stable=True)
+        chunks, sizes = (ordered // self.chunk_size).unique_consecutive(return_counts=True)
+        parts, result = zip(chunks.tolist(), *(x.split(sizes.tolist()) for x in (ordered, order)), strict=True), {}
+        for index, own, places in parts:
+            first, last = (int(own[end]) - index * self.chunk_size for end in (0, -1))
             with safe_open(_chunk_file(self.folder, index), "pt") as file:
                 for name in names or file.keys():
-                    part = file.get_slice(name)[int(own[0]) : int(own[-1]) + 1]
+                    part = file.get_slice(name)[first : last + 1]
                     if name not in result:
                         result[name] = part.new_empty(len(items), *part.shape[1:])
                     result[name][places] = part[own - own[0]]
@@ -256,8 +256,10 @@ class Run:
                 raise ValueError(f"stage {stage}: {len(chunk)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
             _store(folder, index, save(result), items=len(chunk), seconds=time.perf_counter() - chunk_started)
         self.accelerator.wait_for_everyone()
-        seconds = sum(json.loads(_marker(folder, index).read_bytes())["seconds"] for index in range(len(chunks)))
-        self._note(stage, len(items), seconds, started, reused=len(mine) > len(todo))
+        markers = [json.loads(_marker(folder, index).read_bytes()) for index in range(len(chunks))]
+        sha256 = hashlib.sha256("".join(marker["sha256"] for marker in markers).encode()).hexdigest()
+        seconds = sum(marker["seconds"] for marker in markers)
+        self._note(stage, len(items), seconds, started, reused=len(mine) > len(todo), sha256=sha256)
         return Stage(folder, chunk_size, len(items))
 
     def on_main(self, stage: str, function: Callable[[], None], *, makes: Path | None = None) -> None:
@@ -292,9 +294,10 @@ class Run:
         self.accelerator.wait_for_everyone()
         self._note(stage, items, seconds, started, reused=False)
 
-    def _note(self, name: str, items: int, seconds: float, started: float, *, reused: bool) -> None:
-        wall = time.perf_counter() - started
-        self.stages.append({"name": name, "items": items, "seconds": round(seconds, 2), "wall": wall, "reused": reused})
+    def _note(self, name: str, items: int, seconds: float, started: float, *, reused: bool, sha256: str | None = None):
+        wall, seconds = time.perf_counter() - started, round(seconds, 2)
+        note = {"name": name, "items": items, "seconds": seconds, "wall": wall, "reused": reused, "sha256": sha256}
+        self.stages.append(note)
 
     def environment(self) -> dict[str, Any]:
         """Describe this run for the records; see `environment`. Call it on every process."""

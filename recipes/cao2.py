@@ -14,6 +14,7 @@ from distill_hub.options import Cao2Config
 
 def main(config: Cao2Config) -> None:
     """Draw a pool, select, refine, label, package and score."""
+    from distill_hub.evaluation import pictures
     from distill_hub.evaluation.finish import package_and_score
     from distill_hub.evaluation.start import set_up_generator
     from distill_hub.methods import cao2
@@ -57,11 +58,13 @@ def main(config: Cao2Config) -> None:
     refined = setup.run.map("refine", items, refine, chunk_size=config.refine_batch_size)
 
     notes = {"order": cao2.resolve_order(config.order, config.ipc), "correct_candidates_of_short_classes": short}
+    shown = {"embedding": pictures.embedding(setup, pool, refined)}
     if config.refine_steps:
+        shown["refinement"] = pictures.refinement(setup, pool, chosen, refined)
         losses = refined.rows(0, len(refined), "losses")["losses"].mean(0)  # (steps,)
         notes["mean_loss_of_first_and_last_tenth"] = first_and_last_tenth(losses)
     manifest = setup.manifest(cao2.FACTS, notes)
-    package_and_score(setup, refined, manifest, baselines={setup.plain: setup.plain_samples(pool)})
+    package_and_score(setup, refined, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
 
 
 if __name__ == "__main__":

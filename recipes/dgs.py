@@ -15,6 +15,7 @@ from distill_hub.options import DgsConfig
 def main(config: DgsConfig) -> None:
     """Measure the real images' difficulty, draw a pool, select, label, package and score."""
     from distill_hub.artifact.plots import difficulty_chart
+    from distill_hub.evaluation import pictures
     from distill_hub.evaluation.finish import package_and_score
     from distill_hub.evaluation.start import set_up_generator
     from distill_hub.methods import dgs
@@ -45,13 +46,17 @@ def main(config: DgsConfig) -> None:
         chosen += [label * per_class + index for index in sampling.indices.tolist()]
     selected = keep(run, pool, chosen)
 
-    target, picture = sum(sampling.target for sampling in samplings), run.output_dir / "assets" / "difficulty.png"
-    run.on_main("picture", lambda: difficulty_chart(dgs.totals(samplings), target, picture))
+    target = sum(sampling.target for sampling in samplings)
+    shown = {
+        "difficulty": lambda path: difficulty_chart(dgs.totals(samplings), target, path),
+        "embedding": pictures.embedding(setup, pool, selected),
+    }
     notes = {
         "thresholds": {name: list(sampling.thresholds) for name, sampling in zip(names, samplings, strict=True)},
         "selected_from_another_bin": {n: s.filled for n, s in zip(names, samplings, strict=True) if s.filled},
     }
-    package_and_score(setup, selected, setup.manifest(dgs.FACTS, notes), baselines={setup.plain: setup.plain_samples(pool)})
+    manifest = setup.manifest(dgs.FACTS, notes)
+    package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import pytest
 from distill_hub.cli import COMMANDS
 from distill_hub.command_options import EvaluateConfig, RelabelConfig
 from distill_hub.config import parse
+from distill_hub.generators import difffit, dit
+from distill_hub.methods import cao2, coresets, deda, dgs, minimax, psr, rded, sre2l
 from distill_hub.options import (
     Cao2Config,
     CoresetConfig,
@@ -46,10 +48,25 @@ RECIPES = {
     "relabel": RelabelConfig,
     "sre2l": Sre2lConfig,
 }
-TYPED = [line.strip() for line in (README + GUIDE).splitlines() if line.startswith("    ")]
+HELP = "\n".join(function.__doc__ for function, _ in COMMANDS.values())
+FACTS = {
+    "cao2": [cao2.FACTS],
+    "deda": [deda.FACTS],
+    "dgs": [dgs.FACTS],
+    "dit": [dit.FACTS],
+    "herding": [coresets.HERDING],
+    "kcenter": [coresets.K_CENTER],
+    "lpld": [sre2l.LPLD],
+    "minimax": [minimax.FACTS, difffit.FACTS],
+    "psr": [psr.FACTS],
+    "rded": [rded.FACTS],
+    "sre2l": [sre2l.FACTS],
+}
+TYPED = [line.strip() for line in (README + GUIDE + HELP).splitlines() if line.startswith("    ")]
+COMMAND = re.compile(r"distill-hub |.*(launch|torchrun) .*recipes/\w+\.py")
 
 
-@pytest.mark.parametrize("line", [line for line in TYPED if "distill-hub " in line or "recipes/" in line])
+@pytest.mark.parametrize("line", filter(COMMAND.match, TYPED))
 def test_a_command_is_read_as_it_stands(line, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split(line.split("&&")[-1])
@@ -64,5 +81,11 @@ def test_a_command_is_read_as_it_stands(line, monkeypatch):
 def test_every_recipe_is_listed():
     recipes = {file.stem for file in (ROOT / "recipes").glob("*.py")}
     tools = {"evaluate", "relabel", "fit_classifier", "fit_generator"}
-    assert recipes - tools == set(re.findall(r"\[`(\w+)\.py`\]\(\1\.py\)", GUIDE.split("## Compose")[0])) - tools
-    assert recipes == RECIPES.keys() == set(re.findall(r"^\| \[`recipes/(\w+)\.py`\]", README, re.MULTILINE))
+    assert recipes - tools == set(re.findall(r"\[`(\w+)\.py`\]\(\1\.py\)", GUIDE.split("## Compose")[0]))
+    assert recipes == RECIPES.keys() == set(re.findall(r"^\| \[`(\w+)`\]\(recipes/\1\.py\)", README, re.MULTILINE))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_listed_with_the_papers_of_its_methods(recipe):
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| [`{recipe}`]")]
+    assert re.findall(r"\(\[[^]]+\]\((https:[^)]+)\)\)", row) == [facts["paper"] for facts in FACTS.get(recipe, [])]

@@ -1,5 +1,6 @@
 """The dataset card: a pure function of manifest and evaluation records, through `cards/dataset_card.md.jinja`."""
 
+import functools
 import json
 import re
 import shlex
@@ -34,8 +35,11 @@ HUB_LICENSES = """
 """
 PICTURES = {  # those a set may have, and what they show
     "assets/preview.png": "Distilled images of {}, one class per row",
+    "assets/refinement.png": "Images of {} before and after their refinement, and the difference, amplified",
+    "assets/embedding.png": "Embeddings by the teacher, in two dimensions: real images of {}, the pool, and this set",
     "assets/difficulty.png": "Difficulty of the images of {}, the pool and those chosen, before and after the transform",
     "assets/losses.png": "Losses of the generator's fine-tuning on {}, by optimiser step",
+    "assets/curves.png": "Test accuracy on {} of the students during their training, by epoch",
 }
 SOFT_LABEL_MEANING = {
     "teacher": "the teacher's probabilities at temperature 1; for temperature τ, take softmax(log p / τ)",
@@ -65,7 +69,7 @@ def render_card(
         manifest: The set's record.
         evaluations: Its results, in the order of the table; may be empty.
         location: What a reader passes to `load_dataset`: a Hub id or a folder.
-        files: Name and size in bytes of the set's files. Those of `PICTURES` are shown below the first paragraph.
+        files: Name and size in bytes of the set's files. Those of `PICTURES` are shown.
 
     Returns:
         YAML block and Markdown.
@@ -81,10 +85,13 @@ def render_card(
         m=manifest,
         evaluations=evaluations,
         own_protocols=sorted({f"{e.protocol} v{e.protocol_version}" for e in evaluations if not e.standard}),
+        distance=next((e.mmd for e in evaluations if e.mmd is not None), None),
         location=location,
         pictures={name: text.format(source_name(source)) for name, text in PICTURES.items() if name in files},
         size=size_text(size_bytes["data"]),
         views_size=size_text(size_bytes["views"]),
+        label_bytes=4 * manifest.rows * len(manifest.classes),
+        view_label_bytes=2 * manifest.views.rows * len(manifest.classes) if manifest.views else 0,
         soft_label_meaning=SOFT_LABEL_MEANING[manifest.soft_labels],
         test_split=test_split,
         show_wnid=any(c.wnid for c in manifest.classes),
@@ -96,6 +103,11 @@ def render_card(
 
 def fill_template(name: str, **facts: Any) -> str:
     """Fill a card's template; one blank line between paragraphs, whichever optional parts are there."""
+    return re.sub(r"\n{3,}", "\n\n", _environment().get_template(name).render(**facts))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(cards_folder()),
         undefined=jinja2.StrictUndefined,
@@ -116,7 +128,7 @@ def fill_template(name: str, **facts: Any) -> str:
         "method_link": lambda method: link(method.title, method.paper),
         "model_name": lambda model: _cell(model_name(model)),
     }
-    return re.sub(r"\n{3,}", "\n\n", environment.get_template(name).render(**facts))
+    return environment
 
 
 def source_name(source: SourceRecord) -> str:
@@ -203,4 +215,4 @@ def size_text(size: int) -> str:
     for unit, length in (("GB", 1e9), ("MB", 1e6)):
         if size >= length:
             return f"{size / length:.1f} {unit}"
-    return f"{size / 1e3:.0f} kB"
+    return f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size} bytes"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from distill_hub.artifact.card import source_name
+from distill_hub.artifact.citations import SOURCES
 from distill_hub.artifact.generator import base_name, read_tuning
 from distill_hub.artifact.manifest import (
     ClassRecord,
@@ -88,6 +89,7 @@ def source_record(source: Source) -> SourceRecord:
         train_images=len(source.train),
         test_images=len(source.test),
         license=source.license,
+        bibtex=SOURCES.get(source.hub_id or source.name),
     )
 
 
@@ -134,7 +136,7 @@ def describe(
         ipc=ipc,
         image_size=image_size,
         seed=seed,
-        stages=[StageRecord(name=s["name"], items=s["items"], seconds=s["seconds"]) for s in run.stages],
+        stages=[StageRecord(**{field: s[field] for field in StageRecord.model_fields}) for s in run.stages],
         environment=EnvironmentRecord(**run.environment()),
         license=(generator and generator.license) or source.license,
         content_sha256="0" * 64,  # known once the rows are written

@@ -108,6 +108,7 @@ class StageRecord(Record):
     name: str
     items: int
     seconds: float  # compute time, summed over chunks and processes, interrupted attempts included
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")  # over the hashes of its chunks; None: it has none
 
 
 class ViewsFacts(Record):

@@ -17,6 +17,15 @@ class Score(Record):
     last: list[Fraction] = Field(min_length=1)  # after the last epoch
     best: list[Fraction] = Field(min_length=1)  # best look at the test set: what papers print, biased upwards
     best_epoch: list[int]  # when that was, from 1
+    # At every look, those of the settings' `looks`; None in records that do not hold it.
+    curve: list[Annotated[list[Fraction], Field(min_length=1)]] | None = None
+
+    @model_validator(mode="after")
+    def _curves_agree(self):
+        curves = self.curve
+        if curves is not None and ([c[-1] for c in curves], [max(c) for c in curves]) != (self.last, self.best):
+            raise ValueError("a curve must end at the last accuracy, and its highest point must be the best one")
+        return self
 
     @property
     def mean(self) -> float:
@@ -47,6 +56,7 @@ class DDRanking(Record):
 
 
 OWN = "this set"  # what tables call the set among its baselines
+RANDOM = "random real"  # the baseline of every score, where its labels allow one
 
 
 class EvaluationRecord(Record):

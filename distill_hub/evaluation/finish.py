@@ -15,8 +15,9 @@ from distill_hub.artifact.readme import card_of, readme_files
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
 from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.pictures import Picture, curves
 from distill_hub.evaluation.plan import expect_rest
-from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
+from distill_hub.evaluation.scores import in_words, measure, score_table, settings_of, trials_of
 from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.start import Setup, view_epochs
 from distill_hub.evaluation.subject import Subject
@@ -26,7 +27,12 @@ from distill_hub.run import Stage, atomic_write
 
 
 def package_and_score(
-    setup: Setup, stage: Stage, manifest: Manifest, *, baselines: Mapping[str, Callable[[int], TrainingSet]]
+    setup: Setup,
+    stage: Stage,
+    manifest: Manifest,
+    *,
+    baselines: Mapping[str, Callable[[int], TrainingSet]],
+    pictures: Mapping[str, Picture] | None = None,
 ) -> None:
     """Turn the images of a stage into a scored artifact, publish it, and print where it is, the scores and the stage times.
 
@@ -35,6 +41,8 @@ def package_and_score(
         stage: The set: images, the teacher's logits, and seeds, class by class.
         manifest: All but the content hash; see `Setup.manifest`.
         baselines: Further sets to score beside random real images.
+        pictures: What the method shows of its work, `assets/<name>.png` of `artifact.card.PICTURES`; drawn by the main
+            process.
 
     Raises:
         InputError: When the teacher recognises the set's classes no better than chance.
@@ -87,9 +95,11 @@ def package_and_score(
             "stage": f"evaluate {student}".replace("/", "-"),
         }
         records.append(measure(run, subject, rules, student, seeds, trials, **how))
-    run.on_main("card", lambda: _record_and_describe(folder, manifest, records, images))
+    run.on_main("card", lambda: _record_and_describe(folder, manifest, records, images, pictures or {}))
     run.say(run.summary())
     run.say(score_table(records, manifest.ipc))
+    for record in records:
+        run.say(in_words(record, manifest))
     run.say(f"The distilled set is in {folder}")
     if setup.destination:
         run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
@@ -102,14 +112,20 @@ def soft_labels(stage: Stage) -> torch.Tensor:
 
 
 def _record_and_describe(
-    folder: Path, manifest: Manifest, records: Sequence[EvaluationRecord], images: torch.Tensor
+    folder: Path,
+    manifest: Manifest,
+    records: Sequence[EvaluationRecord],
+    images: torch.Tensor,
+    pictures: Mapping[str, Picture],
 ) -> None:
-    """Write the author's records, in place of earlier ones of the same, and the card."""
+    """Write the author's records, in place of earlier ones of the same, the pictures, and the card."""
     for name, old in read_records(folder).items():
         if any(old.measures_the_same(record) for record in records):
             (folder / name).unlink()
     for record in records:
         atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
+    for name, draw in {**pictures, **curves(records)}.items():
+        draw(folder / "assets" / f"{name}.png")
     write_card(folder, manifest, images)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from rich.table import Table
 
-from distill_hub.artifact.manifest import EnvironmentRecord, now
-from distill_hub.artifact.records import OWN, EvaluationRecord, Score
+from distill_hub.artifact.manifest import EnvironmentRecord, Manifest, now
+from distill_hub.artifact.records import OWN, RANDOM, EvaluationRecord, Score
 from distill_hub.artifact.views import Views
 from distill_hub.config import InputError
 from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
@@ -20,8 +20,6 @@ from distill_hub.evaluation.train import TrainingSet, resized, train_students
 from distill_hub.networks import check_student
 from distill_hub.run import Run
 from distill_hub.sources import slug
-
-RANDOM = "random real"  # the baseline of every score
 
 
 @dataclass(frozen=True)
@@ -157,14 +155,18 @@ def measure(
             title=f"{name}, seed {', '.join(map(str, own_seeds))}" if run.is_main else "",
         )
         looks = torch.tensor([[training.last, training.best] for training in trainings], dtype=torch.float64)
-        return {"accuracies": looks, "best_epoch": torch.tensor([training.best_epoch for training in trainings])}
+        return {
+            "accuracies": looks,
+            "best_epoch": torch.tensor([training.best_epoch for training in trainings]),
+            "curve": torch.tensor([training.curve for training in trainings], dtype=torch.float64),
+        }
 
     done = run.map(stage, jobs, train, chunk_size=len(seeds) if together else 1)
     scores = {}
     for place, name in enumerate(trials):
         part = done.rows(place * len(seeds), (place + 1) * len(seeds))
         last, best = part["accuracies"].T.tolist()
-        scores[name] = Score(last=last, best=best, best_epoch=part["best_epoch"].tolist())
+        scores[name] = Score(last=last, best=best, best_epoch=part["best_epoch"].tolist(), curve=part["curve"].tolist())
     return EvaluationRecord(
         protocol=rules.name,
         protocol_version=rules.version,
@@ -199,3 +201,15 @@ def score_table(records: Sequence[EvaluationRecord], ipc: int) -> Table:
             first = (record.protocol_label, record.student) if name == OWN else ("", "")
             table.add_row(*first, name, score.percent(), f"{100 * score.best_mean:.1f}")
     return table
+
+
+def in_words(record: EvaluationRecord, manifest: Manifest) -> str:
+    """Return a record as a sentence for a paper: what was trained on what, how, and how many times."""
+    spread = f", mean ± standard deviation of {len(record.seeds)} students" if len(record.seeds) > 1 else ", one student"
+    random = record.baselines.get(RANDOM)
+    beside = f"; as many random real images {random.percent()} %" if random else ""
+    return (
+        f"{manifest.name}: {record.student} reaches {record.score.percent()} % at the end of its training "
+        f"({record.protocol_label}{spread}){beside}. Content sha256 {manifest.content_sha256[:16]}, "
+        f"distill-hub {record.environment.packages['distill-hub']}."
+    )

@@ -51,6 +51,7 @@ class Training:
     last: float
     best: float
     best_epoch: int  # from 1
+    curve: tuple[float, ...]  # at every look of the settings
 
 
 class Students(nn.Module):
@@ -137,7 +138,7 @@ def train_students(
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     network = torch.compile(students) if compiled else students
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
-    last, best = [0.0] * len(seeds), [(0.0, 0)] * len(seeds)
+    best, curves = [(0.0, 0)] * len(seeds), [()] * len(seeds)
     steps = -(-len(sets[0].images) // settings.batch_size)
     for epoch in progress(range(settings.epochs), title, unit="epoch", disable=not title):
         for step, (images, draws) in enumerate(_batches(sets, settings, seeds, epoch)):
@@ -159,9 +160,11 @@ def train_students(
             scaler.update()
         if epoch + 1 in settings.looks:
             with autocast:
-                last = accuracies(network, *test, settings)
-            best = [max(old, (new, epoch + 1), key=lambda look: look[0]) for old, new in zip(best, last, strict=True)]
-    return [Training(m.eval(), now, *top) for m, now, top in zip(students.separate(), last, best, strict=True)]
+                now = accuracies(network, *test, settings)
+            best = [max(old, (new, epoch + 1), key=lambda look: look[0]) for old, new in zip(best, now, strict=True)]
+            curves = [(*curve, new) for curve, new in zip(curves, now, strict=True)]
+    ends = zip(students.separate(), best, curves, strict=True)
+    return [Training(model.eval(), curve[-1] if curve else 0.0, *top, curve) for model, top, curve in ends]
 
 
 @torch.inference_mode()

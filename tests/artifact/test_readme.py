@@ -132,7 +132,8 @@ def test_files_of_a_card(build_manifest, tmp_path):
     second = readme_files(manifest, (), location="org/y", files={}, edited=[local, remote])
     assert second[GENERATED].decode() == first[GENERATED].decode().replace("org/x", "org/y")
     text = second[README].decode()
-    assert [text.count(words) for words in ("Mine.", "Theirs.", 'load_dataset("org/y"', "org/x")] == [1, 1, 1, 0]
+    counted = ("Mine.", "Theirs.", 'load_dataset("org/y", split="train")', "org/x")
+    assert [text.count(words) for words in counted] == [1, 1, 1, 0]
 
 
 def test_a_card_that_is_no_text_is_refused(tmp_path):

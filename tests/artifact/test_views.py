@@ -113,7 +113,7 @@ def test_format_md_lists_every_column():
 
 def test_load_dataset_knows_both_configurations_without_this_package(with_views, make_views, python, tmp_path):
     card = (with_views / "README.md").read_text(encoding="utf-8")
-    snippet = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[2]
+    snippet = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[-1]
     assert f'load_dataset("{with_views}", "views", split="train")' in snippet
     printed = python(
         "import sys; sys.modules['distill_hub'] = None\n"

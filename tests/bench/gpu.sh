@@ -1,19 +1,26 @@
 #!/usr/bin/env bash
-# What only a GPU can show; run by hand in an environment with this package, from the repository's root. Put what it prints into
-# tests/bench/results/ with machine and date.
+# What only a GPU can show, in less than nine minutes; run by hand from the repository's root. Tables and JSON go to $OUT if that
+# is set, else to tests/bench/results/. Needs PyTorch; where packages of pyproject.toml are missing, BENCH_WHEELS names a folder
+# of wheels that are used without being installed. BENCH_SCALE=digits BENCH_PRECISION=no is a smoke test, which a CPU will do.
 set -euo pipefail
-nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-python -c "import torch; print('torch', torch.__version__)"
-workers=$(nproc)
-# At least 5 x the plain loop is what the engine is built for.
-python tests/bench/engine.py --student resnet-18-bn --image_size 224 --epochs 50 --workers "$workers"
-python tests/bench/engine.py --student resnet-18-bn --image_size 224 --epochs 50 --workers "$workers" --precision bf16
-python tests/bench/engine.py --student resnet-18-bn --image_size 224 --epochs 50 --workers "$workers" --precision bf16 --compile
-# Whether students of several seeds are worth training side by side.
-python tests/bench/engine.py --student convnet-3 --image_size 32 --epochs 200 --workers "$workers"
-python tests/bench/engine.py --student convnet-3 --image_size 32 --epochs 200 --workers "$workers" --compile
-# Fine-tuning of DiT-XL/2, random weights, 256 px, batch 8: steps per second, peak memory, share of the bf16 matrix rate.
-python tests/bench/tuning.py --size xl --precision bf16 --steps 30
-# The recover loop of SRe2L against the plain one, with full weight gradients.
-python tests/bench/recover.py --network resnet-18-bn --image_size 32 --steps 100
-python tests/bench/recover.py --network resnet-18-bn --image_size 224 --steps 50
+out=${OUT:-tests/bench/results}
+scale=${BENCH_SCALE:-xl}
+precision=${BENCH_PRECISION:-bf16}
+name=$out/$(date +%F)-gpu-$scale
+if [ -n "${BENCH_WHEELS:-}" ]; then
+    site=$(mktemp -d)
+    python3 -m pip install -q --no-index --no-deps --no-compile --target "$site" "$BENCH_WHEELS"/*.whl
+    PYTHONPATH=$site:${PYTHONPATH:-}
+fi
+export PYTHONPATH=$PWD:${PYTHONPATH:-} PYTHONUNBUFFERED=1
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || echo "no GPU"
+end=$((SECONDS + ${BENCH_SECONDS:-530}))
+measure() { # NAME and words: stops when the time is up; what is measured by then is in the JSON
+    local left=$((end - SECONDS))
+    if [ "$left" -lt 20 ]; then echo "no time for $1"; return; fi
+    timeout "$left" python3 tests/bench/speed --json "$name-$1.json" "${@:2}" 2>&1 | tee "$name-$1.txt" || echo "$1: code $?"
+}
+# The targets first: refinement 20 x, sampling 10 x, a Minimax step 2 x the plain loop.
+measure speed --scale "$scale" --precision "$precision" --only cao2,sampling,minimax,evaluate,recover,relabel,psr
+measure compiled --scale "$scale" --precision "$precision" --compile --only evaluate
+measure digits --scale digits --only cao2,evaluate

@@ -37,9 +37,7 @@ GENERATIVE = ["--generator", "{}/generator", "--guidance_scale", "1", "--sample_
 RECIPES = {
     "cao2": [*GENERATIVE, "--refine_steps", "4"],
     "random_real": [],
-    "rded": [],
     "sre2l": ["--recover_steps", "20"],
-    "deda": ["--recover_steps", "20", "--bank", "{}/bank"],
 }
 COMMON = ["--source", "{}/source", "--teacher", "{}/teacher", "--students", "convnet-2-w16-bn", "--repeats", "1"]
 NEAR_LINEAR = 20.0  # SiLU is the identity there to 1e-7
@@ -178,7 +176,6 @@ def measure(folder: Path, recipe: str, classes: int, ipc: int) -> dict:
         text = log.read()
     if status:
         raise SystemExit(f"{' '.join(command)}\n{text[-3000:]}")
-    shutil.rmtree(place / "bank", ignore_errors=True)  # measured anew by the next run
     stages = {name: float(wall) for name, wall in re.findall(r"│ (\S.*?) +│ +\d+ +│ ([\d.]+) s", text)}
     manifest = json.loads((output / "manifest.json").read_text())
     (record,) = (json.loads(path.read_text()) for path in (output / "evaluations").glob("*.json"))
@@ -271,8 +268,6 @@ def main() -> None:
     rows = []
     for recipe in args.recipes:
         for classes, ipc in shapes:
-            if recipe == "deda" and ipc == 1:  # one image has no covariance
-                continue
             kept = folder / "measured" / f"{recipe}-{classes}-{ipc}.json"
             if not kept.exists():
                 atomic_write(kept, json.dumps(measure(folder, recipe, classes, ipc)).encode())

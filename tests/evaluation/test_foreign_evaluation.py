@@ -149,7 +149,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(image_folder, plain, tmp_p
 
     def students(*_, **__):
         trained.append(marker.exists() and marker.stat().st_mtime_ns == written)
-        return [Training(None, last=0.25, best=0.25, best_epoch=1)]
+        return [Training(None, last=0.25, best=0.25, best_epoch=1, curve=(0.25,))]
 
     monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(scores, "train_students", students)

@@ -114,7 +114,8 @@ def pretended(monkeypatch):
         calls.append((student, list(seeds), title))
         key = settings.labels, settings.augmentation != Augmentation(), len(sets[0].images)
         reached = accuracy.get(key, 0.5)
-        return [Training(None, reached + seed / 100, reached + 0.1, 7) for seed in seeds]
+        top = reached + 0.1
+        return [Training(None, end, top, 7, (top, end)) for end in (reached + seed / 100 for seed in seeds)]
 
     monkeypatch.setattr(scores, "train_students", train)
     return calls, accuracy
@@ -131,6 +132,7 @@ def test_every_student_and_seed_is_kept(make_subject, pretended, tmp_path):
     again = measure(Run(tmp_path, {}), subject, rules, "convnet-2", range(2), both)
     assert len(calls) == 4 and again.score == first.score
     assert first.score.last == [0.5, 0.51] and first.score.best == [0.6, 0.6] and first.score.best_epoch == [7, 7]
+    assert first.score.curve == [[0.6, 0.5], [0.6, 0.51]]
     assert first.score.std == pytest.approx(0.01 / math.sqrt(2))  # of a sample
     assert list(first.baselines) == ["random real"] and first.standard and first.teacher is None
     assert first.settings["augmentation"]["siamese"] is True and first.settings["looks"] == [1000]

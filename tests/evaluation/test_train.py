@@ -211,6 +211,7 @@ def test_best_is_the_best_look_and_the_first_of_equals(monkeypatch):
     rules = settings(epochs=4, looks=(1, 2, 3, 4))
     got = train_students("convnet-2", [training_set()], stripes(30, 1), CLASSES, rules, [0])[0]
     assert (got.last, got.best, got.best_epoch) == (0.6, 0.7, 2)
+    assert got.curve == (0.5, 0.7, 0.7, 0.6)
 
 
 def test_accuracy_counts():

@@ -16,7 +16,7 @@ FITS = ["fit generator", "fit teacher"]
 BANK = ["fit teacher", "statistics", "keep statistics", "recover", "package", "evaluate convnet-1-w16"]
 PLANS = {  # recipe: its words, and the stages that its plan has
     "cao2": (SMALL, [*FITS, "pool", "refine", "package", "views", "store views", "evaluate convnet-1"]),
-    "dgs": ([*SMALL, "--view_epochs", "0"], [*FITS, "difficulty", "keep difficulty", "pool", "select", "picture", *END]),
+    "dgs": ([*SMALL, "--view_epochs", "0"], [*FITS, "difficulty", "keep difficulty", "pool", "select", *END]),
     "minimax": (
         [*SMALL, "--view_epochs", "0", "--tuning_epochs", "4", "--tuning_batch_size", "32"],
         [*FITS, "encode", "fine-tune", "save generator", "pool", "plain", *END],

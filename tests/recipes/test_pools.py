@@ -21,6 +21,13 @@ def stages(folder: Path) -> set[str]:
     return {place.name for place in (folder / ".run").iterdir() if place.is_dir()}
 
 
+def pictures_of(folder: Path) -> set[str]:
+    """Names of the pictures that are there; all are shown by the card."""
+    names = {file.stem for file in (folder / "assets").glob("*.png")}
+    assert all(f"](assets/{name}.png)" in (folder / "README.md").read_text() for name in names)
+    return names
+
+
 def teacher_of(folder: Path):
     return load_classifier(str(fitted_teacher(folder)), load_source("digits").classes)
 
@@ -36,8 +43,7 @@ def test_dgs_says_what_it_selected_by(sampled):
     manifest = load_distilled(sampled).manifest
     assert manifest.name == "digits-ipc2-dgs" and manifest.method.name == "dgs"
     assert manifest.method.notes["thresholds"].keys() == set(manifest.class_names)
-    assert (sampled / "assets" / "difficulty.png").is_file()
-    assert "](assets/difficulty.png)" in (sampled / "README.md").read_text()
+    assert pictures_of(sampled) == {"preview", "difficulty", "embedding", "curves"}
     (record,) = load_distilled(sampled).evaluations
     assert set(record.baselines) == {"plain DiT samples", "random real"}
 
@@ -85,6 +91,8 @@ def test_psr_refines_what_its_selection_alone_keeps(refined, selected):
         np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in zip(rows["image"], before["image"], strict=True)
     ]
     assert max(moved) > 0
+    shown = {"preview", "embedding", "curves"}
+    assert pictures_of(selected) == shown and pictures_of(refined) == {*shown, "refinement"}
     notes = load_distilled(refined).manifest.method.notes
     assert notes["weights"] == [3.0, 1.0, 0.5] and len(notes["mean_divergence_in_its_steps"]) == 2
     assert "mean_divergence_in_its_steps" not in load_distilled(selected).manifest.method.notes

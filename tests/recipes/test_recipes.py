@@ -68,8 +68,11 @@ def test_the_artifact_is_whole(finished):
     assert record.content_sha256 == manifest.content_sha256
     assert set(record.baselines) == {"plain DiT samples", "random real"}
     assert record.baselines["random real"].mean > record.score.mean  # a generator this small knows little
-    for file in ("README.md", "assets/preview.png", "data/train-00000-of-00001.parquet"):
+    for file in ("README.md", "data/train-00000-of-00001.parquet"):
         assert (folder / file).is_file()
+    card = (folder / "README.md").read_text()
+    for name in ("preview", "refinement", "embedding", "curves"):
+        assert (folder / "assets" / f"{name}.png").is_file() and f"](assets/{name}.png)" in card
 
 
 def test_load_dataset_needs_no_distill_hub(finished):

@@ -1,0 +1,173 @@
+"""Look at a page of `distill-hub compare --html` in a real browser, run by hand.
+
+python tests/bench/page.py page.html --browser chromium --output_dir pictures
+
+Writes a picture of the whole page for each of 1280 and 390 pixels of width, light and dark, and ends with an error when the
+page asks for anything, reports an error, is wider than the window, has text of too little contrast, or buttons that
+do not sort when pressed with the keyboard. The browser is any Chromium; nothing is sent over a network.
+"""
+
+import argparse
+import base64
+import itertools
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+WIDTHS = {"desktop": 1280, "phone": 390}
+# Of every visible piece of text: its contrast with the nearest ancestor that has a background (WCAG 2.2, 1.4.3).
+CONTRAST = """(() => {
+  const rgb = (css) => css.match(/[\\d.]+/g).map(Number);
+  const light = (css) => rgb(css).slice(0, 3).map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (e) => {
+    const own = getComputedStyle(e).backgroundColor;
+    return rgb(own)[3] === 0 ? ground(e.parentElement) : own;
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const low = [];
+  let seen = 0;
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || element.matches("script, style")) continue;
+    const [a, b] = [light(getComputedStyle(element).color), light(ground(element))].sort((x, y) => y - x);
+    seen += 1;
+    if ((a + 0.05) / (b + 0.05) < 4.5) low.push(walker.currentNode.data);
+  }
+  return { seen, low };
+})()"""
+FIRST_TABLE = """[...document.querySelector("tbody").rows].map((row) => row.cells[0].textContent)"""
+SORTED = """[...document.querySelectorAll("thead")].map((head) => [...head.querySelectorAll("th")]
+  .filter((th) => th.ariaSort !== "none").map((th) => `${th.textContent}: ${th.ariaSort}`).join())"""
+FOCUSED = """(document.activeElement.tagName + " " + document.activeElement.textContent.trim()).slice(0, 40)"""
+
+
+class Browser:
+    """A headless Chromium, spoken to in the DevTools protocol through two pipes."""
+
+    def __init__(self, command: str):
+        to_browser, self.out = os.pipe()
+        self.inp, from_browser = os.pipe()
+        flags = ["--headless", "--no-sandbox", "--hide-scrollbars", "--disable-gpu", "--remote-debugging-pipe"]
+        flags.append(f"--user-data-dir={tempfile.mkdtemp()}")
+        # Chromium reads file 3 and writes file 4.
+        shell = ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", command, *flags]
+        self.process = subprocess.Popen(shell, pass_fds=(to_browser, from_browser), stderr=subprocess.DEVNULL)
+        os.close(to_browser)
+        os.close(from_browser)
+        self.numbers, self.rest, self.session, self.events = itertools.count(1), b"", None, []
+
+    def call(self, method: str, **parameters):
+        """Send a command and return its result; what the page reports meanwhile is kept in `events`."""
+        message = {"id": next(self.numbers), "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.out, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == message["id"]:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+            self.events.append(answer)
+
+    def _next(self):
+        while b"\0" not in self.rest:
+            if not (part := os.read(self.inp, 2**20)):
+                raise RuntimeError("the browser has ended")
+            self.rest += part
+        answer, self.rest = self.rest.split(b"\0", 1)
+        return json.loads(answer)
+
+    def open(self, address: str, width: int, theme: str, *, script: bool = True) -> None:
+        """Open a page in a tab of its own and wait until it is loaded."""
+        self.session, self.events = None, []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+        size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+        self.call("Emulation.setScriptExecutionDisabled", value=not script)
+        self.call("Page.navigate", url=address)
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._next())
+
+    def evaluate(self, expression: str):
+        """Return the value of a JavaScript expression in the page."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """Press and release a key."""
+        common = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def picture(self, file: Path) -> None:
+        """Write the whole page, however long, as PNG."""
+        answer = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        file.write_bytes(base64.b64decode(answer["data"]))
+
+
+def check(browser: Browser, page: str, folder: Path) -> None:
+    """Look at a page in every way."""
+    for (name, width), theme in itertools.product(WIDTHS.items(), ("light", "dark")):
+        browser.open(page, width, theme)
+        browser.picture(folder / f"{name}-{theme}.png")
+        wide = browser.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{name}: the page is {wide} pixels wide"
+        contrast = browser.evaluate(CONTRAST)
+        assert contrast["seen"] > 20 and not contrast["low"], f"{name} {theme}: too little contrast: {contrast['low']}"
+        hidden = browser.evaluate("[...document.images].filter((i) => !i.complete || !i.naturalWidth).length")
+        assert hidden == 0, f"{hidden} pictures are not shown"
+        asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+        assert [address for address in asked if not address.startswith("data:")] == [page], asked
+        faults = [e for e in browser.events if e.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded")]
+        assert not faults, faults
+        print(f"{name} {theme}: {width} pixels, {contrast['seen']} texts, {len(asked) - 1} pictures inside it")
+    keyboard(browser, page)
+    browser.open(page, 1280, "light", script=False)
+    print(f"without JavaScript: {browser.evaluate(SORTED)}")
+    assert browser.evaluate("[...document.querySelectorAll('th button')].every((button) => button.disabled)")
+
+
+def keyboard(browser: Browser, page: str) -> None:
+    """Reach the second button of the first table with Tab, and sort by it."""
+    browser.open(page, 390, "light")
+    before, order = browser.evaluate(SORTED), browser.evaluate(FIRST_TABLE)
+    reached = []
+    for _ in range(3):  # the table itself, which scrolls, and two buttons
+        browser.press("Tab", 9)
+        reached.append(browser.evaluate(FOCUSED))
+    browser.press("Enter", 13, "\r")
+    once, first = browser.evaluate(SORTED), browser.evaluate(FIRST_TABLE)
+    browser.press("Enter", 13, "\r")
+    twice, second = browser.evaluate(SORTED), browser.evaluate(FIRST_TABLE)
+    said = browser.evaluate("document.getElementById('said').textContent")
+    print(f"Tab: {reached}\nsorted: {before[0]} -> {once[0]} -> {twice[0]}; {order} -> {first} -> {second}\nsaid: {said}")
+    assert reached[2].startswith("BUTTON") and sorted(first) == sorted(second) == sorted(order)
+    assert len({before[0], once[0], twice[0]}) == 3 and before[1:] == twice[1:] and said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--browser", default="chromium", help="command that starts Chromium")
+    parser.add_argument("--output_dir", type=Path, default=Path("pictures"))
+    arguments = parser.parse_args()
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    browser = Browser(arguments.browser)
+    try:
+        check(browser, arguments.page.resolve().as_uri(), arguments.output_dir)
+    finally:
+        browser.process.terminate()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Speed of every part of a distillation beside a plain loop that does the same, on the same hardware in the same run.
+
+    python tests/bench/speed                                              # the offline default's size, on a CPU
+    python tests/bench/speed --scale xl --precision bf16 --only cao2,psr  # DiT-XL/2 at 256 px, ResNet-18 at 224 px, on a GPU
+    python tests/bench/speed --processes                                  # what a second process brings, on two cores
+
+The plain loop is what `plain.py` says, in float32 (on a GPU with TF32, as in the authors' scripts). Every side of a task is
+a process of its own; they take turns, and the median of the rounds counts. Before, both results are compared: from the same
+seeds, in float32, the largest difference relative to the largest value must be within the tolerance; where the run is in
+another precision, its difference is shown, too. Weights are random. Operations are those of matrix products, convolutions
+and attention; their rate is a share of that of one large matrix product in the same precision on the same threads.
+"""
+
+import argparse
+import datetime
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+import meter
+import numpy as np
+import processes
+
+# Most that float32 results may differ, relative to the largest value. Adam at first moves by the sign of a gradient,
+# whatever its size; cached latents are kept in half precision; Pillow rounds a transformed image to whole levels.
+TOLERANCES = {
+    "sampling": 1e-3,
+    "cao2": 1e-2,
+    "psr": 1e-3,
+    "minimax": 1e-2,
+    "recover": 2e-2,
+    "relabel": 2e-2,
+    "evaluate": 1e-2,
+}
+PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "timm", "datasets")
+
+
+class Side:
+    """A process that measures one side of a task; see `meter.Meter`."""
+
+    def __init__(self, side: str, task: str, precision: str, args: argparse.Namespace):
+        given = precision, side, task, args.scale, args.compile, args.workers
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), meter.start, given)
+        self.ready = self.pool.submit(meter.ask, "facts")
+
+    def ask(self, question: str, *given):
+        """Return an answer."""
+        return self.pool.submit(meter.ask, question, *given).result()
+
+
+def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the largest differences, relative to the largest value."""
+    return {name: float(np.abs(a[name] - b[name]).max() / np.abs(b[name]).max()) for name in a}
+
+
+def measure(task: str, args: argparse.Namespace) -> dict:
+    """Return everything about one task."""
+    plain, own = Side("plain", task, "no", args), Side("ours", task, args.precision, args)
+    expected = plain.ask("outcome")
+    result = {**own.ready.result(), "tolerance": TOLERANCES[task]}
+    if args.precision != "no":
+        result["difference in this precision"] = difference(own.ask("outcome"), expected)
+        exact = Side("ours", task, "no", args)
+        result["difference"] = difference(exact.ask("outcome"), expected)
+        exact.pool.shutdown()
+    else:
+        result["difference"] = difference(own.ask("outcome"), expected)
+    result["equal"] = max(result["difference"].values()) <= TOLERANCES[task]
+    sides = {"plain": plain, "ours": own}
+    for side in sides.values():
+        side.ask("rate")  # memory, kernels and compilation
+    rounds = [{name: side.ask("rate") for name, side in sides.items()} for _ in range(args.rounds)]
+    for name, side in sides.items():
+        rate = statistics.median(one[name] for one in rounds)
+        found = {"rate": rate, "rounds": [one[name] for one in rounds], "peak_bytes": side.ask("peak")}
+        found |= {"flops_per_unit": side.ask("flops"), "matmul_flops": side.ask("matmul")}
+        result[name] = {**found, "share": rate * found["flops_per_unit"] / found["matmul_flops"]}
+    result["ratio"] = result["ours"]["rate"] / result["plain"]["rate"]
+    result["other_rates"] = {}
+    for other in result["others"]:
+        own.ask("rate", other)
+        result["other_rates"][other] = own.ask("rate", other)
+    for side in sides.values():
+        side.pool.shutdown()
+    return result
+
+
+def show(task: str, found: dict) -> None:
+    """Print one task."""
+    own, unit = found["ours"], found["unit"]
+    worst = ", ".join(f"{name} {value:.1e}" for name, value in found["difference"].items())
+    print(
+        f"\n{task}: {'equal' if found['equal'] else 'NOT EQUAL'} within {found['tolerance']:g} (largest difference: {worst})"
+    )
+    if "difference in this precision" in found:
+        lossy = found["difference in this precision"].items()
+        print("  in this precision: " + ", ".join(f"{name} {value:.1e}" for name, value in lossy))
+    for name in ("plain", "ours"):
+        side = found[name]
+        spread = f"{min(side['rounds']):.4g} to {max(side['rounds']):.4g}"
+        print(
+            f"  {name:5}  {side['rate']:10.4g} {unit}/s ({spread}), peak {side['peak_bytes'] / 2**20:,.0f} MiB, "
+            f"{side['flops_per_unit'] / 1e9:.4g} GFLOP each, {100 * side['share']:.1f} % of the matrix product"
+        )
+    print(f"  ratio  {found['ratio']:10.2f}")
+    for other, rate in found["other_rates"].items():
+        print(f"  {other}: {rate:.4g} {unit}/s, {rate / own['rate']:.2f} of ours")
+
+
+def show_processes(found: list[dict]) -> dict:
+    """Print and return images per second by contestant and stage."""
+    rates = {}
+    for way in dict.fromkeys(one["way"] for one in found):
+        own = [one for one in found if one["way"] == way]
+        rates[way] = {stage: statistics.median(one[stage] for one in own) for stage in (*processes.STAGES, "both")}
+        print(f"  {way}: " + ", ".join(f"{stage} {rate:.4g} images/s" for stage, rate in rates[way].items()))
+    one, two = rates["one process on one core"]["both"], rates["two processes on two cores"]["both"]
+    print(f"  two processes on two cores are {two / one:.2f} x one process on one core")
+    return {"rates": rates, "ratio": two / one, "rounds": found}
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=["digits", "xl"], default="digits")
+    parser.add_argument("--only", default=",".join(TOLERANCES), help=f"tasks, comma-separated: {', '.join(TOLERANCES)}")
+    parser.add_argument("--precision", choices=["no", "bf16"], default="no", help="of our side")
+    parser.add_argument("--compile", action="store_true", help="compile our student")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="of the plain DataLoader")
+    parser.add_argument("--processes", action="store_true", help="compare numbers of processes instead")
+    parser.add_argument("--json", type=Path, help="file that everything is written to")
+    args = parser.parse_args()
+    tasks = args.only.split(",")
+    if unknown := set(tasks) - set(TOLERANCES):
+        parser.error(f"--only: {', '.join(sorted(unknown))} unknown; known: {', '.join(TOLERANCES)}")
+    about = {
+        "date": str(datetime.date.today()),
+        "command": "python tests/bench/speed " + " ".join(sys.argv[1:]),
+        "machine": f"{processor()} ({platform.machine()}), {len(os.sched_getaffinity(0))} cores",
+        "load": f"{os.getloadavg()[0]:.1f} processes in the minute before",
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+    }
+    print("\n".join(f"{name}: {value}" for name, value in about.items()))
+    results = {}
+
+    def keep() -> None:
+        if args.json:
+            settings = {name: value for name, value in vars(args).items() if name != "json"}
+            args.json.write_text(json.dumps({**about, **settings, "results": results}, indent=1) + "\n")
+
+    if args.processes:
+        results["processes"] = show_processes(processes.compare(args.rounds))
+        keep()
+        return
+    for task in tasks:
+        results[task] = measure(task, args)
+        show(task, results[task])
+        keep()  # after each, so that a run cut short leaves what it has
+    if not all(found["equal"] for found in results.values()):
+        sys.exit("not all results are equal")
+
+
+if __name__ == "__main__":
+    main()
