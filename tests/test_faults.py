@@ -97,9 +97,9 @@ def test_ctrl_c_ends_processes_that_work_and_that_wait(tmp_path, busy):
     wait_for(tmp_path / "out" / ".run" / "busy", *processes)
     wait_for(tmp_path / "out" / ".run" / "stage" / f"{1 - busy:06d}.json", *processes)
     time.sleep(0.2)  # the other one is in the barrier by now
-    for one in processes:
+    for one in (processes[1 - busy], processes[busy]):  # the one that waits does so until it is told itself
         os.kill(one.pid, signal.SIGINT)
-    assert [end_process(one, 5) for one in processes] == [130, 130]
+        assert end_process(one, 5) == 130
     assert [line for line in logs[0].read_text().splitlines() if line and "chunk/s" not in line] == [
         "interrupted; the same command goes on where it stopped"
     ]
@@ -206,7 +206,7 @@ def test_torchrun_ends_with_the_reason_and_leaves_no_process(tmp_path, what):
         "fail": "error on rank 1: weather: 'rain' cannot be used; sun",
         "interrupt": "interrupted; the same command goes on where it stopped",
     }
-    assert [line for line in own.values() if line in text.splitlines()] == [own[what]]
+    assert [line for line in own.values() if line in text] == [own[what]]  # behind another process's progress bar, perhaps
     assert "distill_hub" not in text, "a traceback of ours"  # nor of the process that lost the other one
     pids = [int(file.name.split("-")[1]) for file in (out / ".run").glob("process-*")]
     assert len(pids) == 2 and not any(map(psutil.pid_exists, pids))

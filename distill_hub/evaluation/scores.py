@@ -205,11 +205,11 @@ def score_table(records: Sequence[EvaluationRecord], ipc: int) -> Table:
 
 def in_words(record: EvaluationRecord, manifest: Manifest) -> str:
     """Return a record as a sentence for a paper: what was trained on what, how, and how many times."""
-    spread = f", mean ± standard deviation of {len(record.seeds)} students" if len(record.seeds) > 1 else ", one student"
+    seeds = f"mean ± standard deviation of {len(record.seeds)} students" if len(record.seeds) > 1 else "one student"
     random = record.baselines.get(RANDOM)
-    beside = f"; as many random real images {random.percent()} %" if random else ""
+    beside = f"; as many random real images: {random.percent()} %" if random else ""
     return (
-        f"{manifest.name}: {record.student} reaches {record.score.percent()} % at the end of its training "
-        f"({record.protocol_label}{spread}){beside}. Content sha256 {manifest.content_sha256[:16]}, "
+        f"{manifest.name}: {record.student} reaches {record.score.percent()} % under {record.protocol_label}, at the end of "
+        f"its training, {seeds}{beside}. Content sha256 {manifest.content_sha256[:16]}, "
         f"distill-hub {record.environment.packages['distill-hub']}."
     )

@@ -181,7 +181,8 @@ def _open_run(config: SetOptions, source: Source, method: str) -> tuple[str, Des
     name = set_name(source.name, config.ipc, method)
     destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     folder = config.output_dir or Path("outputs", name)
-    run = open_run(folder, resolved(config), overwrite=config.overwrite, dry_run=config.dry_run)
+    settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # finished work of other images is of no use
+    run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
     return name, destination, run
 
 

@@ -67,12 +67,14 @@ def environment_of(process: psutil.Process) -> dict[str, str]:
 def pieces(folder: Path) -> dict[Path, int]:
     """Return all files of a run but unfinished ones, and when they were written."""
     found = {}
-    for file in folder.rglob("*"):
-        try:
-            if file.is_file() and file.suffix != ".tmp" and "staging" not in file.parts:
-                found[file] = file.stat().st_mtime_ns
-        except FileNotFoundError:
-            pass
+    for place, _, names in os.walk(folder):  # passes over what goes while it looks
+        for name in names:
+            file = Path(place, name)
+            try:
+                if file.suffix != ".tmp" and "staging" not in file.parts:
+                    found[file] = file.stat().st_mtime_ns
+            except FileNotFoundError:
+                pass
     return found
 
 
