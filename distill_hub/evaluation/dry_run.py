@@ -133,7 +133,7 @@ class DryRun(Run):
 
     def on_main(self, stage: str, function: Callable[[], None], *, makes: Path | None = None) -> None:
         """Call it, unless it is in the cache; see `Run.on_main`."""
-        if makes is not None and makes.exists():
+        if makes is not None and self.agree(makes.exists()):  # a process that comes late would see what is made below
             return
         if makes is not None and not makes.is_relative_to(self.output_dir):
             raise ValueError(f"a dry run makes nothing outside its folder, but stage {stage} would make {makes}")
