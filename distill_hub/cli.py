@@ -52,13 +52,13 @@ def show_info(config: InfoConfig) -> None:
 
     from distill_hub.artifact.card import size_text
     from distill_hub.artifact.compare import printable
-    from distill_hub.artifact.load import find, read_description
+    from distill_hub.artifact.load import find, folder_bytes, read_description
     from distill_hub.run import show
 
     found = find(config.location, config.revision)
     manifest, evaluations = read_description(found)
     teacher, names, method = manifest.teacher, manifest.class_names, manifest.method
-    size = sum(size for name, size in found.files.items() if name.startswith("data/"))
+    size = folder_bytes(found.files, "data")
     known = teacher is not None and teacher.test_accuracy is not None
     accuracy = f", {teacher.test_accuracy:.1%} on the test split" if known else ""
     facts = {
@@ -94,10 +94,11 @@ def show_info(config: InfoConfig) -> None:
 
 def _views_line(manifest, files: Mapping[str, int]) -> str | None:
     from distill_hub.artifact.card import size_text
+    from distill_hub.artifact.load import folder_bytes
 
     if manifest.views is None:
         return None
-    size = size_text(sum(size for name, size in files.items() if name.startswith("views/")))
+    size = size_text(folder_bytes(files, "views"))
     return f"{manifest.views.epochs} epochs, labelled by {manifest.views.teacher.id}, {size}"
 
 
@@ -200,8 +201,6 @@ def score_again(config: EvaluateConfig) -> None:
         if config.submit:
             show(f"Submitted to {submit(destination, manifest, [pair.measured for pair in comparisons])}")
     processes.destroy_process_group()
-    if config.dry_run:
-        return
     if config.check and any(pair.claimed is None for pair in comparisons):
         raise InputError("check", True, "the set claims nothing for this protocol and student")
     if config.check and any(pair.agrees is False for pair in comparisons):

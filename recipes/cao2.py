@@ -18,7 +18,7 @@ def main(config: Cao2Config) -> None:
     from distill_hub.evaluation.finish import package_and_score
     from distill_hub.evaluation.start import set_up_generator
     from distill_hub.methods import cao2
-    from distill_hub.methods.candidates import pool_of, render, rows_of
+    from distill_hub.methods.candidates import pool_of, render
     from distill_hub.methods.losses import first_and_last_tenth
     from distill_hub.run import draw_seed
 
@@ -40,7 +40,7 @@ def main(config: Cao2Config) -> None:
 
     # Stage 2: condition-aware latent optimisation of what was selected.
     def refine(chunk):
-        latents, seeds = rows_of(pool, [row for _, row in chunk], "latents", "seeds").values()
+        latents, seeds = pool.take([row for _, row in chunk], "latents", "seeds").values()
         latents, losses = cao2.refine(
             generator,
             latents,

@@ -18,7 +18,7 @@ def main(config: PsrConfig) -> None:
     from distill_hub.evaluation.finish import package_and_score
     from distill_hub.evaluation.start import set_up_generator
     from distill_hub.methods import psr
-    from distill_hub.methods.candidates import keep, pool_of, render, rows_of
+    from distill_hub.methods.candidates import keep, pool_of, render
     from distill_hub.methods.losses import first_and_last_tenth
     from distill_hub.run import draw_seed
 
@@ -45,7 +45,7 @@ def main(config: PsrConfig) -> None:
     # Stage II: soft-label-guided refinement of the latents.
     def refine(chunk):
         labels = [label for label, _ in chunk]
-        rows = rows_of(pool, [row for _, row in chunk], "latents", "logits", "seeds")
+        rows = pool.take([row for _, row in chunk], "latents", "logits", "seeds")
         targets = psr.soft_labels(rows["logits"], config.temperature)
         latents, losses = psr.refine(
             generator,

@@ -14,6 +14,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from distill_hub.artifact.load import folder_bytes
 from distill_hub.artifact.manifest import Manifest, ModelRecord, SourceRecord
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
@@ -49,11 +50,16 @@ SOFT_LABEL_MEANING = {
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def cards_folder() -> Path:
-    """Return the folder of card template and FORMAT.md: inside an installed package, beside it in a checkout."""
+def shipped(name: str) -> Path:
+    """Return where a folder that comes with the package lies: inside an installed one, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
-    inside = package / "cards"
-    return inside if inside.is_dir() else package.parent / "cards"
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def cards_folder() -> Path:
+    """Return the folder of card templates and FORMAT.md."""
+    return shipped("cards")
 
 
 def render_card(
@@ -78,7 +84,7 @@ def render_card(
     test_split = f"its split `{source.test_split}`"
     if source.test_fraction:
         test_split = f"{source.test_fraction:.0%} of its training split, held out"
-    size_bytes = {kind: sum(files[name] for name in files if name.startswith(f"{kind}/")) for kind in ("data", "views")}
+    size_bytes = {kind: folder_bytes(files, kind) for kind in ("data", "views")}
     text = fill_template(
         "dataset_card.md.jinja",
         yaml=_card_data(manifest, size_bytes).to_yaml(),
@@ -106,15 +112,15 @@ def fill_template(name: str, **facts: Any) -> str:
     return re.sub(r"\n{3,}", "\n\n", _environment().get_template(name).render(**facts))
 
 
+def templates(**how: Any) -> jinja2.Environment:
+    """Open the templates; a name that nobody gave is an error, and a line that holds a tag alone leaves none."""
+    folder = jinja2.FileSystemLoader(cards_folder())
+    return jinja2.Environment(loader=folder, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, **how)
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(cards_folder()),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(keep_trailing_newline=True)
     environment.filters |= {
         "cell": _cell,
         "setting": _setting,

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_hub.artifact.card import model_name, source_name
-from distill_hub.artifact.load import Found, find, read_description
+from distill_hub.artifact.load import Found, find, folder_bytes, read_description
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import RANDOM, EvaluationRecord, Score
 from distill_hub.config import InputError
@@ -28,7 +28,7 @@ NOTHING = "-"
 
 
 @dataclass(frozen=True)
-class DistilledSet:
+class DescribedSet:
     """A set as it describes itself."""
 
     label: str  # what tables call it
@@ -39,7 +39,7 @@ class DistilledSet:
     @property
     def data_bytes(self) -> int:
         """Size of the files in `data/`."""
-        return sum(size for name, size in self.found.files.items() if name.startswith("data/"))
+        return folder_bytes(self.found.files, "data")
 
     @property
     def seconds(self) -> float | None:
@@ -58,7 +58,7 @@ class DistilledSet:
 class Row:
     """One measurement of one set."""
 
-    set: DistilledSet
+    set: DescribedSet
     record: EvaluationRecord
 
     @property
@@ -200,7 +200,7 @@ def _and(values: Iterable[Any]) -> str:
     return " and ".join(map(str, sorted(values)))
 
 
-def read_sets(locations: Sequence[str]) -> list[DistilledSet]:
+def read_sets(locations: Sequence[str]) -> list[DescribedSet]:
     """Read manifests and records of sets.
 
     Args:
@@ -218,12 +218,12 @@ def read_sets(locations: Sequence[str]) -> list[DistilledSet]:
         read.append((found, *read_description(found)))
     names = Counter(manifest.name for _, manifest, _ in read)
     return [
-        DistilledSet(manifest.name if names[manifest.name] == 1 else printable(found.location), found, manifest, records)
+        DescribedSet(manifest.name if names[manifest.name] == 1 else printable(found.location), found, manifest, records)
         for found, manifest, records in read
     ]
 
 
-def compare(sets: Sequence[DistilledSet]) -> list[Group]:
+def compare(sets: Sequence[DescribedSet]) -> list[Group]:
     """Group the records of sets by what compares, best first within a group; groups in the order of the sets."""
     by_key: dict[tuple, list[Row]] = {}
     for own in sets:
@@ -349,7 +349,7 @@ def group_table(group: Group) -> Table:
     return table
 
 
-def explain(sets: Sequence[DistilledSet], groups: Sequence[Group]) -> Text:
+def explain(sets: Sequence[DescribedSet], groups: Sequence[Group]) -> Text:
     """Return what stands below the tables: what compares, what the columns say, and the sets that are in none."""
     lines = []
     if groups:

@@ -9,20 +9,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import jinja2
 import matplotlib
 import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from distill_hub.artifact.card import PICTURES, cards_folder, model_name, size_text, source_name
+from distill_hub.artifact.card import PICTURES, model_name, size_text, source_name, templates
 from distill_hub.artifact.compare import (
     ACCURACY,
     EXPLANATIONS,
     RANDOM,
     WORDS,
-    DistilledSet,
+    DescribedSet,
     Group,
     Row,
     columns,
@@ -30,6 +29,7 @@ from distill_hub.artifact.compare import (
     printable,
 )
 from distill_hub.artifact.hub import page_of
+from distill_hub.artifact.plots import short
 
 PREVIEW = "assets/preview.png"
 PREVIEW_BYTES = 20_000_000
@@ -58,7 +58,7 @@ SERIES = ("#2f7fc1", "#c0651a", "#2e8f66", "#a061c4", "#cc4f49", "#1f8a99", "#8f
 MARKERS = "osD^vP"  # another number than of colours: a pair comes again after 42 series
 
 
-def render_page(sets: Sequence[DistilledSet], groups: Sequence[Group]) -> str:
+def render_page(sets: Sequence[DescribedSet], groups: Sequence[Group]) -> str:
     """Write the comparison as one HTML page.
 
     Everything in it that a manifest, a record or a picture says was written by a stranger: text is escaped, pictures are
@@ -68,13 +68,7 @@ def render_page(sets: Sequence[DistilledSet], groups: Sequence[Group]) -> str:
         sets: The sets, in the order of the page.
         groups: See `compare.compare`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(cards_folder()),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(autoescape=True)
     environment.filters |= {"sha256": _sha256, "printable": printable}
     tables = [columns(group) for group in groups]
     shown = dict.fromkeys(itertools.chain.from_iterable(tables))
@@ -103,7 +97,7 @@ def _sha256(script: str) -> str:
     return base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode()
 
 
-def _facts(own: DistilledSet) -> dict[str, Any]:
+def _facts(own: DescribedSet) -> dict[str, Any]:
     manifest, found = own.manifest, own.found
     picture, fault = _preview(own)
     return {
@@ -136,7 +130,7 @@ def web_address(url: str | None) -> str | None:
     return url if urlsplit(url).hostname else None
 
 
-def _preview(own: DistilledSet) -> tuple[dict[str, Any] | None, str]:
+def _preview(own: DescribedSet) -> tuple[dict[str, Any] | None, str]:
     """Return a set's picture as data URI with its size, or None and why."""
     size = own.found.files.get(PREVIEW)
     if size is None:
@@ -211,7 +205,7 @@ def _bars(axes: Axes, group: Group, colours: dict[str, str]) -> None:
         own, random = row.record.score, row.random
         axes.barh(y, 100 * own.mean, height=0.36, color=SERIES[0])
         axes.errorbar(100 * own.mean, y, xerr=100 * own.std, **error)
-        axes.text(0, y - 0.26, f"{_plain(_name(row))}   {own.percent()}", va="bottom", ha="left")
+        axes.text(0, y - 0.26, f"{short(printable(_name(row)), 40)}   {own.percent()}", va="bottom", ha="left")
         if random:
             axes.errorbar(100 * random.mean, y + 0.1, xerr=100 * random.std, marker="D", **error)
     axes.set_ylim(len(group.rows) - 0.6, -0.75)
@@ -239,7 +233,7 @@ def _by_size(axes: Axes, group: Group, colours: dict[str, str]) -> None:
             [size(row) for row in rows],
             [100 * score.mean for score in scores],
             yerr=[100 * score.std for score in scores],
-            label=_plain(name),
+            label=short(printable(name), 40),
             color=colour,
             marker=marker,
             capsize=4,
@@ -263,9 +257,3 @@ def _by_size(axes: Axes, group: Group, colours: dict[str, str]) -> None:
     axes.set_xlabel("images per class")
     axes.set_ylabel("last test accuracy, %")
     axes.figure.legend(loc="outside lower left", ncols=2, frameon=False)
-
-
-def _plain(text: str) -> str:
-    """Shorten a stranger's name, and keep matplotlib from reading `$` as mathematics."""
-    text = printable(text)
-    return (text if len(text) <= 40 else text[:39] + "…").replace("$", r"\$")

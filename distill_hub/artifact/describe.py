@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from distill_hub.artifact.card import source_name
 from distill_hub.artifact.citations import SOURCES
@@ -34,12 +35,11 @@ def rows(stage: Stage, labels: Sequence[int], batch_size: int = 100) -> Iterator
         labels: Label of each.
         batch_size: Images read from disk at a time.
     """
-    for start in range(0, len(stage), batch_size):
-        stop = min(start + batch_size, len(stage))
-        part = stage.rows(start, stop, "images", "logits", "seeds")
+    starts, parts = range(0, len(stage), batch_size), stage.batches("images", "logits", "seeds", size=batch_size)
+    for start, part in zip(starts, parts, strict=True):
         images = part["images"].permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)
-        soft_labels = part["logits"].double().softmax(1).float().numpy()  # (B, C), temperature 1
-        for image, soft_label, seed, label in zip(images, soft_labels, part["seeds"], labels[start:stop], strict=True):
+        soft, own = _probabilities(part["logits"]).numpy(), labels[start : start + batch_size]
+        for image, soft_label, seed, label in zip(images, soft, part["seeds"], own, strict=True):
             yield {
                 "image": np.ascontiguousarray(image),
                 "label": int(label),
@@ -47,6 +47,18 @@ def rows(stage: Stage, labels: Sequence[int], batch_size: int = 100) -> Iterator
                 "confidence": float(soft_label[label]),
                 "seed": int(seed),
             }
+
+
+def soft_labels(stage: Stage) -> torch.Tensor:
+    """Return the teacher's probabilities of a stage with `logits`, float32 (N, C).
+
+    They are what `rows` yields; in double precision memory holds a part of them at a time.
+    """
+    return torch.cat([_probabilities(part["logits"]) for part in stage.batches("logits")])
+
+
+def _probabilities(logits: torch.Tensor) -> torch.Tensor:
+    return logits.double().softmax(1).float()  # (B, C), temperature 1
 
 
 def generator_record(generator: DiTGenerator, id: str) -> ModelRecord:

@@ -182,6 +182,11 @@ def _most_bytes(manifest: Manifest) -> int:
     return manifest.rows * (2 * pixels + 8 * classes + 10_000) + 10_000_000
 
 
+def folder_bytes(files: Mapping[str, int], folder: str) -> int:
+    """Return the size in bytes of what lies in a folder of a set, from names and sizes of its files; see `Found.files`."""
+    return sum(size for name, size in files.items() if name.startswith(f"{folder}/"))
+
+
 def shard_names(found: Found, kind: str, field: str, most_bytes: int, holding: str) -> list[str]:
     """Return the names of the parquet files of `data/` or `views/`, all there and of a believable size.
 

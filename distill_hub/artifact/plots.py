@@ -39,7 +39,7 @@ def preview_grid(images: Sequence[np.ndarray], class_names: Sequence[str], path:
     """
     shown = spread(len(class_names), MAX_CLASSES)
     tiles = [[_tile(image) for image in images[c][:MAX_IMAGES]] for c in shown]
-    _sheet(tiles, path, rows=[_short(str(class_names[c])) for c in shown])
+    _sheet(tiles, path, rows=[short(str(class_names[c])) for c in shown])
 
 
 def refinement_grid(before: np.ndarray, after: np.ndarray, class_names: Sequence[str], path: Path) -> None:
@@ -60,7 +60,7 @@ def refinement_grid(before: np.ndarray, after: np.ndarray, class_names: Sequence
     rows = {"before": before, "after": after, f"difference \N{MULTIPLICATION SIGN} {factor}": amplified}
     tiles = [[_tile(image) for image in images] for images in rows.values()]
     limit = tiles[0][0].shape[0] // 6  # as many letters as fit over an image
-    _sheet(tiles, path, rows=list(rows), columns=[_short(str(name), limit) for name in class_names])
+    _sheet(tiles, path, rows=list(rows), columns=[short(str(name), limit) for name in class_names])
 
 
 def embedding_map(embeddings: Mapping[str, Sequence[np.ndarray]], class_names: Sequence[str], path: Path) -> None:
@@ -93,7 +93,7 @@ def embedding_map(embeddings: Mapping[str, Sequence[np.ndarray]], class_names: S
     for own, name, color in zip(first, class_names, COLORS, strict=False):
         place = np.median(projection.transform(own), axis=0)
         box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": color, "linewidth": 1.8, "alpha": 0.85}
-        axes.annotate(_short(str(name)), place, color=INK, fontsize=10, ha="center", va="center", bbox=box)
+        axes.annotate(short(str(name)), place, color=INK, fontsize=10, ha="center", va="center", bbox=box)
     shares = [f"{share:.0%}" for share in projection.explained_variance_ratio_]
     _frame(axes, "")
     axes.set_xticks([])
@@ -226,6 +226,6 @@ def _tile(image: np.ndarray) -> np.ndarray:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _short(name: str, limit: int = 28) -> str:
-    """Shorten a long class name, and keep matplotlib from reading `$` as mathematics."""
+def short(name: str, limit: int = 28) -> str:
+    """Shorten a long name, and keep matplotlib from reading `$` as mathematics."""
     return (name if len(name) <= limit else name[: limit - 1] + "…").replace("$", r"\$")

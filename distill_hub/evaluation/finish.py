@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from distill_hub.artifact.describe import rows
+from distill_hub.artifact.describe import rows, soft_labels
 from distill_hub.artifact.load import find, load_artifact, read_description, read_records
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
@@ -104,11 +104,6 @@ def package_and_score(
     if setup.destination:
         run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
     run.end()
-
-
-def soft_labels(stage: Stage) -> torch.Tensor:
-    """Return the teacher's probabilities, float32 (N, C); in double precision memory holds a part of them at a time."""
-    return torch.cat([part["logits"].double().softmax(1).float() for part in stage.batches("logits")])
 
 
 def _record_and_describe(

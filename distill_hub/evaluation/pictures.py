@@ -10,7 +10,6 @@ from distill_hub.artifact.plots import COLORS, embedding_map, learning_curves, r
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.evaluation.metrics import embed_all
 from distill_hub.evaluation.start import Setup
-from distill_hub.methods.candidates import rows_of
 from distill_hub.run import Stage, cpu_generator, draw_seed
 
 Picture = Callable[[Path], None]
@@ -31,8 +30,8 @@ def refinement(setup: Setup, pool: Stage, chosen: Sequence[int], refined: Stage)
     def draw(path: Path) -> None:
         shown = spread(len(setup.source.classes), REFINED).tolist()
         rows = [label * setup.config.ipc for label in shown]
-        before = rows_of(pool, [chosen[row] for row in rows], "images")["images"]
-        after = rows_of(refined, rows, "images")["images"]
+        before = pool.take([chosen[row] for row in rows], "images")["images"]
+        after = refined.take(rows, "images")["images"]
         before, after = (images.permute(0, 2, 3, 1).numpy() for images in (before, after))
         refinement_grid(before, after, [setup.source.class_names[label] for label in shown], path)
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
-from distill_hub.artifact.describe import rows
+from distill_hub.artifact.describe import rows, soft_labels
 from distill_hub.artifact.package import encode_image
 from distill_hub.artifact.views import predicted_bytes
 from distill_hub.evaluation.dry_run import DryRun
@@ -41,8 +41,7 @@ def expect_rest(setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[in
 
     images = stage.rows(0, count, "images")["images"]
     rules = setup.protocol
-    soft_labels = stage.rows(0, count, "logits")["logits"].softmax(1) if rules.labels == "soft" else None
-    own = TrainingSet(images, torch.tensor(labels), soft_labels)
+    own = TrainingSet(images, torch.tensor(labels), soft_labels(stage) if rules.labels == "soft" else None)
     if epochs := view_epochs(config, classes):
         mirrored = is_mirrored(setup.source.class_names)
         how = {"epochs": epochs, "mirrored": mirrored, "seed": config.seed}

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from distill_hub.artifact.card import shipped
 from distill_hub.artifact.load import MANIFEST, Found, find, read_artifact, read_description
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.command_options import RealOptions, ReproduceConfig
@@ -236,9 +237,7 @@ def launch_of(manifest: Manifest, config: ReproduceConfig, folder: Path, *, publ
 
 def _recipe(method: str) -> tuple[Path, type]:
     """Return a method's recipe, and the class of its settings."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "recipes"  # of an installed package; in a checkout they lie beside it
-    folder = inside if inside.is_dir() else package.parent / "recipes"
+    folder = shipped("recipes")
     if not folder.is_dir():
         valid = "the recipes are not beside this package; clone its repository and install that: pip install -e ."
         raise InputError("recipes", str(folder), valid)

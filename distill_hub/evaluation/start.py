@@ -102,8 +102,9 @@ class GeneratorSetup(Setup):
         def samples(seed: int) -> TrainingSet:
             starts = range(0, len(pool), len(pool) // len(self.source.classes))
             first = [start + index for start in starts for index in range(self.config.ipc)]
-            soft = pool.take(first, "logits")["logits"].softmax(1) if self.protocol.labels == "soft" else None
-            return TrainingSet(pool.take(first, "images")["images"], torch.tensor(self.labels), soft)
+            found = pool.take(first, "images", *["logits"] * (self.protocol.labels == "soft"))
+            soft = found["logits"].softmax(1) if "logits" in found else None
+            return TrainingSet(found["images"], torch.tensor(self.labels), soft)
 
         return samples
 

@@ -88,11 +88,6 @@ def pool_of(pool: Stage, label: int, count: int, *, images: bool = True) -> Cand
     return Candidates(label, **{"images": None, **pool.rows(label * count, (label + 1) * count, *names)})
 
 
-def rows_of(pool: Stage, rows: Sequence[int], *names: str) -> dict[str, torch.Tensor]:
-    """Read some candidates of a pool, in the order asked for; see `Stage.take`."""
-    return pool.take(rows, *names)
-
-
 def keep(run: Run, pool: Stage, rows: Sequence[int]) -> Stage:
     """Keep what was selected from a pool, as it is: the stage 'select'.
 
@@ -101,6 +96,4 @@ def keep(run: Run, pool: Stage, rows: Sequence[int]) -> Stage:
         pool: What was drawn.
         rows: Of the pool, in the order of the set.
     """
-    return run.map(
-        "select", rows, lambda chunk: rows_of(pool, chunk, "images", "logits", "seeds"), chunk_size=pool.chunk_size
-    )
+    return run.map("select", rows, lambda chunk: pool.take(chunk, "images", "logits", "seeds"), chunk_size=pool.chunk_size)

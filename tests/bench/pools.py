@@ -24,7 +24,7 @@ from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.methods import cao2, dgs, psr
-from distill_hub.methods.candidates import Candidates, draw_pool, pool_of, render, rows_of
+from distill_hub.methods.candidates import Candidates, draw_pool, pool_of, render
 from distill_hub.methods.real_difficulty import real_difficulties
 from distill_hub.run import Run, Stage, draw_seed, show
 from distill_hub.sources import Source, load_source
@@ -60,7 +60,7 @@ def refined(run: Run, generator: DiTGenerator, teacher: Classifier, pool: Stage,
     """Refine candidates as recipes/psr.py does; the classes are the generator's own."""
 
     def refine(chunk):
-        found = rows_of(pool, chunk, "latents", "logits", "seeds")
+        found = pool.take(chunk, "latents", "logits", "seeds")
         labels = [row // MOST for row in chunk]
         targets = psr.soft_labels(found["logits"], 1.5)
         seeds = [draw_seed(0, "refine", seed) for seed in found["seeds"].tolist()]
@@ -87,7 +87,7 @@ def sets_of(run: Run, source: Source, teacher: Classifier, real: list, name: str
             for label in range(len(ids)):
                 candidates = first(pool_of(pool, label, MOST, images=False), FACTORS[method] * ipc)
                 rows += [label * MOST + index for index in select(candidates).tolist()]
-            found = rows_of(pool, rows, "images", "logits")
+            found = pool.take(rows, "images", "logits")
             sets[method, ipc] = TrainingSet(found["images"], labels, found["logits"].softmax(1))
         again = refined(run, generator, teacher, pool, rows, f"refine {name} {seed} {ipc}").rows(0, len(rows))
         sets[PSR, ipc] = TrainingSet(again["images"], labels, again["logits"].softmax(1))

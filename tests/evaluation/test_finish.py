@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from distill_hub.evaluation.finish import soft_labels
+from distill_hub.artifact.describe import soft_labels
 from distill_hub.run import Run
 
 
