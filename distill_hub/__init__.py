@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "load_distilled": "distill_hub.evaluation.reevaluate",
     "evaluate": "distill_hub.evaluation.reevaluate",
-    "push": "distill_hub.artifact.publish",
-    "push_generator": "distill_hub.artifact.generator",
+    "push": "distill_hub.publishing.publish",
+    "push_generator": "distill_hub.publishing.generator",
 }
 __all__ = ["HubError", "InputError", "__version__", *sorted(_LAZY)]
 

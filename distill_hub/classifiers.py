@@ -17,27 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from distill_hub.classes import SourceClass, imagenet_classes, match_classes
 from distill_hub.config import InputError, nearest
+from distill_hub.data.augment import normalize
+from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
 from distill_hub.networks import build, is_own
-from distill_hub.run import atomic_write
+from distill_hub.running.files import atomic_write
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _OF_THE_NETWORK = ("fixed_input_size", "first_conv", "classifier")
 IMAGENET_TEACHER = "timm/resnet18.tv_in1k"  # torchvision's IMAGENET1K_V1 weights, the selector of CaO2
-
-
-def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Normalise images (B, 3, H, W) in [0, 1]."""
-    shape = (1, 3, 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
-
-
-def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Undo `normalize`."""
-    shape = (1, 3, 1, 1)
-    return images * images.new_tensor(std).view(shape) + images.new_tensor(mean).view(shape)
 
 
 def find_head(model: nn.Module, num_classes: int, name: str, *, field: str = "teacher") -> nn.Linear:

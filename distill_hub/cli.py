@@ -50,10 +50,8 @@ def show_info(config: InfoConfig) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from distill_hub.artifact.card import size_text
-    from distill_hub.artifact.compare import printable
     from distill_hub.artifact.load import find, folder_bytes, read_description
-    from distill_hub.run import show
+    from distill_hub.running.console import printable, show, size_text
 
     found = find(config.location, config.revision)
     manifest, evaluations = read_description(found)
@@ -93,8 +91,8 @@ def show_info(config: InfoConfig) -> None:
 
 
 def _views_line(manifest, files: Mapping[str, int]) -> str | None:
-    from distill_hub.artifact.card import size_text
     from distill_hub.artifact.load import folder_bytes
+    from distill_hub.running.console import size_text
 
     if manifest.views is None:
         return None
@@ -113,8 +111,9 @@ def compare_sets(config: CompareConfig) -> None:
     for name, file in (("html", config.html), ("json", config.json)):
         if file:
             _check_writable(name, file)
-    from distill_hub.artifact.compare import compare, explain, group_table, read_sets
-    from distill_hub.run import atomic_write, show
+    from distill_hub.publishing.compare import compare, explain, group_table, read_sets
+    from distill_hub.running.console import show
+    from distill_hub.running.files import atomic_write
 
     sets = read_sets(config.locations)
     groups = compare(sets)
@@ -125,7 +124,7 @@ def compare_sets(config: CompareConfig) -> None:
         content = json.dumps([group.as_json() for group in groups], indent=2)
         atomic_write(config.json, content.encode())
     if config.html:
-        from distill_hub.artifact.compare_page import render_page
+        from distill_hub.publishing.compare_page import render_page
 
         atomic_write(config.html, render_page(sets, groups).encode())
         show(f"The page is in {config.html}")
@@ -153,11 +152,12 @@ def score_again(config: EvaluateConfig) -> None:
     """
     from accelerate import PartialState
 
-    from distill_hub.artifact.destination import check_destination
     from distill_hub.artifact.load import find, read_description
-    from distill_hub.artifact.publish import submit
     from distill_hub.evaluation.reevaluate import evaluate
-    from distill_hub.run import atomic_write, show
+    from distill_hub.publishing.destination import check_destination
+    from distill_hub.publishing.publish import submit
+    from distill_hub.running.console import show
+    from distill_hub.running.files import atomic_write
     from distill_hub.tables import comparison_table
 
     if config.submit:
@@ -218,8 +218,9 @@ def reproduce_set(config: ReproduceConfig) -> None:
         distill-hub reproduce outputs/digits-ipc10-cao2
         distill-hub reproduce org/digits-ipc10-cao2 --print_command
     """
-    from distill_hub.evaluation.reproduce import reproduce
-    from distill_hub.run import atomic_write, show
+    from distill_hub.making.reproduce import reproduce
+    from distill_hub.running.console import show
+    from distill_hub.running.files import atomic_write
     from distill_hub.tables import environment_table, findings, steps_table
 
     found = reproduce(config)
@@ -246,7 +247,7 @@ def relabel_set(config: RelabelConfig) -> None:
     """
     from accelerate import PartialState
 
-    from distill_hub.evaluation.relabel import relabel
+    from distill_hub.making.relabel import relabel
 
     relabel(config)
     PartialState().destroy_process_group()
@@ -263,10 +264,10 @@ def push(config: PushConfig) -> None:
         distill-hub push outputs/digits-ipc10-cao2 org/digits-ipc10-cao2 --private --tag v1
     """
     if Path(config.path, "model_index.json").is_file():
-        from distill_hub.artifact.generator import push_generator as publish
+        from distill_hub.publishing.generator import push_generator as publish
     else:
-        from distill_hub.artifact.publish import push as publish
-    from distill_hub.run import show
+        from distill_hub.publishing.publish import push as publish
+    from distill_hub.running.console import show
 
     publication = publish(
         config.path,
@@ -287,7 +288,7 @@ def adopt_set(config: AdoptConfig) -> None:
 
         distill-hub adopt path/to/set.pt --source cifar10 --method dm --classes source --teacher auto
     """
-    from distill_hub.evaluation.adopt import adopt
+    from distill_hub.making.adopt import adopt
 
     adopt(config)
 

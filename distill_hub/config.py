@@ -208,8 +208,8 @@ def launch(
     after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept.
     """
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        # Every process uses all cores (see machine.start_accelerator): a thread that waits must not spin on another's core.
-        # Read when torch is loaded, which no recipe does before this line.
+        # Every process uses all cores (see running.machine.start_accelerator): a thread that waits must not spin on
+        # another's. Read when torch is loaded, which no recipe does before this line.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _end_on_interrupt()

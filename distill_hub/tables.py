@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from distill_hub.artifact.compare import printable
 from distill_hub.evaluation.reevaluate import Comparison
-from distill_hub.evaluation.reproduce import Reproduction
 from distill_hub.evaluation.teacher import FITTED
+from distill_hub.making.reproduce import Reproduction
+from distill_hub.running.console import printable
 
 
 def _plain(cell: str) -> Text:

@@ -14,13 +14,13 @@ from distill_hub.options import Cao2Config
 
 def main(config: Cao2Config) -> None:
     """Draw a pool, select, refine, label, package and score."""
-    from distill_hub.evaluation import pictures
-    from distill_hub.evaluation.finish import package_and_score
-    from distill_hub.evaluation.start import set_up_generator
+    from distill_hub.making import pictures
+    from distill_hub.making.finish import package_and_score
+    from distill_hub.making.start import set_up_generator
     from distill_hub.methods import cao2
     from distill_hub.methods.candidates import pool_of, render
     from distill_hub.methods.losses import first_and_last_tenth
-    from distill_hub.run import draw_seed
+    from distill_hub.running.seeds import draw_seed
 
     setup = set_up_generator(config, "cao2")
     generator, teacher, class_ids = setup.generator, setup.teacher, setup.class_ids

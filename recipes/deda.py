@@ -17,9 +17,9 @@ def main(config: DedaConfig) -> None:
     """Measure the classes' Gaussians, recover images, label, package and score."""
     import torch
 
-    from distill_hub.evaluation.finish import package_and_score
     from distill_hub.evaluation.settings import is_mirrored
-    from distill_hub.evaluation.start import set_up
+    from distill_hub.making.finish import package_and_score
+    from distill_hub.making.start import set_up
     from distill_hub.methods import deda, sre2l
     from distill_hub.methods.bank import open_bank
 

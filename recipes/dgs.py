@@ -14,14 +14,14 @@ from distill_hub.options import DgsConfig
 
 def main(config: DgsConfig) -> None:
     """Measure the real images' difficulty, draw a pool, select, label, package and score."""
-    from distill_hub.artifact.plots import difficulty_chart
-    from distill_hub.evaluation import pictures
-    from distill_hub.evaluation.finish import package_and_score
-    from distill_hub.evaluation.start import set_up_generator
+    from distill_hub.making import pictures
+    from distill_hub.making.finish import package_and_score
+    from distill_hub.making.start import set_up_generator
     from distill_hub.methods import dgs
     from distill_hub.methods.candidates import keep, pool_of
     from distill_hub.methods.real_difficulty import real_difficulties
-    from distill_hub.run import draw_seed
+    from distill_hub.publishing.plots import difficulty_chart
+    from distill_hub.running.seeds import draw_seed
 
     if config.distribution != "scale":
         dgs.shape(config.distribution, config.ipc)  # refused before any work

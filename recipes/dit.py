@@ -12,9 +12,9 @@ from distill_hub.options import DitConfig
 
 def main(config: DitConfig) -> None:
     """Draw IPC samples of every class, label, package and score them."""
-    from distill_hub.evaluation.finish import package_and_score
-    from distill_hub.evaluation.start import set_up_generator
     from distill_hub.generators.dit import FACTS
+    from distill_hub.making.finish import package_and_score
+    from distill_hub.making.start import set_up_generator
 
     setup = set_up_generator(config, "dit")
     samples = setup.draw(config.ipc)

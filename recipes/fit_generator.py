@@ -18,10 +18,10 @@ def main(config: FitGeneratorConfig) -> None:
     """Fit and say where the result is."""
     import time
 
-    from distill_hub.evaluation.dry_run import DryRun
+    from distill_hub.data.sources import fit_folder, load_source
     from distill_hub.generators.fit import fit_generator, fit_on_main
-    from distill_hub.machine import start_accelerator
-    from distill_hub.sources import fit_folder, load_source
+    from distill_hub.running.dry_run import DryRun
+    from distill_hub.running.machine import start_accelerator
 
     started = time.perf_counter()
     accelerator = start_accelerator()

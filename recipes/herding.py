@@ -13,9 +13,9 @@ from distill_hub.options import CoresetConfig
 
 def main(config: CoresetConfig) -> None:
     """Choose the images of every class that keep its mean, label, package and score them."""
-    from distill_hub.evaluation.by_class import choose_by_embedding
-    from distill_hub.evaluation.finish import package_and_score
-    from distill_hub.evaluation.start import set_up
+    from distill_hub.making.by_class import choose_by_embedding
+    from distill_hub.making.finish import package_and_score
+    from distill_hub.making.start import set_up
     from distill_hub.methods import coresets
 
     setup = set_up(config, coresets.HERDING["name"])

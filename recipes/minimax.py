@@ -15,10 +15,10 @@ from distill_hub.options import MinimaxConfig
 
 def main(config: MinimaxConfig) -> None:
     """Fine-tune, sample with the averaged weights, label, package and score."""
-    from distill_hub.evaluation.finish import package_and_score
-    from distill_hub.evaluation.start import set_up_generator
-    from distill_hub.evaluation.tuned import fine_tune
     from distill_hub.generators import difffit
+    from distill_hub.making.finish import package_and_score
+    from distill_hub.making.start import set_up_generator
+    from distill_hub.making.tuned import fine_tune
     from distill_hub.methods import minimax
 
     facts = minimax.FACTS if config.lambda_r or config.lambda_d else difffit.FACTS

@@ -14,13 +14,13 @@ from distill_hub.options import PsrConfig
 
 def main(config: PsrConfig) -> None:
     """Draw a pool, select, refine, package and score."""
-    from distill_hub.evaluation import pictures
-    from distill_hub.evaluation.finish import package_and_score
-    from distill_hub.evaluation.start import set_up_generator
+    from distill_hub.making import pictures
+    from distill_hub.making.finish import package_and_score
+    from distill_hub.making.start import set_up_generator
     from distill_hub.methods import psr
     from distill_hub.methods.candidates import keep, pool_of, render
     from distill_hub.methods.losses import first_and_last_tenth
-    from distill_hub.run import draw_seed
+    from distill_hub.running.seeds import draw_seed
 
     if config.kl_weight_min > config.kl_weight_max:
         raise InputError("kl_weight_min", config.kl_weight_min, f"at most kl_weight_max, {config.kl_weight_max}, is needed")

@@ -13,11 +13,11 @@ from distill_hub.options import PixelOptions
 
 def main(config: PixelOptions) -> None:
     """Draw images of every class, label, package and score them."""
-    from distill_hub.evaluation.by_class import choose_by_class
-    from distill_hub.evaluation.finish import package_and_score
-    from distill_hub.evaluation.start import set_up
+    from distill_hub.making.by_class import choose_by_class
+    from distill_hub.making.finish import package_and_score
+    from distill_hub.making.start import set_up
     from distill_hub.methods import coresets
-    from distill_hub.run import draw_seed
+    from distill_hub.running.seeds import draw_seed
 
     setup = set_up(config, coresets.RANDOM["name"])
     source = setup.source

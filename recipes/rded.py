@@ -13,9 +13,9 @@ from distill_hub.options import RdedConfig
 
 def main(config: RdedConfig) -> None:
     """Crop, select and tile the images of every class, label, package and score them."""
-    from distill_hub.evaluation.by_class import make_by_class
-    from distill_hub.evaluation.finish import package_and_score
-    from distill_hub.evaluation.start import set_up
+    from distill_hub.making.by_class import make_by_class
+    from distill_hub.making.finish import package_and_score
+    from distill_hub.making.start import set_up
     from distill_hub.methods import rded
 
     setup = set_up(config, rded.FACTS["name"])

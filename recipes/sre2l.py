@@ -16,9 +16,9 @@ def main(config: Sre2lConfig) -> None:
     """Recover images, label, package and score."""
     import torch
 
-    from distill_hub.evaluation.finish import package_and_score
     from distill_hub.evaluation.settings import is_mirrored
-    from distill_hub.evaluation.start import set_up
+    from distill_hub.making.finish import package_and_score
+    from distill_hub.making.start import set_up
     from distill_hub.methods import sre2l
     from distill_hub.methods.candidates import keep
 

@@ -16,8 +16,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2
 
 from distill_hub import load_distilled
 from distill_hub.classifiers import load_classifier, weights_sha256
-from distill_hub.run import cache_dir
-from distill_hub.sources import load_source
+from distill_hub.data.sources import load_source
+from distill_hub.running.files import cache_dir
 
 ROOT = Path(__file__).parents[1]
 # Everything small: what is tested is the path, not the pictures. The first for any recipe with a generator, then CaO2's.

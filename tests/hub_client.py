@@ -92,9 +92,9 @@ def views(location):
 
 def submit(repo_id, folder):
     """Submit the author's own record again, as someone else's measurement."""
-    from distill_hub.artifact.destination import check_destination
     from distill_hub.artifact.load import load_artifact
-    from distill_hub.artifact.publish import submit
+    from distill_hub.publishing.destination import check_destination
+    from distill_hub.publishing.publish import submit
 
     artifact = load_artifact(folder)
     destination = check_destination(repo_id, artifact.manifest.name, create_pr=True)
@@ -118,7 +118,7 @@ def evaluate(*args, **kwargs):
 
 def adopt(output_dir, **kwargs):
     from distill_hub.command_options import AdoptConfig
-    from distill_hub.evaluation.adopt import adopt
+    from distill_hub.making.adopt import adopt
 
     return str(adopt(AdoptConfig(output_dir=Path(output_dir), **kwargs)))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from distill_hub.config import launch
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["distill_hub.run", "pytest", "datasets"])
+FORKED.set_forkserver_preload(["distill_hub.running.run", "pytest", "datasets"])
 
 
 @dataclasses.dataclass(frozen=True)

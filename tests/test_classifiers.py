@@ -18,7 +18,6 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from distill_hub.classes import SourceClass
 from distill_hub.classifiers import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -28,6 +27,7 @@ from distill_hub.classifiers import (
     weights_sha256,
 )
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass
 from distill_hub.networks import ConvNet, build
 
 OWN = ["ant", "bee", "cow"]  # the order of the network

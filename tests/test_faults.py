@@ -17,9 +17,11 @@ from processes import Nothing, end_process, start_processes, wait_for
 from safetensors import SafetensorError
 from safetensors.torch import save
 
-from distill_hub import run as run_module
 from distill_hub.config import InputError, launch
-from distill_hub.run import Run, atomic_write, cpu_generator, draw_seed
+from distill_hub.running import run as run_module
+from distill_hub.running.files import atomic_write
+from distill_hub.running.run import Run
+from distill_hub.running.seeds import cpu_generator, draw_seed
 
 # Killed processes
 
@@ -170,7 +172,7 @@ out, what = Path(sys.argv[1]), sys.argv[2]
 
 def main(config):
     import torch
-    from distill_hub.run import Run
+    from distill_hub.running.run import Run
     run = Run(out, {})
     (out / ".run" / f"process-{os.getpid()}").touch()
     def work(chunk):
@@ -268,7 +270,7 @@ def contents(folder):
 def test_a_disk_that_fills_up_at_any_write_costs_nothing_but_the_file(tmp_path, monkeypatch, capfd):
     """`distill-hub adopt` writes settings, parquet, manifest, preview and card. The disk is full at write 1, 2, ..."""
     from distill_hub import cli
-    from distill_hub.sources import load_source
+    from distill_hub.data.sources import load_source
 
     train = load_source("digits").train
     rows = [row for label in range(10) for row in np.flatnonzero(train.labels == label)[:2]]

@@ -12,7 +12,7 @@ from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.latents import Latents
 from distill_hub.methods.tuning import Tuning, check
 from distill_hub.options import MinimaxConfig
-from distill_hub.run import Run
+from distill_hub.running.run import Run
 
 LABELS = torch.arange(45) % 3
 SETTINGS = {"tuning_epochs": 2, "memory_size": 4, "ema_decay": 0.9}  # 2 epochs of 5 steps of 8 images

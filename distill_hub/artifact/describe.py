@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill_hub.artifact.card import source_name
-from distill_hub.artifact.citations import SOURCES
 from distill_hub.artifact.generator import base_name, read_tuning
 from distill_hub.artifact.manifest import (
     ClassRecord,
@@ -18,13 +16,14 @@ from distill_hub.artifact.manifest import (
     SourceRecord,
     StageRecord,
     now,
+    source_name,
 )
 from distill_hub.classifiers import weights_sha256
-from distill_hub.generators.dit import IMAGENET_DIT, DiTGenerator
-from distill_hub.run import Run, Stage
-from distill_hub.sources import Source
-
-DIT_LICENSE = "cc-by-nc-4.0"  # of facebook/DiT-XL-2-256
+from distill_hub.data.citations import SOURCES
+from distill_hub.data.sources import Source
+from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.known import DIT_LICENSE, IMAGENET_DIT
+from distill_hub.running.run import Run, Stage
 
 
 def rows(stage: Stage, labels: Sequence[int], batch_size: int = 100) -> Iterator[dict[str, Any]]:

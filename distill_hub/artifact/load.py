@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, Image
 
-from distill_hub.artifact.hub import RemoteSet, fetch, look
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import check_labels, check_rows, hash_row
 from distill_hub.config import InputError
+from distill_hub.hub import RemoteSet, fetch, look
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 20_000_000  # room for 100,000 classes

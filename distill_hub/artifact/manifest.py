@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import reprlib
 import textwrap
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from distill_hub.artifact.schema import FORMAT_VERSION
 from distill_hub.config import InputError
-from distill_hub.sources import slug
+from distill_hub.running.files import slug
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
 
@@ -218,6 +219,18 @@ class Manifest(Record):
     def rows(self) -> int:
         """Number of images."""
         return len(self.classes) * self.ipc
+
+
+def source_name(source: SourceRecord) -> str:
+    """Return what a card calls a source: not the author's path to it."""
+    return source.name if source.hub_id else slug(source.name)
+
+
+def model_name(model: ModelRecord) -> str:
+    """Return what a card calls a model: its id, not the author's path to it."""
+    if model.revision or model.tuning:  # an id on the Hub, or one that `generator_record` wrote
+        return model.id
+    return re.sub("^(fitted on )?.*/", r"\1", model.id.rstrip("/"))
 
 
 def set_name(source: str, ipc: int, method: str) -> str:

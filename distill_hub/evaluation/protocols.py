@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from distill_hub.augment import Augmentation
 from distill_hub.config import InputError, nearest
+from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.networks import student_name
 

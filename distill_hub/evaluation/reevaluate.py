@@ -14,22 +14,22 @@ from distill_hub.artifact.manifest import Manifest, ModelRecord
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import Views, open_views
 from distill_hub.config import InputError
+from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials
 from distill_hub.evaluation.scores import Trial, measure, refuse_missing, settings_of, trials_of
-from distill_hub.evaluation.session import session
 from distill_hub.evaluation.subject import HeldOut, Subject, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.foreign.align import align
 from distill_hub.foreign.read import read_foreign
-from distill_hub.machine import start_accelerator
 from distill_hub.networks import check_student
-from distill_hub.run import Run
-from distill_hub.sources import Source, load_source
+from distill_hub.running.machine import start_accelerator
+from distill_hub.running.run import Run
+from distill_hub.running.session import session
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet, resized, train_students
 from distill_hub.networks import check_student
-from distill_hub.run import Run
-from distill_hub.sources import slug
+from distill_hub.running.files import slug
+from distill_hub.running.run import Run
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from distill_hub.augment import Augmentation
 from distill_hub.classifiers import IMAGENET_MEAN, IMAGENET_STD
+from distill_hub.data.augment import Augmentation
 
 RGB = tuple[float, float, float]
 # Mean and standard deviation of small images, by source (IDC's data.py; Tiny-ImageNet: SRe2L's). Others: ImageNet's.

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.manifest import Manifest, ModelRecord
-from distill_hub.classes import SourceClass, match_classes
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass, match_classes
+from distill_hub.data.known import KNOWN
+from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.train import TrainingSet
-from distill_hub.run import draw_seed
-from distill_hub.sources import KNOWN, Source, load_source
+from distill_hub.running.seeds import draw_seed
 
 
 class HeldOut:

@@ -17,14 +17,14 @@ from distill_hub.classifiers import (
     weights_sha256,
 )
 from distill_hub.config import InputError
+from distill_hub.data.sources import Source, fit_folder
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.networks import student_name
-from distill_hub.run import Run
-from distill_hub.sources import Source, fit_folder
+from distill_hub.running.run import Run
 
 FITTED = "fitted on "  # how the id of a fitted teacher begins
 

@@ -10,12 +10,13 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from distill_hub.artifact.views import Views
-from distill_hub.augment import augment, batch_of, draw
-from distill_hub.classifiers import Classifier, denormalize, normalize
+from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.data.augment import augment, batch_of, denormalize, draw, normalize
 from distill_hub.evaluation.settings import Settings, learning_rate
 from distill_hub.networks import build
-from distill_hub.run import cpu_generator, draw_seed, progress
+from distill_hub.running.console import progress
+from distill_hub.running.seeds import cpu_generator, draw_seed
 
 TEST_BATCH = 256  # test images classified at a time; no number depends on it
 
@@ -210,7 +211,7 @@ Draws = Mapping[str, torch.Tensor]
 def _batches(
     sets: Sequence[TrainingSet], settings: Settings, seeds: Sequence[int], epoch: int
 ) -> Iterator[tuple[torch.Tensor, Draws]]:
-    """Yield one epoch: augmented images (K * B, 3, S, S), and the draws that made them; see `augment.draw`."""
+    """Yield one epoch: augmented images (K * B, 3, S, S), and the draws that made them; see `data.augment.draw`."""
     device, count = sets[0].images.device, len(sets[0].images)
     if settings.labels == "views":
         parts = zip(*(map(view_draws, training_set.views.batches(epoch)) for training_set in sets), strict=True)

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distill_hub.artifact.card import size_text
 from distill_hub.artifact.manifest import Manifest, ModelRecord, ViewsFacts
 from distill_hub.artifact.views import predicted_bytes, write_views
-from distill_hub.augment import augment, batch_of, draw
 from distill_hub.classifiers import Classifier
+from distill_hub.data.augment import augment, batch_of, draw
 from distill_hub.evaluation.protocols import FKD_EPOCHS, fkd_batch_size, fkd_views
 from distill_hub.evaluation.train import epoch_generator, resized
-from distill_hub.run import Run, Stage
+from distill_hub.running.console import size_text
+from distill_hub.running.run import Run, Stage
 
 WRITTEN_BY_DEFAULT = 64 * 2**20  # bytes: more is made on request
 CHUNK_ROWS = 2000  # views per chunk of work; at least one epoch

@@ -23,7 +23,7 @@ import torch
 from datasets import ClassLabel, Features, Image
 
 from distill_hub.config import InputError
-from distill_hub.sources import square
+from distill_hub.data.sources import square
 
 MAX_ROWS = 10_000_000
 MAX_BYTES = 64 * 2**30  # decoded or unpacked: eight times ImageNet-1K at IPC 50 and 224 px

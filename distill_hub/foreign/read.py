@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from distill_hub.artifact.hub import RemoteSet, check_repo_id, fetch, look
-from distill_hub.classes import find_classes, imagenet_classes
 from distill_hub.config import InputError
+from distill_hub.data.classes import find_classes, imagenet_classes
+from distill_hub.data.known import KNOWN
+from distill_hub.data.sources import Source
 from distill_hub.foreign.encoded import ForeignSet, few, from_pictures, from_tables, open_archive, reading, refusal
 from distill_hub.foreign.tensors import (
     SUFFIXES,
@@ -24,7 +25,7 @@ from distill_hub.foreign.tensors import (
     load_tensors,
     parse_normalisation,
 )
-from distill_hub.sources import KNOWN, Source
+from distill_hub.hub import RemoteSet, check_repo_id, fetch, look
 
 READABLE = (
     "readable are parquet files and image folders (<class>/<file>.png), here or on the Hub; and here also a .zip of an image"

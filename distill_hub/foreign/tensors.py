@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from distill_hub.config import InputError
+from distill_hub.data.sources import square
 from distill_hub.foreign.encoded import (
     SOFT_LABELS,
     ZIP_ERRORS,
@@ -29,7 +30,6 @@ from distill_hub.foreign.encoded import (
     refusal,
     room,
 )
-from distill_hub.sources import square
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npy", ".npz")
 _KEYS = {

@@ -14,7 +14,8 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from distill_hub.config import InputError
-from distill_hub.run import cpu_generator
+from distill_hub.generators.known import TUNING
+from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
     "name": "dit",
@@ -27,10 +28,6 @@ FACTS = {
   year = {2023},
 }""",
 }
-IMAGENET_DIT = "facebook/DiT-XL-2-256"
-# The repository's main branch holds pickled weights only, which are not loaded here; this ref holds them as safetensors.
-IMAGENET_DIT_REVISION = "refs/pr/1"
-TUNING = "tuning.json"  # in the folder of a generator that was fine-tuned: how that was done
 
 # The respaced timesteps of each sampler. "linspace" for DDPM is the spacing of DiT's own sampler (0, 20.4, ..., 999 for 50
 # steps); diffusers' DDIM step assumes equal strides, and "trailing" is the one that starts at pure noise.

@@ -19,9 +19,12 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
 from distill_hub.config import InputError
-from distill_hub.generators.dit import IMAGENET_DIT, IMAGENET_DIT_REVISION, DiTGenerator
-from distill_hub.run import Run, cpu_generator, draw_seed, progress
-from distill_hub.sources import Source, fit_folder
+from distill_hub.data.sources import Source, fit_folder
+from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.known import IMAGENET_DIT, IMAGENET_DIT_REVISION
+from distill_hub.running.console import progress
+from distill_hub.running.run import Run
+from distill_hub.running.seeds import cpu_generator, draw_seed
 
 
 def open_generator(

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from distill_hub.data.sources import Source
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.run import Run, Stage
-from distill_hub.sources import Source
+from distill_hub.running.run import Run, Stage
 
 
 def encode(run: Run, generator: DiTGenerator, source: Source, *, mirrored: bool, batch_size: int) -> Stage:

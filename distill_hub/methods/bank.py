@@ -19,8 +19,9 @@ from torch import nn
 
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.run import Run, atomic_write
-from distill_hub.sources import Source, fit_folder
+from distill_hub.data.sources import Source, fit_folder
+from distill_hub.running.files import atomic_write
+from distill_hub.running.run import Run
 
 Features = Literal["inputs", "outputs"]  # of the BatchNorm layers
 RECORD = "bank.json"  # written last: a bank without it is not finished

@@ -8,7 +8,8 @@ import torch
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.run import Run, Stage, draw_seed
+from distill_hub.running.run import Run, Stage
+from distill_hub.running.seeds import draw_seed
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.linalg import vector_norm
 
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.methods.candidates import Candidates
-from distill_hub.run import cpu_generator
+from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
     "name": "cao2",

@@ -9,8 +9,8 @@ import torch
 
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.run import cpu_generator
-from distill_hub.sources import Source
+from distill_hub.data.sources import Source
+from distill_hub.running.seeds import cpu_generator
 
 RANDOM = {"name": "random", "title": "random selection of real images"}
 HERDING = {

@@ -19,7 +19,7 @@ import torch
 
 from distill_hub.config import InputError
 from distill_hub.methods.candidates import Candidates
-from distill_hub.run import cpu_generator
+from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
     "name": "dgs",

@@ -16,7 +16,7 @@ from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.methods.candidates import Candidates
-from distill_hub.run import cpu_generator
+from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
     "name": "psr",

@@ -15,8 +15,8 @@ from PIL import Image as PILImage
 
 from distill_hub.classifiers import Classifier, unit_batches
 from distill_hub.config import InputError
-from distill_hub.run import cpu_generator, draw_seed
-from distill_hub.sources import Source
+from distill_hub.data.sources import Source
+from distill_hub.running.seeds import cpu_generator, draw_seed
 
 FACTS = {
     "name": "rded",

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file, save
 
 from distill_hub.classifiers import Classifier
+from distill_hub.data.sources import Source, fit_folder
 from distill_hub.methods.dgs import difficulty
-from distill_hub.run import Run, atomic_write
-from distill_hub.sources import Source, fit_folder
+from distill_hub.running.files import atomic_write
+from distill_hub.running.run import Run
 
 
 def real_difficulties(

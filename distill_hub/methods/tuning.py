@@ -27,7 +27,10 @@ from distill_hub.generators.latents import Latents
 from distill_hub.generators.objective import Objective
 from distill_hub.methods.minimax import Memory, criteria
 from distill_hub.options import TuningOptions
-from distill_hub.run import STATE, Run, atomic_write, cpu_generator, draw_seed, progress
+from distill_hub.running.console import progress
+from distill_hub.running.files import atomic_write
+from distill_hub.running.run import STATE, Run
+from distill_hub.running.seeds import cpu_generator, draw_seed
 
 LOSSES = ("diffusion", "representativeness", "diversity")
 WINDOW = 20  # steps between two looks at the losses: each waits for the device

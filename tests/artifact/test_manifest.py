@@ -4,10 +4,10 @@ import re
 import pydantic
 import pytest
 
-from distill_hub.artifact.card import cards_folder
 from distill_hub.artifact.manifest import Manifest, TuningRecord, ViewsRecord, set_name
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.config import InputError
+from distill_hub.publishing.card import cards_folder
 
 CONTENT = "c" * 64
 

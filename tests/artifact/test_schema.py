@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from distill_hub.artifact.card import cards_folder
 from distill_hub.artifact.schema import check_labels, check_rows, features, hash_row
+from distill_hub.publishing.card import cards_folder
 
 
 def table(names, **changes):

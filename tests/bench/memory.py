@@ -23,7 +23,7 @@ from distill_hub.artifact.package import write_artifact
 from distill_hub.evaluation import train
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Task
-from distill_hub.machine import start_accelerator
+from distill_hub.running.machine import start_accelerator
 
 
 def peak() -> float:

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 
 from distill_hub import load_distilled
+from distill_hub.data.sources import load_source
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.scores import Trial, measure, settings_of
 from distill_hub.evaluation.subject import HeldOut, Subject
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.evaluation.train import TrainingSet
-from distill_hub.run import Run, show
-from distill_hub.sources import load_source
+from distill_hub.running.console import show
+from distill_hub.running.run import Run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SETS = {  # row of the table: recipe and its words

@@ -26,14 +26,14 @@ def main(config: Config) -> None:
     """Train students on random real images, drawn anew for every seed, and print how they did."""
     import torch
 
-    from distill_hub.augment import Augmentation
+    from distill_hub.data.augment import Augmentation
+    from distill_hub.data.sources import load_source
     from distill_hub.evaluation.protocols import protocol
     from distill_hub.evaluation.scores import Trial, measure, settings_of
-    from distill_hub.evaluation.session import session
     from distill_hub.evaluation.subject import HeldOut, Subject
     from distill_hub.evaluation.train import TrainingSet
-    from distill_hub.run import show
-    from distill_hub.sources import load_source
+    from distill_hub.running.console import show
+    from distill_hub.running.session import session
 
     source, rules = load_source(**options(config, SourceOptions)), protocol(config.protocol)
     rows = source.train.draw_per_class(config.ipc, 0)

@@ -14,9 +14,9 @@ from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.manifest import ClassRecord, EnvironmentRecord, Manifest, MethodRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord, Score
+from distill_hub.data.sources import load_source
 from distill_hub.evaluation import scores
-from distill_hub.run import atomic_write
-from distill_hub.sources import load_source
+from distill_hub.running.files import atomic_write
 
 NOW = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
 ENVIRONMENT = EnvironmentRecord(

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from distill_hub.classes import SourceClass
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass
 from distill_hub.evaluation.metrics import augmentation_robust_score, embed_all, label_robust_score, mmd
 
 LRS = {"real_hard": 0.8, "own_hard": 0.5, "own": 0.6, "random": 0.4}  # HLR 0.3, IOR 0.2

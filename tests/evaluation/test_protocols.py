@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from distill_hub.augment import Augmentation
 from distill_hub.config import InputError
+from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation.protocols import FKD_EPOCHS, PROTOCOLS, fkd_batch_size, idc_epochs, protocol
 from distill_hub.evaluation.settings import Settings, Task, is_mirrored, learning_rate
 from distill_hub.options import EvaluationOptions

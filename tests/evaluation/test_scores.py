@@ -13,14 +13,14 @@ import torch
 from distill_hub import InputError, evaluate
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.records import EvaluationRecord
-from distill_hub.augment import Augmentation
+from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation import ranking, scores
 from distill_hub.evaluation.metrics import mmd
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
 from distill_hub.evaluation.subject import HeldOut, Subject
 from distill_hub.evaluation.train import Training, TrainingSet
-from distill_hub.run import Run
+from distill_hub.running.run import Run
 
 RECORD = ModelRecord(id="a teacher", architecture="convnet-1", sha256="1" * 64)
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distill_hub.augment import Augmentation, augment, batch_of, draw
-from distill_hub.classes import SourceClass
-from distill_hub.classifiers import Classifier, normalize
+from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.data.augment import Augmentation, augment, batch_of, draw, normalize
+from distill_hub.data.classes import SourceClass
 from distill_hub.evaluation import train as engine
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Settings, Task, learning_rate
@@ -26,7 +26,7 @@ from distill_hub.evaluation.train import (
     view_draws,
 )
 from distill_hub.networks import build
-from distill_hub.run import cpu_generator, draw_seed
+from distill_hub.running.seeds import cpu_generator, draw_seed
 
 CLASSES = 3
 

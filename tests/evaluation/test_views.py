@@ -22,7 +22,7 @@ from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.evaluation.views import default_epochs, draw_views, store_views
 from distill_hub.networks import build
-from distill_hub.run import Run
+from distill_hub.running.run import Run
 
 RECORD = ModelRecord(id="a teacher", architecture="convnet-1", sha256="1" * 64)
 EPOCHS = 6

@@ -18,13 +18,13 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
-from distill_hub.artifact.hub import RemoteFile, RemoteSet
-from distill_hub.classes import IMAGEWOOF, SourceClass, imagenet_classes
 from distill_hub.config import InputError
+from distill_hub.data.classes import IMAGEWOOF, SourceClass, imagenet_classes
+from distill_hub.data.sources import load_source
 from distill_hub.foreign import encoded
 from distill_hub.foreign import read as module
 from distill_hub.foreign.read import ForeignSet, label_order, read_foreign
-from distill_hub.sources import load_source
+from distill_hub.hub import RemoteFile, RemoteSet
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 LABELS = np.array([1, 0, 1, 2, 0, 2])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distill_hub.generators.difffit import ScaledLinear, prepare, save
-from distill_hub.run import cpu_generator
+from distill_hub.running.seeds import cpu_generator
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from helpers import make_pipeline
 
-from distill_hub.classes import SourceClass, match_classes
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.run import cpu_generator
+from distill_hub.running.seeds import cpu_generator
 
 
 def test_reads_names_null_class_and_sizes(pipeline_folder):

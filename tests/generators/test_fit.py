@@ -7,9 +7,9 @@ import torch
 from diffusers import DiTPipeline
 
 from distill_hub.config import InputError
+from distill_hub.data.sources import load_source
 from distill_hub.generators import fit
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.sources import load_source
 
 TINY = {"vae_width": 8, "vae_steps": 6, "dit_width": 32, "dit_layers": 1, "dit_steps": 6, "batch_size": 8}
 

@@ -8,11 +8,12 @@ from diffusers import AutoencoderKL
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from distill_hub.classes import SourceClass
+from distill_hub.data.classes import SourceClass
+from distill_hub.data.sources import Source, Split
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.latents import Latents, encode
-from distill_hub.run import Run, cpu_generator
-from distill_hub.sources import Source, Split
+from distill_hub.running.run import Run
+from distill_hub.running.seeds import cpu_generator
 
 IMAGES = [
     PILImage.fromarray(np.random.default_rng(seed).integers(256, size=(16, 16, 3), dtype=np.uint8)) for seed in range(7)

@@ -9,7 +9,7 @@ from scipy.stats import norm
 from torch.distributions import Normal, kl_divergence
 
 from distill_hub.generators.objective import Objective
-from distill_hub.run import cpu_generator
+from distill_hub.running.seeds import cpu_generator
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 SIGNAL = (1 - BETAS).log().cumsum(0).exp()  # ᾱ_t

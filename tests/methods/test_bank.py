@@ -12,9 +12,9 @@ from helpers import TORCHRUN, run
 from small_net import make_teacher
 
 from distill_hub.config import InputError
+from distill_hub.data.sources import load_source
 from distill_hub.methods.bank import Moments, batch_norms, captured, class_statistics, open_bank
-from distill_hub.run import Run
-from distill_hub.sources import load_source
+from distill_hub.running.run import Run
 
 
 @pytest.fixture(scope="module")

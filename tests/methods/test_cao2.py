@@ -8,7 +8,7 @@ from distill_hub.config import InputError
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.methods import cao2
 from distill_hub.methods.candidates import Candidates
-from distill_hub.run import cpu_generator
+from distill_hub.running.seeds import cpu_generator
 
 # Probabilities of three classes for six candidates of class 1.
 PROBABILITIES = torch.tensor(

@@ -5,8 +5,8 @@ import pytest
 import torch
 from small_net import make_teacher
 
-from distill_hub.classes import SourceClass
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass
 from distill_hub.methods import deda
 from distill_hub.methods.sre2l import grouped_cross_entropy
 from distill_hub.options import DedaConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill_hub.methods.minimax import Memory, criteria
-from distill_hub.run import cpu_generator
+from distill_hub.running.seeds import cpu_generator
 
 FORMS = ("minimax", "mean")
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from helpers import make_pipeline
 
-from distill_hub.classes import SourceClass
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.methods import psr
 from distill_hub.methods.candidates import Candidates
 from distill_hub.networks import ConvNet
 from distill_hub.options import PsrConfig
-from distill_hub.run import cpu_generator
+from distill_hub.running.seeds import cpu_generator
 
 
 def candidates(logits, embeddings, label=0):

@@ -8,12 +8,12 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
-from distill_hub.classes import SourceClass
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass
+from distill_hub.data.sources import Source, Split
 from distill_hub.methods import rded
-from distill_hub.run import draw_seed
-from distill_hub.sources import Source, Split
+from distill_hub.running.seeds import draw_seed
 
 COUNTS = {"cat": 9, "dog": 12}
 

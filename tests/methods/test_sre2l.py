@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from small_net import make_teacher
 
-from distill_hub.classes import SourceClass
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass
 from distill_hub.methods import sre2l
 from distill_hub.methods.bank import batch_norms
 

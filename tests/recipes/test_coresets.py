@@ -9,10 +9,10 @@ from helpers import ROOT, refused, run_here
 from safetensors.torch import load_file
 
 from distill_hub import load_distilled
+from distill_hub.data.sources import load_source
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.methods.coresets import draw
-from distill_hub.run import draw_seed
-from distill_hub.sources import load_source
+from distill_hub.running.seeds import draw_seed
 
 WORDS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1", "--repeats", "1", "--view_epochs", "0"]
 NAMES = {"random_real": "random", "herding": "herding", "kcenter": "kcenter", "rded": "rded"}
@@ -25,7 +25,7 @@ def sets(tmp_path_factory):
     run_here("recipes/random_real.py", *WORDS, "--output_dir", str(folder / "random_real"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Protocol, "students", lambda *_: [])
-        patch.setattr("distill_hub.evaluation.finish.score_table", lambda *_: "")
+        patch.setattr("distill_hub.making.finish.score_table", lambda *_: "")
         for recipe in ("herding", "kcenter", "rded"):
             words = ["--images_per_class", "20"] if recipe == "rded" else []
             run_here(f"recipes/{recipe}.py", *WORDS, *words, "--output_dir", str(folder / recipe))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers import LAUNCH, SMALL, TORCHRUN, run, run_here
 
-from distill_hub.evaluation import dry_run
-from distill_hub.evaluation.dry_run import DryRun
+from distill_hub.running import dry_run
+from distill_hub.running.dry_run import DryRun
 
 PIXELS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "2", "--view_epochs", "0"]
 END = ["package", "evaluate convnet-1"]

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from distill_hub import load_distilled
 from distill_hub.classifiers import load_classifier
-from distill_hub.run import cache_dir
-from distill_hub.sources import load_source
+from distill_hub.data.sources import load_source
+from distill_hub.running.files import cache_dir
 
 WORDS = [*SMALL, "--view_epochs", "0", "--repeats", "1", "--pool_factor", "4"]
 

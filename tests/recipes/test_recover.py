@@ -5,7 +5,7 @@ import pytest
 from helpers import fitted_teacher, refused, run_here
 
 from distill_hub import load_distilled
-from distill_hub.run import draw_seed
+from distill_hub.running.seeds import draw_seed
 
 SMALL = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "1", "--view_epochs", "0"]
 WORDS = [*SMALL, "--recover_steps", "100", "--smallest_crop", "1"]

@@ -76,7 +76,7 @@ class Meter:
 
     def facts(self) -> dict:
         """Return the unit, what else can be measured, and where."""
-        from distill_hub.machine import cores
+        from distill_hub.running.machine import cores
 
         where = torch.cuda.get_device_name() if self.gpu else f"{cores()} CPU cores, {torch.get_num_threads()} threads"
         return {"unit": self.work.unit, "others": list(self.work.others), "device": where}

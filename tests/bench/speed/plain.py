@@ -30,8 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 
-from distill_hub.augment import COLOR_EIGENVALUES, COLOR_EIGENVECTORS, LUMA, batch_of, draw
-from distill_hub.classifiers import denormalize, normalize
+from distill_hub.data.augment import COLOR_EIGENVALUES, COLOR_EIGENVECTORS, LUMA, batch_of, denormalize, draw, normalize
 from distill_hub.evaluation.protocols import fkd_views
 from distill_hub.evaluation.settings import learning_rate
 from distill_hub.evaluation.train import epoch_generator
@@ -39,7 +38,7 @@ from distill_hub.methods.psr import kl_weights
 from distill_hub.methods.tuning import Tuning
 from distill_hub.networks import build
 from distill_hub.options import MinimaxConfig
-from distill_hub.run import cpu_generator, draw_seed
+from distill_hub.running.seeds import cpu_generator, draw_seed
 
 
 def sampling(scene: Scene, workers: int) -> Work:

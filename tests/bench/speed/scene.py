@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 
-from distill_hub.classes import SourceClass
 from distill_hub.classifiers import Classifier
+from distill_hub.data.classes import SourceClass
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.networks import build
-from distill_hub.run import Run, draw_seed
+from distill_hub.running.run import Run
+from distill_hub.running.seeds import draw_seed
 
 CLASSES = 10
 RECOVER_RATE, ROLL = 0.1, 32 / 224

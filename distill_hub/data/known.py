@@ -1,0 +1,33 @@
+"""Real datasets that are known by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distill_hub.data.classes import IMAGENET100, IMAGENETTE, IMAGEWOOF
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where a named source lies. ``wnids``: the classes taken, in the papers' order; None takes all."""
+
+    hub_id: str | None
+    image: str
+    label: str
+    test_split: str
+    license: str | None = None
+    wnids: Sequence[str] | None = None
+
+
+_IMAGENET = ("ILSVRC/imagenet-1k", "image", "label", "validation", "imagenet terms of access (non-commercial research)")
+KNOWN = {
+    # name            Hub id                  image    label         test split    licence                       classes
+    "digits": Known(None, "image", "label", "test", "cc-by-4.0"),
+    "cifar10": Known("uoft-cs/cifar10", "img", "label", "test"),
+    "cifar100": Known("uoft-cs/cifar100", "img", "fine_label", "test"),
+    "tiny-imagenet": Known("zh-plus/tiny-imagenet", "image", "label", "valid"),
+    "imagenette": Known(*_IMAGENET, IMAGENETTE),
+    "imagewoof": Known(*_IMAGENET, IMAGEWOOF),
+    "imageidc": Known(*_IMAGENET, IMAGENET100[:10]),
+    "imagenet100": Known(*_IMAGENET, IMAGENET100),
+    "imagenet1k": Known(*_IMAGENET),
+}

@@ -1,0 +1,170 @@
+"""Bringing a set that was made elsewhere into the artifact format, with a manifest that claims nothing it does not know."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distill_hub.artifact.describe import source_record
+from distill_hub.artifact.load import find, load_artifact
+from distill_hub.artifact.manifest import NAME, ClassRecord, Manifest, MethodRecord, ModelRecord, now, set_name
+from distill_hub.artifact.package import write_artifact
+from distill_hub.command_options import AdoptConfig, ForeignOptions
+from distill_hub.config import InputError, options, resolved
+from distill_hub.data.sources import Source, load_source
+from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.subject import HeldOut
+from distill_hub.evaluation.teacher import open_teacher
+from distill_hub.foreign.align import Aligned, align
+from distill_hub.foreign.read import read_foreign
+from distill_hub.making.finish import write_card
+from distill_hub.publishing.destination import check_destination
+from distill_hub.publishing.publish import publish
+from distill_hub.running.machine import start_accelerator
+from distill_hub.running.run import Run
+
+
+def adopt(config: AdoptConfig) -> Path:
+    """Write an artifact folder from a set of another format; publish it where that is asked for.
+
+    Args:
+        config: The set, the real dataset it stands for, and what is known of its making.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: When the set cannot be read or is in this format already, the order of its classes is not on record, its
+            classes are not the source's, they have different numbers of images, or its labels contradict its soft labels
+            or the teacher.
+        HubError: When publishing fails; the set is complete in its folder.
+    """
+    if config.source is None:
+        raise InputError("source", None, "pass --source with the real dataset that the set stands for")
+    if config.method is None or not re.match(NAME, config.method):
+        raise InputError("method", config.method, "pass --method with the name of what made the set, e.g. dm")
+    if config.paper is not None and not re.match(r"https?://\S+$", config.paper):
+        raise InputError("paper", config.paper, "a URL is needed")
+    found = find(config.location, config.revision)
+    if found.is_artifact:
+        raise InputError("distilled set", config.location, "it is in the artifact format already")
+    source = load_source(
+        config.source,
+        source_revision=config.source_revision,
+        test_split=config.test_split,
+        test_fraction=config.test_fraction,
+    )
+    layout = options(config, ForeignOptions)
+    classes = layout.pop("classes")
+    commit = found.remote.commit if found.remote else None
+    with start_accelerator().main_process_first():
+        foreign = read_foreign(config.location, revision=commit, **layout)
+    own = align(foreign, source, classes)
+    given = None if config.teacher else _given_soft_labels(config.location, own, source)
+    ipc = _images_per_class(config.location, own, source)
+    name = set_name(source.name, ipc, config.method.lower())
+    destination = None
+    if config.push_to_hub:
+        destination = check_destination(config.push_to_hub, name, private=config.private)
+    settings = {**resolved(config), "location": config.location, "set_sha256": own.content_sha256}
+    run = Run(config.output_dir or Path("outputs", name), settings, overwrite=config.overwrite)
+    soft_labels, whose, teacher, columns = given or _taught_soft_labels(config, run, source, own)
+    notes = {
+        **foreign.notes,
+        "adopted_from": f"{config.location}@{foreign.revision}"
+        if foreign.revision
+        else Path(config.location).resolve().name,
+    }
+
+    def manifest(content: str) -> Manifest:
+        return Manifest(
+            name=name,
+            origin="external",
+            method=MethodRecord(
+                name=config.method.lower(), title=config.title or config.method, paper=config.paper, config={}, notes=notes
+            ),
+            source=source_record(source),
+            classes=[
+                ClassRecord(name=c.name, wnid=c.wnid, source_index=c.index, teacher_index=column)
+                for c, column in zip(source.classes, columns, strict=True)
+            ],
+            teacher=teacher,
+            soft_labels=whose,
+            ipc=ipc,
+            image_size=own.images.shape[-1],
+            stages=[],
+            license=config.license,
+            content_sha256=content,
+            created=now(),
+        )
+
+    def rows():
+        for image, label, soft_label in zip(own.images, own.labels, soft_labels, strict=True):
+            yield {
+                "image": image.permute(1, 2, 0).contiguous().numpy(),
+                "label": int(label),
+                "soft_label": soft_label,
+                "confidence": float(soft_label[label]),
+                "seed": -1,  # not known
+            }
+
+    def write() -> None:
+        written = write_artifact(
+            run.output_dir, rows(), manifest, class_names=source.class_names, image_format=config.image_format
+        )
+        write_card(run.output_dir, written, own.images)
+
+    run.on_main("package", write)
+    run.say(f"The distilled set is in {run.output_dir}")
+    if destination:
+        run.on_main(
+            "push", lambda: run.say(f"Published as {publish(load_artifact(run.output_dir, rows=False), destination)}")
+        )
+    run.end()
+    return run.output_dir
+
+
+def _images_per_class(location: str, own: Aligned, source: Source) -> int:
+    counts = np.bincount(np.asarray(own.places)[own.labels], minlength=len(source.classes))
+    if len(set(counts.tolist())) > 1:
+        few, many = int(counts.argmin()), int(counts.argmax())
+        raise InputError(
+            "distilled set",
+            location,
+            f"every class of {source.name} needs as many images, but {source.class_names[few]!r} has {counts[few]} "
+            f"and {source.class_names[many]!r} has {counts[many]}",
+        )
+    return int(counts[0])
+
+
+SoftLabels = tuple[np.ndarray, str, ModelRecord | None, list[int | None]]  # (N, C), whose, teacher, its columns
+
+
+def _given_soft_labels(location: str, own: Aligned, source: Source) -> SoftLabels:
+    """Return what the set itself says of its classes."""
+    whose = "one-hot" if own.soft_labels is None else "author"
+    refuse_chance("distilled set", location, own.probabilities.argmax(1), own.labels, source.class_names, "its soft labels")
+    return own.probabilities, whose, None, [None] * len(source.classes)
+
+
+def _taught_soft_labels(config: AdoptConfig, run: Run, source: Source, own: Aligned) -> SoftLabels:
+    """Let the teacher label the images."""
+    classifier, teacher = open_teacher(
+        run,
+        HeldOut(source),
+        own.images.shape[-1],
+        teacher=config.teacher,
+        teacher_revision=config.teacher_revision,
+        teacher_epochs=config.teacher_epochs,
+        seed=config.fit_seed,
+    )
+
+    @torch.inference_mode()
+    def label(chunk: range) -> dict[str, torch.Tensor]:
+        return {"logits": classifier.logits(own.images[list(chunk)].to(run.device).float() / 255)}
+
+    stage = run.map("label", range(len(own.labels)), label, chunk_size=256)
+    soft_labels = stage.rows(0, len(stage))["logits"].double().softmax(1).float().numpy()
+    refuse_chance("teacher", teacher.id, soft_labels.argmax(1), own.labels, source.class_names, "its soft labels")
+    return soft_labels, "teacher", teacher, classifier.columns

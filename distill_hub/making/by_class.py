@@ -1,0 +1,56 @@
+"""Sets made of real images, one class after the other."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from distill_hub.making.start import Setup
+from distill_hub.methods.coresets import embed_class
+from distill_hub.running.run import Stage
+
+
+def make_by_class(setup: Setup, make: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> Stage:
+    """Make a set, a class per chunk of work, and let the teacher label it: the stage 'select'.
+
+    Args:
+        setup: What the recipe works with.
+        make: From the position of a class to its images, uint8 (IPC, 3, S, S), and their seeds, int64 (IPC,).
+
+    Returns:
+        The set, for `package_and_score`.
+    """
+
+    def select(labels: Sequence[int]) -> dict[str, torch.Tensor]:
+        images, seeds = make(labels[0])
+        return {"images": images, "logits": setup.teacher.judge(images), "seeds": seeds}
+
+    return setup.run.map("select", setup.labels, select, chunk_size=setup.config.ipc)
+
+
+def choose_by_class(setup: Setup, choose: Callable[[int], torch.Tensor]) -> Stage:
+    """Make a set of real images as they are; see `make_by_class`. The seed of each is its row in the training split.
+
+    Args:
+        setup: What the recipe works with.
+        choose: From the position of a class to IPC indices, int64, into its images in the order of the training split.
+    """
+    train = setup.source.train
+
+    def make(label: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = train.by_class[label][choose(label).numpy()]
+        return train.pixels(rows, setup.image_size), torch.from_numpy(rows)
+
+    return make_by_class(setup, make)
+
+
+def choose_by_embedding(setup: Setup, select: Callable[[torch.Tensor, int], torch.Tensor]) -> Stage:
+    """Make a set of real images that are chosen by the teacher's embeddings; see `choose_by_class`.
+
+    Args:
+        setup: What the recipe works with, `CoresetConfig` among it.
+        select: From the embeddings of a class, (N, D), and IPC to indices, e.g. `coresets.herding`.
+    """
+    how = {"image_size": setup.image_size, "batch_size": setup.config.embed_batch_size}
+    return choose_by_class(
+        setup, lambda label: select(embed_class(setup.source, setup.teacher, label, **how), setup.config.ipc)
+    )

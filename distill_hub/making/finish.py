@@ -1,0 +1,142 @@
+"""The end of every recipe: package the set, score it and its baselines, write record, picture and card."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from distill_hub.artifact.describe import rows, soft_labels
+from distill_hub.artifact.load import find, load_artifact, read_description, read_records
+from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.package import write_artifact
+from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.artifact.views import open_views
+from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.scores import in_words, measure, score_table, settings_of, trials_of
+from distill_hub.evaluation.settings import is_mirrored
+from distill_hub.evaluation.subject import Subject
+from distill_hub.evaluation.train import TrainingSet
+from distill_hub.evaluation.views import draw_views, store_views
+from distill_hub.making.pictures import Picture, curves
+from distill_hub.making.plan import expect_rest
+from distill_hub.making.start import Setup, view_epochs
+from distill_hub.publishing.plots import preview_grid
+from distill_hub.publishing.publish import publish
+from distill_hub.publishing.readme import card_of, readme_files
+from distill_hub.running.files import atomic_write
+from distill_hub.running.run import Stage
+
+
+def package_and_score(
+    setup: Setup,
+    stage: Stage,
+    manifest: Manifest,
+    *,
+    baselines: Mapping[str, Callable[[int], TrainingSet]],
+    pictures: Mapping[str, Picture] | None = None,
+) -> None:
+    """Turn the images of a stage into a scored artifact, publish it, and print where it is, the scores and the stage times.
+
+    Args:
+        setup: What the recipe works with; the artifact is the run's output folder.
+        stage: The set: images, the teacher's logits, and seeds, class by class.
+        manifest: All but the content hash; see `Setup.manifest`.
+        baselines: Further sets to score beside random real images.
+        pictures: What the method shows of its work, `assets/<name>.png` of `publishing.card.PICTURES`; drawn by the main
+            process.
+
+    Raises:
+        InputError: When the teacher recognises the set's classes no better than chance.
+        HubError: When publishing fails; the set is complete in its folder.
+    """
+    if setup.run.is_dry:
+        expect_rest(setup, stage, baselines)
+        setup.run.end()
+        return
+    run, config, teacher, labels = setup.run, setup.config, setup.teacher, setup.labels
+    folder, label_tensor = run.output_dir, torch.tensor(labels)
+    made_by = ("generator", manifest.generator.id) if manifest.generator else ("method", manifest.method.name)
+    refuse_chance(
+        *made_by,
+        torch.cat([part["logits"].argmax(1) for part in stage.batches("logits")]).numpy(),
+        label_tensor.numpy(),
+        manifest.class_names,
+        "its images",
+    )
+
+    def package() -> None:
+        write_artifact(
+            folder,
+            rows(stage, labels),
+            lambda content: manifest.model_copy(update={"content_sha256": content}),
+            class_names=manifest.class_names,
+            image_format=config.image_format,
+        )
+
+    run.on_main("package", package)
+    manifest = Manifest.read(folder / "manifest.json")
+    images = stage.rows(0, len(stage), "images")["images"]
+    if epochs := view_epochs(config, len(manifest.classes)):
+        mirrored = is_mirrored(manifest.class_names)
+        drawn = draw_views(run, images, teacher, manifest.teacher, epochs=epochs, mirrored=mirrored, seed=manifest.seed)
+        run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
+        manifest = Manifest.read(folder / "manifest.json")
+    rules = setup.protocol
+    views = open_views(find(folder), manifest) if rules.labels == "views" else None
+    own = TrainingSet(images, label_tensor, soft_labels(stage) if rules.labels == "soft" else None, views)
+    subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher)
+    seeds = range(manifest.seed, manifest.seed + config.repeats)
+    records = []
+    for student in rules.students(config.students, manifest.image_size):
+        settings = settings_of(subject, rules, student)
+        trials = trials_of(subject, settings, baselines)
+        how = {
+            "together": config.seeds_together,
+            "compiled": config.compile,
+            "stage": f"evaluate {student}".replace("/", "-"),
+        }
+        records.append(measure(run, subject, rules, student, seeds, trials, **how))
+    run.on_main("card", lambda: _record_and_describe(folder, manifest, records, images, pictures or {}))
+    run.say(run.summary())
+    run.say(score_table(records, manifest.ipc))
+    for record in records:
+        run.say(in_words(record, manifest))
+    run.say(f"The distilled set is in {folder}")
+    if setup.destination:
+        run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
+    run.end()
+
+
+def _record_and_describe(
+    folder: Path,
+    manifest: Manifest,
+    records: Sequence[EvaluationRecord],
+    images: torch.Tensor,
+    pictures: Mapping[str, Picture],
+) -> None:
+    """Write the author's records, in place of earlier ones of the same, the pictures, and the card."""
+    for name, old in read_records(folder).items():
+        if any(old.measures_the_same(record) for record in records):
+            (folder / name).unlink()
+    for record in records:
+        atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
+    for name, draw in {**pictures, **curves(records)}.items():
+        draw(folder / "assets" / f"{name}.png")
+    write_card(folder, manifest, images)
+
+
+def write_card(folder: Path, manifest: Manifest, images: torch.Tensor) -> None:
+    """Write preview and card of a finished folder; what people wrote in the card stays.
+
+    Args:
+        folder: Holds data, manifest and records.
+        manifest: The manifest.
+        images: The set, class by class, uint8 (C * IPC, 3, S, S).
+    """
+    grid = images.unflatten(0, (len(manifest.classes), manifest.ipc)).permute(0, 1, 3, 4, 2).numpy()
+    preview_grid(grid, manifest.class_names, folder / "assets" / "preview.png")
+    found = find(folder)
+    _, evaluations = read_description(found)
+    files = readme_files(manifest, evaluations, location=str(folder), files=found.files, edited=[card_of(folder)])
+    for name, content in files.items():
+        atomic_write(folder / name, content)

@@ -1,0 +1,341 @@
+"""A classifier trained on a whole source: what methods that match BatchNorm statistics, or any others, take as a teacher.
+
+SGD with momentum on random crops and flips, the usual recipe of ResNets (He et al., 2016) with a cosine in place of
+steps. Every step's batch is drawn from seed and epoch alone, and each process takes its share of it: P processes do what
+one does, up to the rounding of sums, unless the network has BatchNorm or dropout. BatchNorm normalises every process's
+share by itself, and the running statistics kept are those of the main process.
+"""
+
+import math
+import shutil
+import time
+from pathlib import Path
+
+import psutil
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import nn
+
+from distill_hub.artifact.classifier import ClassifierRecord, classifier_name
+from distill_hub.artifact.describe import source_record
+from distill_hub.artifact.manifest import EnvironmentRecord, now
+from distill_hub.classifiers import Classifier, find_head, save_network
+from distill_hub.config import InputError, resolved
+from distill_hub.data.augment import Augmentation, augment, batch_of, draw
+from distill_hub.data.sources import Source
+from distill_hub.evaluation.settings import Task
+from distill_hub.evaluation.subject import HeldOut
+from distill_hub.networks import build, check_student, student_name
+from distill_hub.options import FitClassifierConfig
+from distill_hub.publishing.classifier import classifier_card
+from distill_hub.running.console import progress
+from distill_hub.running.dry_run import open_run
+from distill_hub.running.files import atomic_write, slug
+from distill_hub.running.run import STATE, Run
+from distill_hub.running.seeds import cpu_generator, draw_seed
+
+WINDOW = 20  # steps between two looks at the loss: each waits for the device
+DECODED_AT_A_TIME = 1024
+STAGES = ("decode", "fit")  # what a killed run goes on from
+
+
+def classifier_task(config: FitClassifierConfig, source: Source) -> Task:
+    """Resolve what is trained on what, before any work.
+
+    Args:
+        config: The recipe's settings.
+        source: The real dataset.
+
+    Raises:
+        InputError: When the images differ in size and none is given, or the network is unknown, does not run on such images
+            or is no classifier that a recipe can use.
+    """
+    size = config.image_size or source.image_size
+    if size is None:
+        raise InputError("image_size", None, f"the images of {source.name} differ in size; pass --image_size")
+    network = f"{student_name('auto', size)}-bn" if config.network == "auto" else config.network
+    check_student(network, len(source.classes), size, field="network")
+    with torch.device("meta"):
+        find_head(build(network, len(source.classes), size), len(source.classes), network, field="network")
+    return Task(len(source.train), tuple(source.class_names), size, slug(source.name), network)
+
+
+def augmentation(task: Task) -> Augmentation:
+    """Return the usual one of the image size: up to 64 px padded crops, above RandomResizedCrop, of the stored square."""
+    if task.image_size <= 64:
+        return Augmentation(pad=0.125, flip=task.mirrored)
+    return Augmentation(crop_scale=(0.08, 1.0), flip=task.mirrored)
+
+
+def rate(step: int, steps: int, per_epoch: int) -> float:
+    """Return the share of the learning rate at a step, from 0: linear for 5 epochs or 5 % of all steps, then cosine to 0."""
+    warm_up = min(5 * per_epoch, steps // 20)
+    if step < warm_up:
+        return (step + 1) / (warm_up + 1)
+    return (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up))) / 2
+
+
+def check_memory(task: Task, accelerator: Accelerator) -> None:
+    """Refuse images that do not fit into memory, where each process keeps all of them.
+
+    Raises:
+        InputError: Naming needed and free memory.
+    """
+    needed = task.images * 3 * task.image_size**2
+    if accelerator.device.type == "cuda":
+        free, where = torch.cuda.mem_get_info(accelerator.device)[0], "on the device"
+    else:
+        needed *= accelerator.num_processes
+        free, where = psutil.virtual_memory().available, f"for {accelerator.num_processes} processes"
+    if needed > free:
+        valid = (
+            f"{task.images} images need {needed / 1e9:,.2f} GB {where}, {free / 1e9:,.2f} GB are free; pass a smaller one"
+        )
+        raise InputError("image_size", task.image_size, valid)
+
+
+class Fit:
+    """The training of one classifier.
+
+    A killed run goes on from its last checkpoint to the same weights, bit for bit with the same number of processes.
+
+    Args:
+        run: Its processes share each batch.
+        source: The real dataset.
+        task: See `classifier_task`.
+        config: The recipe's settings.
+
+    Raises:
+        InputError: When a batch cannot be shared evenly or exceeds the source, the share of a process is too small for the
+            network's BatchNorm, or the images do not fit into memory.
+    """
+
+    def __init__(self, run: Run, source: Source, task: Task, config: FitClassifierConfig):
+        accelerator, size = run.accelerator, config.batch_size
+        self.run, self.source, self.task, self.config = run, source, task, config
+        if size % accelerator.num_processes:
+            valid = f"{accelerator.num_processes} processes share it: valid is a multiple of {accelerator.num_processes}"
+            raise InputError("batch_size", size, valid)
+        if size > task.images:
+            raise InputError("batch_size", size, f"the source has {task.images} training images")
+        self.share = size // accelerator.num_processes
+        check_student(task.student, task.classes, task.image_size, self.share, field="network")
+        check_memory(task, accelerator)
+        self.rules = augmentation(task)
+        self.per_epoch = task.images // size  # the rest of an epoch, other images each time, is left out
+        self.steps = config.epochs * self.per_epoch
+        self.epoch, self.drawn, self.seconds = 0, -1, 0.0  # epochs done, the one whose batches are drawn, time so far
+        self.file = run.output_dir / STATE / "fit" / "checkpoint.safetensors"
+        torch.manual_seed(draw_seed(config.seed, "classifier weights"))
+        self.network = build(task.student, task.classes, task.image_size).train()
+        has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in self.network.modules())
+        # Instance norm would copy back and forth.
+        self.layout = torch.channels_last if has_batch_norm else torch.contiguous_format
+        self.network.to(run.device, memory_format=self.layout)
+        optimizer = torch.optim.SGD(
+            self.network.parameters(), config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
+        )
+        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+
+    def load_images(self) -> None:
+        """Decode the training split, spread over processes and once for all attempts, and put it on the device."""
+        size, device = self.task.image_size, self.run.device
+        rows, train = range(self.task.images), self.source.train
+        decoded = self.run.map(
+            "decode", rows, lambda part: {"images": train.pixels(part, size)}, chunk_size=DECODED_AT_A_TIME
+        )
+        self.images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8, device=device)
+        for start in range(0, len(rows), DECODED_AT_A_TIME):
+            stop = min(start + DECODED_AT_A_TIME, len(rows))
+            self.images[start:stop] = decoded.rows(start, stop, "images")["images"]
+        self.labels = torch.from_numpy(train.labels).to(device)
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return this process's share of a step's batch: augmented images (b, 3, S, S), and labels (b,)."""
+        epoch, place = divmod(step, self.per_epoch)
+        size, batch_size, process = self.task.image_size, self.config.batch_size, self.run.accelerator.process_index
+        if self.drawn != epoch:
+            generator = cpu_generator(draw_seed(self.config.seed, "classifier epoch", epoch))
+            draws = draw(self.rules, self.task.images, batch_size, size, generator)
+            self.draws = {name: rows.to(self.run.device) for name, rows in draws.items()}
+            self.drawn = epoch
+            torch.manual_seed(draw_seed(self.config.seed, "classifier dropout", epoch, process))
+        start = place * batch_size + process * self.share
+        part = batch_of(self.draws, start, start + self.share)
+        return augment(self.images[part["order"]], part, *self.task.normalization), self.labels[part["order"]]
+
+    def update(self, step: int) -> torch.Tensor:
+        """Take one optimiser step; return the mean loss of this process's share."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * rate(step, self.steps, self.per_epoch)
+        images, labels = self.batch(step)
+        loss = F.cross_entropy(
+            self.model(images.contiguous(memory_format=self.layout)), labels
+        )  # averaged over processes with the gradients
+        self.optimizer.zero_grad(set_to_none=True)
+        self.run.accelerator.backward(loss)
+        self.optimizer.step()
+        return loss.detach()
+
+    def train(self) -> float:
+        """Take all steps, from the last checkpoint on.
+
+        Returns:
+            Seconds it took, interrupted attempts included as far as their last checkpoint.
+
+        Raises:
+            InputError: When the loss is not finite any more.
+        """
+        self.resume()
+        started, pending, done = time.perf_counter() - self.seconds, [], self.epoch * self.per_epoch
+        todo = range(done, done + self.run.part(self.steps - done))
+        steps = progress(todo, "fit", unit="step", done=done, disable=not self.run.is_main)
+        for step in steps:
+            pending.append(self.update(step))
+            is_end = (step + 1) % self.per_epoch == 0
+            if len(pending) == WINDOW or is_end:
+                losses = self.run.accelerator.reduce(torch.stack(pending), "mean")
+                self._check_finite(losses, step + 1 - len(pending), is_end)
+                steps.set_postfix(loss=f"{losses.mean().item():.4f}")
+                pending = []
+            if is_end:
+                self.epoch, self.seconds = self.epoch + 1, time.perf_counter() - started
+                due = self.epoch % self.config.checkpoint_epochs == 0 or self.epoch == self.config.epochs
+                if due and self.run.is_main:
+                    self.save()
+        return self.seconds
+
+    def _check_finite(self, losses: torch.Tensor, first: int, is_end: bool) -> None:
+        """Stop before what is broken gets into a checkpoint."""
+        wrong = (~losses.isfinite()).nonzero()
+        if len(wrong):
+            what, step, value = "loss", first + int(wrong[0]), losses[wrong[0]].item()
+        elif is_end and not all(parameter.isfinite().all() for parameter in self.network.parameters()):
+            what, step, value = "trained weights", first + len(losses) - 1, math.nan
+        else:
+            return
+        kept = "there is no checkpoint yet"
+        if self.file.exists():
+            with safe_open(self.file, "pt") as file:
+                kept = f"the checkpoint of epoch {file.metadata()['epoch']} is kept"
+        advice = "a smaller --learning_rate, with --overwrite or another --output_dir, may help"
+        raise InputError(what, value, f"it became so in step {step + 1} of {self.steps}; {kept}; {advice}")
+
+    def save(self) -> None:
+        """Write the checkpoint in place of the last one, complete or not at all."""
+        scaler = self.run.accelerator.scaler
+        facts = {"epoch": str(self.epoch), "seconds": str(self.seconds)}
+        if scaler is not None:  # fp16
+            state = scaler.state_dict()
+            facts |= {"scale": repr(state["scale"]), "growth_tracker": str(state["_growth_tracker"])}
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            if (momentum := self.optimizer.state[parameter].get("momentum_buffer")) is not None:
+                tensors[f"momentum.{name}"] = momentum
+        atomic_write(self.file, save({name: tensor.contiguous() for name, tensor in tensors.items()}, facts))
+
+    def resume(self) -> None:
+        """Go to where the checkpoint was taken, if there is one."""
+        if not self.file.exists():
+            return
+        with safe_open(self.file, "pt") as file:
+            facts, names = file.metadata(), file.keys()
+            self.network.load_state_dict({name: file.get_tensor(f"network.{name}") for name in self.network.state_dict()})
+            for name, parameter in self.network.named_parameters():
+                if f"momentum.{name}" in names:
+                    momentum = torch.empty_like(parameter, requires_grad=False).copy_(file.get_tensor(f"momentum.{name}"))
+                    self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        if (scaler := self.run.accelerator.scaler) is not None:
+            state = {"scale": float(facts["scale"]), "_growth_tracker": int(facts["growth_tracker"])}
+            scaler.load_state_dict({**scaler.state_dict(), **state})
+        self.epoch, self.seconds = int(facts["epoch"]), float(facts["seconds"])
+
+    def accuracy(self, test: HeldOut) -> float:
+        """Return the fraction of the test images that the network classifies right, in full precision."""
+        mean, std = self.task.normalization
+        network = self.run.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        classifier = Classifier(
+            network, id=self.task.student, architecture=self.task.student, classes=self.source.classes,
+            class_names=self.source.class_names, image_size=self.task.image_size, mean=mean, std=std, device=self.run.device,
+        )  # fmt: skip
+        return (classifier.predict(test.images(self.task.image_size)) == test.labels).double().mean().item()
+
+    def write(self, test: HeldOut, environment: EnvironmentRecord) -> ClassifierRecord:
+        """Measure the trained network and save it: `config.json` comes last and says that the folder is complete.
+
+        Args:
+            test: The source's test split.
+            environment: Of the run.
+
+        Returns:
+            What the folder says of it.
+        """
+        folder, task, (mean, std) = self.run.output_dir, self.task, self.task.normalization
+        own = ("epochs", "batch_size", "learning_rate", "weight_decay", "seed")
+        settings = {name: value for name, value in resolved(self.config).items() if name in own}
+        fixed = {"optimizer": "SGD, momentum 0.9", "schedule": "linear warm-up, then cosine to 0, step by step"}
+        crops = {"pad": self.rules.pad, "crop_scale": self.rules.crop_scale, "flip": self.rules.flip}
+        record = ClassifierRecord(
+            network=task.student,
+            source=source_record(self.source),
+            classes=self.source.class_names,
+            image_size=task.image_size,
+            test_accuracy=self.accuracy(test),
+            settings={**settings, **fixed, **crops},
+            steps=self.steps,
+            seconds=round(self.seconds, 1),
+            environment=environment,
+            created=now(),
+        )
+        atomic_write(folder / "README.md", classifier_card(record, location=str(folder)).encode())
+        facts = record.model_dump(mode="json")
+        save_network(
+            self.network, folder, task.student, self.source.class_names, task.image_size, mean=mean, std=std, record=facts
+        )
+        for stage in STAGES:
+            shutil.rmtree(folder / STATE / stage, ignore_errors=True)
+        return record
+
+
+def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
+    """Train a classifier, measure it on the test split after its last epoch, and save it in its folder.
+
+    A folder that is finished is left as it is.
+
+    Args:
+        source: The real dataset.
+        config: The recipe's settings.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: See `classifier_task`, `Run`, `Fit` and `Fit.train`; or when the test split holds no image of a class.
+    """
+    task = classifier_task(config, source)
+    folder = config.output_dir or Path("outputs", classifier_name(source.name, task.student))
+    settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # decoded images and checkpoint depend on it
+    run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
+    if (run.output_dir / "config.json").is_file():
+        run.say(f"The classifier in {folder} is finished already; --overwrite trains it anew")
+        return run
+    test = HeldOut(source)
+    fit = Fit(run, source, task, config)
+    fit.load_images()
+    run.together("fit", fit.steps, fit.train)
+    if run.is_dry:
+        return run
+    environment = EnvironmentRecord(**run.environment())
+
+    def write() -> None:
+        record = fit.write(test, environment)
+        speed = fit.steps * config.batch_size / fit.seconds
+        run.say(f"{task.student}: {record.test_accuracy:.2%} of {len(test.labels)} test images, {speed:,.0f} images/s")
+
+    run.on_main("test and save", write)
+    run.say(run.summary())
+    run.say(f"The classifier is in {folder}: pass --teacher {folder}")
+    return run

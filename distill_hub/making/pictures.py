@@ -1,0 +1,75 @@
+"""Pictures for the card that a recipe has the data for. Each is a function that draws a file, of a few classes alone."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.evaluation.metrics import embed_all
+from distill_hub.making.start import Setup
+from distill_hub.publishing.plots import COLORS, embedding_map, learning_curves, refinement_grid, spread
+from distill_hub.running.run import Stage
+from distill_hub.running.seeds import cpu_generator, draw_seed
+
+Picture = Callable[[Path], None]
+REFINED = 10  # images before and after, each of another class
+REAL = 100  # images per class that are embedded
+
+
+def refinement(setup: Setup, pool: Stage, chosen: Sequence[int], refined: Stage) -> Picture:
+    """Show the first image of some classes before and after its refinement.
+
+    Args:
+        setup: What the recipe works with.
+        pool: What was drawn, with `images`.
+        chosen: Rows of the pool, in the order of the set.
+        refined: The set, with `images`, class by class.
+    """
+
+    def draw(path: Path) -> None:
+        shown = spread(len(setup.source.classes), REFINED).tolist()
+        rows = [label * setup.config.ipc for label in shown]
+        before = pool.take([chosen[row] for row in rows], "images")["images"]
+        after = refined.take(rows, "images")["images"]
+        before, after = (images.permute(0, 2, 3, 1).numpy() for images in (before, after))
+        refinement_grid(before, after, [setup.source.class_names[label] for label in shown], path)
+
+    return draw
+
+
+def embedding(setup: Setup, pool: Stage, selected: Stage) -> Picture:
+    """Show where a pool and the set that came of it lie among real images, as the teacher sees them.
+
+    Args:
+        setup: What the recipe works with.
+        pool: What was drawn, with `embeddings`, as many images of each class.
+        selected: The set, with `images`, class by class.
+    """
+
+    def draw(path: Path) -> None:
+        train, names, ipc = setup.source.train, setup.source.class_names, setup.config.ipc
+        shown, per_class = spread(len(names), len(COLORS)).tolist(), len(pool) // len(names)
+        kinds = {"real": [], "pool": [], "this set": []}
+        for label in shown:
+            rows = train.by_class[label]
+            seed = draw_seed(setup.config.seed, "embedding picture", names[label])
+            drawn = torch.randperm(len(rows), generator=cpu_generator(seed))[:REAL]
+            kinds["real"].append(embed_all(setup.teacher, train.pixels(rows[drawn], setup.image_size)))
+            own = pool.rows(label * per_class, (label + 1) * per_class, "embeddings")["embeddings"]
+            kinds["pool"].append(own)
+            images = selected.rows(label * ipc, (label + 1) * ipc, "images")["images"]
+            kinds["this set"].append(embed_all(setup.teacher, images))
+        arrays = {kind: [tensor.numpy() for tensor in tensors] for kind, tensors in kinds.items()}
+        embedding_map(arrays, [names[label] for label in shown], path)
+
+    return draw
+
+
+def curves(records: Sequence[EvaluationRecord]) -> dict[str, Picture]:
+    """Show how the students of a protocol learned, if the test split was looked at more than once."""
+    shown = {r.student: r for r in records if r.score.curve and len(r.score.curve[0]) > 1}
+    panels = {student: {n: np.array(s.curve) for n, s in record.scores.items()} for student, record in shown.items()}
+    looks = {student: record.settings["looks"] for student, record in shown.items()}
+    return {"curves": lambda path: learning_curves(panels, looks, path)} if shown else {}

@@ -1,0 +1,52 @@
+"""The end of a dry run: what packaging, stored views and students would take."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+
+import torch
+
+from distill_hub.artifact.describe import rows, soft_labels
+from distill_hub.artifact.package import encode_image
+from distill_hub.artifact.views import predicted_bytes
+from distill_hub.evaluation.plan import expect_students
+from distill_hub.evaluation.scores import settings_of, trials_of
+from distill_hub.evaluation.settings import is_mirrored
+from distill_hub.evaluation.subject import Subject
+from distill_hub.evaluation.train import TrainingSet
+from distill_hub.evaluation.views import draw_views
+from distill_hub.making.start import Setup, view_epochs
+from distill_hub.running.run import Stage
+
+SAMPLE = 32  # images that are encoded, to see how long it takes and how large they are
+
+
+def expect_rest(setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[int], TrainingSet]]) -> None:
+    """Add to a plan what `package_and_score` would do.
+
+    Args:
+        setup: See there, as the others.
+        stage: The set; the images of the first chunk stand for all.
+        baselines: Further sets that would be scored.
+    """
+    run, config, labels = setup.run, setup.config, setup.labels
+    count, classes = len(labels), len(setup.source.classes)
+    sample = list(itertools.islice(rows(stage, labels), SAMPLE))
+    seconds, encoded = run.timed(lambda: [encode_image(row["image"], config.image_format) for row in sample])
+    size = count * (sum(map(len, encoded)) // len(encoded) + 4 * classes)  # images, and soft labels in float32
+    run.expect("package", count, seconds * count / len(sample), size, is_published=True)
+
+    images = stage.rows(0, count, "images")["images"]
+    rules = setup.protocol
+    own = TrainingSet(images, torch.tensor(labels), soft_labels(stage) if rules.labels == "soft" else None)
+    if epochs := view_epochs(config, classes):
+        mirrored = is_mirrored(setup.source.class_names)
+        how = {"epochs": epochs, "mirrored": mirrored, "seed": config.seed}
+        _, facts = draw_views(run, images, setup.teacher, setup.teacher_record, **how)
+        run.expect("store views", epochs, 0.0, predicted_bytes(count, epochs, classes, facts.batch_size), is_published=True)
+        own = dataclasses.replace(own, views=SimpleNamespace(record=facts))
+    subject = Subject(own, setup.test, "", setup.teacher, setup.teacher_record)
+    for student in rules.students(config.students, setup.image_size):
+        trials = trials_of(subject, settings_of(subject, rules, student), baselines)
+        expect_students(run, subject, student, trials, config.repeats, compiled=config.compile)

@@ -1,0 +1,332 @@
+"""Rebuilding a set from its manifest: the same, bit for bit, or where the new one first differs, and by how much."""
+
+import dataclasses
+import os
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from distill_hub.artifact.load import MANIFEST, Found, find, read_artifact, read_description
+from distill_hub.artifact.manifest import Manifest
+from distill_hub.command_options import RealOptions, ReproduceConfig
+from distill_hub.config import InputError, nearest, options, parse, resolved
+from distill_hub.data.known import KNOWN
+from distill_hub.options import EvaluationOptions, SetOptions, ViewsOptions
+from distill_hub.running.files import shipped
+
+RECIPES = {"random": "random_real", "difffit": "minimax"}  # of methods that are not called as their recipes are
+# Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
+_NO_PART = {f.name for group in (EvaluationOptions, ViewsOptions) for f in dataclasses.fields(group)}
+_LEAST_SCORING = ("--repeats=1", "--view_epochs=0")
+_MODULES = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}
+Verdict = Literal["same", "differs", "not on record", "not made again"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a recipe is started. As text: the line to type."""
+
+    words: list[str]
+    environment: Mapping[str, str]
+
+    def __str__(self) -> str:
+        environment = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join([*environment, shlex.join(self.words)])
+
+    def run(self) -> None:
+        """Start it, with this interpreter, and wait for its end; its output is streamed.
+
+        Raises:
+            InputError: When it fails.
+        """
+        command = [sys.executable, "-m", _MODULES[self.words[0]], *self.words[1:]]
+        code = subprocess.run(command, env={**os.environ, **self.environment}).returncode
+        if code:
+            valid = f"it ended with code {code}, for the reason above; the same command goes on where it stopped"
+            raise InputError("launch", str(self), valid)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that a set is made from, or a stage of its making, and the hash of it in both records."""
+
+    name: str
+    recorded: str | None
+    rebuilt: str | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether both are the same. 'not made again': its results lay in the user's cache."""
+        if self.recorded is None:
+            return "not on record"
+        if self.rebuilt is None:
+            return "not made again"
+        return "same" if self.recorded == self.rebuilt else "differs"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the rows of two sets of N images are apart, compared in order."""
+
+    images: int  # that differ
+    largest: int  # absolute difference of two pixel values, 0 .. 255
+    mean: float  # absolute difference, over all pixel values of all images
+    labels: int  # that differ
+    soft_label: float  # largest absolute difference of two probabilities
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A set as it is on record, and as it was rebuilt here."""
+
+    recorded: Manifest
+    rebuilt: Manifest
+    difference: Difference | None  # None: identical, or images and soft labels of another shape
+
+    @property
+    def identical(self) -> bool:
+        """Whether pixels, labels and soft labels are the same, bit for bit."""
+        return self.recorded.content_sha256 == self.rebuilt.content_sha256
+
+    @property
+    def steps(self) -> list[Step]:
+        """What can be compared, in the order of the run."""
+        before, after = _steps(self.recorded), _steps(self.rebuilt)
+        return [Step(name, before.get(name), after.get(name)) for name in before | after]
+
+    @property
+    def first(self) -> Step | None:
+        """The first step that differs, if any does."""
+        return next((step for step in self.steps if step.verdict == "differs"), None)
+
+    @property
+    def environment(self) -> dict[str, tuple[str, str]]:
+        """Versions, hardware, processes and precision that are not as recorded: what was recorded, and what is here."""
+        before, after = ({**m.environment.packages, **dict(m.environment)} for m in (self.recorded, self.rebuilt))
+        names = [*dict.fromkeys([*self.recorded.environment.packages, *self.rebuilt.environment.packages])]
+        names += ["python", "hardware", "processes", "mixed_precision"]
+        pairs = {name: (str(before.get(name, "-")), str(after.get(name, "-"))) for name in names}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+    @property
+    def new_options(self) -> dict[str, Any]:
+        """Options that the recipe had not when the set was made, with the defaults that were taken."""
+        recorded = self.recorded.method.config
+        return {name: value for name, value in self.rebuilt.method.config.items() if name not in recorded}
+
+    def summary(self) -> dict[str, Any]:
+        """Return all of this but the records, ready for JSON."""
+        return {
+            "name": self.recorded.name,
+            "identical": self.identical,
+            "content_sha256": {"recorded": self.recorded.content_sha256, "rebuilt": self.rebuilt.content_sha256},
+            "first_difference": self.first.name if self.first else None,
+            "difference": dataclasses.asdict(self.difference) if self.difference else None,
+            "steps": [{**dataclasses.asdict(step), "verdict": step.verdict} for step in self.steps],
+            "environment": {name: {"recorded": a, "here": b} for name, (a, b) in self.environment.items()},
+            "new_options": self.new_options,
+        }
+
+
+def _steps(manifest: Manifest) -> dict[str, str]:
+    stages = {f"stage {stage.name}": stage.sha256 for stage in manifest.stages}
+    generator, teacher = manifest.generator, manifest.teacher
+    base = generator.tuning.base if generator and generator.tuning else None
+    steps = {
+        "source": manifest.source.fingerprint,
+        "base generator": base.sha256 if base else None,
+        "teacher": teacher.sha256 if teacher else None,
+        "stage encode": stages.pop("stage encode", None),  # of the images that a recipe tunes its generator on
+        "generator": generator.sha256 if generator else None,
+        **stages,
+    }
+    return {name: sha256 for name, sha256 in steps.items() if sha256}
+
+
+def reproduce(config: ReproduceConfig) -> Reproduction | None:
+    """Rebuild a set from its manifest in a process of its own, and compare the rows.
+
+    Args:
+        config: The set, what lies elsewhere now, and where to rebuild it. A rebuild that was interrupted goes on.
+
+    Returns:
+        Both records and what differs; None when only the launch line was to be printed.
+
+    Raises:
+        InputError: When the set is damaged, its manifest does not say how to rebuild it, or its recipe fails.
+        HubError: When the Hub fails.
+    """
+    found = find(config.location, config.revision)
+    manifest, _ = read_description(found)
+    folder = config.output_dir or Path("outputs", f"{manifest.name}-reproduced")
+    if found.folder and folder.resolve() == found.folder.resolve():
+        raise InputError("output_dir", str(folder), "it holds the set itself; name a new folder")
+    launch = launch_of(manifest, config, folder, published=found.remote is not None)
+    if config.print_command:
+        print(launch)
+        return None
+    read_artifact(found, rows=False)  # is it what its manifest says?
+    if not config.overwrite:
+        _refuse_stale(folder)
+    print(f"{launch}\n", flush=True)
+    launch.run()
+    return compare(found, folder)
+
+
+def _refuse_stale(folder: Path) -> None:
+    """Refuse a finished rebuild by other versions: its recipe would take up what they made."""
+    made = Manifest.read(folder / MANIFEST).environment if (folder / MANIFEST).is_file() else None
+    for name, version in made.packages.items() if made else ():
+        if version != metadata.version(name):
+            valid = f"it was rebuilt with {name} {version}, here is {metadata.version(name)}; --overwrite starts afresh"
+            raise InputError("output_dir", str(folder), valid)
+
+
+def launch_of(manifest: Manifest, config: ReproduceConfig, folder: Path, *, published: bool) -> Launch:
+    """Return how a set's recipe is started to make the same rows again, with the least scoring.
+
+    Source and generator are taken at the commits on record, whatever branch was asked for then.
+
+    Args:
+        manifest: Of the set.
+        config: What lies elsewhere now.
+        folder: Where to rebuild it.
+        published: Whether the set is on the Hub; then a folder of its author's is not looked for on this machine.
+
+    Raises:
+        InputError: When the set was made elsewhere, or the manifest lacks something that a rebuild needs; its recipe is
+            gone, or does not know one of its settings; or the folder of its source is not on this machine.
+    """
+    recorded = manifest.method.config
+    if manifest.origin == "external":
+        raise InputError("distilled set", manifest.name, "it was made elsewhere: nothing on record says how")
+    for field, value in {"seed": manifest.seed, "environment": manifest.environment, "method.config": recorded}.items():
+        if value in (None, {}):
+            raise InputError(f"{MANIFEST}: {field}", value, "without it the set cannot be rebuilt")
+    recipe, config_class = _recipe(manifest.method.name)
+    defaults = resolved(config_class())
+    for name in recorded:
+        # What may not be set is no option here, either: a stranger's manifest names no folder to write or overwrite.
+        if name not in defaults:
+            valid = f"{recipe.name} has no such option{nearest(name, list(defaults))}: the set was made by another version"
+            raise InputError(f"{MANIFEST}: method.config", name, valid)
+    settings = {**recorded, **_lies_now(manifest, config, published=published)}
+    words = [
+        _word(name, value)
+        for name, value in settings.items()
+        if name in defaults and name not in _NO_PART and value != defaults[name]
+    ]
+    words += [*_LEAST_SCORING, f"--output_dir={folder}", *["--overwrite"] * config.overwrite]
+    parse(config_class, words)  # refuses here what the recipe would refuse
+    here = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
+    start, environment = _start(manifest)
+    launch = Launch([*start, str(here), *words], environment)
+    if not str(launch).isprintable():  # a stranger may have written it, and it is shown on a terminal
+        raise InputError(MANIFEST, str(launch), "a recipe's settings hold no control characters")
+    return launch
+
+
+def _recipe(method: str) -> tuple[Path, type]:
+    """Return a method's recipe, and the class of its settings."""
+    folder = shipped("recipes")
+    if not folder.is_dir():
+        valid = "the recipes are not beside this package; clone its repository and install that: pip install -e ."
+        raise InputError("recipes", str(folder), valid)
+    file = folder / f"{RECIPES.get(method, method)}.py"
+    if not file.is_file():
+        known = sorted(path.stem for path in folder.glob("*.py"))
+        raise InputError(f"{MANIFEST}: method.name", method, f"there is no {file}{nearest(method, known)}")
+    config_class = runpy.run_path(str(file))["main"].__annotations__["config"]
+    if not issubclass(config_class, SetOptions):
+        raise InputError(f"{MANIFEST}: method.name", method, f"{file.name} makes no distilled sets")
+    return file, config_class
+
+
+def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -> dict[str, Any]:
+    """Return the settings that say where real images and networks lie: as pinned by the record, or as named now."""
+    recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
+    settings = {name: value for name, value in options(config, RealOptions).items() if value}
+    if config.source:
+        settings.setdefault("source_revision", None)  # a branch of another place
+    else:
+        if known.revision:
+            settings.setdefault("source_revision", known.revision)
+        local = known.name not in KNOWN and known.hub_id is None
+        if local and (published or not Path(known.name).exists()):
+            valid = "it is a folder of whoever made the set; pass --source with the folder of the real images here"
+            raise InputError("source", known.name, valid)
+    if config.generator:
+        if generator is None:
+            raise InputError("generator", config.generator, "the set was made without one")
+        settings |= {"generator": config.generator, "generator_revision": None}
+    elif generator:
+        # A recipe that tunes its generator was given the one it came from.
+        named = [generator, *([generator.tuning.base] if generator.tuning else [])]
+        pinned = [m.revision for m in named if m.revision and recorded.get("generator", "auto") in ("auto", m.id)]
+        settings |= {"generator_revision": pinned[0]} if pinned else {}
+    if config.teacher:
+        settings |= {"teacher": config.teacher, "teacher_revision": None}
+    elif manifest.teacher and manifest.teacher.revision:
+        settings["teacher_revision"] = manifest.teacher.revision
+    return settings
+
+
+def _word(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no_{name}"
+    return f"--{name}={'null' if value is None else value}"
+
+
+def _start(manifest: Manifest) -> tuple[list[str], dict[str, str]]:
+    """Return launcher and environment for the recorded device, processes and precision, as far as this machine has them."""
+    recorded = manifest.environment
+    precision = recorded.mixed_precision
+    if "cuda" in recorded.peak_memory_bytes:
+        count = max(1, min(recorded.processes, torch.cuda.device_count()))
+        start = ["--multi_gpu", "--num_processes", str(count)] if count > 1 else ["--num_processes", "1"]
+    elif (count := min(recorded.processes, os.cpu_count() or 1)) > 1:
+        environment = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": precision}
+        return ["torchrun", "--standalone", "--nproc_per_node", str(count)], environment
+    else:
+        start = ["--cpu", "--num_processes", "1"]
+    return ["accelerate", "launch", "--quiet", *start, "--mixed_precision", precision], {}
+
+
+def compare(recorded: Found, rebuilt: Path) -> Reproduction:
+    """Compare a set with its rebuild.
+
+    Args:
+        recorded: The set.
+        rebuilt: The folder of the rebuild.
+
+    Raises:
+        InputError: When one of them is damaged.
+    """
+    before, after = read_description(recorded)[0], Manifest.read(rebuilt / MANIFEST)
+    shapes = [(m.rows, m.image_size, len(m.classes)) for m in (before, after)]
+    if before.content_sha256 == after.content_sha256 or shapes[0] != shapes[1]:
+        return Reproduction(before, after, None)
+    one, other = (read_artifact(found, rows=False, pixels=True) for found in (recorded, find(rebuilt)))
+    images = largest = total = 0
+    for a, b in zip(one.pixels.split(100), other.pixels.split(100), strict=True):
+        apart = (a.short() - b.short()).abs().flatten(1)
+        images += int(apart.any(1).sum())
+        largest = max(largest, int(apart.max()))
+        total += int(apart.sum())
+    difference = Difference(
+        images=images,
+        largest=largest,
+        mean=total / one.pixels.numel(),
+        labels=int((one.labels != other.labels).sum()),
+        soft_label=float(np.abs(one.soft_labels - other.soft_labels).max()),
+    )
+    return Reproduction(before, after, difference)

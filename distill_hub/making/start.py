@@ -1,0 +1,211 @@
+"""The start of every recipe: what it works with, and all that can be refused before work is done."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill_hub.artifact.describe import describe, generator_record
+from distill_hub.artifact.generator import find_tuning
+from distill_hub.artifact.manifest import Manifest, ModelRecord, method_record, set_name
+from distill_hub.classifiers import Classifier
+from distill_hub.config import InputError, options, resolved
+from distill_hub.data.classes import match_classes
+from distill_hub.data.sources import Source, check_ipc, load_source
+from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
+from distill_hub.evaluation.protocols import protocol as protocol_named
+from distill_hub.evaluation.subject import HeldOut
+from distill_hub.evaluation.teacher import open_teacher
+from distill_hub.evaluation.train import TrainingSet
+from distill_hub.evaluation.views import default_epochs
+from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.fit import open_generator
+from distill_hub.methods.candidates import draw_pool
+from distill_hub.networks import check_student, student_name
+from distill_hub.options import (
+    DitConfig,
+    GeneratorFitOptions,
+    GeneratorOptions,
+    PixelOptions,
+    SetOptions,
+    SourceOptions,
+    TeacherOptions,
+)
+from distill_hub.publishing.destination import Destination, check_destination
+from distill_hub.running.dry_run import open_run
+from distill_hub.running.run import Run, Stage
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a recipe works with."""
+
+    config: SetOptions
+    name: str  # of the set
+    run: Run
+    source: Source
+    image_size: int  # side of the set's images, in pixels
+    test: HeldOut
+    teacher: Classifier
+    teacher_record: ModelRecord
+    destination: Destination | None  # where the set is to be published
+
+    @property
+    def protocol(self) -> Protocol:
+        """How students are trained."""
+        return protocol_named(self.config.protocol)
+
+    @property
+    def labels(self) -> list[int]:
+        """Labels of a set with IPC images per class, class by class."""
+        return [label for label in range(len(self.source.classes)) for _ in range(self.config.ipc)]
+
+    def manifest(self, facts: Mapping[str, str], notes: Mapping[str, Any] | None = None) -> Manifest:
+        """Describe the set that a method made; see `artifact.describe.describe`. Call it on every process."""
+        return self._describe(facts, notes)
+
+    def _describe(self, facts, notes, generator: ModelRecord | None = None, class_ids: list[int] | None = None) -> Manifest:
+        return describe(
+            self.run, self.source, self.name, method_record(facts, resolved(self.config), notes),
+            generator=generator, generator_classes=class_ids,
+            teacher=self.teacher_record, teacher_classes=self.teacher.columns,
+            ipc=self.config.ipc, image_size=self.image_size, seed=self.config.seed,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GeneratorSetup(Setup):
+    """What a recipe with a generator works with."""
+
+    generator: DiTGenerator
+    generator_record: ModelRecord
+    class_ids: list[int]  # the generator's class of each class of the source
+
+    @property
+    def plain(self) -> str:
+        """What plain samples of the generator are called beside other sets."""
+        tuning = self.generator_record.tuning
+        return f"plain {tuning.method.name if tuning else 'DiT'} samples"
+
+    def draw(self, count: int, stage: str = "pool") -> Stage:
+        """Draw `count` candidates of every class; see `draw_pool`."""
+        return draw_pool(
+            self.run, self.generator, self.teacher, self.source.class_names, self.class_ids, count,
+            seed=self.config.seed, batch_size=self.config.sample_batch_size, stage=stage,
+        )  # fmt: skip
+
+    def plain_samples(self, pool: Stage) -> Callable[[int], TrainingSet]:
+        """Return a baseline for `package_and_score`: of every class, the first IPC candidates of a pool."""
+
+        def samples(seed: int) -> TrainingSet:
+            starts = range(0, len(pool), len(pool) // len(self.source.classes))
+            first = [start + index for start in starts for index in range(self.config.ipc)]
+            found = pool.take(first, "images", *["logits"] * (self.protocol.labels == "soft"))
+            soft = found["logits"].softmax(1) if "logits" in found else None
+            return TrainingSet(found["images"], torch.tensor(self.labels), soft)
+
+        return samples
+
+    def manifest(self, facts: Mapping[str, str], notes: Mapping[str, Any] | None = None) -> Manifest:
+        """Describe the set; see `Setup.manifest`."""
+        return self._describe(facts, notes, self.generator_record, self.class_ids)
+
+
+def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Setup:
+    """Open what a recipe without a generator works with, fitting a teacher where there is none for the source.
+
+    Args:
+        config: The recipe's settings.
+        method: Name of the method; enters the set's name.
+        batch_norm: Whether a teacher that is fitted gets BatchNorm, which it needs to have statistics of its own.
+
+    Raises:
+        InputError: For whatever cannot be used, before work is done that would be lost.
+    """
+    source = _open_source(config)
+    size = config.image_size or source.image_size
+    if size is None and config.teacher == "auto" and not source.has_wnids:
+        raise InputError("image_size", None, f"the images of {source.name} differ in size; pass --image_size")
+    _check_evaluation(config, len(source.classes), size or 224)
+    name, destination, run = _open_run(config, source, method)
+    test = HeldOut(source)
+    network = f"{student_name('auto', size)}-bn" if batch_norm and size else "auto"
+    teacher, teacher_record = open_teacher(
+        run, test, size, **options(config, TeacherOptions), seed=config.fit_seed, network=network
+    )
+    size = size or teacher.image_size
+    _check_evaluation(config, len(source.classes), size)
+    return Setup(config, name, run, source, size, test, teacher, teacher_record, destination)
+
+
+def set_up_generator(config: DitConfig, method: str) -> GeneratorSetup:
+    """Open what a recipe with a generator works with, fitting generator and teacher where there are none for the source.
+
+    Args:
+        config: The recipe's settings.
+        method: Name of the method; enters the set's name.
+
+    Raises:
+        InputError: For whatever cannot be used, before work is done that would be lost.
+    """
+    source = _open_source(config)
+    _check_evaluation(config, len(source.classes))
+    # A set drawn from a tuned generator is called after both, unless it is that method's own.
+    tuning = None if config.generator == "auto" else find_tuning(config.generator, config.generator_revision)
+    if tuning and tuning.method.name != method:
+        method = f"{method}-{tuning.method.name}"
+    name, destination, run = _open_run(config, source, method)
+    generator, id = open_generator(
+        run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
+    )
+    class_ids = match_classes(source.classes, generator.class_names, "generator", id)
+    size = generator.image_size
+    _check_evaluation(config, len(source.classes), size)
+    test = HeldOut(source)
+    teacher, teacher_record = open_teacher(run, test, size, **options(config, TeacherOptions), seed=config.fit_seed)
+    record = generator_record(generator, id)
+    return GeneratorSetup(
+        config, name, run, source, size, test, teacher, teacher_record, destination, generator, record, class_ids
+    )
+
+
+def _open_source(config: SetOptions) -> Source:
+    source = load_source(**options(config, SourceOptions))
+    check_ipc(source, config.ipc)
+    return source
+
+
+def _open_run(config: SetOptions, source: Source, method: str) -> tuple[str, Destination | None, Run]:
+    """Return the set's name, where it is to be published, and its run."""
+    name = set_name(source.name, config.ipc, method)
+    destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
+    folder = config.output_dir or Path("outputs", name)
+    settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # finished work of other images is of no use
+    run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
+    return name, destination, run
+
+
+def _check_evaluation(config: SetOptions, num_classes: int, image_size: int = 224) -> None:
+    """Refuse an evaluation that the set could not be given.
+
+    Args:
+        config: The recipe's settings.
+        num_classes: Number of classes.
+        image_size: Side of the set's images in pixels; 224, which no student exceeds, while it is not known yet.
+
+    Raises:
+        InputError: When a student is unknown or cannot be trained on such images, or there will be too few stored views.
+    """
+    rules = protocol_named(config.protocol)
+    for student in rules.students(config.students, image_size):
+        check_student(student, num_classes, min(224, image_size))
+    if rules.labels == "views" and view_epochs(config, num_classes) < FKD_EPOCHS:
+        valid = f"{config.protocol} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
+        raise InputError("view_epochs", config.view_epochs, valid)
+
+
+def view_epochs(config: SetOptions, num_classes: int) -> int:
+    """Return for how many epochs views are stored."""
+    return default_epochs(config.ipc * num_classes, num_classes) if config.view_epochs is None else config.view_epochs

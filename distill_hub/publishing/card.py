@@ -1,0 +1,190 @@
+"""The dataset card: a pure function of manifest and evaluation records, through `cards/dataset_card.md.jinja`."""
+
+import functools
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from distill_hub.artifact.load import folder_bytes
+from distill_hub.artifact.manifest import Manifest, SourceRecord, model_name, source_name
+from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.artifact.schema import features
+from distill_hub.artifact.views import view_features
+from distill_hub.running.console import duration, size_text
+from distill_hub.running.files import shipped, slug
+
+# https://huggingface.co/docs/hub/repositories-licenses; anything else is "other" with a name
+HUB_LICENSES = """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m
+    bigscience-bloom-rail-1.0 bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0
+    c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0
+    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0
+    cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m
+    deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2
+    fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 grok2-community h-research
+    intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4
+    lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl
+    postgresql unknown unlicense wtfpl zlib
+"""
+PICTURES = {  # those a set may have, and what they show
+    "assets/preview.png": "Distilled images of {}, one class per row",
+    "assets/refinement.png": "Images of {} before and after their refinement, and the difference, amplified",
+    "assets/embedding.png": "Embeddings by the teacher, in two dimensions: real images of {}, the pool, and this set",
+    "assets/difficulty.png": "Difficulty of the images of {}, the pool and those chosen, before and after the transform",
+    "assets/losses.png": "Losses of the generator's fine-tuning on {}, by optimiser step",
+    "assets/curves.png": "Test accuracy on {} of the students during their training, by epoch",
+}
+SOFT_LABEL_MEANING = {
+    "teacher": "the teacher's probabilities at temperature 1; for temperature τ, take softmax(log p / τ)",
+    "author": "probabilities as the set's author gave them; their teacher and temperature are not on record",
+    "one-hot": "1 for `label`, 0 elsewhere: no teacher is on record",
+}
+SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def cards_folder() -> Path:
+    """Return the folder of card templates and FORMAT.md."""
+    return shipped("cards")
+
+
+def render_card(
+    manifest: Manifest,
+    evaluations: Sequence[EvaluationRecord],
+    *,
+    location: str,
+    files: Mapping[str, int],
+) -> str:
+    """Write the README.md of a distilled set.
+
+    Args:
+        manifest: The set's record.
+        evaluations: Its results, in the order of the table; may be empty.
+        location: What a reader passes to `load_dataset`: a Hub id or a folder.
+        files: Name and size in bytes of the set's files. Those of `PICTURES` are shown.
+
+    Returns:
+        YAML block and Markdown.
+    """
+    source = manifest.source
+    test_split = f"its split `{source.test_split}`"
+    if source.test_fraction:
+        test_split = f"{source.test_fraction:.0%} of its training split, held out"
+    size_bytes = {kind: folder_bytes(files, kind) for kind in ("data", "views")}
+    text = fill_template(
+        "dataset_card.md.jinja",
+        yaml=_card_data(manifest, size_bytes).to_yaml(),
+        m=manifest,
+        evaluations=evaluations,
+        own_protocols=sorted({f"{e.protocol} v{e.protocol_version}" for e in evaluations if not e.standard}),
+        distance=next((e.mmd for e in evaluations if e.mmd is not None), None),
+        location=location,
+        pictures={name: text.format(source_name(source)) for name, text in PICTURES.items() if name in files},
+        size=size_text(size_bytes["data"]),
+        views_size=size_text(size_bytes["views"]),
+        label_bytes=4 * manifest.rows * len(manifest.classes),
+        view_label_bytes=2 * manifest.views.rows * len(manifest.classes) if manifest.views else 0,
+        soft_label_meaning=SOFT_LABEL_MEANING[manifest.soft_labels],
+        test_split=test_split,
+        show_wnid=any(c.wnid for c in manifest.classes),
+        show_generator=any(c.generator_index is not None for c in manifest.classes),
+        bibtex=cited(manifest.method.bibtex, source.bibtex),
+    )
+    return str(DatasetCard(text))  # which refuses broken YAML
+
+
+def fill_template(name: str, **facts: Any) -> str:
+    """Fill a card's template; one blank line between paragraphs, whichever optional parts are there."""
+    return re.sub(r"\n{3,}", "\n\n", _environment().get_template(name).render(**facts))
+
+
+def templates(**how: Any) -> jinja2.Environment:
+    """Open the templates; a name that nobody gave is an error, and a line that holds a tag alone leaves none."""
+    folder = jinja2.FileSystemLoader(cards_folder())
+    return jinja2.Environment(loader=folder, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, **how)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = templates(keep_trailing_newline=True)
+    environment.filters |= {
+        "cell": _cell,
+        "setting": _setting,
+        "duration": duration,
+        "bytes": size_text,
+        "shell": shlex.quote,
+        "tojson_plain": lambda text: json.dumps(text, ensure_ascii=False),  # jinja's own escapes for HTML
+        "or_empty": lambda value: "" if value is None else _cell(value),
+        "or_unstated": lambda value: "not stated" if value is None else _cell(value),
+        "source_link": _source_link,
+        "method_link": lambda method: link(method.title, method.paper),
+        "model_name": lambda model: _cell(model_name(model)),
+    }
+    return environment
+
+
+def _source_link(source: SourceRecord) -> str:
+    if source.hub_id:
+        return link(source.hub_id, f"https://huggingface.co/datasets/{source.hub_id}")
+    return _cell(source_name(source))
+
+
+def link(text: str, url: str | None) -> str:
+    """Return a Markdown link, or the text alone where there is no address."""
+    return f"[{_cell(text)}]({url})" if url else _cell(text)
+
+
+def cited(*entries: str | None) -> str:
+    """Join the BibTeX entries that there are."""
+    return "\n\n".join(entry.strip() for entry in entries if entry)
+
+
+def _card_data(manifest: Manifest, size_bytes: Mapping[str, int]) -> DatasetCardData:
+    rows = manifest.rows
+    data = DatasetCardData(
+        **license_fields(manifest.license),
+        pretty_name=f"{slug(manifest.source.name)} in {manifest.ipc} images per class ({manifest.method.name})",
+        tags=["dataset-distillation", "distill-hub", manifest.method.name, f"ipc-{manifest.ipc}"],
+        task_categories=["image-classification"],
+        size_categories=[next((name for limit, name in SIZE_CATEGORIES if rows < limit), "1M<n<10M")],
+        source_datasets=[manifest.source.hub_id or "original"],
+    )
+    infos = {"default": _info(features(manifest.class_names), rows, size_bytes["data"])}
+    configs = {"default": {"data_files": [{"split": "train", "path": "data/train-*"}], "default": True}}
+    if manifest.views:
+        infos["views"] = _info(view_features(len(manifest.classes)), manifest.views.rows, size_bytes["views"])
+        configs["views"] = {"data_files": [{"split": "train", "path": "views/train-*"}]}
+    DatasetInfosDict(infos).to_dataset_card_data(data)
+    MetadataConfigs(configs).to_dataset_card_data(data)
+    return data
+
+
+def _info(columns: Features, rows: int, size_bytes: int) -> DatasetInfo:
+    splits = SplitDict({"train": SplitInfo("train", num_bytes=size_bytes, num_examples=rows)})
+    return DatasetInfo(features=columns, splits=splits, download_size=size_bytes, dataset_size=size_bytes)
+
+
+def license_fields(license: str | None) -> dict[str, str]:
+    """Return the YAML fields that state a licence as the Hub knows it; none for an unknown one."""
+    if license is None:
+        return {}
+    if license.lower() in HUB_LICENSES.split():
+        return {"license": license.lower()}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")}
+
+
+def _cell(value: Any) -> str:
+    """Make text safe inside a Markdown table: one line, no column of its own, no HTML."""
+    return " ".join(str(value).split()).replace("|", r"\|").replace("<", "&lt;")
+
+
+def _setting(value: Any) -> str:
+    return "not set" if value is None else f"`{_cell(value if isinstance(value, str) else json.dumps(value))}`"

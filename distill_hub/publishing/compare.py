@@ -1,0 +1,362 @@
+"""Distilled sets side by side, by their manifests and evaluation records; no image is downloaded.
+
+Two accuracies compare when the students were trained by the same version of a protocol, are the same network, learned labels
+of the same teacher where one gives them, and were tested on the same classes of the same source. Rows are grouped by that.
+"""
+
+import itertools
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import scipy.stats
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from distill_hub.artifact.load import Found, find, folder_bytes, read_description
+from distill_hub.artifact.manifest import Manifest, model_name, source_name
+from distill_hub.artifact.records import RANDOM, EvaluationRecord, Score
+from distill_hub.config import InputError
+from distill_hub.running.console import printable
+
+AUTHOR = "author"
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class DescribedSet:
+    """A set as it describes itself."""
+
+    label: str  # what tables call it
+    found: Found
+    manifest: Manifest
+    records: tuple[EvaluationRecord, ...]
+
+    @property
+    def data_bytes(self) -> int:
+        """Size of the files in `data/`."""
+        return folder_bytes(self.found.files, "data")
+
+    @property
+    def seconds(self) -> float | None:
+        """Compute time of the run's stages, summed over processes; None where it is not on record."""
+        stages = self.manifest.stages
+        return sum(stage.seconds for stage in stages) if stages else None
+
+    @property
+    def peak_memory(self) -> tuple[str, int] | None:
+        """Device and largest peak in bytes of one process: of the GPU where there was one."""
+        peaks = self.manifest.environment.peak_memory_bytes if self.manifest.environment else {}
+        return next(((device, peaks[device]) for device in ("cuda", "cpu") if device in peaks), None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement of one set."""
+
+    set: DescribedSet
+    record: EvaluationRecord
+
+    @property
+    def random(self) -> Score | None:
+        """As many random real images under the same protocol, from the same record."""
+        return self.record.baselines.get(RANDOM)
+
+    @property
+    def difference(self) -> float | None:
+        """Mean accuracy less that of random real images, a fraction."""
+        return self.record.score.mean - self.random.mean if self.random else None
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided p of Welch's t-test of the set's students against those of random real images.
+
+        Welch (1947): the variances are not assumed to be equal. None with fewer than two seeds, or where no seed differs
+        from another, which leaves no scale to measure by.
+        """
+        own, random = self.record.score, self.random
+        if random is None or len(own.last) < 2 or own.std == random.std == 0:
+            return None
+        counts = len(own.last), len(random.last)
+        test = scipy.stats.ttest_ind_from_stats(
+            own.mean, own.std, counts[0], random.mean, random.std, counts[1], equal_var=False
+        )
+        return float(test.pvalue)
+
+    @property
+    def labeller(self) -> tuple[str, str] | None:
+        """Who gave the labels that the students learned, and a hash that tells two of a name apart; None: hard labels."""
+        manifest, record = self.set.manifest, self.record
+        teacher = record.teacher
+        if record.views_sha256:
+            views = manifest.views
+            if views is None or views.sha256 != record.views_sha256:
+                return "stored views that are not there any more", record.views_sha256
+            teacher = views.teacher
+        elif record.settings.get("labels") == "soft":
+            if manifest.soft_labels == "author":
+                return "its author", manifest.content_sha256
+            teacher = manifest.teacher
+        return (model_name(teacher), teacher.sha256) if teacher else None
+
+    @property
+    def key(self) -> tuple:
+        """Equal for rows whose accuracies compare."""
+        source, record = self.set.manifest.source, self.record
+        classes = frozenset(c.source_index for c in self.set.manifest.classes)
+        tested = source.fingerprint, source.test_split, source.test_fraction, classes
+        return tested, record.protocol, record.protocol_version, record.student, self.labeller and self.labeller[1]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row with unrounded numbers: accuracies as fractions, sizes in bytes, times in seconds."""
+        manifest, record = self.set.manifest, self.record
+        environment, ranking = manifest.environment, record.dd_ranking
+        return {
+            "location": self.set.found.location,
+            "commit": self.set.found.remote.commit if self.set.found.remote else None,
+            "name": manifest.name,
+            "content_sha256": manifest.content_sha256,
+            "method": manifest.method.name,
+            "ipc": manifest.ipc,
+            "submitted_by": record.submitted_by,
+            "seeds": record.seeds,
+            "mean": record.score.mean,
+            "std": record.score.std if len(record.seeds) > 1 else None,
+            "best_mean": record.score.best_mean,
+            "random_real_mean": self.random.mean if self.random else None,
+            "difference": self.difference,
+            "p_value": self.p_value,
+            "lrs": ranking.lrs if ranking else None,
+            "ars": ranking.ars if ranking else None,
+            "data_bytes": self.set.data_bytes,
+            "seconds": self.set.seconds,
+            "peak_memory_bytes": environment.peak_memory_bytes if environment else None,
+            "hardware": environment.hardware if environment else None,
+        }
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows whose accuracies compare, best first."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What does not compare within the group after all."""
+        notes = []
+        if len(self.rows) == 1:
+            notes.append("There is nothing here to compare it with.")
+        if len(self.sizes) > 1:
+            notes.append("Accuracies compare at the same number of images per class (IPC) only.")
+        sides = {row.record.settings.get("image_size", row.set.manifest.image_size) for row in self.rows}
+        if len(sides) > 1:
+            notes.append(f"Accuracies: students saw images of {_and(sides)} pixels a side.")
+        machines = {
+            f"{made.hardware}, {made.processes} process{'es' * (made.processes > 1)}"
+            for row in self.rows
+            if (made := row.set.manifest.environment)
+        }
+        if len(machines) > 1:
+            notes.append(f"Minutes and memory do not compare: they were taken on {_and(map(printable, machines))}.")
+        real = {round(row.record.dd_ranking.real_accuracy, 3) for row in self.rows if row.record.dd_ranking}
+        if len(real) > 1:
+            notes.append(f"LRS does not compare: accuracies on all real data were {_and(real)}.")
+        return notes
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The numbers of images per class that there are."""
+        return sorted({row.set.manifest.ipc for row in self.rows})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the group, ready for JSON."""
+        row = self.rows[0]
+        return {
+            "source": source_name(row.set.manifest.source),
+            "source_fingerprint": row.set.manifest.source.fingerprint,
+            "protocol": row.record.protocol,
+            "protocol_version": row.record.protocol_version,
+            "standard": row.record.standard,
+            "student": row.record.student,
+            "labels_by": row.labeller and row.labeller[0],
+            "labels_by_sha256": row.labeller and row.labeller[1],
+            "not_comparable": self.notes,
+            "rows": [row.as_json() for row in self.rows],
+        }
+
+
+def _and(values: Iterable[Any]) -> str:
+    return " and ".join(map(str, sorted(values)))
+
+
+def read_sets(locations: Sequence[str]) -> list[DescribedSet]:
+    """Read manifests and records of sets.
+
+    Args:
+        locations: Folders, or ids on the Hub. One named twice is read once.
+
+    Raises:
+        InputError: For what is neither, or no set in this format.
+        HubError: When the Hub fails.
+    """
+    read = []
+    for found in map(find, dict.fromkeys(locations)):
+        if not found.is_artifact:
+            valid = "it holds no manifest.json; `distill-hub adopt` brings a set made elsewhere into this format"
+            raise InputError("distilled set", found.location, valid)
+        read.append((found, *read_description(found)))
+    names = Counter(manifest.name for _, manifest, _ in read)
+    return [
+        DescribedSet(manifest.name if names[manifest.name] == 1 else printable(found.location), found, manifest, records)
+        for found, manifest, records in read
+    ]
+
+
+def compare(sets: Sequence[DescribedSet]) -> list[Group]:
+    """Group the records of sets by what compares, best first within a group; groups in the order of the sets."""
+    by_key: dict[tuple, list[Row]] = {}
+    for own in sets:
+        for record in own.records:
+            row = Row(own, record)
+            by_key.setdefault(row.key, []).append(row)
+    titles = [_title(rows[0]) for rows in by_key.values()]
+    counts = Counter(titles)
+    return [
+        Group(
+            title if counts[title] == 1 else f"{title} · {_tested(rows[0])}",
+            tuple(sorted(rows, key=lambda row: -row.record.score.mean)),
+        )
+        for title, rows in zip(titles, by_key.values(), strict=True)
+    ]
+
+
+def _title(row: Row) -> str:
+    parts = [source_name(row.set.manifest.source), row.record.protocol_label, row.record.student]
+    if row.labeller:
+        parts.append("labels of {} ({:.8})".format(*row.labeller))
+    return printable(" · ".join(parts))
+
+
+def _tested(row: Row) -> str:
+    """Tell sources of one name apart."""
+    manifest, source = row.set.manifest, row.set.manifest.source
+    held_out = f", {source.test_fraction:.0%} held out" if source.test_fraction else ""
+    return printable(f"{len(manifest.classes)} classes of {source.fingerprint[:8]}, split {source.test_split}{held_out}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows, and what it is sorted by."""
+
+    text: str = NOTHING
+    value: float | str | None = None  # None: always last
+
+
+def _number(value: float | None, form: str, text: str | None = None) -> Cell:
+    return Cell() if value is None else Cell(text or form.format(value), value)
+
+
+def _p(value: float | None) -> Cell:
+    return _number(value, "{:.3f}", "<0.001" if value is not None and value < 0.001 else None)
+
+
+def _accuracy(row: Row) -> Cell:
+    score = row.record.score
+    text = score.percent() if len(score.last) > 1 else f"{100 * score.mean:.1f} ± {NOTHING}"
+    return Cell(text, score.mean)
+
+
+def _memory(row: Row) -> Cell:
+    peak = row.set.peak_memory
+    return Cell(f"{peak[1] / 1e9:.1f} {peak[0]}", peak[1]) if peak else Cell()
+
+
+def _points(difference: float | None) -> Cell:
+    return _number(None if difference is None else 100 * difference, "{:+.1f}")
+
+
+ACCURACY = "last, %"
+WORDS = ("set", "by")  # the columns that hold no numbers
+COLUMNS: dict[str, Callable[[Row], Cell]] = {
+    "set": lambda row: Cell(row.set.label, row.set.label),
+    "by": lambda row: Cell(row.record.submitted_by or AUTHOR, row.record.submitted_by or AUTHOR),
+    "IPC": lambda row: Cell(str(row.set.manifest.ipc), row.set.manifest.ipc),
+    ACCURACY: _accuracy,
+    "best look": lambda row: _number(100 * row.record.score.best_mean, "{:.1f}"),
+    "seeds": lambda row: _number(len(row.record.seeds), "{}"),
+    "vs. random": lambda row: _points(row.difference),
+    "p": lambda row: _p(row.p_value),
+    "LRS": lambda row: _number(row.record.dd_ranking and row.record.dd_ranking.lrs, "{:.3f}"),
+    "ARS": lambda row: _number(row.record.dd_ranking and row.record.dd_ranking.ars, "{:.3f}"),
+    "data, MB": lambda row: _number(row.set.data_bytes / 1e6, "{:.2f}"),
+    "time, min": lambda row: _number(row.set.seconds and row.set.seconds / 60, "{:,.2f}"),
+    "memory, GB": _memory,
+}
+EXPLANATIONS = {
+    "by": f"{AUTHOR} is the claim of the set's author, any other name an account on the Hub that measured",
+    "IPC": "images per class",
+    ACCURACY: "test accuracy after the last epoch, mean ± sample standard deviation over seeds",
+    "best look": "mean of each student's best look at the test split, which is biased upwards",
+    "vs. random": "points above as many random real images under the same protocol",
+    "p": "two-sided, of Welch's t-test between the two, not corrected for the number of rows; - with fewer than two seeds",
+    "LRS": "DD-Ranking's label-robust score",
+    "ARS": "its augmentation-robust score",
+    "data, MB": "size of the files in data/",
+    "time, min": "compute time of the stages on record, summed over processes; models fitted before are not in it",
+    "memory, GB": "largest peak of one process, and of what: cpu, or cuda for a GPU",
+}
+
+
+def columns(group: Group) -> dict[str, Callable[[Row], Cell]]:
+    """Return the columns of a group's table: LRS and ARS where a record has them, who measured where somebody did."""
+    ranked = any(row.record.dd_ranking for row in group.rows)
+    shown = {"LRS": ranked, "ARS": ranked, "by": any(row.record.submitted_by for row in group.rows)}
+    return {title: cell for title, cell in COLUMNS.items() if shown.get(title, True)}
+
+
+def group_table(group: Group) -> Table:
+    """Return a group as a table for the terminal."""
+    table = Table(
+        title=Text(group.title, style="bold"),
+        caption=Text("\n".join(group.notes)),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    shown = columns(group)
+    for title in shown:
+        # A long name folds; a number that did would be another one.
+        words = title in WORDS
+        head, _, unit = title.rpartition(" ")
+        how = {} if words else {"justify": "right", "no_wrap": True}
+        table.add_column(f"{head}\n{unit}".strip(), overflow="fold", **how)
+    for row in group.rows:
+        table.add_row(*(Text(cell(row).text) for cell in shown.values()))
+    return table
+
+
+def explain(sets: Sequence[DescribedSet], groups: Sequence[Group]) -> Text:
+    """Return what stands below the tables: what compares, what the columns say, and the sets that are in none."""
+    lines = []
+    if groups:
+        lines.append("Numbers compare within a table only.")
+        titles = dict.fromkeys(title for group in groups for title in columns(group))
+        lines += [f"{title}: {EXPLANATIONS[title]}" for title in titles if title in EXPLANATIONS]
+    if unmeasured := [own.label for own in sets if not own.records]:
+        lines.append(f"No evaluation record of its present content: {', '.join(unmeasured)}")
+    return Text("\n".join(lines))
+
+
+def pooled(scores: Iterable[Score]) -> tuple[float, float]:
+    """Return mean and sample standard deviation of the last accuracies of different scores; 0 for one accuracy."""
+    values = list(itertools.chain.from_iterable(dict.fromkeys(tuple(score.last) for score in scores)))
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0

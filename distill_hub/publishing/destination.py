@@ -1,0 +1,261 @@
+"""Changing a repository on the Hub: checked before, one commit, the same again after any failure."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+
+from distill_hub.artifact.load import MANIFEST, MANIFEST_BYTES
+from distill_hub.artifact.manifest import Manifest, Record
+from distill_hub.config import InputError
+from distill_hub.hub import (
+    API,
+    COMMIT,
+    LOG_IN,
+    WRITE_TOKEN,
+    RemoteSet,
+    RepoType,
+    check_repo_id,
+    check_token,
+    fetch,
+    look,
+    page_of,
+    plain_errors,
+    retried,
+)
+from distill_hub.publishing.readme import README
+
+Content = Mapping[str, Path | bytes]  # name in the repository to a file or its content
+Staging = Callable[[RemoteSet], tuple[Content, set[str]]]  # from what is there to what shall be, and names to delete
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is published, and how a repository of it is known from others."""
+
+    repo_type: RepoType
+    noun: str
+    file: str  # lies in every repository of this kind
+    record: type[Record]  # what the file holds
+
+
+DISTILLED_SET = Kind("dataset", "distilled set", MANIFEST, Manifest)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where something, or a change to it, was published."""
+
+    repo_id: str
+    commit: str  # full sha
+    url: str  # of the commit, or of the pull request
+    private: bool
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{self.repo_id}{' (private)' if self.private else ''}, commit {self.commit}: {self.url}"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A repository that may be written to."""
+
+    repo_id: str
+    user: str  # who writes
+    private: bool = False  # how to make it when it is not there
+    branch: str | None = None
+    create_pr: bool = False
+    tag: str | None = None
+    kind: Kind = DISTILLED_SET
+
+
+def check_destination(
+    repo_id: str,
+    name: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    tag: str | None = None,
+    kind: Kind = DISTILLED_SET,
+) -> Destination:
+    """Refuse what cannot be published to, before any work is done for it. Changes nothing on the Hub.
+
+    Args:
+        repo_id: NAMESPACE/NAME; NAME alone is put into the token's own namespace; 'auto' is `name` there.
+        name: Name of what is to be published, see `manifest.set_name`.
+        private: A new repository is made private. One that exists keeps its visibility, so it must be private already.
+        revision: Branch; default main.
+        create_pr: Open a pull request, which needs no right to write.
+        tag: Tag for the commit.
+        kind: What is to be published.
+
+    Raises:
+        InputError: Without network access, token, or right to write; when the repository is of another kind, or public
+            where a private one is asked for; when the tag is taken.
+        HubError: When the Hub fails.
+    """
+    if repo_id != "auto":
+        check_repo_id(repo_id if "/" in repo_id else f"namespace/{repo_id}")
+    if constants.HF_HUB_OFFLINE:
+        raise InputError("HF_HUB_OFFLINE", "1", "publishing needs the Hub; unset it")
+    check_token()
+    if get_token() is None:
+        raise InputError("token", None, f"{LOG_IN}; {WRITE_TOKEN}")
+    if create_pr and tag:
+        raise InputError("tag", tag, "a pull request has no commit to tag yet; tag the merged one")
+    if revision and (COMMIT(revision) or revision.startswith("refs/")):
+        raise InputError("revision", revision, "the name of a branch is needed")
+    with plain_errors(repo_id, repo_type=kind.repo_type):
+        account = _whoami()
+    user = account["name"]
+    repo_id = name if repo_id == "auto" else repo_id
+    repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+    role = account.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise InputError("token", "(not shown)", f"it may only read; {WRITE_TOKEN}")
+    namespace, own = repo_id.split("/")[0], [user, *(org["name"] for org in account.get("orgs", ()))]
+    # A fine-grained token need not show the organisations it may write to.
+    if namespace not in own and not create_pr and role != "fineGrained":
+        raise InputError(
+            "repository", repo_id, f"{namespace!r} is neither you nor an organisation of yours; valid: {', '.join(own)}"
+        )
+    remote = _look_if_there(repo_id, kind)
+    if remote:
+        _check_existing(remote, kind, private)
+    elif create_pr:
+        said = f"the Hub has no such {kind.repo_type} to open a pull request in, or your token may not read it"
+        raise InputError("repository", repo_id, said)
+    return Destination(repo_id, user, private, revision, create_pr, tag, kind)
+
+
+def _look_if_there(repo_id: str, kind: Kind) -> RemoteSet | None:
+    try:
+        return look(repo_id, repo_type=kind.repo_type)
+    except InputError as error:
+        if type(error.__cause__) is RepositoryNotFoundError:  # not its subclass, a gated repository
+            return None
+        raise
+
+
+def _check_existing(remote: RemoteSet, kind: Kind, private: bool) -> None:
+    if private and not remote.private:
+        raise InputError(
+            "private",
+            True,
+            f"{remote.repo_id} exists and is public; make it private in its settings, or leave --private out",
+        )
+    if remote.files.keys() <= {".gitattributes", README}:
+        return
+    if kind.file not in remote.files:
+        raise InputError("repository", remote.repo_id, f"it exists and is not a {kind.noun}; name another")
+    kind.record.read(fetch(remote, [kind.file], most_bytes=MANIFEST_BYTES) / kind.file)
+
+
+def commit(destination: Destination, stage: Staging, title: str, how_to_go_on: str) -> Publication:
+    """Bring a repository to what `stage` makes of it, in one commit on top of the state that `stage` has seen.
+
+    An attempt looks at the repository first and sends what differs. So it may be repeated after any failure, also of a
+    commit whose answer was lost, or when someone else's commit came between (412).
+
+    Args:
+        destination: Where, and how.
+        stage: Called with the repository's files; may be called again when they have changed.
+        title: First line of the commit's message, and title of a pull request.
+        how_to_go_on: For the message when Hub or network fail for good.
+
+    Raises:
+        InputError: When the repository, its card, the branch or the tag cannot be used.
+        HubError: When Hub or network fail more than a few times.
+    """
+    after = f"the repository is as it was, or complete; {how_to_go_on}"
+    repo_type = destination.kind.repo_type
+    with plain_errors(destination.repo_id, repo_type=repo_type, revision=destination.branch, after=after):
+        return _attempt(destination, stage, title)
+
+
+@retried
+def _attempt(destination: Destination, stage: Staging, title: str) -> Publication:
+    repo_id, repo_type, branch = destination.repo_id, destination.kind.repo_type, destination.branch
+    remote = _look_if_there(repo_id, destination.kind)
+    if remote is None:
+        API.create_repo(repo_id, repo_type=repo_type, private=destination.private or None, exist_ok=True)
+        remote = look(repo_id, repo_type=repo_type)
+    _check_existing(remote, destination.kind, destination.private)
+    refs = API.list_repo_refs(repo_id, repo_type=repo_type)
+    tags = {ref.name: ref.target_commit for ref in refs.tags}
+    if branch in tags:
+        raise InputError("revision", branch, "it is a tag; the name of a branch is needed")
+    if branch:
+        if branch not in {ref.name for ref in refs.branches}:
+            API.create_branch(repo_id, repo_type=repo_type, branch=branch, exist_ok=True)
+        remote = look(repo_id, branch, repo_type)
+    content, stale = stage(remote)
+    changed, stale = _difference(remote, content, stale)
+    if destination.tag in tags and (changed or stale or tags[destination.tag] != remote.commit):
+        raise InputError("tag", destination.tag, f"{repo_id} has it at {tags[destination.tag]}; a tag stays where it is")
+    page = page_of(repo_id, repo_type)
+    if not changed and not stale:
+        published = Publication(repo_id, remote.commit, f"{page}/commit/{remote.commit}", remote.private)
+    elif open_already := destination.create_pr and _pull_request(destination, title, content):
+        return open_already
+    else:
+        done = _send(
+            repo_id,
+            [
+                *(
+                    CommitOperationAdd(name, data if isinstance(data, bytes) else str(data))
+                    for name, data in changed.items()
+                ),
+                *(CommitOperationDelete(name) for name in sorted(stale)),
+            ],
+            repo_type=repo_type,
+            commit_message=title,
+            revision=branch,
+            create_pr=destination.create_pr,
+            parent_commit=remote.commit,
+        )
+        published = Publication(repo_id, done.oid, done.pr_url or f"{page}/commit/{done.oid}", remote.private)
+    if destination.tag:
+        API.create_tag(repo_id, repo_type=repo_type, tag=destination.tag, revision=published.commit, exist_ok=True)
+    return published
+
+
+def _send(repo_id: str, operations: list, **kwargs) -> CommitInfo:
+    try:
+        return API.create_commit(repo_id, operations, **kwargs)
+    except ValueError as error:
+        if isinstance(error, HfHubHTTPError):
+            raise
+        raise InputError("card", README, f"the Hub does not take its YAML block; mend it there ({error})") from error
+    except RuntimeError as error:
+        # Of an upload to the storage: the client wraps the answer's error, and hf_xet has no class of its own.
+        raise (error.__cause__ if isinstance(error.__cause__, HTTPError) else ConnectionError(str(error))) from error
+
+
+def _difference(remote: RemoteSet, content: Content, stale: set[str]) -> tuple[Content, set[str]]:
+    changed = {n: data for n, data in content.items() if n not in remote.files or not remote.files[n].matches(data)}
+    return changed, stale & remote.files.keys()
+
+
+def _pull_request(destination: Destination, title: str, content: Content) -> Publication | None:
+    """Find the pull request that an earlier attempt opened, so that a lost answer does not open a second one."""
+    for discussion in API.get_repo_discussions(
+        destination.repo_id,
+        repo_type=destination.kind.repo_type,
+        author=destination.user,
+        discussion_type="pull_request",
+        discussion_status="open",
+    ):
+        if discussion.title == title:
+            head = look(destination.repo_id, discussion.git_reference, destination.kind.repo_type)
+            if not _difference(head, content, set())[0]:
+                return Publication(destination.repo_id, head.commit, discussion.url, head.private)
+    return None
+
+
+@retried
+def _whoami() -> dict:
+    return API.whoami()

@@ -1,0 +1,126 @@
+"""A generator that distill-hub fine-tuned: its model card, and its publication on the Hub."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from distill_hub.artifact.generator import base_name, generator_name, is_on_hub, read_tuning
+from distill_hub.artifact.manifest import TuningRecord
+from distill_hub.config import InputError
+from distill_hub.data.known import KNOWN
+from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.known import TUNING
+from distill_hub.hub import RemoteSet, fetch
+from distill_hub.publishing.card import cited, fill_template, license_fields, link
+from distill_hub.publishing.destination import Content, Kind, Publication, check_destination, commit
+from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
+from distill_hub.running.files import slug
+
+TUNED_GENERATOR = Kind("model", "tuned generator", TUNING, TuningRecord)
+# Beside the card. What else lies in the folder is not published; in the repository it is left alone.
+_FILES = re.compile(
+    rf"model_index\.json|{re.escape(TUNING)}|losses\.png|scheduler/scheduler_config\.json"
+    r"|(transformer|vae)/(config\.json|[\w.-]+\.safetensors(\.index\.json)?)"
+).fullmatch
+
+
+def model_card(record: TuningRecord, *, location: str, files: Collection[str]) -> str:
+    """Write the README.md of a tuned generator.
+
+    Args:
+        record: How it was tuned.
+        location: What a reader passes to `from_pretrained`: a Hub id or a folder.
+        files: Names of the generator's files. `losses.png` is shown if it is one of them.
+
+    Returns:
+        YAML block and Markdown.
+    """
+    base, source, method = record.base, record.source, record.method
+    on_hub = is_on_hub(base)
+    data = ModelCardData(
+        **license_fields(base.license),
+        library_name="diffusers",
+        # No pipeline_tag: the Hub has tasks for images from text and from nothing, none for images of a class.
+        base_model=base.id if on_hub else None,
+        base_model_relation="finetune" if on_hub else None,
+        datasets=[source.hub_id] if source.hub_id else None,
+        tags=["dataset-distillation", "distill-hub", method.name],
+    )
+    text = fill_template(
+        "model_card.md.jinja",
+        yaml=data.to_yaml(),
+        title=generator_name(record),
+        t=record,
+        files=files,
+        location=location,
+        base_link=link(base_name(base), f"https://huggingface.co/{base.id}" if on_hub else None),
+        source_argument=source.name if source.hub_id or source.name in KNOWN else f"path/to/{slug(source.name)}",
+        bibtex=cited(method.bibtex, source.bibtex),
+    )
+    return str(ModelCard(text))  # which refuses broken YAML
+
+
+def push_generator(
+    path: str | Path,
+    repo_id: str = "auto",
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    tag: str | None = None,
+) -> Publication:
+    """Publish a generator that distill-hub tuned as a model on the Hub, in one commit.
+
+    Uploaded are the files of the pipeline, its record, the picture of its losses and its card, after the pipeline was loaded
+    once. What people wrote in the folder's card, or in that of a repository which is there already, stays.
+
+    Args:
+        path: The folder of the generator.
+        repo_id: See `check_destination`, as for all that follow.
+        private: Make a new repository private.
+        revision: Branch to publish to; it is made when there is none.
+        create_pr: Open a pull request instead.
+        tag: Tag the commit.
+
+    Returns:
+        The commit. When nothing has changed, the one that is there.
+
+    Raises:
+        InputError: For a generator or destination that cannot be used.
+        HubError: When Hub or network fail more than a few times. The same command goes on.
+    """
+    folder = Path(path)
+    record = read_tuning(folder)
+    if record is None:
+        raise InputError("path", str(path), f"the folder of a generator that distill-hub tuned is needed, with its {TUNING}")
+    name = generator_name(record)
+    destination = check_destination(
+        repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, kind=TUNED_GENERATOR
+    )
+    DiTGenerator.from_pretrained(str(folder))
+    names = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    content = {name: folder / name for name in sorted(names) if _FILES(name)}
+    local_card = _local_card(folder, record, content)
+
+    def stage(remote: RemoteSet) -> tuple[Content, set[str]]:
+        there = fetch(remote, {README, GENERATED} & remote.files.keys(), most_bytes=CARD_BYTES)
+        generated = model_card(record, location=remote.repo_id, files=content)
+        card = card_files(generated, [local_card, card_of(there)])
+        return {**content, **card}, {name for name in remote.files if _FILES(name)} - content.keys()
+
+    again = f"to go on: distill-hub push {folder} {destination.repo_id}"
+    return commit(destination, stage, f"Publish {name}", again)
+
+
+def _local_card(folder: Path, record: TuningRecord, files: Collection[str]) -> tuple[str, str]:
+    """Return README.md of a folder, and the card as it was generated there; '' for both where there is no README.md.
+
+    The folder keeps no copy of what was generated. It follows from the record and the location, which the card names.
+    """
+    card, _ = card_of(folder)
+    if not card:
+        return "", ""
+    location = re.search(r'DiTPipeline\.from_pretrained\("(.+)"\)', card)
+    return card, model_card(record, location=location[1] if location else str(folder), files=files)

@@ -1,0 +1,162 @@
+"""The card as files: what is generated is written anew, and what people wrote in it stays."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.utils import yaml_dump
+from merge3 import Merge3
+
+from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.config import InputError
+from distill_hub.publishing.card import render_card
+
+README = "README.md"
+GENERATED = "assets/card.md"  # the card as it was generated: what README.md has beyond it, people wrote
+CARD_BYTES = 10_000_000  # room for the names of 100,000 classes
+_OF_THE_DATA = ("dataset_info", "configs")  # YAML that load_dataset needs: never people's
+
+
+def card_of(folder: Path) -> tuple[str, str]:
+    """Return README.md of a folder, and the card as it was generated; '' for what is not there.
+
+    Raises:
+        InputError: For a file of absurd size, or one that is not text.
+    """
+    texts = []
+    for file in (folder / README, folder / GENERATED):
+        size = file.stat().st_size if file.is_file() else 0
+        if size > CARD_BYTES:
+            raise InputError("card", str(file), f"it has {size:,} bytes, at most {CARD_BYTES:,} are read")
+        try:
+            texts.append(file.read_text(encoding="utf-8") if size else "")
+        except UnicodeDecodeError as error:
+            raise InputError("card", str(file), f"UTF-8 text is needed ({error})") from error
+    return texts[0], texts[1]
+
+
+def readme_files(
+    manifest: Manifest,
+    evaluations: Sequence[EvaluationRecord],
+    *,
+    location: str,
+    files: Mapping[str, int],
+    edited: Iterable[tuple[str, str]],
+) -> dict[str, bytes]:
+    """Write the card of a set anew.
+
+    Args:
+        manifest: See `render_card`.
+        evaluations: See `render_card`.
+        location: See `render_card`.
+        files: See `render_card`.
+        edited: Cards that people may have edited, each with the card as it was generated ('' when that is not known).
+
+    Returns:
+        Content of README.md and of assets/card.md.
+
+    Raises:
+        InputError: When the YAML block of an edited card cannot be read.
+    """
+    return card_files(render_card(manifest, evaluations, location=location, files=files), edited)
+
+
+def card_files(generated: str, edited: Iterable[tuple[str, str]]) -> dict[str, bytes]:
+    """Write a generated card with what people wrote in earlier ones; see `readme_files`."""
+    readme = generated
+    for card, before in edited:
+        readme = merge_card(readme, card, before)
+    return {README: readme.encode(), GENERATED: generated.encode()}
+
+
+def merge_card(generated: str, edited: str, before: str) -> str:
+    """Carry what people changed in a card over into the one generated now.
+
+    Lines they added or rewrote stay; where a line was both rewritten and generated differently, both stay. A table that was
+    generated states what is on record: rows that people altered or removed are written again. Of the YAML block, keys
+    they added or changed stay, except those that describe the data; tags of both are kept.
+
+    Args:
+        generated: The card generated now.
+        edited: The card with people's changes.
+        before: The card they changed; '' when it is not known: then all of `edited` counts as people's.
+
+    Returns:
+        The card to publish.
+
+    Raises:
+        InputError: When a YAML block cannot be read.
+    """
+    if edited == before:
+        return generated
+    (new, body), (theirs, their_body), (old, old_body) = _parts(generated), _parts(edited), _parts(before)
+    merged = dict(new)
+    for key, value in theirs.items():
+        if key == "tags":
+            merged[key] = list(dict.fromkeys([*new.get(key, []), *_added(value, old.get(key))]))
+        elif key not in new or (key in old and value != old[key] and key not in _OF_THE_DATA):
+            merged[key] = value
+    block = yaml_dump(merged, sort_keys=False)
+    return f"---\n{block}---\n{_merge_lines(body, their_body, old_body)}"
+
+
+def _added(value: Any, before: Any) -> list[str]:
+    values, known = (x if isinstance(x, list) else [] for x in (value, before))
+    return [str(v) for v in values if v not in known]
+
+
+def _merge_lines(generated: str, edited: str, before: str) -> str:
+    new, old = generated.splitlines(True), before.splitlines(True)
+    theirs = _with_generated_tables(edited.splitlines(True), old)
+    result = []
+    for kind, *lines in Merge3(old, new, theirs).merge_groups():
+        if kind == "conflict":
+            known, ours, people = lines
+            result += [*_whole(ours), *(line for line in people if line not in known and line not in ours)]
+        else:
+            result += lines[0]
+        _whole(result)
+    return re.sub(r"\n{3,}", "\n\n", "".join(result))
+
+
+def _with_generated_tables(edited: list[str], before: list[str]) -> list[str]:
+    result = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, before, edited, autojunk=False).get_opcodes():
+        if kind in ("replace", "delete") and any(line.startswith("|") for line in before[a:b]):
+            result += [*before[a:b], *(line for line in edited[c:d] if not line.startswith("|"))]
+        else:
+            result += edited[c:d]
+    return result
+
+
+def _whole(lines: list[str]) -> list[str]:
+    """End the last line, which an edit may have left without a newline."""
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    return lines
+
+
+def _parts(card: str) -> tuple[dict[str, Any], str]:
+    """Split a card into its YAML block and its text."""
+    card = card.replace("\r\n", "\n")
+    if not (found := re.match(r"---\n(.*?)\n---[ ]*\n?(.*)", card, re.DOTALL)):
+        return {}, card
+    try:
+        # An alias can stand for itself a million times over, and no card needs one; nor does any nest this deep.
+        depth = 0
+        for event in yaml.parse(found[1], yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > 20:
+                raise yaml.YAMLError("aliases and deep nesting are not taken")
+        data = yaml.safe_load(found[1])
+    except yaml.YAMLError as error:
+        raise InputError(
+            "card", README, f"the YAML block at its top cannot be read: mend it on the Hub ({error})"
+        ) from error
+    if not isinstance(data, dict):
+        raise InputError("card", README, "the YAML block at its top must hold 'key: value' lines")
+    return data, found[2]

@@ -1,0 +1,50 @@
+"""What people see in a terminal, or in a log file."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from rich.console import Console
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def show(text: Any) -> None:
+    """Print text or a table; in a log file, which has no width, a table is not folded at 80 columns."""
+    Console(width=None if sys.stdout.isatty() else 160).print(text, highlight=False, soft_wrap=True)
+
+
+def progress(items: Iterable[Item], title: str, *, unit: str, done: int = 0, disable: bool = False) -> tqdm:
+    """Show a progress bar with rate and time left; in a log file a line every half minute.
+
+    Args:
+        items: What is iterated over.
+        title: Before the bar.
+        unit: What an item is.
+        done: Items finished before these.
+        disable: Show nothing.
+    """
+    seconds = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(items, title, done + len(items), unit=unit, initial=done, disable=disable, mininterval=seconds)
+
+
+def printable(text: str) -> str:
+    """Replace what moves a terminal's cursor or turns the direction of a line: a stranger wrote it."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people read it."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def size_text(size: int) -> str:
+    """Write a size in bytes as people read it."""
+    for unit, length in (("GB", 1e9), ("MB", 1e6)):
+        if size >= length:
+            return f"{size / length:.1f} {unit}"
+    return f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size} bytes"

@@ -1,0 +1,182 @@
+"""What a run would take: the first chunk of every stage is worked on and timed, and the rest is counted."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from rich.table import Table
+
+from distill_hub.running.console import duration, size_text
+from distill_hub.running.machine import peak_memory
+from distill_hub.running.run import STATE, Item, Run, Stage
+
+SHORT = 2.0  # seconds: what takes less is timed a second time, without what only the first time costs
+PART = 100  # a loop of steps is cut to this share
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one stage is expected to take."""
+
+    stage: str
+    items: int
+    chunks: int  # of the process that has most
+    seconds: float
+    bytes: int  # that it leaves on disk
+    is_published: bool = False
+
+
+def open_run(output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool, dry_run: bool) -> Run:
+    """Return the run of a recipe, or one that only finds out what it would take."""
+    return DryRun(output_dir, settings) if dry_run else Run(output_dir, settings, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class FirstChunk(Stage):
+    """A stage of which the first chunk is there; it stands for the others."""
+
+    def take(self, items: Sequence[int], *names: str) -> dict[str, torch.Tensor]:
+        """Return what the first chunk has, over and over; see `Stage.take`."""
+        made = min(self.chunk_size, self.items)
+        return super().take([item % made for item in items], *names)
+
+    def mapped(self) -> list[dict[str, torch.Tensor]]:
+        """Return the first chunk as often as there are chunks; see `Stage.mapped`."""
+        return Stage(self.folder, self.chunk_size, min(self.chunk_size, self.items)).mapped() * -(
+            -self.items // self.chunk_size
+        )
+
+
+class DryRun(Run):
+    """A run that does a small part of its work, in a folder of its own, which goes at the end.
+
+    What it finds in the user's cache is used, and nothing is added to it.
+
+    Args:
+        output_dir: Where the run itself would work; not touched.
+        settings: See `Run`.
+    """
+
+    is_dry = True
+
+    def __init__(self, output_dir: Path, settings: Mapping[str, Any]):
+        super().__init__(output_dir.with_name(f".{output_dir.name}.dry-run"), settings, overwrite=True)
+        self.planned_dir = output_dir
+        self.estimates: list[Estimate] = []
+        self._scale = 1.0
+
+    def cached(self, path: Path) -> Path:
+        """Return a path in the cache where there is something, else one in this run's folder."""
+        return path if path.exists() else self.output_dir / STATE / "cache" / path.parent.name / path.name
+
+    def part(self, steps: int) -> int:
+        """Return how many of a loop's steps to take; the time of the stage is multiplied accordingly."""
+        taken = max(1, steps // PART)
+        self._scale = steps / taken
+        return taken
+
+    def timed(self, function: Callable[[], Any]) -> tuple[float, Any]:
+        """Call a function on all processes at once; return the seconds of the slowest, and this process's result."""
+        self.accelerator.wait_for_everyone()
+        for _ in range(2):
+            started = time.perf_counter()
+            result = function()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            seconds = max(gather_object([time.perf_counter() - started]))
+            if seconds >= SHORT:
+                break
+        return seconds, result
+
+    def expect(
+        self, stage: str, items: int, seconds: float, size: int = 0, *, chunks: int = 1, is_published: bool = False
+    ) -> None:
+        """Add a stage to the plan.
+
+        Args:
+            stage: Its name.
+            items: Work items.
+            seconds: That it takes, all processes at work.
+            size: Bytes on disk.
+            chunks: Of work, of the process that has most.
+            is_published: Whether the bytes are part of what is uploaded.
+        """
+        self.estimates.append(Estimate(stage, items, chunks, seconds * self._scale, size, is_published))
+        self._scale = 1.0
+
+    def shared(self, chunks: int) -> int:
+        """Return how many of some chunks the process has that has most."""
+        return -(-chunks // self.accelerator.num_processes)
+
+    def map(
+        self,
+        stage: str,
+        items: Sequence[Item],
+        function: Callable[[Sequence[Item]], dict[str, torch.Tensor]],
+        *,
+        chunk_size: int,
+    ) -> Stage:
+        """Work on the first chunk, on every process at once, as they will; see `Run.map`."""
+        first = items[:chunk_size]
+        seconds, result = self.timed(lambda: {name: tensor.cpu() for name, tensor in function(first).items()})
+        made = super().map(stage, first, lambda _: result, chunk_size=chunk_size)
+        share = self.shared(-(-len(items) // chunk_size))
+        seconds *= min(share * chunk_size, len(items)) / len(first)  # the last chunk may be smaller
+        size = sum(tensor.nbytes for tensor in result.values()) * len(items) // len(first)
+        self.expect(stage, len(items), seconds, size, chunks=share)
+        return FirstChunk(made.folder, chunk_size, len(items))
+
+    def on_main(self, stage: str, function: Callable[[], None], *, makes: Path | None = None) -> None:
+        """Call it, unless it is in the cache; see `Run.on_main`."""
+        if makes is not None and self.agree(makes.exists()):  # a process that comes late would see what is made below
+            return
+        if makes is not None and not makes.is_relative_to(self.output_dir):
+            raise ValueError(f"a dry run makes nothing outside its folder, but stage {stage} would make {makes}")
+        super().on_main(stage, function, makes=makes)
+        self.expect(stage, 1, max(gather_object([self.stages[-1]["wall"] if self.is_main else 0.0])))
+
+    def together(self, stage: str, items: int, function: Callable[[], float]) -> None:
+        """Call it; it asks `part` how many steps to take; see `Run.together`."""
+        super().together(stage, items, function)
+        self.expect(stage, items, self.stages[-1]["wall"])
+
+    def plan(self) -> Table:
+        """Return the table of what the run would take. Call it on every process."""
+        peaks = peak_memory(self.accelerator)
+        memory = ", ".join(f"{device} {size_text(peak)}" for device, peak in peaks.items())
+        seconds = sum(known.seconds for known in self.estimates)
+        size = sum(known.bytes for known in self.estimates)
+        upload = sum(known.bytes for known in self.estimates if known.is_published)
+        count = self.accelerator.num_processes
+        table = Table(
+            "stage",
+            "items",
+            "chunks per process",
+            "time",
+            "on disk",
+            title=f"Plan of {self.planned_dir}, {count} {'process' if count == 1 else 'processes'}",
+            caption=f"peak memory of one process so far: {memory}; to upload: {size_text(upload)}",
+        )
+        for known in self.estimates:
+            cells = f"{known.items:,}", f"{known.chunks:,}", duration(known.seconds)
+            table.add_row(known.stage, *cells, size_text(known.bytes) if known.bytes else "")
+        table.add_row("total", "", "", duration(seconds), size_text(size))
+        return table
+
+    def close(self) -> None:
+        """Print the plan, and remove what was made for it."""
+        plan = self.plan()
+        self.say(plan)
+        self.accelerator.wait_for_everyone()
+        if self.is_main:
+            shutil.rmtree(self.output_dir)
+
+    def end(self) -> None:
+        """Close, and leave the process group."""
+        self.close()
+        super().end()

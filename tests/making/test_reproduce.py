@@ -1,0 +1,340 @@
+"""Rebuilding a set from its manifest: once in a process of its own, the rest on copies of what it left."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT, run_here
+
+from distill_hub import InputError, load_distilled
+from distill_hub.artifact.load import find
+from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, TuningRecord
+from distill_hub.artifact.package import write_artifact
+from distill_hub.cli import main
+from distill_hub.command_options import ReproduceConfig
+from distill_hub.config import parse, resolved
+from distill_hub.evaluation.protocols import Protocol
+from distill_hub.making import reproduce as module
+from distill_hub.making.reproduce import Difference, Launch, compare, launch_of, reproduce
+from distill_hub.options import Cao2Config, MinimaxConfig, PixelOptions, RdedConfig
+
+WORDS = ["--ipc", "2", "--teacher_epochs", "2", "--view_epochs", "0"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two random real images per class."""
+    folder = tmp_path_factory.mktemp("made") / "digits-ipc2-random"
+    with pytest.MonkeyPatch.context() as patch:  # no students: they are no part of it, and take longest
+        patch.setattr(Protocol, "students", lambda *_: [])
+        patch.setattr("distill_hub.making.finish.score_table", lambda *_: "")
+        run_here("recipes/random_real.py", *WORDS, "--output_dir", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rebuilt(made):
+    """What its manifest alone gives."""
+    lonely = made.parent / "lonely"
+    lonely.mkdir()
+    for part in ("data", "manifest.json"):
+        source = made / part
+        shutil.copytree(source, lonely / part) if source.is_dir() else shutil.copy(source, lonely / part)
+    folder = made.parent / "rebuilt"
+    assert reproduce(ReproduceConfig(location=str(lonely), output_dir=folder)).identical
+    return folder
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+@pytest.fixture
+def manifest(made):
+    return Manifest.read(made / "manifest.json")
+
+
+def edit(folder, change) -> None:
+    """Change the manifest's fields in place."""
+    fields = json.loads((folder / "manifest.json").read_text())
+    change(fields)
+    (folder / "manifest.json").write_text(json.dumps(fields))
+
+
+def line(manifest, *, published=False, **fields) -> Launch:
+    config = ReproduceConfig(location="set", **fields)
+    return launch_of(manifest, config, config.output_dir or "out", published=published)
+
+
+def options(launch: Launch) -> set[str]:
+    """Words of the recipe, less those that every rebuild has."""
+    words = launch.words[next(place for place, word in enumerate(launch.words) if word.endswith(".py")) + 1 :]
+    return set(words) - {"--repeats=1", "--view_epochs=0", "--output_dir=out"}
+
+
+def told(monkeypatch, capsys, folder, rebuilt, *words) -> tuple[int, str]:
+    """Return code and output of the command, where the rebuild lies there already."""
+    monkeypatch.setattr(Launch, "run", lambda self: None)
+    monkeypatch.setattr(sys, "argv", ["distill-hub", "reproduce", str(folder), "--output_dir", str(rebuilt), *words])
+    capsys.readouterr()
+    try:
+        main()
+    except SystemExit as exit:
+        return exit.code, "".join(capsys.readouterr())
+    return 0, "".join(capsys.readouterr())
+
+
+def test_the_rebuild_is_identical_and_so_is_every_step(made, rebuilt):
+    found = compare(find(made), rebuilt)
+    assert found.identical and found.first is None and found.difference is None and found.environment == {}
+    assert {step.name: step.verdict for step in found.steps} == dict.fromkeys(("source", "teacher", "stage select"), "same")
+    one, other = load_distilled(made), load_distilled(rebuilt)
+    np.testing.assert_array_equal(one.pixels, other.pixels)
+    np.testing.assert_array_equal(one.soft_labels, other.soft_labels)
+
+
+def test_the_hash_of_a_stage_is_what_the_format_says(made, manifest):
+    files = sorted((made / ".run" / "select").glob("*.safetensors"))
+    assert len(files) == 10
+    hashes = "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    (stage,) = [stage for stage in manifest.stages if stage.name == "select"]
+    assert stage.sha256 == hashlib.sha256(hashes.encode()).hexdigest()
+    assert all(stage.sha256 is None for stage in manifest.stages if stage.name.startswith("fit"))
+
+
+def test_one_changed_pixel_is_found(copy, rebuilt, manifest, monkeypatch, capsys):
+    artifact = load_distilled(copy)
+    images = artifact.pixels.permute(0, 2, 3, 1).numpy().copy()
+    images[5, 3, 4, 1] = images[5, 3, 4, 1] + 7 if images[5, 3, 4, 1] < 128 else images[5, 3, 4, 1] - 7
+    rows = [
+        {"image": image, "label": label, "soft_label": soft, "confidence": float(soft[label]), "seed": seed}
+        for image, label, soft, seed in zip(
+            images, artifact.labels, artifact.soft_labels, artifact.dataset["seed"], strict=True
+        )
+    ]
+    names = manifest.class_names
+    write_artifact(copy, rows, lambda sha: manifest.model_copy(update={"content_sha256": sha}), class_names=names)
+    found = compare(find(copy), rebuilt)
+    assert not found.identical and found.first is None
+    assert found.difference == Difference(images=1, largest=7, mean=7 / (20 * 16 * 16 * 3), labels=0, soft_label=0.0)
+    code, text = told(monkeypatch, capsys, copy, rebuilt)
+    assert code == 1
+    assert "Different: 1 of 20 images, their pixels by at most 7 of 255" in text and "No stage differs" in text
+
+
+def test_changed_labels_are_counted(copy, rebuilt, manifest):
+    artifact = load_distilled(copy)
+    images, seeds = artifact.pixels.permute(0, 2, 3, 1).contiguous().numpy(), artifact.dataset["seed"]
+    labels, soft = artifact.labels.copy(), artifact.soft_labels.copy()
+    labels[[1, 2]] = labels[[2, 1]]
+    soft[:] = 0.0
+    soft[:, 0] = 1.0
+    rows = [
+        {"image": image, "label": label, "soft_label": row, "confidence": float(row[label]), "seed": seed}
+        for image, label, row, seed in zip(images, labels, soft, seeds, strict=True)
+    ]
+    names = manifest.class_names
+    write_artifact(copy, rows, lambda sha: manifest.model_copy(update={"content_sha256": sha}), class_names=names)
+    before = load_distilled(rebuilt).soft_labels
+    expected = max(float(1 - before[:, 0].min()), float(before[:, 1:].max()))
+    difference = compare(find(copy), rebuilt).difference
+    assert (difference.images, difference.largest, difference.mean, difference.labels) == (0, 0, 0.0, 2)
+    assert difference.soft_label == pytest.approx(expected, abs=1e-6)
+
+
+def test_another_version_alone_is_a_note(copy, rebuilt, manifest, monkeypatch, capsys, tmp_path):
+    edit(copy, lambda fields: fields["environment"]["packages"].update(timm="0.0.1"))
+    edit(copy, lambda fields: fields["environment"].update(hardware="[bold] CPU"))
+    here = manifest.environment
+    found = compare(find(copy), rebuilt)
+    expected = {"timm": ("0.0.1", here.packages["timm"]), "hardware": ("[bold] CPU", here.hardware)}
+    assert found.identical and found.environment == expected
+    code, text = told(monkeypatch, capsys, copy, rebuilt, "--json", str(tmp_path / "report.json"))
+    assert code == 0 and "Identical: 20 images" in text and "0.0.1" in text and "[bold] CPU" in text
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["identical"] and report["environment"]["timm"]["recorded"] == "0.0.1"
+
+
+def test_the_first_step_that_differs_is_named(rebuilt, monkeypatch, capsys):
+    """In the order of the run: source, then networks, then stages."""
+    after = Manifest.read(rebuilt / "manifest.json")
+    assert after.teacher.id == "fitted on digits"
+    generator = after.teacher.model_copy(update={"id": "fitted on digits", "sha256": "1" * 64})
+    after = after.model_copy(update={"generator": generator})
+    stages = [stage.model_copy(update={"sha256": stage.sha256 and "2" * 64}) for stage in after.stages]
+    before = after.model_copy(update={"stages": stages, "content_sha256": "0" * 64})
+    assert module.Reproduction(before, after, None).first.name == "stage select"
+    changes = {
+        "generator": {"generator": generator.model_copy(update={"sha256": "3" * 64})},
+        "teacher": {"teacher": after.teacher.model_copy(update={"sha256": "3" * 64})},
+        "source": {"source": after.source.model_copy(update={"fingerprint": "3" * 64})},
+    }
+    for name, change in changes.items():
+        before = before.model_copy(update=change)
+        assert module.Reproduction(before, after, None).first.name == name
+
+
+def test_a_fitted_network_that_differs_is_explained(copy, rebuilt, monkeypatch, capsys):
+    edit(copy, lambda fields: fields["teacher"].update(sha256="3" * 64))
+    code, text = told(monkeypatch, capsys, copy, rebuilt)
+    assert code == 0 and re.search(r"teacher .*333333333333.* differs", text)  # the same labels: it is identical
+    monkeypatch.setattr(module, "read_artifact", lambda *args, **kwargs: load_distilled(rebuilt))
+    edit(copy, lambda fields: fields.update(content_sha256="0" * 64))
+    code, text = told(monkeypatch, capsys, copy, rebuilt)
+    assert code == 1 and "The first difference is in the teacher" in text and "same kind of hardware" in text
+
+
+def test_a_manifest_without_hashes_of_stages_is_read(copy, rebuilt):
+    def older(fields):
+        for stage in fields["stages"]:
+            del stage["sha256"]
+        del fields["method"]["config"]["fit_seed"]
+
+    edit(copy, older)
+    found = compare(find(copy), rebuilt)
+    assert found.identical and found.steps[-1].verdict == "not on record"
+    assert found.new_options == {"fit_seed": 0}
+
+
+def test_the_line_is_short(made, manifest, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    code, text = told(monkeypatch, capsys, made, "two words", "--print_command")
+    start, rest = text.split(" --", 1)[0], set(shlex.split(text))
+    assert code == 0 and start == "accelerate launch" and "recipes/random_real.py" in rest
+    assert {"--ipc=2", "--teacher_epochs=2", "--output_dir=two words", "--repeats=1", "--view_epochs=0", "--cpu"} <= rest
+    assert options(line(manifest)) == {"--ipc=2", "--teacher_epochs=2"}
+
+
+def with_method(manifest, name, config, **fields):
+    return manifest.model_copy(update={"method": MethodRecord(name=name, title=name, config=config), **fields})
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe", "config"),
+    [
+        ("cao2", "cao2", Cao2Config(order="least_confident", max_timestep_fraction=0.125, fit_image_size=32)),
+        ("difffit", "minimax", MinimaxConfig(lambda_r=0.0, lambda_d=0.0, tuning_learning_rate=3e-5, fit_seed=3)),
+        ("random", "random_real", PixelOptions(test_fraction=0.25, test_split="it's", image_format="webp", seed=5)),
+        ("rded", "rded", RdedConfig(factor=2, num_crops=7, label_column="--overwrite")),
+    ],
+)
+def test_a_recipe_reads_from_the_line_what_is_on_record(manifest, method, recipe, config):
+    launch = line(with_method(manifest, method, resolved(config)))
+    assert launch.words[6:8] == ["--mixed_precision", "no"] and launch.words[8].endswith(f"recipes/{recipe}.py")
+    words = shlex.split(str(launch))[9:]
+    rebuild = parse(type(config), words)
+    assert resolved(rebuild) == resolved(dataclasses.replace(config, repeats=1, view_epochs=0))
+
+
+def test_evaluation_is_left_out_of_the_line(manifest):
+    config = PixelOptions(protocol="idc-hard", students="convnet-3", repeats=7, view_epochs=10, compile=True, ipc=3)
+    assert options(line(with_method(manifest, "random", resolved(config)))) == {"--ipc=3"}
+
+
+def model(id, revision=None, tuning=None):
+    return ModelRecord(id=id, architecture="DiT", revision=revision, sha256="1" * 64, tuning=tuning)
+
+
+def test_inputs_are_those_of_the_commits_on_record(manifest):
+    source = manifest.source.model_copy(update={"name": "org/fish", "hub_id": "org/fish", "revision": "a" * 40})
+    tuning = TuningRecord(
+        method=manifest.method, base=model("org/dit", "b" * 40), source=manifest.source, classes=["0"], steps=1,
+        seconds=1.0, environment=manifest.environment, created=manifest.created,
+    )  # fmt: skip
+    pins = {"--source=org/fish", f"--source_revision={'a' * 40}"}
+    plain, tuned = model("org/dit", "b" * 40), model("org/dit, tuned with minimax on fish", tuning=tuning)
+
+    def words(asked_for, record, **now):
+        config = resolved(Cao2Config(source="org/fish", source_revision="main", generator=asked_for))
+        return options(line(with_method(manifest, "cao2", config, source=source, generator=record), **now))
+
+    named = "--generator=org/dit"
+    assert words("org/dit", plain) == {*pins, named, f"--generator_revision={'b' * 40}"}
+    assert words("auto", plain) == {*pins, f"--generator_revision={'b' * 40}"}
+    # Tuned in the run itself, and before it, in a folder that has no commit.
+    assert words("org/dit", tuned) == {*pins, named, f"--generator_revision={'b' * 40}"}
+    assert words("outputs/tuned", tuned) == {*pins, "--generator=outputs/tuned"}
+    # What lies elsewhere now has no commit on record.
+    assert words("org/dit", plain, generator="there") == {*pins, "--generator=there"}
+    moved = words("auto", None, source="digits", teacher="timm/resnet18")
+    assert moved == {"--teacher=timm/resnet18"}  # digits is the recipe's default
+
+
+@pytest.mark.parametrize(
+    ("gpus", "recorded", "start"),
+    [
+        (0, {"processes": 3, "mixed_precision": "bf16", "peak_memory_bytes": {"cpu": 1}},
+         "ACCELERATE_USE_CPU=true ACCELERATE_MIXED_PRECISION=bf16 torchrun --standalone --nproc_per_node 3"),
+        (8, {"processes": 4, "mixed_precision": "bf16", "peak_memory_bytes": {"cpu": 1, "cuda": 1}},
+         "accelerate launch --quiet --multi_gpu --num_processes 4 --mixed_precision bf16"),
+        (1, {"processes": 4, "mixed_precision": "fp16", "peak_memory_bytes": {"cpu": 1, "cuda": 1}},
+         "accelerate launch --quiet --num_processes 1 --mixed_precision fp16"),
+    ],
+)  # fmt: skip
+def test_processes_and_precision_are_as_recorded_where_there_are_devices(manifest, monkeypatch, gpus, recorded, start):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    environment = manifest.environment.model_copy(update=recorded)
+    assert str(line(manifest.model_copy(update={"environment": environment}))).startswith(f"{start} ")
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"origin": "external"}, ["distilled set", "made elsewhere"]),
+        ({"seed": None}, ["seed", "None", "cannot be rebuilt"]),
+        ({"environment": None}, ["environment", "cannot be rebuilt"]),
+        ({"method": ("random", {})}, ["method.config", "cannot be rebuilt"]),
+        ({"method": ("kcentre", {"ipc": 2})}, ["method.name", "'kcentre'", "did you mean 'kcenter'"]),
+        ({"method": ("fit_generator", {"fit_seed": 0})}, ["method.name", "makes no distilled sets"]),
+        ({"method": ("random", {"ipc": 2, "teacher_epoch": 3})}, ["'teacher_epoch'", "did you mean 'teacher_epochs'"]),
+        ({"method": ("random", {"ipc": 2, "output_dir": "/"})}, ["'output_dir'", "random_real.py has no such option"]),
+        ({"method": ("random", {"ipc": "two"})}, ["ipc", "'two'", "> 0"]),
+        ({"method": ("random", {"teacher": "\x1b[2J"})}, ["manifest.json", "control characters"]),
+    ],
+)
+def test_what_cannot_be_tried_is_refused_by_field(manifest, change, parts):
+    if "method" in change:
+        name, config = change["method"]
+        change = {"method": MethodRecord(name=name, title=name, config=config)}
+    with pytest.raises(InputError) as caught:
+        line(manifest.model_copy(update=change))
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def test_a_folder_that_is_gone_needs_its_new_place(manifest, tmp_path):
+    gone = manifest.source.model_copy(update={"name": str(tmp_path / "gone")})
+    moved = with_method(manifest, "random", {"source": gone.name, "ipc": 3}, source=gone)
+    with pytest.raises(InputError, match="--source"):
+        line(moved)
+    assert options(line(moved, source=str(tmp_path))) == {f"--source={tmp_path}", "--ipc=3"}
+    (tmp_path / "gone").mkdir()
+    assert options(line(moved)) == {f"--source={gone.name}", "--ipc=3"}
+    with pytest.raises(InputError, match="--source"):  # of a stranger, whose folder is not one of the same name here
+        line(moved, published=True)
+
+
+def test_the_set_itself_is_not_rebuilt_over(made):
+    with pytest.raises(InputError, match=r"output_dir.*itself"):
+        reproduce(ReproduceConfig(location=str(made), output_dir=made, overwrite=True))
+
+
+def test_a_rebuild_by_other_versions_is_not_taken_up(made, copy):
+    edit(copy, lambda fields: fields["environment"]["packages"].update(timm="0.0.1"))
+    with pytest.raises(InputError, match=r"output_dir.*timm 0\.0\.1.*--overwrite"):
+        reproduce(ReproduceConfig(location=str(made), output_dir=copy))
+
+
+def test_a_recipe_that_fails_is_no_difference(made, tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 3)
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: failed)
+    with pytest.raises(InputError, match=r"launch.*code 3"):
+        reproduce(ReproduceConfig(location=str(made), output_dir=tmp_path / "set"))

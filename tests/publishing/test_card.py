@@ -1,0 +1,375 @@
+"""The card. What it is expected to be, in full, lies in gold/; after a change of the template, write it anew and read it:
+
+WRITE_GOLD=1 python -m pytest tests/artifact/test_card.py -k gold && git diff tests/artifact/gold
+"""
+
+import os
+import re
+from pathlib import Path
+
+import bibtexparser
+import pytest
+from datasets import Features
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard
+
+from distill_hub.artifact.describe import source_record
+from distill_hub.artifact.manifest import ClassRecord, MethodRecord, Record, ViewsRecord
+from distill_hub.artifact.records import DDRanking, Score
+from distill_hub.artifact.schema import features
+from distill_hub.artifact.views import view_features
+from distill_hub.data.citations import SOURCES
+from distill_hub.data.known import KNOWN
+from distill_hub.data.sources import load_source
+from distill_hub.publishing.card import PICTURES, render_card
+
+GOLD = Path(__file__).parent / "gold"
+CONTENT = "c" * 64
+DEFAULT = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}], "default": True}
+
+
+@pytest.fixture
+def render(build_manifest, make_evaluation):
+    def run(evaluations=(), location="org/fish-ipc2-cao2", pictures=(), **fields):
+        records = [make_evaluation(CONTENT, **changes) for changes in evaluations]
+        return render_card(
+            build_manifest(**fields)(CONTENT),
+            records,
+            location=location,
+            files={"data/train-0.parquet": 2_500_000, "views/train-0.parquet": 40_000, **dict.fromkeys(pictures, 1)},
+        )
+
+    return run
+
+
+def blocks(card, language):
+    return re.findall(rf"```{language}\n(.*?)```", card, re.DOTALL)
+
+
+def check_is_clean(card):
+    for leftover in ("{{", "{%", "TODO", "More Information Needed", "\n\n\n", " \n", "<jinja", "object at 0x"):
+        assert leftover not in card, leftover
+    for word in ("None", "undefined", "Undefined", "nan", "NaN", "inf"):
+        assert not re.search(rf"\b{word}\b", card), word
+    assert card.endswith("\n")
+    body = card.split("---\n", 2)[2]
+    rows = re.findall(r"(?:^\|.*\n)+", body, re.MULTILINE)
+    for table in rows:  # a line of another width is not shown as part of its table
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+@pytest.fixture
+def everything(full, make_tuning, views):
+    """Fields of a manifest without a gap."""
+    return {**full, "generator": full["generator"].model_copy(update={"tuning": make_tuning()}), "views": views}
+
+
+@pytest.fixture
+def measured(full):
+    """Fields of two records: the author's, and another person's with all there is."""
+    curve = [[0.6, 0.5], [0.7, 0.6], [0.8, 0.7]]
+    scores = [Score(last=[0.5, 0.6, 0.7], best=[0.6, 0.7, 0.8], best_epoch=[3, 4, 5], curve=c) for c in (None, curve)]
+    other = {
+        "protocol": "rded-soft", "standard": True, "student": "timm/resnet18", "settings": {"looks": [3, 5]},
+        "score": scores[1], "dd_ranking": DDRanking(lrs=0.25, ars=0.31, real_accuracy=0.912), "mmd": 0.0123456,
+        "teacher": full["teacher"], "views_sha256": "3" * 64, "source_revision": "a" * 40, "submitted_by": "bob",
+    }  # fmt: skip
+    return [{"score": scores[0]}, other]
+
+
+@pytest.fixture
+def draw_gold(render, everything, measured):
+    """By name of the gold file, a function that renders the card anew."""
+    unknown = MethodRecord(name="x", title="X", config={})
+    adopted = MethodRecord(name="dm", title="DM", paper="https://arxiv.org/abs/2110.04181", config={},
+                           notes={"scaled": "from [-1.0, 1.0]", "adopted_from": f"bob/dm-fish@{'b' * 40}"})  # fmt: skip
+    known = {"source": everything["source"], "origin": "external", "soft_labels": "author", "environment": None}
+    return {
+        "full": lambda: render(measured, pictures=PICTURES, **everything),
+        "minimal": lambda: render(method=unknown, stages=[], environment=None, seed=None),
+        "external": lambda: render([{}], pictures=["assets/preview.png"], method=adopted, stages=[], seed=None, **known),
+    }
+
+
+@pytest.mark.parametrize("name", ["full", "minimal", "external"])
+def test_gold_card(draw_gold, name):
+    file, card = GOLD / f"{name}.md", draw_gold[name]()
+    if os.environ.get("WRITE_GOLD"):
+        file.write_text(card, encoding="utf-8")
+    assert card == file.read_text(encoding="utf-8")
+    check_is_clean(card)
+
+
+@pytest.mark.parametrize("name", ["full", "minimal", "external"])
+def test_yaml_of_a_gold_card_is_what_the_hub_s_clients_read(name, names):
+    data = DatasetCard.load(GOLD / f"{name}.md").data
+    infos, configs = DatasetInfosDict.from_dataset_card_data(data), MetadataConfigs.from_dataset_card_data(data)
+    views = ["views"] if name == "full" else []
+    assert list(infos) == list(configs) == ["default", *views]
+    assert infos["default"].features == features(names) and infos["default"].splits["train"].num_examples == 6
+    assert all(Features.from_dict(info.features.to_dict()) == info.features for info in infos.values())
+    assert {"dataset-distillation", "distill-hub", "ipc-2"} < set(data.tags)
+    assert data.task_categories == ["image-classification"] and data.size_categories == ["n<1K"]
+
+
+def optional(record: Record, before: str = ""):
+    """Paths of all fields that may be absent; of a list, those of its first entry."""
+    for name, field in type(record).model_fields.items():
+        value = getattr(record, name)
+        if not field.is_required() and (field.default is None or field.default_factory):
+            yield before + name
+        first = value[0] if isinstance(value, list) and value else value
+        if isinstance(first, Record):
+            yield from optional(first, f"{before}{name}.")
+
+
+def without(value, path: str):
+    name, _, rest = path.partition(".")
+    if isinstance(value, list):
+        return [without(value[0], path), *value[1:]]
+    inner = getattr(value, name)
+    empty = type(inner)() if isinstance(inner, dict | list) and name != "curve" else None
+    return value.model_copy(update={name: without(inner, rest) if rest else empty})
+
+
+def test_card_is_clean_whatever_is_absent(build_manifest, make_evaluation, everything, measured):
+    manifest, record = build_manifest(**everything)(CONTENT), make_evaluation(CONTENT, **measured[1])
+    how = {"location": "org/fish", "files": dict.fromkeys(["data/train-0.parquet", *PICTURES], 2000)}
+    whole = render_card(manifest, [record], **how)
+    paths = {*optional(manifest), "stages", "method.config"}
+    assert {"seed", "views", "source.revision", "classes.wnid", "generator.tuning", "method.notes"} < paths
+    for path in sorted(paths):
+        check_is_clean(render_card(without(manifest, path), [record], **how))
+    for path in optional(record):
+        card = render_card(manifest, [without(record, path)], **how)
+        check_is_clean(card)
+        assert (card != whole) == (path not in ("score.curve", "settings", "source_revision", "views_sha256")) or "." in path
+
+
+def test_card_with_nothing_optional_is_clean(render):
+    card = render(method=MethodRecord(name="x", title="X", paper="https://x.org", bibtex="", config={}), stages=[])
+    check_is_clean(card)
+    assert "No student has been trained on this set yet." in card
+    for absent in ("wnid", "generator", "## Cite", "<details>", "license:", "revision"):
+        assert absent not in card, absent
+
+
+def test_card_with_everything_is_clean_and_says_it(render, full):
+    card = render([{}], pictures=["assets/preview.png"], **full)
+    check_is_clean(card)
+    for said in (
+        "![Distilled images of fish, one class per row](assets/preview.png)",
+        "| **this set** | convnet2 | quick v1 | 3 | **60.0 ± 10.0** | 70.0 |",
+        "| random real | convnet2 | quick v1 | 3 | 40.0 ± 10.0 | 50.0 |",
+        r"| 1 | Old \| English &lt;sheepdog> | n00000001 | 11 | 21 |",
+        "[org/fish](https://huggingface.co/datasets/org/fish)",
+        "it is itself right on 98.7 % of the test images",
+        "10% of its training split, held out",
+        "| sample | 12 | 1.2 min |",
+        "1.2 min of computing in the stages below; largest memory of a process: 1.3 GB (cpu)",
+        "a corrected set is at `org/better`",
+        "| `source_revision` | not set |",
+        "| `overwrite` | `false` |",
+        "Match classes by wnid, never by position",
+    ):
+        assert said in card, said
+
+
+def test_a_tuned_generator_is_called_so(render, full, make_tuning):
+    line = next(line for line in render(**full).splitlines() if line.startswith("- **Generator:** "))
+    assert "fine-tuned" not in line
+    generator = full["generator"].model_copy(update={"tuning": make_tuning()})
+    tuned = render(**{**full, "generator": generator})
+    check_is_clean(tuned)
+    assert tuned == render(**full).replace(
+        line,
+        f"{line}; fine-tuned from org/generator with [Minimax Diffusion](https://arxiv.org/abs/2311.15529) on "
+        "[org/fish](https://huggingface.co/datasets/org/fish), 600 steps in 1.5 h",
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        ("/home/eve/my models/dit/", "dit"),
+        ("fitted on /home/eve/photos", "fitted on photos"),
+        ("fitted on digits", "fitted on digits"),
+    ],
+)
+def test_where_the_author_keeps_a_generator_is_no_part_of_its_name(render, full, make_tuning, base, name):
+    tuning = make_tuning(
+        base=full["generator"].model_copy(update={"id": base, "revision": None}),
+        source=full["source"].model_copy(update={"name": "/home/eve/photos", "hub_id": None}),
+    )
+    card = render(generator=full["generator"].model_copy(update={"tuning": tuning}))
+    assert f"fine-tuned from {name} with" in card and "on photos, 600 steps" in card and "/home" not in card
+
+
+@pytest.fixture
+def views(facts):
+    return ViewsRecord(**dict(facts), rows=18, sha256="3" * 64)
+
+
+def test_card_with_views_says_what_they_are(render, full, views):
+    card = render([{}], views=views, **full)
+    check_is_clean(card)
+    section = card[card.index("## Stored views\n") : card.index("## Results\n")]
+    for said in (
+        "in 3 epochs of training",
+        "a teacher (org/labeller)",
+        "The 18 rows, 40 kB in all",
+        'views = load_dataset("org/fish-ipc2-cao2", "views", split="train")',
+        "4 to a batch",
+        "16 pixels, mirrored if `flip`",
+        "distill-hub evaluate org/fish-ipc2-cao2 --protocol fkd\n",
+    ):
+        assert section.count(said) == 1, said
+    for column in view_features(3):
+        assert f"`{column}`" in section or column == "epoch"
+    assert "8 pixels, 2.5 MB in all" in card  # as without views
+    without = render([{}], **full)
+    assert "views" not in without and "fkd" not in without
+    body, other = (text.split("---\n", 2)[2] for text in (card, without))
+    # 18 rows of 3 numbers of 2 bytes, and a teacher whose licence is not known
+    for more in (section, ", and 108 bytes of logits with the stored views below",
+                 "| weights of the stored views' teacher | not stated |\n"):  # fmt: skip
+        assert body.count(more) == 1, more
+        body = body.replace(more, "")
+    assert body == other
+
+
+def test_yaml_with_views(render, views):
+    data = DatasetCard(render(views=views)).data.to_dict()
+    stored = {"config_name": "views", "data_files": [{"split": "train", "path": "views/train-*"}]}
+    assert data["configs"] == [DEFAULT, stored]
+    default, own = data["dataset_info"]
+    assert default.pop("config_name") == "default"
+    assert default == DatasetCard(render()).data.to_dict()["dataset_info"]
+    assert own == {
+        "config_name": "views",
+        "features": [
+            {"name": "epoch", "dtype": "int32"},
+            {"name": "image", "dtype": "int32"},
+            {"name": "crop", "list": "float32", "length": 4},
+            {"name": "flip", "dtype": "bool"},
+            {"name": "partner", "dtype": "int32"},
+            {"name": "box", "list": "int32", "length": 4},
+            {"name": "share", "dtype": "float32"},
+            {"name": "logits", "list": "float16", "length": 3},
+        ],
+        "splits": [{"name": "train", "num_bytes": 40_000, "num_examples": 18}],
+        "download_size": 40_000,
+        "dataset_size": 40_000,
+    }
+    assert data["size_categories"] == ["n<1K"]
+
+
+def test_own_protocol_is_called_so(render):
+    warning = "Protocol `quick v1` is not one of the literature's."
+    assert render([{}]).count(warning) == 1
+    assert render([{}, {"student": "other"}]).count(warning) == 1
+    assert "one of the literature's" not in render([{"standard": True}])
+
+
+def test_a_teacher_that_labelled_the_batches_is_named(render, full):
+    card = render([{"protocol": "rded-soft", "standard": True, "teacher": full["teacher"]}])
+    assert "| rded-soft v1, teacher org/teacher |" in card
+
+
+def test_yaml(render, full):
+    data = DatasetCard(render(**full)).data.to_dict()
+    assert data["license"] == "cc-by-nc-4.0"
+    assert data["tags"] == ["dataset-distillation", "distill-hub", "cao2", "ipc-2"]
+    assert data["task_categories"] == ["image-classification"]
+    assert data["size_categories"] == ["n<1K"]
+    assert data["source_datasets"] == ["org/fish"]
+    (config,) = data["configs"]
+    assert config == DEFAULT
+    assert data["dataset_info"]["splits"] == [{"name": "train", "num_bytes": 2_500_000, "num_examples": 6}]
+    assert "pretty_name" in data
+
+
+@pytest.mark.parametrize(
+    ("license", "expected"),
+    [
+        (None, {}),
+        ("MIT", {"license": "mit"}),
+        ("openrail++", {"license": "openrail++"}),
+        ("ImageNet terms + CC-BY-NC-4.0", {"license": "other", "license_name": "imagenet-terms-cc-by-nc-4.0"}),
+        ("bsd-", {"license": "other", "license_name": "bsd"}),
+    ],
+)
+def test_license(render, license, expected):
+    data = DatasetCard(render(license=license)).data.to_dict()
+    assert {key: data[key] for key in ("license", "license_name") if key in data} == expected
+
+
+def test_source_without_hub_id_is_original(render):
+    assert DatasetCard(render()).data.to_dict()["source_datasets"] == ["original"]
+
+
+def test_bibtex_parses(render, full):
+    (text,) = blocks(render(**full), "bibtex")
+    library = bibtexparser.parse_string(text)
+    assert not library.failed_blocks
+    assert [entry.key for entry in library.entries] == ["cao2", "fish"]
+
+
+@pytest.mark.parametrize(("count", "listed"), [(100, True), (101, False), (1000, False)])
+def test_long_class_lists_stay_in_the_manifest(render, count, listed):
+    card = render(classes=[ClassRecord(name=f"class {i}", source_index=i) for i in range(count)])
+    check_is_clean(card)
+    body = card.split("---\n", 2)[2]
+    assert ("| 99 | class 99 | 99 |" in body) is listed
+    assert ("are listed in [manifest.json](manifest.json)" in body) is not listed
+    assert len(body) < 12_000
+
+
+def test_snippets_run_and_only_the_last_needs_this_package(artifact, python, names):
+    card = (artifact / "README.md").read_text(encoding="utf-8")
+    assert blocks(card, "bash") == [f"distill-hub evaluate {artifact}\n", f"distill-hub reproduce {artifact}\n"]
+    first, batches, stream, last = blocks(card, "python")
+    assert f'load_dataset("{artifact}", split="train")' in first
+    printed = python(
+        f"import sys; sys.modules['distill_hub'] = None\n{first}\n{stream}\n{batches}\n"
+        "print(images.dtype, *images.shape, images.max().item() <= 1)\n"
+        "print(*labels.shape, soft_labels.dtype, *soft_labels.shape)\n"
+        "for column, feature in dataset.features.items(): print(column, feature)\n"
+        "print(len(dataset), list(dataset['label']), len(dataset[0]['soft_label']))\n"
+        f"del sys.modules['distill_hub']\n{last}"
+    ).splitlines()
+    assert printed[0].startswith("tench (8, 8) 0.")
+    assert printed[1:4] == ["0", "torch.float32 6 3 8 8 True", "6 torch.float32 6 3"]
+    assert printed[4:10] == [
+        "image Image(mode=None, decode=True)",
+        f"label ClassLabel(names={list(names)})",
+        "soft_label List(Value('float32'), length=3)",
+        "confidence Value('float32')",
+        "seed Value('int64')",
+        "6 [0, 0, 1, 1, 2, 2] 3",
+    ]
+    assert printed[10].startswith("['tench', ")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_citations_of_sources_parse(name):
+    library = bibtexparser.parse_string(SOURCES[name])
+    assert not library.failed_blocks and len(library.entries) == 1
+    assert {"title", "author", "year"} <= library.entries[0].fields_dict.keys()
+
+
+def test_known_sources_are_cited():
+    assert {known.hub_id or name for name, known in KNOWN.items()} == SOURCES.keys()
+    assert "alpaydin" in source_record(load_source("digits")).bibtex
+
+
+def test_card_is_a_pure_function(render, full):
+    assert render([{}], **full) == render([{}], **full)
+
+
+def test_a_path_of_the_author_s_is_not_on_the_card(render, build_manifest):
+    source = build_manifest()("0" * 64).source.model_copy(update={"name": "/home/alice/secret/My Fish_2"})
+    card = render(source=source, pictures=["assets/preview.png"])
+    assert "secret" not in card and "my-fish-2" in card
