@@ -13,7 +13,7 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 from helpers import make_pipeline
 from hub_server import HubServer
 
-pytest_plugins = ["small_set"]  # fixtures of artifact and publishing
+pytest_plugins = ["small_set", "scored_set"]  # of artifact and publishing; of evaluation and making
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
 
 

@@ -89,7 +89,7 @@ def start(hub, tmp_path_factory):
 
     def client(token=None, home=None, **environment):
         home = home or tmp_path_factory.mktemp("home")
-        started.append(Client(hub, home, token, PYTHONPATH=str(Path(__file__).parents[2]), **environment))
+        started.append(Client(hub, home, token, PYTHONPATH=str(Path(__file__).parents[1]), **environment))
         return started[-1]
 
     yield client
