@@ -21,7 +21,7 @@ DECLARED = [Requirement(line) for line in PROJECT["dependencies"]]
 
 
 def imported() -> set[str]:
-    """Names of the distributions that package and recipes import, inside functions, too."""
+    """Top-level modules that package and recipes import, inside functions, too; not Python's own."""
     modules = set()
     for file in [*(ROOT / "distill_hub").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -29,13 +29,17 @@ def imported() -> set[str]:
                 modules |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 modules.add(node.module.split(".")[0])
-    owners = metadata.packages_distributions()
-    foreign = modules - sys.stdlib_module_names - {"distill_hub"}
-    return {canonicalize_name(owner) for module in foreign for owner in owners[module]}
+    return modules - sys.stdlib_module_names - {"distill_hub"}
 
 
 def test_imported_and_declared_are_the_same():
-    assert imported() == {canonicalize_name(requirement.name) for requirement in DECLARED}
+    modules = imported()
+    holds = {
+        requirement.name: {file.parts[0].removesuffix(".py") for file in metadata.files(requirement.name)}
+        for requirement in DECLARED
+    }
+    assert not modules.difference(*holds.values()), "imported, but not declared"
+    assert not [name for name, held in holds.items() if not held & modules], "declared, but not imported"
 
 
 def test_every_dependency_has_a_floor():
@@ -46,8 +50,8 @@ def test_every_dependency_has_a_floor():
 
 # What may be shipped with, linked to and relicensed under anything. An expression's parts are compared one by one.
 PERMISSIVE = re.compile(
-    r"(0BSD|Apache|BSD|BSL-1\.0|CC0-1\.0|CNRI-Python|HPND|ISC|LLVM-exception|MIT|PSF|Python Software Foundation|Zlib)"
-    r"([ -].*)?"
+    r"(0BSD|Apache|BSD|BSL-1\.0|CC0-1\.0|CNRI-Python|Historical Permission Notice|HPND|ISC|LLVM-exception|MIT|PSF"
+    r"|Python Software Foundation|Unlicense|Zlib)([ -].*)?"
 )
 STRONG_COPYLEFT = re.compile(r"\bA?GPL|(?<!Lesser )General Public|Affero")
 EXPLAINED = {
