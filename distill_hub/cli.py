@@ -24,7 +24,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from distill_hub.command_options import (
+from distill_hub.config import InputError, launch, nearest, options
+from distill_hub.options.commands import (
     AdoptConfig,
     CompareConfig,
     EvaluateConfig,
@@ -35,8 +36,7 @@ from distill_hub.command_options import (
     RelabelConfig,
     ReproduceConfig,
 )
-from distill_hub.config import InputError, launch, nearest, options
-from distill_hub.options import StudentOptions
+from distill_hub.options.shared import StudentOptions
 
 
 def show_info(config: InfoConfig) -> None:

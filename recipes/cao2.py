@@ -9,7 +9,7 @@ The same command again resumes an interrupted run. The set is the same, bit for 
 """
 
 from distill_hub.config import launch
-from distill_hub.options import Cao2Config
+from distill_hub.options.cao2 import Cao2Config
 
 
 def main(config: Cao2Config) -> None:

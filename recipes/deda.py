@@ -10,7 +10,7 @@ The same command again resumes an interrupted run.
 """
 
 from distill_hub.config import launch
-from distill_hub.options import DedaConfig
+from distill_hub.options.deda import DedaConfig
 
 
 def main(config: DedaConfig) -> None:
@@ -23,7 +23,6 @@ def main(config: DedaConfig) -> None:
     from distill_hub.methods import deda, sre2l
     from distill_hub.methods.bank import open_bank
 
-    deda.check(config)
     setup = set_up(config, "deda", batch_norm=True)
     run, teacher, names, size = setup.run, setup.teacher, setup.source.class_names, setup.image_size
 

@@ -9,7 +9,7 @@ The paper's pools come from a generator that recipes/minimax.py has tuned.
 """
 
 from distill_hub.config import launch
-from distill_hub.options import DgsConfig
+from distill_hub.options.dgs import DgsConfig
 
 
 def main(config: DgsConfig) -> None:

@@ -7,7 +7,7 @@ This is recipes/cao2.py without its two stages.
 """
 
 from distill_hub.config import launch
-from distill_hub.options import DitConfig
+from distill_hub.options.dit import DitConfig
 
 
 def main(config: DitConfig) -> None:

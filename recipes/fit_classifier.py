@@ -9,7 +9,8 @@ The processes share each batch; a killed run goes on where it stopped.
 """
 
 from distill_hub.config import launch, options
-from distill_hub.options import FitClassifierConfig, SourceOptions
+from distill_hub.options.fit_classifier import FitClassifierConfig
+from distill_hub.options.shared import SourceOptions
 
 
 def main(config: FitClassifierConfig) -> None:

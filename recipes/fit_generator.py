@@ -7,11 +7,8 @@ Without --output_dir the folder is the one in the user's cache that the other re
 """
 
 from distill_hub.config import InputError, launch, options
-from distill_hub.options import (
-    FitGeneratorConfig,
-    GeneratorFitOptions,
-    SourceOptions,
-)
+from distill_hub.options.fit_generator import FitGeneratorConfig
+from distill_hub.options.shared import GeneratorFitOptions, SourceOptions
 
 
 def main(config: FitGeneratorConfig) -> None:

@@ -8,7 +8,7 @@ The embeddings are the teacher's: what its last layer sees.
 """
 
 from distill_hub.config import launch
-from distill_hub.options import CoresetConfig
+from distill_hub.options.coresets import CoresetConfig
 
 
 def main(config: CoresetConfig) -> None:

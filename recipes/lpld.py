@@ -7,7 +7,7 @@ The images alone: the paper's pruning of soft labels is not built.
 """
 
 from distill_hub.config import launch
-from distill_hub.options import LpldConfig
+from distill_hub.options.lpld import LpldConfig
 
 
 def main(config: LpldConfig) -> None:

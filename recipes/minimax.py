@@ -10,7 +10,7 @@ The same command again resumes an interrupted run, its fine-tuning from the last
 """
 
 from distill_hub.config import launch
-from distill_hub.options import MinimaxConfig
+from distill_hub.options.minimax import MinimaxConfig
 
 
 def main(config: MinimaxConfig) -> None:

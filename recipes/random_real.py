@@ -8,7 +8,7 @@ With the same seed, a smaller set is a part of a larger one.
 """
 
 from distill_hub.config import launch
-from distill_hub.options import PixelOptions
+from distill_hub.options.shared import PixelOptions
 
 
 def main(config: PixelOptions) -> None:

@@ -8,7 +8,7 @@ The same command again resumes an interrupted run. The set is the same, bit for 
 """
 
 from distill_hub.config import launch
-from distill_hub.options import RdedConfig
+from distill_hub.options.rded import RdedConfig
 
 
 def main(config: RdedConfig) -> None:

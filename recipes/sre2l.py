@@ -9,7 +9,7 @@ The same command again resumes an interrupted run.
 """
 
 from distill_hub.config import launch
-from distill_hub.options import Sre2lConfig
+from distill_hub.options.sre2l import Sre2lConfig
 
 
 def main(config: Sre2lConfig) -> None:

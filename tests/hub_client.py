@@ -117,8 +117,8 @@ def evaluate(*args, **kwargs):
 
 
 def adopt(output_dir, **kwargs):
-    from distill_hub.command_options import AdoptConfig
     from distill_hub.making.adopt import adopt
+    from distill_hub.options.commands import AdoptConfig
 
     return str(adopt(AdoptConfig(output_dir=Path(output_dir), **kwargs)))
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from distill_hub.cli import COMMANDS
+from distill_hub.config import LOADING
 
 
 def run(*words: str) -> subprocess.CompletedProcess:
@@ -43,5 +44,6 @@ def test_what_is_no_set_is_refused_in_one_line(command, reason, tmp_path):
     for path, words in ((tmp_path / "nowhere", nowhere), (tmp_path, reason)):
         result = run(command, str(path))
         assert result.returncode == 2
-        assert words in result.stderr and str(path) in result.stderr
-        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+        error = result.stderr.removeprefix(f"{LOADING}\n")
+        assert words in error and str(path) in error
+        assert error.startswith("error: ") and error.count("\n") == 1

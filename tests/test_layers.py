@@ -5,14 +5,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "distill_hub"
 FLOORS = [
+    ["kinds"],
     ["config"],
-    ["options"],
-    ["command_options"],
     ["hub", "running"],
-    ["data"],
+    ["names", "data"],
     ["networks"],
     ["classifiers"],
     ["generators"],
+    ["options"],
     ["methods", "artifact"],
     ["foreign", "publishing"],
     ["evaluation"],

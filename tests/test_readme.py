@@ -2,66 +2,27 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from helpers import RECIPES
 
 from distill_hub.cli import COMMANDS
-from distill_hub.command_options import EvaluateConfig, RelabelConfig
 from distill_hub.config import parse
-from distill_hub.generators import difffit, dit
-from distill_hub.methods import cao2, coresets, deda, dgs, minimax, psr, rded, sre2l
-from distill_hub.options import (
-    Cao2Config,
-    CoresetConfig,
-    DedaConfig,
-    DgsConfig,
-    DitConfig,
-    FitClassifierConfig,
-    FitGeneratorConfig,
-    LpldConfig,
-    MinimaxConfig,
-    PixelOptions,
-    PsrConfig,
-    RdedConfig,
-    Sre2lConfig,
-)
+from distill_hub.making import reproduce
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
-RECIPES = {
-    "cao2": Cao2Config,
-    "deda": DedaConfig,
-    "dgs": DgsConfig,
-    "dit": DitConfig,
-    "evaluate": EvaluateConfig,
-    "fit_classifier": FitClassifierConfig,
-    "fit_generator": FitGeneratorConfig,
-    "lpld": LpldConfig,
-    "herding": CoresetConfig,
-    "kcenter": CoresetConfig,
-    "minimax": MinimaxConfig,
-    "psr": PsrConfig,
-    "random_real": PixelOptions,
-    "rded": RdedConfig,
-    "relabel": RelabelConfig,
-    "sre2l": Sre2lConfig,
-}
 HELP = "\n".join(function.__doc__ for function, _ in COMMANDS.values())
-FACTS = {
-    "cao2": [cao2.FACTS],
-    "deda": [deda.FACTS],
-    "dgs": [dgs.FACTS],
-    "dit": [dit.FACTS],
-    "herding": [coresets.HERDING],
-    "kcenter": [coresets.K_CENTER],
-    "lpld": [sre2l.LPLD],
-    "minimax": [minimax.FACTS, difffit.FACTS],
-    "psr": [psr.FACTS],
-    "rded": [rded.FACTS],
-    "sre2l": [sre2l.FACTS],
-}
+METHODS = [
+    facts
+    for folder in ("methods", "generators")
+    for file in sorted((ROOT / "distill_hub" / folder).glob("*.py"))
+    for facts in vars(import_module(f"distill_hub.{folder}.{file.stem}")).values()
+    if isinstance(facts, dict) and "paper" in facts
+]
 TYPED = [line.strip() for line in (README + GUIDE + HELP).splitlines() if line.startswith("    ")]
 COMMAND = re.compile(r"distill-hub |.*(launch|torchrun) .*recipes/\w+\.py")
 
@@ -88,4 +49,10 @@ def test_every_recipe_is_listed():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_is_listed_with_the_papers_of_its_methods(recipe):
     (row,) = [line for line in README.splitlines() if line.startswith(f"| [`{recipe}`]")]
-    assert re.findall(r"\(\[[^]]+\]\((https:[^)]+)\)\)", row) == [facts["paper"] for facts in FACTS.get(recipe, [])]
+    papers = [facts["paper"] for facts in METHODS if reproduce.RECIPES.get(facts["name"], facts["name"]) == recipe]
+    assert re.findall(r"\(\[[^]]+\]\((https:[^)]+)\)\)", row) == papers
+
+
+def test_every_method_has_a_recipe():
+    assert len(METHODS) >= 12
+    assert {reproduce.RECIPES.get(facts["name"], facts["name"]) for facts in METHODS} <= RECIPES.keys()

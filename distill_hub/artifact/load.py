@@ -20,7 +20,7 @@ from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import check_labels, check_rows, hash_row
 from distill_hub.config import InputError
-from distill_hub.hub import RemoteSet, fetch, look
+from distill_hub.hub import RemoteSet, check_location, fetch, look
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
@@ -81,8 +81,7 @@ def find(location: str | Path, revision: str | None = None) -> Found:
             {str(f.relative_to(path)): f.stat().st_size for f in path.glob("**/*") if f.is_file()} if path.is_dir() else {}
         )
         return Found(str(location), files, folder=path)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(location)):
-        raise InputError("distilled set", str(location), "there is no such folder, and it is not a Hub id NAMESPACE/NAME")
+    check_location(str(location))
     remote = look(str(location), revision)
     return Found(str(location), {name: file.size for name, file in remote.files.items()}, remote=remote)
 

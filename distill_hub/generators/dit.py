@@ -14,7 +14,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from distill_hub.config import InputError
-from distill_hub.generators.known import TUNING
+from distill_hub.generators.known import NEEDED, TUNING
 from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
@@ -117,9 +117,7 @@ class DiTGenerator:
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                "generator", name, f"a DiTPipeline with safetensors weights in transformer/ and vae/ is needed ({reason})"
-            ) from error
+            raise InputError("generator", name, f"{NEEDED} ({reason})") from error
         if not isinstance(pipeline, DiTPipeline):
             raise InputError("generator", name, f"a DiTPipeline is needed, this is a {type(pipeline).__name__}")
         # diffusers reads id2label from model_index.json but keeps only a map from single synonyms to ids.

@@ -10,7 +10,6 @@ from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.load import find, load_artifact
 from distill_hub.artifact.manifest import NAME, ClassRecord, Manifest, MethodRecord, ModelRecord, now, set_name
 from distill_hub.artifact.package import write_artifact
-from distill_hub.command_options import AdoptConfig, ForeignOptions
 from distill_hub.config import InputError, options, resolved
 from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.contract import refuse_chance
@@ -19,6 +18,7 @@ from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.foreign.align import Aligned, align
 from distill_hub.foreign.read import read_foreign
 from distill_hub.making.finish import write_card
+from distill_hub.options.commands import AdoptConfig, ForeignOptions
 from distill_hub.publishing.destination import check_destination
 from distill_hub.publishing.publish import publish
 from distill_hub.running.machine import start_accelerator

@@ -1,13 +1,13 @@
 """Adding stored views to a set that exists."""
 
 from distill_hub.artifact.load import find, read_artifact
-from distill_hub.command_options import RealOptions, RelabelConfig
 from distill_hub.config import InputError, options
 from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.subject import HeldOut, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.finish import write_card
+from distill_hub.options.commands import RealOptions, RelabelConfig
 from distill_hub.running.session import session
 
 

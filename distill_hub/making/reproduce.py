@@ -17,10 +17,10 @@ import torch
 
 from distill_hub.artifact.load import MANIFEST, Found, find, read_artifact, read_description
 from distill_hub.artifact.manifest import Manifest
-from distill_hub.command_options import RealOptions, ReproduceConfig
 from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
-from distill_hub.options import EvaluationOptions, SetOptions, ViewsOptions
+from distill_hub.options.commands import RealOptions, ReproduceConfig
+from distill_hub.options.shared import EvaluationOptions, SetOptions, ViewsOptions
 from distill_hub.running.files import shipped
 
 RECIPES = {"random": "random_real", "difffit": "minimax"}  # of methods that are not called as their recipes are

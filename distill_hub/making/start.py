@@ -23,9 +23,10 @@ from distill_hub.evaluation.views import default_epochs
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.fit import open_generator
 from distill_hub.methods.candidates import draw_pool
-from distill_hub.networks import check_student, student_name
-from distill_hub.options import (
-    DitConfig,
+from distill_hub.names import student_name
+from distill_hub.networks import check_student
+from distill_hub.options.dit import DitConfig
+from distill_hub.options.shared import (
     GeneratorFitOptions,
     GeneratorOptions,
     PixelOptions,

@@ -21,7 +21,8 @@ from distill_hub.generators.latents import Latents, encode
 from distill_hub.making.start import GeneratorSetup
 from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.methods.tuning import LOSSES, Tuning, check
-from distill_hub.options import GeneratorOptions, TuningOptions
+from distill_hub.options.minimax import TuningOptions
+from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
 from distill_hub.running.files import atomic_write

@@ -26,7 +26,7 @@ from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.latents import Latents
 from distill_hub.generators.objective import Objective
 from distill_hub.methods.minimax import Memory, criteria
-from distill_hub.options import TuningOptions
+from distill_hub.options.minimax import TuningOptions
 from distill_hub.running.console import progress
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import STATE, Run

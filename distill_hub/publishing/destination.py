@@ -17,7 +17,7 @@ from distill_hub.hub import (
     WRITE_TOKEN,
     RemoteSet,
     RepoType,
-    check_repo_id,
+    check_target,
     check_token,
     fetch,
     look,
@@ -97,8 +97,7 @@ def check_destination(
             where a private one is asked for; when the tag is taken.
         HubError: When the Hub fails.
     """
-    if repo_id != "auto":
-        check_repo_id(repo_id if "/" in repo_id else f"namespace/{repo_id}")
+    check_target(repo_id)
     if constants.HF_HUB_OFFLINE:
         raise InputError("HF_HUB_OFFLINE", "1", "publishing needs the Hub; unset it")
     check_token()

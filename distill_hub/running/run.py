@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 
 from distill_hub.config import InputError
 from distill_hub.running.console import Item, progress, show
-from distill_hub.running.files import atomic_write
+from distill_hub.running.files import atomic_write, check_folder
 from distill_hub.running.machine import environment, peak_memory, start_accelerator
 
 STATE = ".run"  # what a run needs to resume; not part of the artifact
@@ -140,8 +140,7 @@ class Run:
             show(text)
 
     def _check_is_run(self) -> None:
-        if not self.output_dir.is_dir():
-            raise InputError("output_dir", str(self.output_dir), "it is a file; name a new folder")
+        check_folder(self.output_dir)
         # A run stopped at its very first write leaves STATE without config.json.
         foreign = any(file.name != STATE for file in self.output_dir.iterdir())
         if foreign and not (self.output_dir / STATE / "config.json").is_file():

@@ -9,7 +9,7 @@ from distill_hub.config import InputError
 from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation.protocols import FKD_EPOCHS, PROTOCOLS, fkd_batch_size, idc_epochs, protocol
 from distill_hub.evaluation.settings import Settings, Task, is_mirrored, learning_rate
-from distill_hub.options import EvaluationOptions
+from distill_hub.options.shared import EvaluationOptions
 
 IPCS = (1, 10, 20, 50, 100)
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

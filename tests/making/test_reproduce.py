@@ -18,12 +18,15 @@ from distill_hub.artifact.load import find
 from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, TuningRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
-from distill_hub.command_options import ReproduceConfig
 from distill_hub.config import parse, resolved
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.making import reproduce as module
 from distill_hub.making.reproduce import Difference, Launch, compare, launch_of, reproduce
-from distill_hub.options import Cao2Config, MinimaxConfig, PixelOptions, RdedConfig
+from distill_hub.options.cao2 import Cao2Config
+from distill_hub.options.commands import ReproduceConfig
+from distill_hub.options.minimax import MinimaxConfig
+from distill_hub.options.rded import RdedConfig
+from distill_hub.options.shared import PixelOptions
 
 WORDS = ["--ipc", "2", "--teacher_epochs", "2", "--view_epochs", "0"]
 

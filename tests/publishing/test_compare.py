@@ -23,9 +23,9 @@ from distill_hub import cli
 from distill_hub.artifact import load
 from distill_hub.artifact.manifest import ModelRecord, StageRecord
 from distill_hub.artifact.records import DDRanking, Score
-from distill_hub.command_options import CompareConfig
 from distill_hub.config import parse
 from distill_hub.hub import RemoteFile, RemoteSet
+from distill_hub.options.commands import CompareConfig
 from distill_hub.publishing.compare import compare, explain, group_table, pooled, read_sets
 from distill_hub.publishing.compare_page import SERIES, THEMES, render_page, web_address
 

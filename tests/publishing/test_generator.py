@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from distill_hub import cli
 from distill_hub.artifact.describe import generator_record
 from distill_hub.artifact.generator import find_tuning, read_tuning
-from distill_hub.command_options import PushConfig
 from distill_hub.config import InputError
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import DIT_LICENSE, TUNING
+from distill_hub.options.commands import PushConfig
 from distill_hub.publishing.generator import model_card, push_generator
 
 REPO = "org/fish-minimax-generator"
