@@ -48,4 +48,6 @@ class TuningOptions:
 class MinimaxConfig(TuningOptions, DitConfig):
     """Minimax Diffusion: fine-tune the generator for representative and diverse samples, then sample."""
 
-    guidance_scale: NonNegativeFloat = option(4.0, "classifier-free guidance, as in Minimax's code; 1 switches it off")
+    guidance_scale: NonNegativeFloat = option(
+        4.0, "classifier-free guidance, as in Minimax's code; 1 switches it off", common=True
+    )

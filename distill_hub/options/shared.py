@@ -70,7 +70,9 @@ class GeneratorOptions:
     generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
     scheduler: Literal["ddpm", "ddim", "dpm-solver++"] = option("ddpm", "sampler")
     sample_steps: PositiveInt = option(50, "denoising steps per sample")
-    guidance_scale: NonNegativeFloat = option(2.7, "classifier-free guidance, as in CaO2's code; 1 switches it off")
+    guidance_scale: NonNegativeFloat = option(
+        2.7, "classifier-free guidance, as in CaO2's code; 1 switches it off", common=True
+    )
 
     def check_settings(self) -> None:
         """Refuse a generator that does not exist."""
