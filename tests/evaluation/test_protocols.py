@@ -242,6 +242,16 @@ def test_students_of_a_protocol():
         soft.students("convnet-5", 128)
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_resnet_18_with_instance_norm_is_no_student_of_protocols_with_batchnorm(name):
+    if name in ("rded-soft", "fkd", "sre2l"):
+        assert protocol(name).students("auto", 32) == ["resnet-18-bn"]
+        with pytest.raises(InputError, match=f"students of {name} have BatchNorm: resnet-18-bn"):
+            protocol(name).students("resnet-18", 32)
+    else:
+        assert protocol(name).students("auto,resnet-18", 32) == ["convnet-3", "resnet-18"]
+
+
 def test_an_uneven_set_counts_by_its_mean():
     assert Task(29, ("a", "b", "c"), 32, "s", "x").ipc == 10
     assert Task(1, ("a", "b", "c"), 32, "s", "x").ipc == 1
