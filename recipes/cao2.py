@@ -8,11 +8,13 @@
 The same command again resumes an interrupted run. The set is the same, bit for bit, for any number of processes.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
 from distill_hub.options.cao2 import Cao2Config
 
 
-def main(config: Cao2Config) -> None:
+def main(config: Cao2Config) -> Path | None:
     """Draw a pool, select, refine, label, package and score."""
     from distill_hub.making import pictures
     from distill_hub.making.finish import package_and_score
@@ -64,7 +66,7 @@ def main(config: Cao2Config) -> None:
         losses = refined.rows(0, len(refined), "losses")["losses"].mean(0)  # (steps,)
         notes["mean_loss_of_first_and_last_tenth"] = first_and_last_tenth(losses)
     manifest = setup.manifest(cao2.FACTS, notes)
-    package_and_score(setup, refined, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
+    return package_and_score(setup, refined, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@
 The same command again resumes an interrupted run.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
 from distill_hub.options.deda import DedaConfig
 
 
-def main(config: DedaConfig) -> None:
+def main(config: DedaConfig) -> Path | None:
     """Measure the classes' Gaussians, recover images, label, package and score."""
     import torch
 
@@ -39,7 +41,7 @@ def main(config: DedaConfig) -> None:
     items = [(label, index) for label in range(len(names)) for index in range(config.ipc)]
     batch = {"chunk_size": config.classes_at_a_time * config.ipc, "size": size, "flip": is_mirrored(names)}
     recovered = sre2l.recover_set(run, teacher, names, items, objective, config, **batch)
-    package_and_score(setup, recovered, setup.manifest(deda.FACTS, sre2l.loss_note(recovered)), baselines={})
+    return package_and_score(setup, recovered, setup.manifest(deda.FACTS, sre2l.loss_note(recovered)), baselines={})
 
 
 if __name__ == "__main__":

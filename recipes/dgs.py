@@ -8,11 +8,13 @@
 The paper's pools come from a generator that recipes/minimax.py has tuned.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
 from distill_hub.options.dgs import DgsConfig
 
 
-def main(config: DgsConfig) -> None:
+def main(config: DgsConfig) -> Path | None:
     """Measure the real images' difficulty, draw a pool, select, label, package and score."""
     from distill_hub.making import pictures
     from distill_hub.making.finish import package_and_score
@@ -56,7 +58,7 @@ def main(config: DgsConfig) -> None:
         "selected_from_another_bin": {n: s.filled for n, s in zip(names, samplings, strict=True) if s.filled},
     }
     manifest = setup.manifest(dgs.FACTS, notes)
-    package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
+    return package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@
 The embeddings are the teacher's: what its last layer sees.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
 from distill_hub.options.coresets import CoresetConfig
 
 
-def main(config: CoresetConfig) -> None:
+def main(config: CoresetConfig) -> Path | None:
     """Choose the images of every class that keep its mean, label, package and score them."""
     from distill_hub.making.by_class import choose_by_embedding
     from distill_hub.making.finish import package_and_score
@@ -20,7 +22,7 @@ def main(config: CoresetConfig) -> None:
 
     setup = set_up(config, coresets.HERDING["name"])
     stage = choose_by_embedding(setup, coresets.herding)
-    package_and_score(setup, stage, setup.manifest(coresets.HERDING), baselines={})
+    return package_and_score(setup, stage, setup.manifest(coresets.HERDING), baselines={})
 
 
 if __name__ == "__main__":

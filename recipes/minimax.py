@@ -9,11 +9,13 @@ The same command again resumes an interrupted run, its fine-tuning from the last
 <output>/generator, for `--generator` of this and every other recipe: it serves sets of any number of images per class.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
 from distill_hub.options.minimax import MinimaxConfig
 
 
-def main(config: MinimaxConfig) -> None:
+def main(config: MinimaxConfig) -> Path | None:
     """Fine-tune, sample with the averaged weights, label, package and score."""
     from distill_hub.generators import difffit
     from distill_hub.making.finish import package_and_score
@@ -28,7 +30,7 @@ def main(config: MinimaxConfig) -> None:
     baselines = {}
     if setup is not base:
         baselines[base.plain] = base.plain_samples(base.draw(config.ipc, "plain"))
-    package_and_score(setup, samples, setup.manifest(facts), baselines=baselines)
+    return package_and_score(setup, samples, setup.manifest(facts), baselines=baselines)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@
 The soft labels of the set are those of the images before the refinement, as the paper has it (Eq. 4, Alg. 1).
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
 from distill_hub.options.psr import PsrConfig
 
 
-def main(config: PsrConfig) -> None:
+def main(config: PsrConfig) -> Path | None:
     """Draw a pool, select, refine, package and score."""
     from distill_hub.making import pictures
     from distill_hub.making.finish import package_and_score
@@ -76,7 +78,7 @@ def main(config: PsrConfig) -> None:
         selected = keep(setup.run, pool, chosen)
     shown["embedding"] = pictures.embedding(setup, pool, selected)
     manifest = setup.manifest(psr.FACTS, notes)
-    package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
+    return package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
 
 
 if __name__ == "__main__":

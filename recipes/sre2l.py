@@ -8,11 +8,13 @@
 The same command again resumes an interrupted run.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
 from distill_hub.options.sre2l import Sre2lConfig
 
 
-def main(config: Sre2lConfig) -> None:
+def main(config: Sre2lConfig) -> Path | None:
     """Recover images, label, package and score."""
     import torch
 
@@ -36,7 +38,7 @@ def main(config: Sre2lConfig) -> None:
     by_class = [index * len(names) + label for label in range(len(names)) for index in range(config.ipc)]
     selected = keep(setup.run, recovered, by_class)
     manifest = setup.manifest(sre2l.FACTS, sre2l.loss_note(recovered))
-    package_and_score(setup, selected, manifest, baselines={})
+    return package_and_score(setup, selected, manifest, baselines={})
 
 
 if __name__ == "__main__":
