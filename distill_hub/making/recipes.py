@@ -22,7 +22,7 @@ class Recipe:
 
     file: Path
     main: Callable[[Any], Path | None]  # from settings to the folder of the set; None after a dry run, and of other recipes
-    config_class: type  # of the settings
+    config_class: type[Any]  # of the settings
     description: str
 
     @property
