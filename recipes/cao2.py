@@ -1,9 +1,9 @@
 """CaO2: keep the samples a classifier recognises, then optimise their latents (Wang et al., ICCV 2025).
 
-    accelerate launch recipes/cao2.py                                # handwritten digits, offline, on a CPU
-    accelerate launch recipes/cao2.py --source imagewoof --ipc 10 --pool_factor 4 --condition null
-    accelerate launch --multi_gpu recipes/cao2.py --source imagenette --ipc 50 --pool_factor 2
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/cao2.py
+    distill-hub make cao2                                            # handwritten digits, offline, on a CPU
+    distill-hub make cao2 --source imagewoof --ipc 10 --pool_factor 4 --condition null
+    distill-hub make cao2 --multi_gpu --source imagenette --ipc 50 --pool_factor 2
+    distill-hub make cao2 --num_processes 2
 
 The same command again resumes an interrupted run. The set is the same, bit for bit, for any number of processes.
 """

@@ -1,9 +1,9 @@
 """Difficulty-guided sampling: keep samples that are as difficult as the real images (Li et al., ICCV Workshops 2025).
 
-    accelerate launch recipes/dgs.py                                    # handwritten digits, offline, on a CPU
-    accelerate launch recipes/dgs.py --generator outputs/digits-ipc10-minimax/generator
-    accelerate launch recipes/dgs.py --config recipes/configs/imagewoof/dgs.yaml
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/dgs.py
+    distill-hub make dgs                                                # handwritten digits, offline, on a CPU
+    distill-hub make dgs --generator outputs/digits-ipc10-minimax/generator
+    distill-hub make dgs --config recipes/configs/imagewoof/dgs.yaml
+    distill-hub make dgs --num_processes 2
 
 The paper's pools come from a generator that recipes/minimax.py has tuned.
 """

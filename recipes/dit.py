@@ -1,7 +1,7 @@
 """DiT: plain samples of a class-conditional diffusion transformer, the baseline of the generative methods.
 
-    accelerate launch recipes/dit.py                                # handwritten digits, offline, on a CPU
-    accelerate launch recipes/dit.py --source imagenette --ipc 50
+    distill-hub make dit                                            # handwritten digits, offline, on a CPU
+    distill-hub make dit --source imagenette --ipc 50
 
 This is recipes/cao2.py without its two stages.
 """

@@ -1,8 +1,8 @@
 """Herding: real images whose mean embedding is that of their class (Welling, 2009).
 
-    accelerate launch recipes/herding.py                              # handwritten digits, offline, on a CPU
-    accelerate launch recipes/herding.py --source cifar10 --teacher path/to/classifier --ipc 50
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/herding.py
+    distill-hub make herding                                          # handwritten digits, offline, on a CPU
+    distill-hub make herding --source cifar10 --teacher path/to/classifier --ipc 50
+    distill-hub make herding --num_processes 2
 
 The embeddings are the teacher's: what its last layer sees.
 """

@@ -1,8 +1,8 @@
 """K-Center: real images that leave none of their class far away (Sener and Savarese, 2018).
 
-    accelerate launch recipes/kcenter.py                              # handwritten digits, offline, on a CPU
-    accelerate launch recipes/kcenter.py --source cifar10 --teacher path/to/classifier --ipc 50
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/kcenter.py
+    distill-hub make kcenter                                          # handwritten digits, offline, on a CPU
+    distill-hub make kcenter --source cifar10 --teacher path/to/classifier --ipc 50
+    distill-hub make kcenter --num_processes 2
 
 The embeddings are the teacher's: what its last layer sees.
 """

@@ -1,9 +1,9 @@
 """Minimax Diffusion: fine-tune the generator for representative and diverse samples, then sample (Gu et al., CVPR 2024).
 
-    accelerate launch recipes/minimax.py                             # handwritten digits, offline, on a CPU
-    accelerate launch recipes/minimax.py --lambda_r 0 --lambda_d 0   # the DiffFit baseline
-    accelerate launch --mixed_precision bf16 recipes/minimax.py --config recipes/configs/imagewoof/minimax.yaml
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/minimax.py
+    distill-hub make minimax                                         # handwritten digits, offline, on a CPU
+    distill-hub make minimax --lambda_r 0 --lambda_d 0               # the DiffFit baseline
+    distill-hub make minimax --mixed_precision bf16 --config recipes/configs/imagewoof/minimax.yaml
+    distill-hub make minimax --num_processes 2
 
 The same command again resumes an interrupted run, its fine-tuning from the last checkpoint. The tuned generator is left in
 <output>/generator, for `--generator` of this and every other recipe: it serves sets of any number of images per class.

@@ -1,9 +1,9 @@
 """Pool-Select-Refine: select reliable, certain and diverse samples, then refine them with their soft labels (Li et al.).
 
-    accelerate launch recipes/psr.py                                        # handwritten digits, offline, on a CPU
-    accelerate launch recipes/psr.py --refine_steps 0                       # its selection alone
-    accelerate launch recipes/psr.py --generator outputs/digits-ipc10-minimax/generator --protocol kd
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/psr.py
+    distill-hub make psr                                                    # handwritten digits, offline, on a CPU
+    distill-hub make psr --refine_steps 0                                   # its selection alone
+    distill-hub make psr --generator outputs/digits-ipc10-minimax/generator --protocol kd
+    distill-hub make psr --num_processes 2
 
 The soft labels of the set are those of the images before the refinement, as the paper has it (Eq. 4, Alg. 1).
 """

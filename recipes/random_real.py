@@ -1,8 +1,8 @@
 """Random real images: the baseline of all others (not `random.py`, which Python would take for its own module).
 
-    accelerate launch recipes/random_real.py                            # handwritten digits, offline, on a CPU
-    accelerate launch recipes/random_real.py --source imagewoof --image_size 256 --ipc 50
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/random_real.py
+    distill-hub make random_real                                        # handwritten digits, offline, on a CPU
+    distill-hub make random_real --source imagewoof --image_size 256 --ipc 50
+    distill-hub make random_real --num_processes 2
 
 With the same seed, a smaller set is a part of a larger one.
 """

@@ -1,8 +1,8 @@
 """RDED: the most realistic crops of real images, tiled into new ones (Sun et al., CVPR 2024).
 
-    accelerate launch recipes/rded.py                                   # handwritten digits, offline, on a CPU
-    accelerate launch recipes/rded.py --source imagewoof --image_size 224 --protocol rded-soft
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/rded.py
+    distill-hub make rded                                               # handwritten digits, offline, on a CPU
+    distill-hub make rded --source imagewoof --image_size 224 --protocol rded-soft
+    distill-hub make rded --num_processes 2
 
 The same command again resumes an interrupted run. The set is the same, bit for bit, for any number of processes.
 """

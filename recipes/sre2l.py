@@ -1,9 +1,9 @@
 """SRe2L: images whose features have a trained network's BatchNorm statistics, optimised from noise (Yin et al., 2023).
 
-    accelerate launch recipes/sre2l.py                                  # handwritten digits, offline, on a CPU
-    accelerate launch recipes/fit_classifier.py --source cifar10 --network resnet-18-bn --output_dir outputs/cifar10-teacher
-    accelerate launch recipes/sre2l.py --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/sre2l.py
+    distill-hub make sre2l                                              # handwritten digits, offline, on a CPU
+    distill-hub make fit_classifier --source cifar10 --network resnet-18-bn --output_dir outputs/cifar10-teacher
+    distill-hub make sre2l --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
+    distill-hub make sre2l --num_processes 2
 
 The same command again resumes an interrupted run.
 """

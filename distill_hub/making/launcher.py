@@ -35,13 +35,18 @@ def make_command(line: Sequence[str]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    both = dataclasses.make_dataclass("MakeConfig", [], bases=(recipe.config_class, LaunchOptions), frozen=True)
 
     def start(config: Any) -> None:
         own = recipe.config_class(**options(config, recipe.config_class))
         _start(recipe, own, LaunchOptions(**options(config, LaunchOptions)))
 
-    launch(start, both, recipe.description, line[1:], f"distill-hub make {recipe.name}", light=True)
+    settings = with_launch_options(recipe.config_class)
+    launch(start, settings, recipe.description, line[1:], f"distill-hub make {recipe.name}", light=True)
+
+
+def with_launch_options(config_class: type) -> type:
+    """Return the class of a recipe's settings and the launcher's: what `distill-hub make` takes behind its name."""
+    return dataclasses.make_dataclass("MakeConfig", [], bases=(config_class, LaunchOptions), frozen=True)
 
 
 def _overview() -> str:
