@@ -1,6 +1,8 @@
 """What people install: a wheel and a source distribution, each in an environment of its own, used from another folder."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -10,11 +12,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
+import distill_hub
 from distill_hub import load_distilled
 
 ROOT = Path(__file__).parents[1]
-TINY = ["--ipc", "1", "--images_per_class", "4", "--teacher_epochs", "1", "--view_epochs", "0", "--students", "convnet-1"]
+TINY = ["--ipc", "1", "--images_per_class", "4", "--teacher_epochs", "2", "--view_epochs", "0", "--students", "convnet-1"]
 
 
 def build(folder: Path, *what: str) -> Path:
@@ -98,3 +102,24 @@ def test_a_set_is_made_and_described(installed):
     assert len(made.labels) == 10
     info = installed.run("info", str(folder))
     assert info.returncode == 0 and made.manifest.content_sha256 in info.stdout
+
+
+def test_one_version_everywhere():
+    project = (ROOT / "pyproject.toml").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert f'\nversion = "{distill_hub.__version__}"\n' in project
+    assert str(citation["version"]) == distill_hub.__version__ and citation["license"] == "Apache-2.0"
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what version 1.2.0 of that format asks for
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert "## [Unreleased]" in changelog or f"## [{distill_hub.__version__}]" in changelog
+    (matrix,) = re.findall(r"python: (\[.*\])", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert re.findall(r"Python :: (3\.\d+)", project) == ast.literal_eval(matrix)
+
+
+def test_what_is_loaded_lazily_is_there_for_type_checkers():
+    tree = ast.parse(Path(distill_hub.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == distill_hub._LAZY
+    assert {*seen, "HubError", "InputError", "__version__"} == {*distill_hub.__all__}
+    assert all(callable(getattr(distill_hub, name)) for name in seen)
