@@ -1,6 +1,6 @@
 """CaO2: keep the samples a classifier recognises, then optimise their latents (Wang et al., ICCV 2025).
 
-    distill-hub make cao2                                            # handwritten digits, offline, on a CPU
+    distill-hub make cao2  # handwritten digits, offline, on a CPU
     distill-hub make cao2 --source imagewoof --ipc 10 --pool_factor 4 --condition null
     distill-hub make cao2 --multi_gpu --source imagenette --ipc 50 --pool_factor 2
     distill-hub make cao2 --num_processes 2

@@ -1,9 +1,9 @@
 """DEDA: images whose features have their class's means and covariances, spread out in the last layer (Li et al., 2025).
 
-    distill-hub make deda                                               # handwritten digits, offline, on a CPU
+    distill-hub make deda                                          # handwritten digits, offline, on a CPU
     distill-hub make fit_classifier --source cifar10 --network resnet-18-bn --output_dir outputs/cifar10-teacher
     distill-hub make deda --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
-    distill-hub make deda --gamma 0 --lambda_var 0 --lambda_cov 0                            # means alone (Tab. 4)
+    distill-hub make deda --gamma 0 --lambda_var 0 --lambda_cov 0  # means alone (Tab. 4)
     distill-hub make deda --num_processes 2
 
 The same command again resumes an interrupted run.

@@ -1,6 +1,6 @@
 """Difficulty-guided sampling: keep samples that are as difficult as the real images (Li et al., ICCV Workshops 2025).
 
-    distill-hub make dgs                                                # handwritten digits, offline, on a CPU
+    distill-hub make dgs  # handwritten digits, offline, on a CPU
     distill-hub make dgs --generator outputs/digits-ipc10-minimax/generator
     distill-hub make dgs --config recipes/configs/imagewoof/dgs.yaml
     distill-hub make dgs --num_processes 2

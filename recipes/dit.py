@@ -1,6 +1,6 @@
 """DiT: plain samples of a class-conditional diffusion transformer, the baseline of the generative methods.
 
-    distill-hub make dit                                            # handwritten digits, offline, on a CPU
+    distill-hub make dit  # handwritten digits, offline, on a CPU
     distill-hub make dit --source imagenette --ipc 50
 
 This is recipes/cao2.py without its two stages.

@@ -1,6 +1,6 @@
 """Train a classifier on any source, as a folder for --teacher: e.g. one with the BatchNorm that SRe2L and DEDA match.
 
-    distill-hub make fit_classifier                                     # handwritten digits, offline, on a CPU
+    distill-hub make fit_classifier  # handwritten digits, offline, on a CPU
     distill-hub make fit_classifier --source cifar10 --network resnet-18-bn
     distill-hub make fit_classifier --mixed_precision bf16 --source imagenette --image_size 224
     distill-hub make fit_classifier --num_processes 2

@@ -1,6 +1,6 @@
 """Herding: real images whose mean embedding is that of their class (Welling, 2009).
 
-    distill-hub make herding                                          # handwritten digits, offline, on a CPU
+    distill-hub make herding  # handwritten digits, offline, on a CPU
     distill-hub make herding --source cifar10 --teacher path/to/classifier --ipc 50
     distill-hub make herding --num_processes 2
 

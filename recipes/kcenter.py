@@ -1,6 +1,6 @@
 """K-Center: real images that leave none of their class far away (Sener and Savarese, 2018).
 
-    distill-hub make kcenter                                          # handwritten digits, offline, on a CPU
+    distill-hub make kcenter  # handwritten digits, offline, on a CPU
     distill-hub make kcenter --source cifar10 --teacher path/to/classifier --ipc 50
     distill-hub make kcenter --num_processes 2
 

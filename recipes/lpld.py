@@ -1,6 +1,6 @@
 """LPLD: images whose features have their class's BatchNorm statistics, optimised from noise (Xiao and He, 2024).
 
-    distill-hub make lpld                                               # handwritten digits, offline, on a CPU
+    distill-hub make lpld  # handwritten digits, offline, on a CPU
     distill-hub make lpld --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
 
 The images alone: the paper's pruning of soft labels is not built.

@@ -1,7 +1,7 @@
 """Minimax Diffusion: fine-tune the generator for representative and diverse samples, then sample (Gu et al., CVPR 2024).
 
-    distill-hub make minimax                                         # handwritten digits, offline, on a CPU
-    distill-hub make minimax --lambda_r 0 --lambda_d 0               # the DiffFit baseline
+    distill-hub make minimax                            # handwritten digits, offline, on a CPU
+    distill-hub make minimax --lambda_r 0 --lambda_d 0  # the DiffFit baseline
     distill-hub make minimax --mixed_precision bf16 --config recipes/configs/imagewoof/minimax.yaml
     distill-hub make minimax --num_processes 2
 

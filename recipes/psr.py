@@ -1,7 +1,7 @@
 """Pool-Select-Refine: select reliable, certain and diverse samples, then refine them with their soft labels (Li et al.).
 
-    distill-hub make psr                                                    # handwritten digits, offline, on a CPU
-    distill-hub make psr --refine_steps 0                                   # its selection alone
+    distill-hub make psr                   # handwritten digits, offline, on a CPU
+    distill-hub make psr --refine_steps 0  # its selection alone
     distill-hub make psr --generator outputs/digits-ipc10-minimax/generator --protocol kd
     distill-hub make psr --num_processes 2
 

@@ -1,6 +1,6 @@
 """Random real images: the baseline of all others (not `random.py`, which Python would take for its own module).
 
-    distill-hub make random_real                                        # handwritten digits, offline, on a CPU
+    distill-hub make random_real  # handwritten digits, offline, on a CPU
     distill-hub make random_real --source imagewoof --image_size 256 --ipc 50
     distill-hub make random_real --num_processes 2
 

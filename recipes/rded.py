@@ -1,6 +1,6 @@
 """RDED: the most realistic crops of real images, tiled into new ones (Sun et al., CVPR 2024).
 
-    distill-hub make rded                                               # handwritten digits, offline, on a CPU
+    distill-hub make rded  # handwritten digits, offline, on a CPU
     distill-hub make rded --source imagewoof --image_size 224 --protocol rded-soft
     distill-hub make rded --num_processes 2
 

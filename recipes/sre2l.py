@@ -1,6 +1,6 @@
 """SRe2L: images whose features have a trained network's BatchNorm statistics, optimised from noise (Yin et al., 2023).
 
-    distill-hub make sre2l                                              # handwritten digits, offline, on a CPU
+    distill-hub make sre2l  # handwritten digits, offline, on a CPU
     distill-hub make fit_classifier --source cifar10 --network resnet-18-bn --output_dir outputs/cifar10-teacher
     distill-hub make sre2l --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
     distill-hub make sre2l --num_processes 2
