@@ -1,6 +1,7 @@
-"""Publish distilled sets, look at them, compare them, and score them again.
+"""Make distilled sets, publish them, look at them, compare them, and score them again.
 
 commands:
+  make       make a set with one of the recipes, in one process or several
   info       what a set says of itself, without downloading its images
   compare    sets side by side, by what is on record: accuracy, size, cost
   evaluate   train students on a set, and compare with what its author claims
@@ -25,6 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distill_hub.config import InputError, launch, nearest, options
+from distill_hub.making.launcher import make_command
 from distill_hub.options.commands import (
     AdoptConfig,
     CompareConfig,
@@ -310,8 +312,12 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(f"usage: distill-hub COMMAND ...\n\n{__doc__}")
         return
+    if name == "make":
+        make_command(words)
+        return
     if name not in COMMANDS:
-        error = InputError("command", name, f"known: {', '.join(COMMANDS)}{nearest(name, list(COMMANDS))}")
+        known = ["make", *COMMANDS]
+        error = InputError("command", name, f"known: {', '.join(known)}{nearest(name, known)}")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     function, config_class = COMMANDS[name]

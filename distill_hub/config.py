@@ -18,13 +18,20 @@ import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 import yaml
 
 from distill_hub.kinds import Kind
 
-Config = TypeVar("Config")
+
+class Dataclass(Protocol):
+    """What the settings of a recipe or command are."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Config = TypeVar("Config", bound=Dataclass)
 LOADING = "distill-hub: loading torch and diffusers ..."
 _WIDEST = 110  # characters of a line of --help
 
@@ -115,8 +122,8 @@ def check_settings(config: Any) -> None:
         InputError: As whatever would use the value would raise it.
     """
     for group in reversed(type(config).__mro__):
-        if "check_settings" in vars(group):
-            group.check_settings(config)
+        if check := vars(group).get("check_settings"):
+            check(config)
 
 
 def parse(
@@ -153,7 +160,7 @@ def parse(
     except argparse.ArgumentError as error:
         raise InputError("command line", " ".join(argv), str(error)) from None
     files, printed = given.pop("config", []), given.pop("print_config", False)
-    values = {}
+    values: dict[str, Any] = {}
     for file in files:
         values |= _read_yaml(file, [f.name for f in named])
     config = from_values(config_class, {**values, **given})
@@ -209,7 +216,7 @@ def _parser(config_class: type, prog: str | None, description: str | None = None
     )
     # One group per class, in the order a run meets them; the method's own options come last, where a terminal shows them.
     for owner in [c for c in reversed(config_class.__mro__) if dataclasses.is_dataclass(c)]:
-        group = parser.add_argument_group(textwrap.fill(owner.__doc__.rstrip("."), width))
+        group = parser.add_argument_group(textwrap.fill((owner.__doc__ or "").rstrip("."), width))
         # An option that a recipe gives another default stays in the group that it comes from.
         for f in [fields.pop(name) for name in owner.__annotations__ if name in fields]:
             kind, help = Kind(f.type), f.metadata["help"].replace("%", "%%")

@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -21,7 +22,9 @@ class Kind:
         self.nullable = type(None) in get_args(annotation)
         if self.many or self.nullable:
             (annotation,) = (arg for arg in get_args(annotation) if arg is not type(None))
-        self.base, self.choices, self.bounds = annotation, (), ()
+        self.base: Any = annotation
+        self.choices: Sequence[str] = ()
+        self.bounds: Sequence[tuple[str, float]] = ()
         if annotation is bool:
             self.choices = ("true", "false")
         elif get_origin(annotation) is Literal:

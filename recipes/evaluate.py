@@ -1,7 +1,7 @@
 """Score a distilled set again: `distill-hub evaluate`, for several processes.
 
-    accelerate launch recipes/evaluate.py org/digits-ipc10-cao2 --check
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/evaluate.py outputs/digits-ipc10-cao2
+    distill-hub make evaluate org/digits-ipc10-cao2 --check
+    distill-hub make evaluate outputs/digits-ipc10-cao2 --num_processes 2
 
 Students are spread over the processes; the scores are the same for any number of them.
 """

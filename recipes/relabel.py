@@ -1,7 +1,7 @@
 """Store views of a distilled set: `distill-hub relabel`, for several processes.
 
-    accelerate launch recipes/relabel.py outputs/digits-ipc10-cao2
-    accelerate launch --multi_gpu recipes/relabel.py outputs/imagenet1k-ipc10-cao2 --epochs 100
+    distill-hub make relabel outputs/digits-ipc10-cao2
+    distill-hub make relabel --multi_gpu outputs/imagenet1k-ipc10-cao2 --epochs 100
 
 Its size is printed first. The views are the same for any number of processes; the same command again goes on where an
 interrupted one stopped.

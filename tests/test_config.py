@@ -269,7 +269,7 @@ def helped(recipe, *words, width):
 
 def test_help_of_a_recipe_shows_every_option_under_its_group():
     done = helped("cao2.py", "--ipc", "3", "--help", "all", width=120)
-    assert "recipes/cao2.py --source imagewoof" in done.stdout
+    assert "distill-hub make cao2 --source imagewoof" in done.stdout
     groups = [c for c in Cao2Config.__mro__[::-1] if dataclasses.is_dataclass(c)]
     places = [done.stdout.index(f"\n{c.__doc__.rstrip('.')}:\n") for c in groups] + [len(done.stdout)]
     assert places == sorted(places)
@@ -294,7 +294,7 @@ def test_help_is_what_most_people_set_first(words, capsys):
 @pytest.mark.parametrize("words", [["--help"], ["--help", "all"]])
 def test_help_fits_the_terminal_and_speaks_to_people(words, width):
     done = helped("cao2.py", *words, width=width)
-    lines = [line for line in done.stdout.splitlines() if "recipes/cao2.py " not in line]  # examples stand as they are
+    lines = [line for line in done.stdout.splitlines() if "distill-hub make cao2" not in line]  # examples stand as they are
     assert max(map(len, lines)) <= width
     assert not re.search(r"PositiveInt|NonNegative|Annotated|None|\| null", done.stdout)
     assert re.search(r"^  --ipc N +images per class \(default: 10\)$", done.stdout, re.MULTILINE)

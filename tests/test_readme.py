@@ -1,21 +1,26 @@
 """What README.md and recipes/README.md tell people to type is what the commands take, and no recipe is left out."""
 
+import ast
 import re
 import shlex
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from helpers import RECIPES
+from helpers import FILES, RECIPES
 
 from distill_hub.cli import COMMANDS
 from distill_hub.config import parse
 from distill_hub.making import reproduce
+from distill_hub.making.launcher import with_launch_options
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
-HELP = "\n".join(function.__doc__ for function, _ in COMMANDS.values())
+HELP = "\n".join(
+    [function.__doc__ for function, _ in COMMANDS.values()]
+    + [ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")), clean=False) for file in FILES]
+)
 METHODS = [
     facts
     for folder in ("methods", "generators")
@@ -24,14 +29,16 @@ METHODS = [
     if isinstance(facts, dict) and "paper" in facts
 ]
 TYPED = [line.strip() for line in (README + GUIDE + HELP).splitlines() if line.startswith("    ")]
-COMMAND = re.compile(r"distill-hub |.*(launch|torchrun) .*recipes/\w+\.py")
+COMMAND = re.compile(r"(.* && )?distill-hub |.*(launch|torchrun) .*recipes/\w+\.py")
 
 
 @pytest.mark.parametrize("line", filter(COMMAND.match, TYPED))
 def test_a_command_is_read_as_it_stands(line, monkeypatch):
     monkeypatch.chdir(ROOT)
-    words = shlex.split(line.split("&&")[-1])
-    if words[0] == "distill-hub":
+    words = shlex.split(line.split("&&")[-1], comments=True)
+    if words[:2] == ["distill-hub", "make"]:
+        config, rest = with_launch_options(RECIPES[words[2]]), words[3:]
+    elif words[0] == "distill-hub":
         config, rest = COMMANDS[words[1]][1], words[2:]
     else:
         place = next(i for i, word in enumerate(words) if word.endswith(".py"))

@@ -7,7 +7,7 @@ import reprlib
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,13 +18,16 @@ from distill_hub.running.files import slug
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
 
 
+Own = TypeVar("Own", bound="Record")
+
+
 class Record(BaseModel):
     """A frozen record that refuses unknown fields and turns a bad one into one line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @classmethod
-    def read(cls, path: Path):
+    def read(cls: type[Own], path: Path) -> Own:
         """Read a JSON file.
 
         Raises:

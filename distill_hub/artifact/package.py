@@ -120,7 +120,7 @@ def write_shards(staging: Path, groups: Iterator[pa.Table], schema: pa.Schema, *
         schema: Of the tables.
         options: Of `pq.ParquetWriter`.
     """
-    shards = []
+    shards: list[Path] = []
     for first in groups:
         shards.append(staging / f"{len(shards):05d}.parquet")
         with open(shards[-1], "wb") as file:

@@ -2,11 +2,6 @@
 
 import dataclasses
 import os
-import runpy
-import shlex
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,40 +14,16 @@ from distill_hub.artifact.load import MANIFEST, Found, find, read_artifact, read
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
+from distill_hub.making.launcher import Launch, launch_line
+from distill_hub.making.recipes import find_set_recipe, word
 from distill_hub.options.commands import RealOptions, ReproduceConfig
-from distill_hub.options.shared import EvaluationOptions, SetOptions, ViewsOptions
-from distill_hub.running.files import shipped
+from distill_hub.options.shared import EvaluationOptions, ViewsOptions
 
 RECIPES = {"random": "random_real", "difffit": "minimax"}  # of methods that are not called as their recipes are
 # Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
 _NO_PART = {f.name for group in (EvaluationOptions, ViewsOptions) for f in dataclasses.fields(group)}
 _LEAST_SCORING = ("--repeats=1", "--view_epochs=0")
-_MODULES = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}
 Verdict = Literal["same", "differs", "not on record", "not made again"]
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a recipe is started. As text: the line to type."""
-
-    words: list[str]
-    environment: Mapping[str, str]
-
-    def __str__(self) -> str:
-        environment = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        return " ".join([*environment, shlex.join(self.words)])
-
-    def run(self) -> None:
-        """Start it, with this interpreter, and wait for its end; its output is streamed.
-
-        Raises:
-            InputError: When it fails.
-        """
-        command = [sys.executable, "-m", _MODULES[self.words[0]], *self.words[1:]]
-        code = subprocess.run(command, env={**os.environ, **self.environment}).returncode
-        if code:
-            valid = f"it ended with code {code}, for the reason above; the same command goes on where it stopped"
-            raise InputError("launch", str(self), valid)
 
 
 @dataclass(frozen=True)
@@ -212,43 +183,27 @@ def launch_of(manifest: Manifest, config: ReproduceConfig, folder: Path, *, publ
     for field, value in {"seed": manifest.seed, "environment": manifest.environment, "method.config": recorded}.items():
         if value in (None, {}):
             raise InputError(f"{MANIFEST}: {field}", value, "without it the set cannot be rebuilt")
-    recipe, config_class = _recipe(manifest.method.name)
-    defaults = resolved(config_class())
+    method = manifest.method.name
+    recipe = find_set_recipe(RECIPES.get(method, method), f"{MANIFEST}: method.name")
+    defaults = resolved(recipe.config_class())
     for name in recorded:
         # What may not be set is no option here, either: a stranger's manifest names no folder to write or overwrite.
         if name not in defaults:
-            valid = f"{recipe.name} has no such option{nearest(name, list(defaults))}: the set was made by another version"
+            near = nearest(name, list(defaults))
+            valid = f"{recipe.file.name} has no such option{near}: the set was made by another version"
             raise InputError(f"{MANIFEST}: method.config", name, valid)
     settings = {**recorded, **_lies_now(manifest, config, published=published)}
     words = [
-        _word(name, value)
+        word(name, value)
         for name, value in settings.items()
         if name in defaults and name not in _NO_PART and value != defaults[name]
     ]
     words += [*_LEAST_SCORING, f"--output_dir={folder}", *["--overwrite"] * config.overwrite]
-    parse(config_class, words)  # refuses here what the recipe would refuse
-    here = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
-    start, environment = _start(manifest)
-    launch = Launch([*start, str(here), *words], environment)
+    parse(recipe.config_class, words)  # refuses here what the recipe would refuse
+    launch = launch_line(recipe, words, **_start(manifest))
     if not str(launch).isprintable():  # a stranger may have written it, and it is shown on a terminal
         raise InputError(MANIFEST, str(launch), "a recipe's settings hold no control characters")
     return launch
-
-
-def _recipe(method: str) -> tuple[Path, type]:
-    """Return a method's recipe, and the class of its settings."""
-    folder = shipped("recipes")
-    if not folder.is_dir():
-        valid = "the recipes are not beside this package; clone its repository and install that: pip install -e ."
-        raise InputError("recipes", str(folder), valid)
-    file = folder / f"{RECIPES.get(method, method)}.py"
-    if not file.is_file():
-        known = sorted(path.stem for path in folder.glob("*.py"))
-        raise InputError(f"{MANIFEST}: method.name", method, f"there is no {file}{nearest(method, known)}")
-    config_class = runpy.run_path(str(file))["main"].__annotations__["config"]
-    if not issubclass(config_class, SetOptions):
-        raise InputError(f"{MANIFEST}: method.name", method, f"{file.name} makes no distilled sets")
-    return file, config_class
 
 
 def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -> dict[str, Any]:
@@ -280,25 +235,12 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     return settings
 
 
-def _word(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no_{name}"
-    return f"--{name}={'null' if value is None else value}"
-
-
-def _start(manifest: Manifest) -> tuple[list[str], dict[str, str]]:
-    """Return launcher and environment for the recorded device, processes and precision, as far as this machine has them."""
+def _start(manifest: Manifest) -> dict[str, Any]:
+    """Return the recorded device, processes and precision, as far as this machine has them."""
     recorded = manifest.environment
-    precision = recorded.mixed_precision
-    if "cuda" in recorded.peak_memory_bytes:
-        count = max(1, min(recorded.processes, torch.cuda.device_count()))
-        start = ["--multi_gpu", "--num_processes", str(count)] if count > 1 else ["--num_processes", "1"]
-    elif (count := min(recorded.processes, os.cpu_count() or 1)) > 1:
-        environment = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": precision}
-        return ["torchrun", "--standalone", "--nproc_per_node", str(count)], environment
-    else:
-        start = ["--cpu", "--num_processes", "1"]
-    return ["accelerate", "launch", "--quiet", *start, "--mixed_precision", precision], {}
+    gpu = "cuda" in recorded.peak_memory_bytes
+    here = torch.cuda.device_count() if gpu else os.cpu_count() or 1
+    return {"gpu": gpu, "processes": max(1, min(recorded.processes, here)), "precision": recorded.mixed_precision}
 
 
 def compare(recorded: Found, rebuilt: Path) -> Reproduction:

@@ -1,7 +1,7 @@
 """What people see in a terminal, or in a log file."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -15,7 +15,7 @@ def show(text: Any) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(text, highlight=False, soft_wrap=True)
 
 
-def progress(items: Iterable[Item], title: str, *, unit: str, done: int = 0, disable: bool = False) -> tqdm:
+def progress(items: Collection[Item], title: str, *, unit: str, done: int = 0, disable: bool = False) -> tqdm:
     """Show a progress bar with rate and time left; in a log file a line every half minute.
 
     Args:

@@ -146,7 +146,7 @@ class Run:
         if foreign and not (self.output_dir / STATE / "config.json").is_file():
             raise InputError("output_dir", str(self.output_dir), "it holds files that are not a run's; name a new folder")
 
-    def _check_folder(self, settings: dict[str, Any]) -> None:
+    def _check_folder(self, settings: Mapping[str, Any]) -> None:
         if not self.output_dir.exists():
             return
         self._check_is_run()
@@ -237,7 +237,9 @@ class Run:
         self.accelerator.wait_for_everyone()
         self._note(stage, items, seconds, started, reused=False)
 
-    def _note(self, name: str, items: int, seconds: float, started: float, *, reused: bool, sha256: str | None = None):
+    def _note(
+        self, name: str, items: int, seconds: float, started: float, *, reused: bool, sha256: str | None = None
+    ) -> None:
         wall, seconds = time.perf_counter() - started, round(seconds, 2)
         note = {"name": name, "items": items, "seconds": seconds, "wall": wall, "reused": reused, "sha256": sha256}
         self.stages.append(note)

@@ -35,8 +35,9 @@ def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) ->
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     folder = cache_dir() / what / key
     if dry_run:
-        yield (run := DryRun(folder, settings))
-        run.close()
+        dry = DryRun(folder, settings)
+        yield dry
+        dry.close()
         return
     lock = folder.with_name(f"{key}.lock")
     with ExitStack() as stack:
