@@ -244,7 +244,7 @@ def _cached(repo_id: str, commit: str, repo_type: RepoType) -> RemoteSet:
     folder = _snapshot(repo_id, commit, repo_type)
     if not folder.is_dir():
         raise InputError("HF_HUB_OFFLINE", "1", f"commit {commit} of {repo_id} is not in the cache; unset it to download")
-    files = {str(f.relative_to(folder)): RemoteFile(f.stat().st_size) for f in folder.rglob("*") if f.is_file()}
+    files = {f.relative_to(folder).as_posix(): RemoteFile(f.stat().st_size) for f in folder.rglob("*") if f.is_file()}
     return RemoteSet(repo_id, commit, False, files, repo_type)
 
 

@@ -118,7 +118,7 @@ def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path) -> Non
     save(tuning.transformer, base, partial)
     atomic_write(partial / TUNING, record.to_json().encode())
     loss_curves(tuning.losses.numpy(), LOSSES, partial / "losses.png")
-    files = [str(file.relative_to(partial)) for file in partial.rglob("*")]
+    files = [file.relative_to(partial).as_posix() for file in partial.rglob("*")]
     atomic_write(partial / "README.md", model_card(record, location=str(folder), files=files).encode())
     atomic_write(folder.parent / "assets" / "losses.png", (partial / "losses.png").read_bytes())
     os.replace(partial, folder)

@@ -100,7 +100,7 @@ def push_generator(
         repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, kind=TUNED_GENERATOR
     )
     DiTGenerator.from_pretrained(str(folder))
-    names = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     content = {name: folder / name for name in sorted(names) if _FILES(name)}
     local_card = _local_card(folder, record, content)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 from huggingface_hub.utils import yaml_dump
-from merge3 import Merge3
 
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.config import InputError
 from distill_hub.publishing.card import render_card
+from distill_hub.publishing.merge import regions
 
 README = "README.md"
 GENERATED = "assets/card.md"  # the card as it was generated: what README.md has beyond it, people wrote
@@ -113,12 +113,12 @@ def _merge_lines(generated: str, edited: str, before: str) -> str:
     new, old = generated.splitlines(True), before.splitlines(True)
     theirs = _with_generated_tables(edited.splitlines(True), old)
     result = []
-    for kind, *lines in Merge3(old, new, theirs).merge_groups():
-        if kind == "conflict":
-            known, ours, people = lines
-            result += [*_whole(ours), *(line for line in people if line not in known and line not in ours)]
-        else:
-            result += lines[0]
+    for region in regions(old, new, theirs):
+        lines = region.settled
+        if lines is None:
+            written = [line for line in region.theirs if line not in region.base and line not in region.ours]
+            lines = [*_whole(region.ours), *written]
+        result += lines
         _whole(result)
     return re.sub(r"\n{3,}", "\n\n", "".join(result))
 

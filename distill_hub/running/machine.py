@@ -2,7 +2,7 @@
 
 import ctypes
 import platform
-import resource
+import sys
 from datetime import timedelta
 from importlib import metadata
 from typing import Any
@@ -14,17 +14,31 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 def cores() -> int:
     """Physical cores this process may use."""
-    return max(1, min(psutil.cpu_count(logical=False) or 1, len(psutil.Process().cpu_affinity())))
+    process, physical = psutil.Process(), psutil.cpu_count(logical=False) or 1
+    if not hasattr(process, "cpu_affinity"):  # macOS binds no process to cores
+        return physical
+    return max(1, min(physical, len(process.cpu_affinity())))
 
 
 def peak_memory(accelerator: Accelerator) -> dict[str, int]:
     """Return the largest peak over all processes, in bytes: resident memory, and device memory where there is one."""
-    peaks = {"cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # Linux counts in KiB
+    peaks = {"cpu": _peak_resident()}
     if accelerator.device.type == "cuda":
         peaks["cuda"] = torch.cuda.max_memory_allocated(accelerator.device)
     tensor = torch.tensor(list(peaks.values()), dtype=torch.int64, device=accelerator.device)
     gathered = accelerator.gather(tensor).view(-1, len(peaks)).amax(0)
     return {name: int(value) for name, value in zip(peaks, gathered, strict=True)}
+
+
+def _peak_resident() -> int:
+    """Most bytes of memory that this process has held at once."""
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows, which has no `resource`
+        return memory.peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes, Linux in KiB
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
@@ -64,7 +78,9 @@ def _keep_freed_memory() -> None:
     With glibc a block of more than 32 MiB, which one layer's activations easily are, otherwise goes back to the kernel when
     it is freed. A training step of ConvNet-3 on 64 images of 32 pixels took 127 instead of 214 ms (2 cores).
     """
+    if sys.platform != "linux":
+        return
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc
+    if hasattr(libc, "mallopt"):  # glibc, not musl
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: up to 2 GiB of free memory stay

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -61,4 +62,5 @@ def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) ->
 
 def _remove(folder: Path, lock: Path) -> None:
     shutil.rmtree(folder)
-    lock.unlink(missing_ok=True)  # nobody waits for it: whoever finds it held is refused
+    if sys.platform != "win32":  # which deletes no open file
+        lock.unlink(missing_ok=True)  # nobody waits for it: whoever finds it held is refused

@@ -67,6 +67,14 @@ def test_a_line_that_people_and_program_both_changed_is_there_twice():
     assert "stand in for 700." in merged and "stand in for many." in merged and "for 600" not in merged
 
 
+def test_a_last_line_without_a_newline_runs_into_no_other():
+    edited = BEFORE.replace("Few images.\n", "Few images, and dark.")
+    now = BEFORE.replace("Few images.", "Too few images.")
+    assert merge_card(now, edited, BEFORE).endswith("\nToo few images.\nFew images, and dark.\n")
+    # The generated card's own last line, too.
+    assert merge_card(now.rstrip(), edited, BEFORE).endswith("\nToo few images.\nFew images, and dark.\n")
+
+
 def test_what_people_removed_stays_away_but_for_tables():
     removed = BEFORE.replace("Few images.\n", "").replace("| convnet | 50.0 |\n", "")
     merged = merge_card(BEFORE, removed, BEFORE)
