@@ -60,6 +60,11 @@ class GeneratorOptions:
     scheduler: Literal["ddpm", "ddim", "dpm-solver++"] = option("ddpm", "sampler")
     sample_steps: PositiveInt = option(50, "denoising steps per sample")
     guidance_scale: NonNegativeFloat = option(2.7, "classifier-free guidance, as in CaO2's code; 1 switches it off")
+    timestep_features: Literal["auto", "dit", "diffusers"] = option(
+        "auto",
+        "how the network is told its timestep, by sinusoids with the exponent i/128 (dit: weights from DiT's own code) or "
+        "i/127 (diffusers); auto: dit for facebook/DiT-XL-2-256 and what was tuned from it, else diffusers",
+    )
 
 
 @dataclass(frozen=True)
