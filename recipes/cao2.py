@@ -46,7 +46,7 @@ def main(config: Cao2Config) -> Path | None:
         latents, losses = cao2.refine(
             generator,
             latents,
-            [class_ids[label] if config.condition == "true" else generator.null_class for label, _ in chunk],
+            [class_ids[label] if config.condition == "true" else None for label, _ in chunk],
             [draw_seed(config.seed, "refine", int(seed)) for seed in seeds],
             steps=config.refine_steps,
             learning_rate=config.refine_learning_rate,

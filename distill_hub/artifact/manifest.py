@@ -92,6 +92,7 @@ class ModelRecord(Record):
     sha256: str  # over all weights, by name
     license: str | None = None
     test_accuracy: float | None = None  # teacher: fraction correct on the source's test split
+    timestep_features: Literal["dit", "diffusers"] | None = None  # generator; None: a choice that older versions had not
     tuning: "TuningRecord | None" = None  # generator: how it was fine-tuned
 
 

@@ -228,6 +228,8 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         named = [generator, *([generator.tuning.base] if generator.tuning else [])]
         pinned = [m.revision for m in named if m.revision and recorded.get("generator", "auto") in ("auto", m.id)]
         settings |= {"generator_revision": pinned[0]} if pinned else {}
+    if generator:  # whatever 'auto' makes of the place where it lies now; a record without them is older than the choice
+        settings["timestep_features"] = generator.timestep_features or "diffusers"
     if config.teacher:
         settings |= {"teacher": config.teacher, "teacher_revision": None}
     elif manifest.teacher and manifest.teacher.revision:

@@ -118,7 +118,8 @@ class Tuning:
         identity: Mapping[str, str],
     ):
         self.run, self.latents, self.settings, self.seed, self.identity = run, latents, settings, seed, dict(identity)
-        self.labels, self.class_ids, self.null_class = labels, torch.tensor(class_ids), base.null_class
+        self.labels, self.class_ids = labels, torch.tensor(class_ids)
+        self.null_class = base.transformer.config.num_embeds_ada_norm
         self.objective = Objective(base.scheduler.betas, run.device)
         self.transformer = base.transformer
         if settings.gradient_checkpointing:

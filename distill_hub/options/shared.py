@@ -73,6 +73,11 @@ class GeneratorOptions:
     guidance_scale: NonNegativeFloat = option(
         2.7, "classifier-free guidance, as in CaO2's code; 1 switches it off", common=True
     )
+    timestep_features: Literal["auto", "dit", "diffusers"] = option(
+        "auto",
+        "how the network is told its timestep, by sinusoids with the exponent i/128 (dit: weights from DiT's own code) or "
+        "i/127 (diffusers); auto: dit for facebook/DiT-XL-2-256 and what was tuned from it, else diffusers",
+    )
 
     def check_settings(self) -> None:
         """Refuse a generator that does not exist."""

@@ -242,8 +242,8 @@ def test_evaluation_is_left_out_of_the_line(manifest):
     assert options(line(with_method(manifest, "random", resolved(config)))) == {"--ipc=3"}
 
 
-def model(id, revision=None, tuning=None):
-    return ModelRecord(id=id, architecture="DiT", revision=revision, sha256="1" * 64, tuning=tuning)
+def model(id, revision=None, tuning=None, **more):
+    return ModelRecord(id=id, architecture="DiT", revision=revision, sha256="1" * 64, tuning=tuning, **more)
 
 
 def test_inputs_are_those_of_the_commits_on_record(manifest):
@@ -252,7 +252,11 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
         method=manifest.method, base=model("org/dit", "b" * 40), source=manifest.source, classes=["0"], steps=1,
         seconds=1.0, environment=manifest.environment, created=manifest.created,
     )  # fmt: skip
-    pins = {"--source=org/fish", f"--source_revision={'a' * 40}"}
+    pins = {
+        "--source=org/fish",
+        f"--source_revision={'a' * 40}",
+        "--timestep_features=diffusers",
+    }  # before there was a choice
     plain, tuned = model("org/dit", "b" * 40), model("org/dit, tuned with minimax on fish", tuning=tuning)
 
     def words(asked_for, record, **now):
@@ -269,6 +273,25 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
     assert words("org/dit", plain, generator="there") == {*pins, "--generator=there"}
     moved = words("auto", None, source="digits", teacher="timm/resnet18")
     assert moved == {"--teacher=timm/resnet18"}  # digits is the recipe's default
+    # Whatever the name or place says now.
+    dit = model("facebook/DiT-XL-2-256", "b" * 40, timestep_features="dit")
+    assert "--timestep_features=dit" in words("auto", dit, generator="there")
+    assert "--timestep_features=diffusers" in words("auto", model("facebook/DiT-XL-2-256", "b" * 40))
+
+
+def test_a_record_without_timestep_features_is_read(copy):
+    """As older versions wrote it, of a generator and of the one that it was tuned from."""
+
+    def older(fields):
+        generator = json.loads(model("org/dit").to_json())
+        del generator["timestep_features"]
+        fields["generator"] = generator
+
+    edit(copy, older)
+    read = Manifest.read(copy / "manifest.json")
+    assert read.generator == model("org/dit") and read.generator.timestep_features is None
+    made = with_method(read, "cao2", {"ipc": 3})  # whose recipe had no such option
+    assert options(line(made)) == {"--ipc=3", "--timestep_features=diffusers"}
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def load_generator(*args, **kwargs):
         {part: hashes(getattr(one, part).state_dict()) for part in ("transformer", "vae")} for one in (generator, plain)
     ]
     record = generator_record(generator, args[0])
-    return {"weights": weights, "revision": generator.revision, "record": record.model_dump(mode="json")}
+    return {"weights": weights, "revision": generator.facts.revision, "record": record.model_dump(mode="json")}
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +229,24 @@ def test_a_copy_of_the_imagenet_generator_is_still_its_base(make_tuning, full):
     assert "[facebook/DiT-XL-2-256](https://huggingface.co/facebook/DiT-XL-2-256)" in card
 
 
+def test_the_card_says_how_the_network_is_told_its_timestep(make_tuning, full):
+    """And, where that is not diffusers' way, what to set there; the code of the card is run on a pipeline."""
+    cards = {}
+    for name in (None, "diffusers", "dit"):
+        base = full["generator"].model_copy(update={"timestep_features": name})
+        cards[name] = model_card(make_tuning(base=base), location=REPO, files=())
+        check_is_clean(cards[name])
+    assert "timestep" not in cards[None] and "time_proj" not in cards["diffusers"]
+    assert f"weights sha256 `{'1' * 12}`, timestep features as in diffusers\n- **Method" in cards["diffusers"]
+    assert f"weights sha256 `{'1' * 12}`, timestep features as in DiT's own code\n- **Method" in cards["dit"]
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", cards["dit"], re.DOTALL) if "time_proj" in code]
+    pipeline, t = make_pipeline(), torch.tensor([500])
+    exec(code, {"pipeline": pipeline})
+    for block in pipeline.transformer.transformer_blocks:
+        first = torch.cos(500 * torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(128) / 128))
+        torch.testing.assert_close(block.norm1.emb.time_proj(t)[0, :128], first, rtol=0, atol=1e-3)
+
+
 def test_unknown_licences_and_many_classes(make_tuning, full):
     base = full["generator"].model_copy(update={"license": "Terms of Fish (2026)"})
     card = model_card(make_tuning(base=base, classes=[f"c{i}" for i in range(101)]), location=REPO, files=())
@@ -258,7 +276,7 @@ def test_what_the_card_says_of_the_null_class_of_diffusers():
     table = thousand.transformer.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
     table.register_forward_pre_hook(lambda _, args: asked.extend(args[0].tolist()))
     thousand(class_labels=[7], guidance_scale=2.0, **settings)
-    assert set(asked) == {7, DiTGenerator(thousand).null_class} == {7, 1000}
+    assert set(asked) == {7, 1000} == {7, thousand.transformer.config.num_embeds_ada_norm}
 
 
 # The record, and what the manifest says.
