@@ -6,7 +6,8 @@ import pytest
 
 from distill_hub.config import InputError
 from distill_hub.making import start
-from distill_hub.options import DitConfig, MinimaxConfig
+from distill_hub.options.dit import DitConfig
+from distill_hub.options.minimax import MinimaxConfig
 
 
 @pytest.fixture
