@@ -251,7 +251,7 @@ def launch(
 ) -> None:
     """Run a recipe or command: read and check its settings, call it, and turn an error into one line.
 
-    One line says that heavy imports begin, unless it is `light`, which has none.
+    One line says that heavy imports begin, unless it is `light`: it has none, or says so itself.
 
     The exit code is 2 for what the user can put right, 1 for a failure of the Hub, the network or another process, and 130
     after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept.
@@ -260,13 +260,16 @@ def launch(
         # Every process uses all cores (see running.machine.start_accelerator): a thread that waits must not spin on
         # another's. Read when torch is loaded, which no recipe does before this line.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not sys.stderr.isatty():
+        # The bars of libraries move the cursor, which a log file has not; ours write lines there. Read when tqdm is loaded.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _end_on_interrupt()
     try:
         config = parse(config_class, argv, description, prog)
         check_settings(config)
-        if not light and "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
-            print(LOADING, file=sys.stderr, flush=True)
+        if not light:
+            say_loading()
         main(config)
     except KeyboardInterrupt:
         sys.exit(_interrupted())
@@ -280,6 +283,12 @@ def launch(
         if not isinstance(error, (InputError, HubError)):
             raise
         sys.exit(_fail(str(error), code=2 if isinstance(error, InputError) else 1))
+
+
+def say_loading() -> None:
+    """Say that what takes seconds to load is about to be, if it is; of several processes one does."""
+    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+        print(LOADING, file=sys.stderr, flush=True)
 
 
 def _fail(message: str, code: int = 2) -> int:

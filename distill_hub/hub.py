@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import tqdm, validate_repo_id
 
 from distill_hub.config import HubError, InputError
 
@@ -36,6 +36,7 @@ COMMIT = re.compile("[0-9a-f]{40}").fullmatch
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 WRITE_TOKEN = "a token of type 'write', or a fine-grained one with write access to that namespace, is needed"
 ATTEMPTS = 4
+LONG_DOWNLOAD = 100_000_000  # bytes; the client shows bars for no shorter one, on a terminal
 LONGEST_PAUSE = 60.0  # seconds, whatever Retry-After says
 
 
@@ -290,6 +291,13 @@ def fetch(remote: RemoteSet, names: Iterable[str], *, most_bytes: int | None = N
     return folder
 
 
+class _NoBar(tqdm):
+    """The client's bar, not shown."""
+
+    def __init__(self, *args, **how):
+        super().__init__(*args, **{**how, "disable": True})
+
+
 @retried
 def _download(remote: RemoteSet, names: list[str], *, force: bool) -> Path:
     folder = snapshot_download(
@@ -298,6 +306,7 @@ def _download(remote: RemoteSet, names: list[str], *, force: bool) -> Path:
         revision=remote.commit,
         allow_patterns=names,
         force_download=force,
+        tqdm_class=tqdm if sum(remote.files[name].size for name in names) >= LONG_DOWNLOAD else _NoBar,
     )
     return Path(folder)
 

@@ -6,9 +6,9 @@
 Students are spread over the processes; the scores are the same for any number of them.
 """
 
-from distill_hub.cli import score_again as main
+from distill_hub.commands.evaluate import run as main
 from distill_hub.config import launch
 from distill_hub.options.commands import EvaluateConfig
 
 if __name__ == "__main__":
-    launch(main, EvaluateConfig, __doc__)
+    launch(main, EvaluateConfig, __doc__, light=True)

@@ -7,9 +7,9 @@ Its size is printed first. The views are the same for any number of processes; t
 interrupted one stopped.
 """
 
-from distill_hub.cli import relabel_set as main
+from distill_hub.commands.relabel import run as main
 from distill_hub.config import launch
 from distill_hub.options.commands import RelabelConfig
 
 if __name__ == "__main__":
-    launch(main, RelabelConfig, __doc__)
+    launch(main, RelabelConfig, __doc__, light=True)

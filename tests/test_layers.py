@@ -18,6 +18,7 @@ FLOORS = [
     ["evaluation"],
     ["making"],
     ["tables"],
+    ["commands"],
     ["cli"],
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 HELP = "\n".join(
-    [function.__doc__ for function, _ in COMMANDS.values()]
+    [import_module(f"distill_hub.commands.{name}").run.__doc__ for name in COMMANDS]
     + [ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")), clean=False) for file in FILES]
 )
 METHODS = [
@@ -39,7 +39,7 @@ def test_a_command_is_read_as_it_stands(line, monkeypatch):
     if words[:2] == ["distill-hub", "make"]:
         config, rest = with_launch_options(RECIPES[words[2]]), words[3:]
     elif words[0] == "distill-hub":
-        config, rest = COMMANDS[words[1]][1], words[2:]
+        config, rest = COMMANDS[words[1]], words[2:]
     else:
         place = next(i for i, word in enumerate(words) if word.endswith(".py"))
         config, rest = RECIPES[Path(words[place]).stem], words[place + 1 :]

@@ -11,10 +11,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from distill_hub.artifact.schema import FORMAT_VERSION
 from distill_hub.config import InputError
 from distill_hub.running.files import slug
 
+FORMAT_VERSION = 1  # of `cards/FORMAT.md`
+FITTED = "fitted on "  # how the id of a fitted teacher begins
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
 
 
@@ -86,7 +87,7 @@ class SourceRecord(Record):
 class ModelRecord(Record):
     """A generator or teacher."""
 
-    id: str  # Hub id, or "fitted on <source>"
+    id: str  # Hub id, or `FITTED` and the source
     architecture: str
     revision: str | None = None  # commit on the Hub
     sha256: str  # over all weights, by name

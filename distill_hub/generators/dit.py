@@ -149,7 +149,10 @@ class DiTGenerator:
                 # client warns when there is nothing to fetch.
                 snapshot_download(name, revision=commit, allow_patterns=["model_index.json", TUNING, "README.md"])
             pipeline = DiTPipeline.from_pretrained(
-                folder, use_safetensors=True, dtype={"transformer": dtype, "default": torch.float32}
+                folder,
+                use_safetensors=True,
+                dtype={"transformer": dtype, "default": torch.float32},
+                id2label=None,  # read below; of JSON's ids, which are text, diffusers would say that they must be numbers
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from distill_hub.artifact.describe import rows, soft_labels
-from distill_hub.artifact.load import find, load_artifact, read_description, read_records
+from distill_hub.artifact.find import find, read_description, read_records
+from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord

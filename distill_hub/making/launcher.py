@@ -204,5 +204,9 @@ def launch_line(recipe: Recipe, settings: list[str], *, processes: int, precisio
     if processes > 1 and not gpu:
         environment = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": precision}
         return Launch(["torchrun", "--standalone", "--nproc_per_node", str(processes), *line], environment)
-    start = ["--multi_gpu"] * (processes > 1) + ["--cpu"] * (not gpu) + ["--num_processes", str(processes)]
-    return Launch(["accelerate", "launch", "--quiet", *start, "--mixed_precision", precision, *line], {})
+    start = ["--multi_gpu"] * (processes > 1) + ["--num_processes", str(processes)]
+    if not gpu:
+        start = ["--cpu", *start, "--num_cpu_threads_per_process", "1"]  # see running.machine
+    # What Accelerate is not told it takes from the file of `accelerate config`, or warns of.
+    start += ["--num_machines", "1", "--mixed_precision", precision, "--dynamo_backend", "no"]
+    return Launch(["accelerate", "launch", "--quiet", *start, *line], {})

@@ -25,8 +25,7 @@ from distill_hub.options.minimax import TuningOptions
 from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
-from distill_hub.running.files import atomic_write
-from distill_hub.running.run import STATE
+from distill_hub.running.files import STATE, atomic_write
 
 
 def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup:

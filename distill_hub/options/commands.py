@@ -39,6 +39,11 @@ class PushConfig:
 
 
 @dataclass(frozen=True)
+class EnvConfig:
+    """What a bug report needs."""
+
+
+@dataclass(frozen=True)
 class RealOptions:
     """The real dataset: by default what a set's own record names."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
-from distill_hub.artifact.load import MANIFEST, MANIFEST_BYTES
+from distill_hub.artifact.find import MANIFEST, MANIFEST_BYTES
 from distill_hub.artifact.manifest import Manifest, Record
 from distill_hub.config import InputError
 from distill_hub.hub import (

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from distill_hub.config import InputError
 
+STATE = ".run"  # folder of what a run needs to resume; not part of the artifact
+
 
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that it is either absent (or old) or complete, whenever the machine stops."""

@@ -20,10 +20,9 @@ from safetensors.torch import load_file, save
 
 from distill_hub.config import InputError
 from distill_hub.running.console import Item, progress, show
-from distill_hub.running.files import atomic_write, check_folder
+from distill_hub.running.files import STATE, atomic_write, check_folder
 from distill_hub.running.machine import environment, peak_memory, start_accelerator
 
-STATE = ".run"  # what a run needs to resume; not part of the artifact
 SEEN_AFTER = 90  # seconds in which a file that one machine wrote is there for all that share its folder
 
 

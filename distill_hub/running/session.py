@@ -14,9 +14,9 @@ import torch
 
 from distill_hub.config import InputError
 from distill_hub.running.dry_run import DryRun
-from distill_hub.running.files import cache_dir
+from distill_hub.running.files import STATE, cache_dir
 from distill_hub.running.machine import start_accelerator
-from distill_hub.running.run import STATE, Run
+from distill_hub.running.run import Run
 
 
 @contextmanager

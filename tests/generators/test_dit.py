@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, DiTPipeline
+from diffusers.pipelines import pipeline_utils
 from helpers import make_pipeline
 
 from distill_hub.config import InputError
@@ -20,6 +21,15 @@ def test_reads_names_and_sizes(pipeline_folder):
     assert generator.latent_shape == (4, 8, 8)
     assert not generator.transformer.training
     assert not any(p.requires_grad for p in [*generator.transformer.parameters(), *generator.vae.parameters()])
+
+
+def test_loading_one_with_names_warns_of_nothing(pipeline_folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(pipeline_utils.logger, "warning", said.append)
+    DiTGenerator.from_pretrained(str(pipeline_folder))
+    assert not said
+    DiTPipeline.from_pretrained(pipeline_folder)
+    assert len(said) == 1 and "id2label" in said[0]  # what would be said
 
 
 def test_saved_and_loaded_pipeline_samples_the_same(pipeline_folder):

@@ -14,7 +14,7 @@ import pytest
 from helpers import ROOT, run_here
 
 from distill_hub import InputError, load_distilled
-from distill_hub.artifact.load import find
+from distill_hub.artifact.find import find
 from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, TuningRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
@@ -115,7 +115,7 @@ def test_the_hash_of_a_stage_is_what_the_format_says(made, manifest):
 
 def test_one_changed_pixel_is_found(copy, rebuilt, manifest, monkeypatch, capsys):
     artifact = load_distilled(copy)
-    images = artifact.pixels.permute(0, 2, 3, 1).numpy().copy()
+    images = artifact.pixels.transpose(0, 2, 3, 1).copy()
     images[5, 3, 4, 1] = images[5, 3, 4, 1] + 7 if images[5, 3, 4, 1] < 128 else images[5, 3, 4, 1] - 7
     rows = [
         {"image": image, "label": label, "soft_label": soft, "confidence": float(soft[label]), "seed": seed}
@@ -135,7 +135,7 @@ def test_one_changed_pixel_is_found(copy, rebuilt, manifest, monkeypatch, capsys
 
 def test_changed_labels_are_counted(copy, rebuilt, manifest):
     artifact = load_distilled(copy)
-    images, seeds = artifact.pixels.permute(0, 2, 3, 1).contiguous().numpy(), artifact.dataset["seed"]
+    images, seeds = artifact.pixels.transpose(0, 2, 3, 1).copy(), artifact.dataset["seed"]
     labels, soft = artifact.labels.copy(), artifact.soft_labels.copy()
     labels[[1, 2]] = labels[[2, 1]]
     soft[:] = 0.0
@@ -231,8 +231,10 @@ def with_method(manifest, name, config, **fields):
 )
 def test_a_recipe_reads_from_the_line_what_is_on_record(manifest, method, recipe, config):
     launch = line(with_method(manifest, method, resolved(config)))
-    assert launch.words[6:8] == ["--mixed_precision", "no"] and launch.words[8].endswith(f"recipes/{recipe}.py")
-    words = shlex.split(str(launch))[9:]
+    how = "--cpu --num_processes 1 --num_cpu_threads_per_process 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    assert launch.words[:14] == ["accelerate", "launch", "--quiet", *how.split()]
+    assert launch.words[14].endswith(f"recipes/{recipe}.py")
+    words = shlex.split(str(launch))[15:]
     rebuild = parse(type(config), words)
     assert resolved(rebuild) == resolved(dataclasses.replace(config, repeats=1, view_epochs=0))
 
@@ -300,9 +302,10 @@ def test_a_record_without_timestep_features_is_read(copy):
         (0, {"processes": 3, "mixed_precision": "bf16", "peak_memory_bytes": {"cpu": 1}},
          "ACCELERATE_USE_CPU=true ACCELERATE_MIXED_PRECISION=bf16 torchrun --standalone --nproc_per_node 3"),
         (8, {"processes": 4, "mixed_precision": "bf16", "peak_memory_bytes": {"cpu": 1, "cuda": 1}},
-         "accelerate launch --quiet --multi_gpu --num_processes 4 --mixed_precision bf16"),
+         "accelerate launch --quiet --multi_gpu --num_processes 4 --num_machines 1 "
+         "--mixed_precision bf16 --dynamo_backend no"),
         (1, {"processes": 4, "mixed_precision": "fp16", "peak_memory_bytes": {"cpu": 1, "cuda": 1}},
-         "accelerate launch --quiet --num_processes 1 --mixed_precision fp16"),
+         "accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision fp16 --dynamo_backend no"),
     ],
 )  # fmt: skip
 def test_processes_and_precision_are_as_recorded_where_there_are_devices(manifest, monkeypatch, gpus, recorded, start):

@@ -20,7 +20,7 @@ import scipy.stats
 from rich.console import Console
 
 from distill_hub import cli
-from distill_hub.artifact import load
+from distill_hub.artifact import find
 from distill_hub.artifact.manifest import ModelRecord, StageRecord
 from distill_hub.artifact.records import DDRanking, Score
 from distill_hub.config import parse
@@ -538,8 +538,8 @@ def test_of_a_set_on_the_hub_only_manifest_records_and_preview_are_asked_for(mak
         asked.extend(names)
         return folder
 
-    monkeypatch.setattr(load, "look", lambda location, revision: remote)
-    monkeypatch.setattr(load, "fetch", fetch)
+    monkeypatch.setattr(find, "look", lambda location, revision: remote)
+    monkeypatch.setattr(find, "fetch", fetch)
     sets = read_sets(["org/one"])
     groups = compare(sets)
     page = Page(render_page(sets, groups))

@@ -17,9 +17,9 @@ from helpers import make_pipeline
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from distill_hub import cli
 from distill_hub.artifact.describe import generator_record
 from distill_hub.artifact.generator import find_tuning, read_tuning
+from distill_hub.commands.push import run as push_command
 from distill_hub.config import InputError
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import DIT_LICENSE, TUNING
@@ -490,7 +490,7 @@ def test_the_command_line_knows_a_generator_from_a_set(hub, tuned, tmp_path):
     assert f"Published as {REPO} (private), commit {repo.head().sha}" in done.stdout
     (tuned / TUNING).unlink()
     with pytest.raises(InputError, match="that distill-hub tuned is needed"):
-        cli.push(PushConfig(str(tuned)))
+        push_command(PushConfig(str(tuned)))
 
 
 if __name__ == "__main__":

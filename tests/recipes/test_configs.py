@@ -137,7 +137,7 @@ def read(line):
     """Return settings, IPC and folder of the set that a command makes or scores; IPC is None for a generator or teacher."""
     words = shlex.split(line)
     if words[0] == "distill-hub":
-        config = parse(COMMANDS[words[1]][1], words[2:])
+        config = parse(COMMANDS[words[1]], words[2:])
         return config, int(re.search(r"-ipc(\d+)-", config.location)[1]), config.location
     method, config = launched(line)
     if isinstance(config, (FitGeneratorConfig, FitClassifierConfig)):
