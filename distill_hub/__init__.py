@@ -4,21 +4,38 @@ Importing this package stays cheap; each name below loads what it needs when it 
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+from distill_hub.config import HubError, InputError
+
+if TYPE_CHECKING:
+    from distill_hub.evaluation.reevaluate import evaluate, load_distilled
+    from distill_hub.making.recipes import make
+    from distill_hub.publishing.generator import push_generator
+    from distill_hub.publishing.publish import push
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "load_distilled": "distill_hub.evaluation.reevaluate",
     "evaluate": "distill_hub.evaluation.reevaluate",
+    "make": "distill_hub.making.recipes",
     "push": "distill_hub.publishing.publish",
     "push_generator": "distill_hub.publishing.generator",
 }
-__all__ = ["HubError", "InputError", "__version__", *sorted(_LAZY)]
+__all__ = [
+    "HubError",
+    "InputError",
+    "__version__",
+    "evaluate",
+    "load_distilled",
+    "make",
+    "push",
+    "push_generator",
+]
 
-from distill_hub.config import HubError, InputError  # noqa: E402  (config reads nothing from here; it is light)
 
-
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

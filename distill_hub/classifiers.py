@@ -20,7 +20,8 @@ from torch import nn
 from distill_hub.config import InputError, nearest
 from distill_hub.data.augment import normalize
 from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
-from distill_hub.networks import build, is_own
+from distill_hub.names import TEACHER, is_own
+from distill_hub.networks import build
 from distill_hub.running.files import atomic_write
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -195,7 +196,7 @@ def load_classifier(
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         near = nearest(name, [f"timm/{known}" for known in (*timm.list_models(), *timm.list_pretrained())])
-        valid = f"timm/NAME, a Hub id or a folder with config.json and safetensors ({reason}){near}"
+        valid = f"{TEACHER} ({reason}){near}"
         raise InputError("teacher", name, valid) from error
 
 

@@ -1,6 +1,6 @@
-"""The one way settings are read: dataclass < ``--config`` YAML < command line. `options.py` holds the dataclasses.
+"""The one way settings are read: dataclass < ``--config`` YAML < command line. `options` holds the dataclasses.
 
-Unknown keys are errors, in the YAML file as on the command line.
+A value means the same in all three and in Python; unknown names are errors everywhere.
 """
 
 import argparse
@@ -8,21 +8,32 @@ import dataclasses
 import difflib
 import errno
 import inspect
-import operator
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
+import textwrap
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 import yaml
-from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
-Config = TypeVar("Config")
+from distill_hub.kinds import Kind
+
+
+class Dataclass(Protocol):
+    """What the settings of a recipe or command are."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Config = TypeVar("Config", bound=Dataclass)
+LOADING = "distill-hub: loading torch and diffusers ..."
+_WIDEST = 110  # characters of a line of --help
 
 
 class InputError(ValueError):
@@ -43,9 +54,16 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def option(default: Any, help: str, *, identity: bool = True) -> Any:
-    """Declare a field with its help text. ``identity=False``: the value does not change what a run produces."""
-    return dataclasses.field(default=default, metadata={"help": help, "identity": identity})
+def option(default: Any, help: str, *, identity: bool = True, common: bool = False) -> Any:
+    """Declare a field with its help text.
+
+    Args:
+        default: Its value where nobody sets it.
+        help: What it is, and, where the default is None, what that stands for.
+        identity: Whether the value changes what a run produces.
+        common: Whether it is among what most people set first: ``--help`` shows these, ``--help all`` shows all.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "identity": identity, "common": common})
 
 
 def argument(help: str, default: Any = dataclasses.MISSING) -> Any:
@@ -53,7 +71,7 @@ def argument(help: str, default: Any = dataclasses.MISSING) -> Any:
 
     A field of type ``list[X]`` takes one or more words.
     """
-    metadata = {"help": help, "identity": False, "positional": True}
+    metadata = {"help": help, "identity": False, "common": True, "positional": True}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -67,41 +85,45 @@ def options(config: Any, group: type) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(group)}
 
 
-class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Leaves the examples in a description as they are."""
+def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """Build the settings of a recipe or command from what was given by name; the rest are the dataclass's defaults.
 
+    Args:
+        config_class: One of the dataclasses of `options`.
+        values: Text as on a command line, or Python's own numbers, paths, None and booleans.
 
-def _parser(config_class: type, description: str | None, prog: str | None) -> ArgumentParser:
-    places = [f.name for f in dataclasses.fields(config_class) if f.metadata.get("positional")]
-    parser = ArgumentParser(
-        prog=prog,
-        usage=" ".join(["%(prog)s", *places, "[options]"]),
-        description=inspect.cleandoc(description or ""),
-        formatter_class=_Help,
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file of the options below; the command line wins")
-    # One group per class, in the order a run meets them; the method's own options come last, where a terminal shows them.
+    Raises:
+        InputError: For an unknown name (the nearest known one is named), a value of the wrong type or range, or a required
+            one that is missing.
+    """
     fields = {f.name: f for f in dataclasses.fields(config_class)}
-    for owner in [c for c in reversed(config_class.__mro__) if dataclasses.is_dataclass(c)]:
-        # An option that a recipe gives another default stays in the group that it comes from.
-        own = [fields.pop(name) for name in owner.__annotations__ if name in fields]
-        if not own:
+    for name in values:
+        if name not in fields:
+            raise InputError("option", name, f"there is no such option{nearest(str(name), list(fields))}")
+    read = {}
+    for name, field in fields.items():
+        if name not in values:
+            if field.default is dataclasses.MISSING:
+                raise InputError(name, None, f"needed: {field.metadata['help']}")
             continue
-        group = parser.add_argument_group(owner.__doc__.rstrip("."))
-        for f in own:
-            if f.metadata.get("positional"):
-                how = {"type": f.type}
-                if get_origin(f.type) is list:
-                    how = {"type": get_args(f.type)[0], "nargs": "+"}
-                elif f.default is not dataclasses.MISSING:
-                    how |= {"nargs": "?", "default": f.default}
-                parser.add_argument(f.name, help=f.metadata["help"], **how)
-                continue
-            kind = {"action": ActionYesNo} if f.type is bool else {"type": f.type}
-            group.add_argument(f"--{f.name}", default=f.default, help=f.metadata["help"], **kind)
-    return parser
+        kind, value = Kind(field.type), values[name]
+        try:
+            several = value if isinstance(value, (list, tuple)) else [value]
+            read[name] = [kind.read(one) for one in several] if kind.many else kind.read(value)
+        except ValueError:
+            raise InputError(name, value, f"valid: {kind.valid}{nearest(str(value), kind.choices)}") from None
+    return config_class(**read)
+
+
+def check_settings(config: Any) -> None:
+    """Refuse what can be seen to be wrong before anything heavy is imported; each group of options checks its own.
+
+    Raises:
+        InputError: As whatever would use the value would raise it.
+    """
+    for group in reversed(type(config).__mro__):
+        if check := vars(group).get("check_settings"):
+            check(config)
 
 
 def parse(
@@ -110,89 +132,112 @@ def parse(
     description: str | None = None,
     prog: str | None = None,
 ) -> Config:
-    """Read the settings of a recipe or command.
+    """Read the settings of a recipe or command. ``--help`` and ``--print_config`` print and exit.
 
     Args:
-        config_class: One of the dataclasses of `options.py`.
+        config_class: One of the dataclasses of `options`.
         argv: Command line without the program name; default ``sys.argv[1:]``.
         description: Text of ``--help`` above the options.
         prog: Name of the program in ``--help``; default: the script's.
 
     Raises:
-        InputError: For an unknown key (the nearest known one is named) or a value of the wrong type or range.
+        InputError: See `from_values`; or for a YAML file that cannot be read.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    known = [f.name for f in dataclasses.fields(config_class)]
-    named = [f.name for f in dataclasses.fields(config_class) if not f.metadata.get("positional")]
-    flags = [*named, *(f"no_{f.name}" for f in dataclasses.fields(config_class) if f.type is bool)]
-    for token in argv:
-        name = token.removeprefix("--").split("=")[0]
-        if token.startswith("--") and name not in [*flags, "config", "print_config", "help"]:
-            raise InputError("command line", token, f"there is no option --{name}{nearest(name, flags)}; see --help")
-    # Words of the files come first, wherever --config stands: the later word wins, and that must be the command line.
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("--config", action="append", default=[])
-    parser = _parser(config_class, description, prog)
-    words: list[str] = []
+    for place, word in enumerate(argv):
+        if word in ("-h", "--help"):
+            full = argv[place + 1 : place + 2] == ["all"]
+            _parser(config_class, prog, description, full=full).print_help()
+            sys.exit()
+    named = [f for f in dataclasses.fields(config_class) if not f.metadata.get("positional")]
+    flags = [*(f.name for f in named), *(f"no_{f.name}" for f in named if f.type is bool)]
+    for word in argv:
+        name = word.removeprefix("--").split("=")[0]
+        if word.startswith("--") and name not in [*flags, "config", "print_config"]:
+            raise InputError("command line", word, f"there is no option --{name}{nearest(name, flags)}; see --help all")
     try:
-        files, rest = finder.parse_known_args(argv)
-        words = [word for file in files.config for word in _yaml_words(file, config_class)] + rest
-        values = parser.parse_args(words)
+        given = vars(_parser(config_class, prog).parse_intermixed_args(argv))
     except argparse.ArgumentError as error:
-        raise _one_line(error, config_class, words or argv) from error
-    return config_class(**{name: values[name] for name in known})
+        raise InputError("command line", " ".join(argv), str(error)) from None
+    files, printed = given.pop("config", []), given.pop("print_config", False)
+    values: dict[str, Any] = {}
+    for file in files:
+        values |= _read_yaml(file, [f.name for f in named])
+    config = from_values(config_class, {**values, **given})
+    if printed:
+        print(yaml.safe_dump({f.name: _plain(getattr(config, f.name)) for f in named}, sort_keys=False), end="")
+        sys.exit()
+    return config
 
 
-def _yaml_words(file: str, config_class: type) -> list[str]:
-    """Return a YAML file as words of a command line, so that a value means the same in both."""
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _read_yaml(file: str, known: Sequence[str]) -> dict[str, Any]:
     try:
         content = yaml.load(Path(file).read_text(), yaml.BaseLoader)  # every value as it is written
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError("config", file, f"a readable YAML file is needed ({error})") from error
     if not isinstance(content, dict):
         raise InputError("config", file, "the file must hold 'option: value' lines")
+    for key in content:
+        if key not in known:
+            raise InputError(f"config {file}", key, f"there is no such option{nearest(str(key), known)}; see --help all")
+    return content
+
+
+class _Parser(argparse.ArgumentParser):
+    """Splits a command line into names and their text; what these must be, `from_values` says."""
+
+    def error(self, message: str) -> NoReturn:
+        raise argparse.ArgumentError(None, message)
+
+
+def _parser(config_class: type, prog: str | None, description: str | None = None, *, full: bool = False) -> _Parser:
+    width = min(shutil.get_terminal_size().columns, _WIDEST) - 2
     fields = {f.name: f for f in dataclasses.fields(config_class)}
-    words = []
-    for key, value in content.items():
-        if key not in fields:
-            raise InputError(f"config {file}", key, f"there is no such option{nearest(str(key), list(fields))}; see --help")
-        if not isinstance(value, str):
-            raise InputError(key, value, f"one value is needed in {file}")
-        if fields[key].type is bool:
-            if value.lower() not in ("true", "false"):
-                raise InputError(key, value, "valid: true, false")
-            words.append(f"--{key}" if value.lower() == "true" else f"--no_{key}")
-        else:
-            words.append(f"--{key}={value}")
-    return words
+    rest = f"These are the options that most people set first; --help all shows all {len(fields)}."
+    parser = _Parser(
+        prog=prog,
+        usage=" ".join(["%(prog)s", *(name for name, f in fields.items() if f.metadata.get("positional")), "[options]"]),
+        description=_filled(description or "", width),
+        epilog=None if full or all(f.metadata["common"] for f in fields.values()) else rest,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=width),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    group = parser.add_argument_group("How to set options")
+    group.add_argument("-h", "--help", nargs="?", metavar="all", help="what most people set first; all: everything")
+    group.add_argument("--config", action="append", metavar="PATH", help="YAML file of options; the command line wins")
+    group.add_argument(
+        "--print_config", action="store_true", help="print all options as such a file" if full else argparse.SUPPRESS
+    )
+    # One group per class, in the order a run meets them; the method's own options come last, where a terminal shows them.
+    for owner in [c for c in reversed(config_class.__mro__) if dataclasses.is_dataclass(c)]:
+        group = parser.add_argument_group(textwrap.fill((owner.__doc__ or "").rstrip("."), width))
+        # An option that a recipe gives another default stays in the group that it comes from.
+        for f in [fields.pop(name) for name in owner.__annotations__ if name in fields]:
+            kind, help = Kind(f.type), f.metadata["help"].replace("%", "%%")
+            if not any(f.default is nothing for nothing in (None, False, dataclasses.MISSING)):
+                help = f"{help} (default: {f.default})"
+            if not full and not f.metadata["common"]:
+                help = argparse.SUPPRESS
+            if f.metadata.get("positional"):
+                group.add_argument(f.name, nargs="*" if kind.many else "?", help=help)
+            elif f.type is bool:
+                group.add_argument(f"--{f.name}", action="store_true", help=help)
+                group.add_argument(f"--no_{f.name}", action="store_false", dest=f.name, help=argparse.SUPPRESS)
+            else:
+                group.add_argument(f"--{f.name}", metavar=kind.placeholder, help=help)
+    return parser
 
 
-def _one_line(error: argparse.ArgumentError, config_class: type, words: Sequence[str]) -> InputError:
-    text = " ".join(str(error).split())
-    if found := re.match(r'Parser key "(\w+)": ', text):
-        name = found[1]
-        value = ""
-        for word, after in zip(words, [*words[1:], ""], strict=True):
-            if word == f"--{name}":
-                value = after
-            elif word.startswith(f"--{name}="):
-                value = word.split("=", 1)[1]
-        kind = next(f.type for f in dataclasses.fields(config_class) if f.name == name)
-        words_of = [arg for part in (kind, *get_args(kind)) if get_origin(part) is Literal for arg in get_args(part)]
-        return InputError(name, value, f"valid: {_valid(kind)}{nearest(value, words_of)}")
-    return InputError("command line", " ".join(words), text)
-
-
-def _valid(kind: Any) -> str:
-    """Say in words what a field's type takes."""
-    if get_origin(kind) is Literal:
-        return ", ".join(map(repr, get_args(kind)))
-    if args := get_args(kind):  # X | None
-        return " or ".join("null" if arg is type(None) else _valid(arg) for arg in args)
-    if limits := getattr(kind, "_restrictions", None):
-        signs = {operator.gt: ">", operator.ge: ">=", operator.lt: "<", operator.le: "<="}
-        return f"{kind._type.__name__} " + " and ".join(f"{signs[sign]} {bound}" for sign, bound in limits)
-    return getattr(kind, "__name__", str(kind))
+def _filled(text: str, width: int) -> str:
+    """Fill paragraphs to a width, and leave indented ones, which are examples, as they are."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(p if p.startswith(" ") else textwrap.fill(" ".join(p.split()), width) for p in paragraphs)
 
 
 def launch(
@@ -201,8 +246,12 @@ def launch(
     description: str | None,
     argv: Sequence[str] | None = None,
     prog: str | None = None,
+    *,
+    light: bool = False,
 ) -> None:
-    """Run a recipe or command: read its settings, call it, and turn an error into one line.
+    """Run a recipe or command: read and check its settings, call it, and turn an error into one line.
+
+    One line says that heavy imports begin, unless it is `light`: it has none, or says so itself.
 
     The exit code is 2 for what the user can put right, 1 for a failure of the Hub, the network or another process, and 130
     after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept.
@@ -211,10 +260,17 @@ def launch(
         # Every process uses all cores (see running.machine.start_accelerator): a thread that waits must not spin on
         # another's. Read when torch is loaded, which no recipe does before this line.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not sys.stderr.isatty():
+        # The bars of libraries move the cursor, which a log file has not; ours write lines there. Read when tqdm is loaded.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _end_on_interrupt()
     try:
-        main(parse(config_class, argv, description, prog))
+        config = parse(config_class, argv, description, prog)
+        check_settings(config)
+        if not light:
+            say_loading()
+        main(config)
     except KeyboardInterrupt:
         sys.exit(_interrupted())
     except Exception as error:
@@ -227,6 +283,12 @@ def launch(
         if not isinstance(error, (InputError, HubError)):
             raise
         sys.exit(_fail(str(error), code=2 if isinstance(error, InputError) else 1))
+
+
+def say_loading() -> None:
+    """Say that what takes seconds to load is about to be, if it is; of several processes one does."""
+    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+        print(LOADING, file=sys.stderr, flush=True)
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -1,6 +1,7 @@
 """The Hub, believing nothing: a revision is a commit, a download is compared by hash, an error is one line."""
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +25,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import tqdm, validate_repo_id
 
 from distill_hub.config import HubError, InputError
 
@@ -35,6 +36,7 @@ COMMIT = re.compile("[0-9a-f]{40}").fullmatch
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 WRITE_TOKEN = "a token of type 'write', or a fine-grained one with write access to that namespace, is needed"
 ATTEMPTS = 4
+LONG_DOWNLOAD = 100_000_000  # bytes; the client shows bars for no shorter one, on a terminal
 LONGEST_PAUSE = 60.0  # seconds, whatever Retry-After says
 
 
@@ -106,21 +108,59 @@ def plain_errors(
         raise HubError(f"{repo_id}: the connection to the Hub failed ({type(error).__name__}); {after}") from error
 
 
+def is_repo_id(name: str) -> bool:
+    """Whether a name can be the id NAMESPACE/NAME of a repository."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
 def check_repo_id(repo_id: str) -> None:
     """Refuse what cannot be the id of a repository.
 
     Raises:
         InputError: Naming what an id looks like.
     """
-    try:
-        validate_repo_id(repo_id)
-        if repo_id.count("/") == 1:
-            return
-    except HFValidationError:
-        pass
-    raise InputError(
-        "repository", repo_id, "valid: NAMESPACE/NAME of letters, digits, '-', '_' and '.', without '--' and '..'"
-    )
+    if not is_repo_id(repo_id):
+        valid = "valid: NAMESPACE/NAME of letters, digits, '-', '_' and '.', without '--' and '..'"
+        raise InputError("repository", repo_id, valid)
+
+
+def check_target(repo_id: str) -> None:
+    """Refuse what cannot be published to: neither NAMESPACE/NAME nor NAME alone, which is in one's own namespace, nor auto.
+
+    Raises:
+        InputError: See `check_repo_id`.
+    """
+    if repo_id != "auto":
+        check_repo_id(repo_id if "/" in repo_id else f"namespace/{repo_id}")
+
+
+def check_model(field: str, name: str, file: str, valid: str) -> None:
+    """Refuse what cannot be a network: neither a folder here that holds a certain file, nor a Hub id.
+
+    Raises:
+        InputError: It blames `field`, and says what is valid and what is missing.
+    """
+    if os.path.isdir(name):
+        missing = None if os.path.isfile(os.path.join(name, file)) else f"there is no {file} in it"
+    else:
+        known = is_repo_id(name) and not os.path.exists(name)
+        missing = None if known else "there is no such folder, and it is not a Hub id"
+    if missing:
+        raise InputError(field, name, f"{valid} ({missing})")
+
+
+def check_location(location: str) -> None:
+    """Refuse what cannot be a distilled set: nothing here has that name, and it is not a Hub id.
+
+    Raises:
+        InputError: Saying what is valid.
+    """
+    if not os.path.exists(location) and not is_repo_id(location):
+        raise InputError("distilled set", location, "there is no such folder, and it is not a Hub id NAMESPACE/NAME")
 
 
 def check_token() -> None:
@@ -251,6 +291,13 @@ def fetch(remote: RemoteSet, names: Iterable[str], *, most_bytes: int | None = N
     return folder
 
 
+class _NoBar(tqdm):
+    """The client's bar, not shown."""
+
+    def __init__(self, *args, **how):
+        super().__init__(*args, **{**how, "disable": True})
+
+
 @retried
 def _download(remote: RemoteSet, names: list[str], *, force: bool) -> Path:
     folder = snapshot_download(
@@ -259,6 +306,7 @@ def _download(remote: RemoteSet, names: list[str], *, force: bool) -> Path:
         revision=remote.commit,
         allow_patterns=names,
         force_download=force,
+        tqdm_class=tqdm if sum(remote.files[name].size for name in names) >= LONG_DOWNLOAD else _NoBar,
     )
     return Path(folder)
 

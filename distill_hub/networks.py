@@ -1,7 +1,6 @@
 """Students by name: the networks of the literature's tables, untrained. One name is one network at a given image size."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 
 import timm
@@ -10,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 
-from distill_hub.config import InputError, nearest
+from distill_hub.config import InputError
+from distill_hub.names import CONVNET, INSTANCE_NORM, TORCHVISION, refuse_network, student_name
 
 
 class InstanceNorm(nn.GroupNorm):
@@ -140,35 +140,6 @@ class ResNet(nn.Module):
         return self.classifier(self.features(images))
 
 
-INSTANCE_NORM = {
-    "resnet-10": {"blocks": (1, 1, 1, 1)},
-    "resnet-18": {"blocks": (2, 2, 2, 2)},
-    "resnetap-10": {"blocks": (1, 1, 1, 1), "average_pool": True},
-}
-# Not timm's of the same names: its ResNets start with the last scale of every block at zero.
-TORCHVISION = {
-    "resnet-18-bn": models.resnet18,
-    "resnet-50-bn": models.resnet50,
-    "resnet-101-bn": models.resnet101,
-    "efficientnet-b0": models.efficientnet_b0,
-    "mobilenet-v2": models.mobilenet_v2,
-    "shufflenet-v2": models.shufflenet_v2_x1_0,
-    "vgg-16": models.vgg16,
-    "vgg-16-bn": models.vgg16_bn,
-}
-_CONVNET = re.compile(r"convnet-([1-9][0-9]?)(?:-w([1-9][0-9]{0,3}))?(-bn)?")
-
-
-def is_own(name: str) -> bool:
-    """Return whether a network is one of this module's, not of timm's, which have no dash in their names."""
-    return _CONVNET.fullmatch(name) is not None or name in INSTANCE_NORM or name in TORCHVISION
-
-
-def student_name(name: str, image_size: int) -> str:
-    """Resolve 'auto' to the ConvNet whose depth suits the image: 2 at 16 px, 3 at 32, 4 at 64, 5 at 128, 6 at 224."""
-    return f"convnet-{max(1, round(math.log2(image_size)) - 2)}" if name == "auto" else name
-
-
 def build(name: str, num_classes: int, image_size: int, *, field: str = "students") -> nn.Module:
     """Build an untrained network.
 
@@ -182,7 +153,7 @@ def build(name: str, num_classes: int, image_size: int, *, field: str = "student
     Raises:
         InputError: For an unknown name, or a ConvNet too deep for the image.
     """
-    if convnet := _CONVNET.fullmatch(name):
+    if convnet := CONVNET.fullmatch(name):
         depth, deepest, width = int(convnet[1]), int(math.log2(image_size)), int(convnet[2] or 128)
         if depth > deepest:
             raise InputError(field, name, f"{image_size} px allow a depth of {deepest}")
@@ -191,18 +162,16 @@ def build(name: str, num_classes: int, image_size: int, *, field: str = "student
         return ResNet(num_classes, image_size, **INSTANCE_NORM[name])
     if name in TORCHVISION:
         return _torchvision(name, num_classes, image_size)
-    ours = ["convnet-D", "convnet-D-bn", "convnet-D-wW-bn", *INSTANCE_NORM, *TORCHVISION]
     architecture = name.removeprefix("timm/")
     if name.startswith("timm/") and architecture in timm.list_models():
         config = timm.get_pretrained_cfg(architecture)
         fixed = {"img_size": image_size} if config and config.fixed_input_size else {}  # only these take a size
         return timm.create_model(architecture, num_classes=num_classes, **fixed)
-    near = nearest(name, [*ours, *(f"timm/{known}" for known in timm.list_models())])
-    raise InputError(field, name, f"known: {', '.join(ours)}, timm/NAME{near}")
+    refuse_network(name, field, [f"timm/{known}" for known in timm.list_models()])
 
 
 def _torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
-    model = TORCHVISION[name](num_classes=num_classes)
+    model = getattr(models, TORCHVISION[name])(num_classes=num_classes)
     if isinstance(model, models.ResNet) and image_size <= 64:
         # The `_modified` ResNets of SRe2L and RDED, whose new convolution starts as PyTorch has it, not as the others do.
         model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from distill_hub.evaluation.reevaluate import Comparison
-from distill_hub.evaluation.teacher import FITTED
+from distill_hub.artifact.manifest import FITTED
+from distill_hub.artifact.records import Comparison
 from distill_hub.making.reproduce import Reproduction
 from distill_hub.running.console import printable
 

@@ -1,18 +1,20 @@
 """CaO2: keep the samples a classifier recognises, then optimise their latents (Wang et al., ICCV 2025).
 
-    accelerate launch recipes/cao2.py                                # handwritten digits, offline, on a CPU
-    accelerate launch recipes/cao2.py --source imagewoof --ipc 10 --pool_factor 4 --condition null
-    accelerate launch --multi_gpu recipes/cao2.py --source imagenette --ipc 50 --pool_factor 2
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/cao2.py
+    distill-hub make cao2  # handwritten digits, offline, on a CPU
+    distill-hub make cao2 --source imagewoof --ipc 10 --pool_factor 4 --condition null
+    distill-hub make cao2 --multi_gpu --source imagenette --ipc 50 --pool_factor 2
+    distill-hub make cao2 --num_processes 2
 
 The same command again resumes an interrupted run. The set is the same, bit for bit, for any number of processes.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
-from distill_hub.options import Cao2Config
+from distill_hub.options.cao2 import Cao2Config
 
 
-def main(config: Cao2Config) -> None:
+def main(config: Cao2Config) -> Path | None:
     """Draw a pool, select, refine, label, package and score."""
     from distill_hub.making import pictures
     from distill_hub.making.finish import package_and_score
@@ -44,7 +46,7 @@ def main(config: Cao2Config) -> None:
         latents, losses = cao2.refine(
             generator,
             latents,
-            [class_ids[label] if config.condition == "true" else generator.null_class for label, _ in chunk],
+            [class_ids[label] if config.condition == "true" else None for label, _ in chunk],
             [draw_seed(config.seed, "refine", int(seed)) for seed in seeds],
             steps=config.refine_steps,
             learning_rate=config.refine_learning_rate,
@@ -64,7 +66,7 @@ def main(config: Cao2Config) -> None:
         losses = refined.rows(0, len(refined), "losses")["losses"].mean(0)  # (steps,)
         notes["mean_loss_of_first_and_last_tenth"] = first_and_last_tenth(losses)
     manifest = setup.manifest(cao2.FACTS, notes)
-    package_and_score(setup, refined, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
+    return package_and_score(setup, refined, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
 
 
 if __name__ == "__main__":

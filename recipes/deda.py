@@ -1,19 +1,21 @@
 """DEDA: images whose features have their class's means and covariances, spread out in the last layer (Li et al., 2025).
 
-    accelerate launch recipes/deda.py                                   # handwritten digits, offline, on a CPU
-    accelerate launch recipes/fit_classifier.py --source cifar10 --network resnet-18-bn --output_dir outputs/cifar10-teacher
-    accelerate launch recipes/deda.py --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
-    accelerate launch recipes/deda.py --gamma 0 --lambda_var 0 --lambda_cov 0                # means alone (Tab. 4)
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/deda.py
+    distill-hub make deda                                          # handwritten digits, offline, on a CPU
+    distill-hub make fit_classifier --source cifar10 --network resnet-18-bn --output_dir outputs/cifar10-teacher
+    distill-hub make deda --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
+    distill-hub make deda --gamma 0 --lambda_var 0 --lambda_cov 0  # means alone (Tab. 4)
+    distill-hub make deda --num_processes 2
 
 The same command again resumes an interrupted run.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
-from distill_hub.options import DedaConfig
+from distill_hub.options.deda import DedaConfig
 
 
-def main(config: DedaConfig) -> None:
+def main(config: DedaConfig) -> Path | None:
     """Measure the classes' Gaussians, recover images, label, package and score."""
     import torch
 
@@ -23,7 +25,6 @@ def main(config: DedaConfig) -> None:
     from distill_hub.methods import deda, sre2l
     from distill_hub.methods.bank import open_bank
 
-    deda.check(config)
     setup = set_up(config, "deda", batch_norm=True)
     run, teacher, names, size = setup.run, setup.teacher, setup.source.class_names, setup.image_size
 
@@ -40,7 +41,7 @@ def main(config: DedaConfig) -> None:
     items = [(label, index) for label in range(len(names)) for index in range(config.ipc)]
     batch = {"chunk_size": config.classes_at_a_time * config.ipc, "size": size, "flip": is_mirrored(names)}
     recovered = sre2l.recover_set(run, teacher, names, items, objective, config, **batch)
-    package_and_score(setup, recovered, setup.manifest(deda.FACTS, sre2l.loss_note(recovered)), baselines={})
+    return package_and_score(setup, recovered, setup.manifest(deda.FACTS, sre2l.loss_note(recovered)), baselines={})
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """Difficulty-guided sampling: keep samples that are as difficult as the real images (Li et al., ICCV Workshops 2025).
 
-    accelerate launch recipes/dgs.py                                    # handwritten digits, offline, on a CPU
-    accelerate launch recipes/dgs.py --generator outputs/digits-ipc10-minimax/generator
-    accelerate launch recipes/dgs.py --config recipes/configs/imagewoof/dgs.yaml
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/dgs.py
+    distill-hub make dgs  # handwritten digits, offline, on a CPU
+    distill-hub make dgs --generator outputs/digits-ipc10-minimax/generator
+    distill-hub make dgs --config recipes/configs/imagewoof/dgs.yaml
+    distill-hub make dgs --num_processes 2
 
 The paper's pools come from a generator that recipes/minimax.py has tuned.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
-from distill_hub.options import DgsConfig
+from distill_hub.options.dgs import DgsConfig
 
 
-def main(config: DgsConfig) -> None:
+def main(config: DgsConfig) -> Path | None:
     """Measure the real images' difficulty, draw a pool, select, label, package and score."""
     from distill_hub.making import pictures
     from distill_hub.making.finish import package_and_score
@@ -56,7 +58,7 @@ def main(config: DgsConfig) -> None:
         "selected_from_another_bin": {n: s.filled for n, s in zip(names, samplings, strict=True) if s.filled},
     }
     manifest = setup.manifest(dgs.FACTS, notes)
-    package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
+    return package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
 
 
 if __name__ == "__main__":

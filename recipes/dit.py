@@ -1,16 +1,18 @@
 """DiT: plain samples of a class-conditional diffusion transformer, the baseline of the generative methods.
 
-    accelerate launch recipes/dit.py                                # handwritten digits, offline, on a CPU
-    accelerate launch recipes/dit.py --source imagenette --ipc 50
+    distill-hub make dit  # handwritten digits, offline, on a CPU
+    distill-hub make dit --source imagenette --ipc 50
 
 This is recipes/cao2.py without its two stages.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
-from distill_hub.options import DitConfig
+from distill_hub.options.dit import DitConfig
 
 
-def main(config: DitConfig) -> None:
+def main(config: DitConfig) -> Path | None:
     """Draw IPC samples of every class, label, package and score them."""
     from distill_hub.generators.dit import FACTS
     from distill_hub.making.finish import package_and_score
@@ -18,7 +20,7 @@ def main(config: DitConfig) -> None:
 
     setup = set_up_generator(config, "dit")
     samples = setup.draw(config.ipc)
-    package_and_score(setup, samples, setup.manifest(FACTS), baselines={})
+    return package_and_score(setup, samples, setup.manifest(FACTS), baselines={})
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Train a classifier on any source, as a folder for --teacher: e.g. one with the BatchNorm that SRe2L and DEDA match.
 
-    accelerate launch recipes/fit_classifier.py                         # handwritten digits, offline, on a CPU
-    accelerate launch recipes/fit_classifier.py --source cifar10 --network resnet-18-bn
-    accelerate launch --mixed_precision bf16 recipes/fit_classifier.py --source imagenette --image_size 224
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/fit_classifier.py
+    distill-hub make fit_classifier  # handwritten digits, offline, on a CPU
+    distill-hub make fit_classifier --source cifar10 --network resnet-18-bn
+    distill-hub make fit_classifier --mixed_precision bf16 --source imagenette --image_size 224
+    distill-hub make fit_classifier --num_processes 2
 
 The processes share each batch; a killed run goes on where it stopped.
 """
 
 from distill_hub.config import launch, options
-from distill_hub.options import FitClassifierConfig, SourceOptions
+from distill_hub.options.fit_classifier import FitClassifierConfig
+from distill_hub.options.shared import SourceOptions
 
 
 def main(config: FitClassifierConfig) -> None:

@@ -1,17 +1,14 @@
 """Fit a small autoencoder and diffusion transformer to any source, and save them as a DiTPipeline folder.
 
-    accelerate launch recipes/fit_generator.py --source path/to/photos --output_dir outputs/photos-generator
-    accelerate launch recipes/cao2.py --source path/to/photos --generator outputs/photos-generator
+    distill-hub make fit_generator --source path/to/photos --output_dir outputs/photos-generator
+    distill-hub make cao2 --source path/to/photos --generator outputs/photos-generator
 
 Without --output_dir the folder is the one in the user's cache that the other recipes look in. Only one process fits.
 """
 
 from distill_hub.config import InputError, launch, options
-from distill_hub.options import (
-    FitGeneratorConfig,
-    GeneratorFitOptions,
-    SourceOptions,
-)
+from distill_hub.options.fit_generator import FitGeneratorConfig
+from distill_hub.options.shared import GeneratorFitOptions, SourceOptions
 
 
 def main(config: FitGeneratorConfig) -> None:

@@ -1,17 +1,19 @@
 """Herding: real images whose mean embedding is that of their class (Welling, 2009).
 
-    accelerate launch recipes/herding.py                              # handwritten digits, offline, on a CPU
-    accelerate launch recipes/herding.py --source cifar10 --teacher path/to/classifier --ipc 50
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/herding.py
+    distill-hub make herding  # handwritten digits, offline, on a CPU
+    distill-hub make herding --source cifar10 --teacher path/to/classifier --ipc 50
+    distill-hub make herding --num_processes 2
 
 The embeddings are the teacher's: what its last layer sees.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
-from distill_hub.options import CoresetConfig
+from distill_hub.options.coresets import CoresetConfig
 
 
-def main(config: CoresetConfig) -> None:
+def main(config: CoresetConfig) -> Path | None:
     """Choose the images of every class that keep its mean, label, package and score them."""
     from distill_hub.making.by_class import choose_by_embedding
     from distill_hub.making.finish import package_and_score
@@ -20,7 +22,7 @@ def main(config: CoresetConfig) -> None:
 
     setup = set_up(config, coresets.HERDING["name"])
     stage = choose_by_embedding(setup, coresets.herding)
-    package_and_score(setup, stage, setup.manifest(coresets.HERDING), baselines={})
+    return package_and_score(setup, stage, setup.manifest(coresets.HERDING), baselines={})
 
 
 if __name__ == "__main__":

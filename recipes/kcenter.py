@@ -1,17 +1,19 @@
 """K-Center: real images that leave none of their class far away (Sener and Savarese, 2018).
 
-    accelerate launch recipes/kcenter.py                              # handwritten digits, offline, on a CPU
-    accelerate launch recipes/kcenter.py --source cifar10 --teacher path/to/classifier --ipc 50
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/kcenter.py
+    distill-hub make kcenter  # handwritten digits, offline, on a CPU
+    distill-hub make kcenter --source cifar10 --teacher path/to/classifier --ipc 50
+    distill-hub make kcenter --num_processes 2
 
 The embeddings are the teacher's: what its last layer sees.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
-from distill_hub.options import CoresetConfig
+from distill_hub.options.coresets import CoresetConfig
 
 
-def main(config: CoresetConfig) -> None:
+def main(config: CoresetConfig) -> Path | None:
     """Choose the images of every class that cover it, label, package and score them."""
     from distill_hub.making.by_class import choose_by_embedding
     from distill_hub.making.finish import package_and_score
@@ -20,7 +22,7 @@ def main(config: CoresetConfig) -> None:
 
     setup = set_up(config, coresets.K_CENTER["name"])
     stage = choose_by_embedding(setup, coresets.k_center)
-    package_and_score(setup, stage, setup.manifest(coresets.K_CENTER), baselines={})
+    return package_and_score(setup, stage, setup.manifest(coresets.K_CENTER), baselines={})
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """LPLD: images whose features have their class's BatchNorm statistics, optimised from noise (Xiao and He, 2024).
 
-    accelerate launch recipes/lpld.py                                   # handwritten digits, offline, on a CPU
-    accelerate launch recipes/lpld.py --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
+    distill-hub make lpld  # handwritten digits, offline, on a CPU
+    distill-hub make lpld --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
 
 The images alone: the paper's pruning of soft labels is not built.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
-from distill_hub.options import LpldConfig
+from distill_hub.options.lpld import LpldConfig
 
 
-def main(config: LpldConfig) -> None:
+def main(config: LpldConfig) -> Path | None:
     """Measure the classes' statistics, recover images, label, package and score."""
     import torch
 
@@ -32,7 +34,7 @@ def main(config: LpldConfig) -> None:
     items = [(label, index) for label in range(len(names)) for index in range(config.ipc)]
     batch = {"chunk_size": config.classes_at_a_time * config.ipc, "size": size, "flip": is_mirrored(names)}
     recovered = sre2l.recover_set(run, teacher, names, items, objective, config, **batch)
-    package_and_score(setup, recovered, setup.manifest(sre2l.LPLD, sre2l.loss_note(recovered)), baselines={})
+    return package_and_score(setup, recovered, setup.manifest(sre2l.LPLD, sre2l.loss_note(recovered)), baselines={})
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """Pool-Select-Refine: select reliable, certain and diverse samples, then refine them with their soft labels (Li et al.).
 
-    accelerate launch recipes/psr.py                                        # handwritten digits, offline, on a CPU
-    accelerate launch recipes/psr.py --refine_steps 0                       # its selection alone
-    accelerate launch recipes/psr.py --generator outputs/digits-ipc10-minimax/generator --protocol kd
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/psr.py
+    distill-hub make psr                   # handwritten digits, offline, on a CPU
+    distill-hub make psr --refine_steps 0  # its selection alone
+    distill-hub make psr --generator outputs/digits-ipc10-minimax/generator --protocol kd
+    distill-hub make psr --num_processes 2
 
 The soft labels of the set are those of the images before the refinement, as the paper has it (Eq. 4, Alg. 1).
 """
 
-from distill_hub.config import InputError, launch
-from distill_hub.options import PsrConfig
+from pathlib import Path
+
+from distill_hub.config import launch
+from distill_hub.options.psr import PsrConfig
 
 
-def main(config: PsrConfig) -> None:
+def main(config: PsrConfig) -> Path | None:
     """Draw a pool, select, refine, package and score."""
     from distill_hub.making import pictures
     from distill_hub.making.finish import package_and_score
@@ -22,8 +24,6 @@ def main(config: PsrConfig) -> None:
     from distill_hub.methods.losses import first_and_last_tenth
     from distill_hub.running.seeds import draw_seed
 
-    if config.kl_weight_min > config.kl_weight_max:
-        raise InputError("kl_weight_min", config.kl_weight_min, f"at most kl_weight_max, {config.kl_weight_max}, is needed")
     setup = set_up_generator(config, "psr")
     generator, teacher = setup.generator, setup.teacher
 
@@ -78,7 +78,7 @@ def main(config: PsrConfig) -> None:
         selected = keep(setup.run, pool, chosen)
     shown["embedding"] = pictures.embedding(setup, pool, selected)
     manifest = setup.manifest(psr.FACTS, notes)
-    package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
+    return package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
 
 
 if __name__ == "__main__":

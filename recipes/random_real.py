@@ -1,17 +1,19 @@
 """Random real images: the baseline of all others (not `random.py`, which Python would take for its own module).
 
-    accelerate launch recipes/random_real.py                            # handwritten digits, offline, on a CPU
-    accelerate launch recipes/random_real.py --source imagewoof --image_size 256 --ipc 50
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/random_real.py
+    distill-hub make random_real  # handwritten digits, offline, on a CPU
+    distill-hub make random_real --source imagewoof --image_size 256 --ipc 50
+    distill-hub make random_real --num_processes 2
 
 With the same seed, a smaller set is a part of a larger one.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
-from distill_hub.options import PixelOptions
+from distill_hub.options.shared import PixelOptions
 
 
-def main(config: PixelOptions) -> None:
+def main(config: PixelOptions) -> Path | None:
     """Draw images of every class, label, package and score them."""
     from distill_hub.making.by_class import choose_by_class
     from distill_hub.making.finish import package_and_score
@@ -27,7 +29,7 @@ def main(config: PixelOptions) -> None:
         return coresets.draw(count, config.ipc, draw_seed(config.seed, "random", source.classes[label].name))
 
     stage = choose_by_class(setup, choose)
-    package_and_score(setup, stage, setup.manifest(coresets.RANDOM), baselines={})
+    return package_and_score(setup, stage, setup.manifest(coresets.RANDOM), baselines={})
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Store views of a distilled set: `distill-hub relabel`, for several processes.
 
-    accelerate launch recipes/relabel.py outputs/digits-ipc10-cao2
-    accelerate launch --multi_gpu recipes/relabel.py outputs/imagenet1k-ipc10-cao2 --epochs 100
+    distill-hub make relabel outputs/digits-ipc10-cao2
+    distill-hub make relabel --multi_gpu outputs/imagenet1k-ipc10-cao2 --epochs 100
 
 Its size is printed first. The views are the same for any number of processes; the same command again goes on where an
 interrupted one stopped.
 """
 
-from distill_hub.cli import relabel_set
-from distill_hub.command_options import RelabelConfig
+from distill_hub.commands.relabel import run as main
 from distill_hub.config import launch
+from distill_hub.options.commands import RelabelConfig
 
 if __name__ == "__main__":
-    launch(relabel_set, RelabelConfig, __doc__)
+    launch(main, RelabelConfig, __doc__, light=True)

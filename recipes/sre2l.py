@@ -1,18 +1,20 @@
 """SRe2L: images whose features have a trained network's BatchNorm statistics, optimised from noise (Yin et al., 2023).
 
-    accelerate launch recipes/sre2l.py                                  # handwritten digits, offline, on a CPU
-    accelerate launch recipes/fit_classifier.py --source cifar10 --network resnet-18-bn --output_dir outputs/cifar10-teacher
-    accelerate launch recipes/sre2l.py --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/sre2l.py
+    distill-hub make sre2l  # handwritten digits, offline, on a CPU
+    distill-hub make fit_classifier --source cifar10 --network resnet-18-bn --output_dir outputs/cifar10-teacher
+    distill-hub make sre2l --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
+    distill-hub make sre2l --num_processes 2
 
 The same command again resumes an interrupted run.
 """
 
+from pathlib import Path
+
 from distill_hub.config import launch
-from distill_hub.options import Sre2lConfig
+from distill_hub.options.sre2l import Sre2lConfig
 
 
-def main(config: Sre2lConfig) -> None:
+def main(config: Sre2lConfig) -> Path | None:
     """Recover images, label, package and score."""
     import torch
 
@@ -36,7 +38,7 @@ def main(config: Sre2lConfig) -> None:
     by_class = [index * len(names) + label for label in range(len(names)) for index in range(config.ipc)]
     selected = keep(setup.run, recovered, by_class)
     manifest = setup.manifest(sre2l.FACTS, sre2l.loss_note(recovered))
-    package_and_score(setup, selected, manifest, baselines={})
+    return package_and_score(setup, selected, manifest, baselines={})
 
 
 if __name__ == "__main__":

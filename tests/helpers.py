@@ -29,6 +29,11 @@ SMALL = [
 TINY = [*SMALL, "--pool_factor", "3", "--refine_batch_size", "6", "--refine_steps", "5"]
 
 
+# Which settings each recipe takes, by the annotation of its main function.
+FILES = sorted((ROOT / "recipes").glob("*.py"))
+RECIPES = {file.stem: runpy.run_path(str(file))["main"].__annotations__["config"] for file in FILES}
+
+
 def make_pipeline(num_classes: int = 3, *, learned_variance: bool = False) -> DiTPipeline:
     """Build a random DiT (4x8x8 latents, 16 px images) as diffusers itself would hold it."""
     torch.manual_seed(0)

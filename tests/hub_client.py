@@ -81,7 +81,7 @@ def load(*args, **kwargs):
 
 def views(location):
     """Open stored views; return their hash and the batches of the first epoch."""
-    from distill_hub.artifact.load import find, read_description
+    from distill_hub.artifact.find import find, read_description
     from distill_hub.artifact.views import open_views
 
     found = find(location)
@@ -117,8 +117,8 @@ def evaluate(*args, **kwargs):
 
 
 def adopt(output_dir, **kwargs):
-    from distill_hub.command_options import AdoptConfig
-    from distill_hub.making.adopt import adopt
+    from distill_hub.commands.adopt import run as adopt
+    from distill_hub.options.commands import AdoptConfig
 
     return str(adopt(AdoptConfig(output_dir=Path(output_dir), **kwargs)))
 

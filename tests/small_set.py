@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from distill_hub.artifact.load import find
+from distill_hub.artifact.find import find
 from distill_hub.artifact.manifest import (
     ClassRecord,
     EnvironmentRecord,

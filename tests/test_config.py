@@ -1,21 +1,29 @@
 import dataclasses
 import errno
+import importlib
+import math
+import os
+import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-import distill_hub.command_options
 import distill_hub.options
-from distill_hub.config import InputError, launch, options, parse, resolved
-from distill_hub.options import Cao2Config, DitConfig, FitGeneratorConfig
+from distill_hub.config import LOADING, InputError, from_values, launch, options, parse, resolved
+from distill_hub.options.cao2 import Cao2Config
+from distill_hub.options.commands import CompareConfig, InfoConfig, PushConfig
+from distill_hub.options.dit import DitConfig
+from distill_hub.options.fit_generator import FitGeneratorConfig
+from distill_hub.options.minimax import MinimaxConfig
+from distill_hub.options.shared import SourceOptions
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-CONFIGS = [
-    c for m in (distill_hub.options, distill_hub.command_options) for c in vars(m).values() if dataclasses.is_dataclass(c)
-]
+MODULES = [f"distill_hub.options.{module.name}" for module in pkgutil.iter_modules(distill_hub.options.__path__)]
+CONFIGS = {c for m in MODULES for c in vars(importlib.import_module(m)).values() if dataclasses.is_dataclass(c)}
 
 
 @pytest.fixture
@@ -225,7 +233,7 @@ def test_broken_yaml(yaml_file, text):
 
 
 def test_every_field_has_help_and_every_group_a_title():
-    assert {Cao2Config, DitConfig, FitGeneratorConfig} <= set(CONFIGS)
+    assert {Cao2Config, DitConfig, FitGeneratorConfig} <= CONFIGS
     for config in CONFIGS:
         assert config.__doc__ and "\n" not in config.__doc__, config
         for field in dataclasses.fields(config):
@@ -242,7 +250,7 @@ def test_resolved_settings_leave_out_what_does_not_change_the_result():
 
 def test_options_of_a_group():
     config = dataclasses.replace(Cao2Config(), source="cifar10", test_fraction=0.5)
-    assert options(config, distill_hub.options.SourceOptions) == {
+    assert options(config, SourceOptions) == {
         "source": "cifar10",
         "source_revision": None,
         "image_column": None,
@@ -252,16 +260,147 @@ def test_options_of_a_group():
     }
 
 
-def test_help_of_a_recipe_shows_every_option_under_its_group():
-    done = subprocess.run([sys.executable, RECIPES / "cao2.py", "--help"], capture_output=True, text=True)
+def helped(recipe, *words, width):
+    environment = {**os.environ, "COLUMNS": str(width)}
+    done = subprocess.run([sys.executable, RECIPES / recipe, *words], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "recipes/cao2.py --source imagewoof" in done.stdout
+    return done
+
+
+def test_help_of_a_recipe_shows_every_option_under_its_group():
+    done = helped("cao2.py", "--ipc", "3", "--help", "all", width=120)
+    assert "distill-hub make cao2 --source imagewoof" in done.stdout
     groups = [c for c in Cao2Config.__mro__[::-1] if dataclasses.is_dataclass(c)]
     places = [done.stdout.index(f"\n{c.__doc__.rstrip('.')}:\n") for c in groups] + [len(done.stdout)]
     assert places == sorted(places)
     for group, start, end in zip(groups, places, places[1:], strict=False):
         for name in group.__annotations__:
             assert f"--{name}" in done.stdout[start:end], name
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--ipc", "3", "--help"], ["--help", "--ipc", "0"]])
+def test_help_is_what_most_people_set_first(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(Cao2Config, words, "Some text.")
+    assert not stop.value.code
+    shown = set(re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE))
+    assert {"source", "ipc", "generator", "teacher", "protocol", "students", "repeats", "seed", "config"} <= shown
+    assert {"output_dir", "push_to_hub", "dry_run", "pool_factor", "condition", "refine_steps"} <= shown
+    assert not {"no_overwrite", "print_config", "sample_batch_size", "label_column"} & shown
+    assert len(shown) <= 20
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("words", [["--help"], ["--help", "all"]])
+def test_help_fits_the_terminal_and_speaks_to_people(words, width):
+    done = helped("cao2.py", *words, width=width)
+    lines = [line for line in done.stdout.splitlines() if "distill-hub make cao2" not in line]  # examples stand as they are
+    assert max(map(len, lines)) <= width
+    assert not re.search(r"PositiveInt|NonNegative|Annotated|None|\| null", done.stdout)
+    assert re.search(r"^  --ipc N +images per class \(default: 10\)$", done.stdout, re.MULTILINE)
+    assert re.search(r"^  --seed N +seed of every random draw \(default: 0\)$", done.stdout, re.MULTILINE)
+    assert "--condition {true,null} " in done.stdout and "--output_dir PATH " in done.stdout
+    count = len(dataclasses.fields(Cao2Config))
+    assert (f"--help all shows all {count}." in done.stdout) == (words == ["--help"])
+
+
+def test_a_command_with_few_options_shows_all_of_them(capsys):
+    with pytest.raises(SystemExit):
+        parse(PushConfig, ["--help"], "Some text.")
+    out = capsys.readouterr().out
+    assert all(re.search(rf"^  (--)?{f.name} ", out, re.MULTILINE) for f in dataclasses.fields(PushConfig))
+    assert "--help all" not in out
+
+
+def test_a_default_that_a_recipe_changes_stays_where_it_comes_from(capsys):
+    with pytest.raises(SystemExit):
+        parse(MinimaxConfig, ["--help", "all"], "Some text.")
+    group = capsys.readouterr().out.split("\nGenerator: ")[1].split("\n\n")[0]
+    assert "--guidance_scale X" in group and "(default: 4.0)" in " ".join(group.split())
+
+
+def test_printed_settings_are_read_again(tmp_path, capsys):
+    words = ["--ipc", "3", "--condition", "null", "--output_dir", "a/b", "--overwrite", "--refine_learning_rate", "1e-5"]
+    with pytest.raises(SystemExit) as stop:
+        parse(Cao2Config, [*words, "--print_config"])
+    assert not stop.value.code
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert parse(Cao2Config, ["--config", str(tmp_path / "printed.yaml")]) == parse(Cao2Config, words) != Cao2Config()
+
+
+# Words without a name.
+
+
+@pytest.mark.parametrize("words", [["a", "b", "--private"], ["a", "--private", "b"], ["--private", "a", "b"]])
+def test_words_without_a_name_may_stand_anywhere(words):
+    assert parse(PushConfig, words) == PushConfig("a", "b", private=True)
+    assert parse(PushConfig, ["a"]) == PushConfig("a", "auto")
+
+
+def test_a_missing_word_is_said_in_words():
+    with pytest.raises(InputError, match=r"^location: None cannot be used; needed: a distilled set"):
+        parse(InfoConfig, [])
+
+
+def test_a_list_takes_several_words():
+    assert parse(CompareConfig, ["a", "--html", "x.html", "b"]).locations == ["a", "b"]
+    assert from_values(CompareConfig, {"locations": ["a", Path("b")]}).locations == ["a", "b"]
+    assert from_values(CompareConfig, {"locations": "ab"}).locations == ["ab"]
+
+
+# From Python.
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *[("ipc", 3, 3), ("ipc", "3", 3), ("output_dir", Path("a"), Path("a")), ("output_dir", "a", Path("a"))],
+        *[("output_dir", None, None), ("teacher_epochs", None, None), ("overwrite", True, True), ("compile", False, False)],
+        *[("guidance_scale", 2, 2.0), ("guidance_scale", 0.1 + 0.2, 0.1 + 0.2), ("source", Path("a/b"), "a/b")],
+        *[("condition", "null", "null"), ("ipc", np.int64(3), 3)],
+    ],
+)
+def test_values_of_python_mean_what_they_mean_on_the_command_line(name, value, expected):
+    config = from_values(Cao2Config, {name: value})
+    assert (getattr(config, name), type(getattr(config, name))) == (expected, type(expected))
+    assert config == dataclasses.replace(Cao2Config(), **{name: expected})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "valid"),
+    [
+        *[("ipc", True, "> 0"), ("ipc", 2.5, "integer"), ("ipc", 0, "> 0"), ("ipc", None, "integer"), ("ipc", [1], "> 0")],
+        *[
+            ("overwrite", 1, "'true', 'false'"),
+            ("compile", None, "'true'"),
+            ("source", None, "word"),
+            ("source", "", "word"),
+        ],
+        *[("condition", None, "'null'"), ("order", "least", "did you mean 'least_confident'"), ("source", ["a"], "word")],
+        *[("guidance_scale", math.nan, ">= 0"), ("guidance_scale", math.inf, "finite"), ("test_fraction", 2, "<= 1")],
+    ],
+)
+def test_a_wrong_value_of_python_is_refused_as_one_of_the_command_line(name, value, valid):
+    with pytest.raises(InputError, match="cannot be used") as caught:
+        from_values(Cao2Config, {name: value})
+    assert caught.value.field == name and repr(value) in str(caught.value) and valid in str(caught.value)
+
+
+def test_an_unknown_name_of_python_gives_the_nearest():
+    with pytest.raises(InputError, match=r"^option: 'pool_facter' cannot be used; .* .did you mean 'pool_factor'"):
+        from_values(Cao2Config, {"pool_facter": 3})
+
+
+# What is light.
+
+HEAVY = {"torch", "torchvision", "datasets", "diffusers", "transformers", "timm", "accelerate", "numpy", "huggingface_hub"}
+
+
+def test_options_import_nothing_heavy():
+    code = f"import sys, {', '.join(MODULES)}; print({HEAVY} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+    assert len(MODULES) >= 14
 
 
 def test_importing_the_package_imports_no_heavy_library():
@@ -273,10 +412,27 @@ def test_importing_the_package_imports_no_heavy_library():
 # launch.
 
 
+def test_one_line_is_printed_before_long_imports():
+    code = "import sys; from distill_hub.config import launch; from distill_hub.options.dit import DitConfig; "
+    code += "launch(lambda config: print('main', file=sys.stderr), DitConfig, '', [{}], light={})"
+
+    def printed(words, light, **environment):
+        command = [sys.executable, "-c", code.format(words, light)]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}).stderr.splitlines()
+
+    assert printed("", False) == [LOADING, "main"]
+    assert printed("", True) == ["main"]
+    assert printed("", False, RANK="1") == ["main"]
+    (line,) = printed("'--ipc=0'", False)
+    assert line.startswith("error: ipc")
+    (line,) = printed("'--source=imagewof'", False)
+    assert line.startswith("error: source: 'imagewof'")
+
+
 def launched(monkeypatch, capsys, main, *argv):
     monkeypatch.setattr(sys, "argv", ["recipe.py", *argv])
     with pytest.raises(SystemExit) as stop:
-        launch(main, Cao2Config, "Some text.")
+        launch(main, Cao2Config, "Some text.", light=True)
     out, err = capsys.readouterr()
     assert out == "" and err.endswith("\n") and err.count("\n") == 1
     return stop.value.code, err.strip()

@@ -5,19 +5,20 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "distill_hub"
 FLOORS = [
+    ["kinds"],
     ["config"],
-    ["options"],
-    ["command_options"],
     ["hub", "running"],
-    ["data"],
+    ["names", "data"],
     ["networks"],
     ["classifiers"],
     ["generators"],
+    ["options"],
     ["methods", "artifact"],
     ["foreign", "publishing"],
     ["evaluation"],
     ["making"],
     ["tables"],
+    ["commands"],
     ["cli"],
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}

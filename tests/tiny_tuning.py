@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.latents import Latents
 from distill_hub.methods.tuning import Tuning, check
-from distill_hub.options import MinimaxConfig
+from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.running.run import Run
 
 LABELS = torch.arange(45) % 3

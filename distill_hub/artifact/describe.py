@@ -21,8 +21,7 @@ from distill_hub.artifact.manifest import (
 from distill_hub.classifiers import weights_sha256
 from distill_hub.data.citations import SOURCES
 from distill_hub.data.sources import Source
-from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.known import DIT_LICENSE, IMAGENET_DIT
+from distill_hub.generators.base import Generator
 from distill_hub.running.run import Run, Stage
 
 
@@ -60,7 +59,7 @@ def _probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logits.double().softmax(1).float()  # (B, C), temperature 1
 
 
-def generator_record(generator: DiTGenerator, id: str) -> ModelRecord:
+def generator_record(generator: Generator, id: str) -> ModelRecord:
     """Describe a generator.
 
     Args:
@@ -70,17 +69,17 @@ def generator_record(generator: DiTGenerator, id: str) -> ModelRecord:
     Raises:
         InputError: When the record of its fine-tuning cannot be read.
     """
-    license = DIT_LICENSE if id == IMAGENET_DIT else None
-    if tuning := read_tuning(generator.folder):
-        license = tuning.base.license
-        if generator.revision is None:
-            id = f"{base_name(tuning.base)}, tuned with {tuning.method.name} on {source_name(tuning.source)}"
+    facts = generator.facts
+    tuning = read_tuning(facts.folder)
+    if tuning and facts.revision is None:
+        id = f"{base_name(tuning.base)}, tuned with {tuning.method.name} on {source_name(tuning.source)}"
     return ModelRecord(
         id=id,
-        architecture=type(generator.transformer).__name__,
-        revision=generator.revision,
-        sha256=weights_sha256(generator.transformer, generator.vae),
-        license=license,
+        architecture=facts.architecture,
+        revision=facts.revision,
+        sha256=weights_sha256(*facts.modules),
+        license=facts.license,
+        timestep_features=facts.timestep_features,
         tuning=tuning,
     )
 

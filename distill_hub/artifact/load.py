@@ -1,9 +1,9 @@
-"""Reading a distilled set back, from a folder or the Hub, believing nothing: format, counts and content are checked."""
+"""Reading the rows of a distilled set, from a folder or the Hub, believing nothing: format, counts, content are checked."""
 
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,42 +13,17 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from datasets import Dataset, Image
 
+from distill_hub.artifact.find import Found, find, read_description
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import check_labels, check_rows, hash_row
 from distill_hub.config import InputError
-from distill_hub.hub import RemoteSet, fetch, look
 
-MANIFEST = "manifest.json"
-MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
-RECORD_BYTES = 1_000_000
-MOST_RECORDS = 1000
 MOST_DECODED_BYTES = 64 * 2**30  # in memory: eight times ImageNet-1K at IPC 50 and 224 px
 _PART_ROWS = 100  # read at a time
 _SHARD = re.compile(r"(?:data|views)/train-(\d{5})-of-(\d{5})\.parquet").fullmatch
-_RECORD = re.compile(r"evaluations/[A-Za-z0-9][A-Za-z0-9_.-]*\.json").fullmatch
-
-
-@dataclass(frozen=True)
-class Found:
-    """A set, not read yet: a folder, or the files of a repository at one commit."""
-
-    location: str  # as the user named it
-    files: Mapping[str, int]  # name to size in bytes
-    folder: Path | None = None
-    remote: RemoteSet | None = None
-
-    @property
-    def is_artifact(self) -> bool:
-        """Whether it says of itself that it is a distilled set in this format."""
-        return MANIFEST in self.files
-
-    def fetch(self, names: Iterable[str], *, most_bytes: int | None = None) -> Path:
-        """Return the folder that holds some of the files; from the Hub they are downloaded and checked, see `hub.fetch`."""
-        return self.folder or fetch(self.remote, names, most_bytes=most_bytes)
 
 
 @dataclass(frozen=True)
@@ -62,76 +37,8 @@ class Artifact:
     labels: np.ndarray = field(repr=False)  # int64 (N,)
     soft_labels: np.ndarray = field(repr=False)  # float32 (N, C) probabilities
     dataset: Dataset | None  # columns of `schema.features`, N rows, images encoded; None when not asked for
-    pixels: torch.Tensor | None = field(repr=False)  # uint8 (N, 3, S, S); None when not asked for
+    pixels: np.ndarray | None = field(repr=False)  # uint8 (N, 3, S, S); None when not asked for
     revision: str | None = None  # commit on the Hub
-
-
-def find(location: str | Path, revision: str | None = None) -> Found:
-    """Find a set: a folder that exists, else a repository on the Hub, at the commit that `revision` stands for now.
-
-    Raises:
-        InputError: When there is neither; see `hub.plain_errors` for the rest.
-        HubError: When the Hub fails.
-    """
-    path = Path(location)
-    if path.exists():
-        if revision is not None:
-            raise InputError("revision", revision, f"{location} lies on this machine; only sets on the Hub have revisions")
-        files = (
-            {f.relative_to(path).as_posix(): f.stat().st_size for f in path.glob("**/*") if f.is_file()}
-            if path.is_dir()
-            else {}
-        )
-        return Found(str(location), files, folder=path)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(location)):
-        raise InputError("distilled set", str(location), "there is no such folder, and it is not a Hub id NAMESPACE/NAME")
-    remote = look(str(location), revision)
-    return Found(str(location), {name: file.size for name, file in remote.files.items()}, remote=remote)
-
-
-def record_names(files: Iterable[str]) -> set[str]:
-    """Return the names among `files` that evaluation records have."""
-    return {name for name in files if _RECORD(name)}
-
-
-def read_records(folder: Path) -> dict[str, EvaluationRecord]:
-    """Read all evaluation records of a folder, by name, whatever content they were measured on.
-
-    Raises:
-        InputError: When one cannot be read.
-    """
-    names = record_names(f"evaluations/{file.name}" for file in (folder / "evaluations").glob("*.json"))
-    return {name: EvaluationRecord.read(folder / name) for name in sorted(names)}
-
-
-def of_content(records: Iterable[EvaluationRecord], content_sha256: str) -> tuple[EvaluationRecord, ...]:
-    """Return the records that were measured on a content, oldest first: the others say nothing about it."""
-    own = (record for record in records if record.content_sha256 == content_sha256)
-    return tuple(sorted(own, key=lambda record: record.date))
-
-
-def read_description(found: Found) -> tuple[Manifest, tuple[EvaluationRecord, ...]]:
-    """Read manifest and evaluation records, leaving the images alone.
-
-    Records of an earlier content of the same set say nothing about this one and are left out.
-
-    Returns:
-        The manifest, and the records oldest first.
-
-    Raises:
-        InputError: When one is missing, unreadable, of another format version or of absurd size.
-    """
-    if not found.is_artifact:
-        raise InputError("distilled set", found.location, f"it holds no {MANIFEST}, so it is not a distilled set")
-    records = record_names(found.files)
-    if len(records) > MOST_RECORDS:
-        raise InputError(
-            "distilled set", found.location, f"it has {len(records):,} evaluation records, at most {MOST_RECORDS:,} are read"
-        )
-    found.fetch(records, most_bytes=RECORD_BYTES)
-    folder = found.fetch([MANIFEST], most_bytes=MANIFEST_BYTES)
-    manifest = Manifest.read(folder / MANIFEST)
-    return manifest, of_content(read_records(folder).values(), manifest.content_sha256)
 
 
 def load_artifact(location: str | Path, revision: str | None = None, *, rows: bool = True, pixels: bool = False) -> Artifact:
@@ -182,11 +89,6 @@ def _most_bytes(manifest: Manifest) -> int:
     """Bound the size of the rows, stored or decoded: images without loss need not be larger than their pixels."""
     pixels, classes = 3 * manifest.image_size**2, len(manifest.classes)
     return manifest.rows * (2 * pixels + 8 * classes + 10_000) + 10_000_000
-
-
-def folder_bytes(files: Mapping[str, int], folder: str) -> int:
-    """Return the size in bytes of what lies in a folder of a set, from names and sizes of its files; see `Found.files`."""
-    return sum(size for name, size in files.items() if name.startswith(f"{folder}/"))
 
 
 def shard_names(found: Found, kind: str, field: str, most_bytes: int, holding: str) -> list[str]:
@@ -271,7 +173,7 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
     if needed > MOST_DECODED_BYTES:
         raise ValueError(f"its images and labels take {needed:,} bytes, at most {MOST_DECODED_BYTES:,} are read")
     labels, soft_labels = np.empty(count, dtype=np.int64), np.empty((count, classes), dtype=np.float32)
-    images = torch.empty(count, 3, side, side, dtype=torch.uint8) if pixels else None
+    images = np.empty((count, 3, side, side), dtype=np.uint8) if pixels else None
     kept, digest, row = [], hashlib.sha256(), 0
     for part in _parts(shards):
         own = slice(row, row + len(part))
@@ -280,7 +182,7 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
             decoded = _decoded(cell.as_py(), side)
             hash_row(digest, decoded, labels[row], soft_labels[row])
             if pixels:
-                images.numpy()[row] = decoded.transpose(2, 0, 1)
+                images[row] = decoded.transpose(2, 0, 1)
             row += 1
         if rows:
             kept.append(part.data.table)

@@ -7,15 +7,19 @@ import reprlib
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from distill_hub.artifact.schema import FORMAT_VERSION
 from distill_hub.config import InputError
 from distill_hub.running.files import slug
 
+FORMAT_VERSION = 1  # of `cards/FORMAT.md`
+FITTED = "fitted on "  # how the id of a fitted teacher begins
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
+
+
+Own = TypeVar("Own", bound="Record")
 
 
 class Record(BaseModel):
@@ -24,7 +28,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @classmethod
-    def read(cls, path: Path):
+    def read(cls: type[Own], path: Path) -> Own:
         """Read a JSON file.
 
         Raises:
@@ -83,12 +87,13 @@ class SourceRecord(Record):
 class ModelRecord(Record):
     """A generator or teacher."""
 
-    id: str  # Hub id, or "fitted on <source>"
+    id: str  # Hub id, or `FITTED` and the source
     architecture: str
     revision: str | None = None  # commit on the Hub
     sha256: str  # over all weights, by name
     license: str | None = None
     test_accuracy: float | None = None  # teacher: fraction correct on the source's test split
+    timestep_features: Literal["dit", "diffusers"] | None = None  # generator; None: a choice that older versions had not
     tuning: "TuningRecord | None" = None  # generator: how it was fine-tuned
 
 

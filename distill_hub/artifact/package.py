@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.schema import check_labels, check_soft_labels, features, hash_row
-from distill_hub.running.files import atomic_write
-from distill_hub.running.run import STATE
+from distill_hub.running.files import STATE, atomic_write
 
 ROW_GROUP_ROWS = 100  # the Hub's viewer reads whole row groups, and images are large rows
 SHARD_BYTES = 500_000_000  # a shard is closed once it has reached this size
@@ -121,7 +120,7 @@ def write_shards(staging: Path, groups: Iterator[pa.Table], schema: pa.Schema, *
         schema: Of the tables.
         options: Of `pq.ParquetWriter`.
     """
-    shards = []
+    shards: list[Path] = []
     for first in groups:
         shards.append(staging / f"{len(shards):05d}.parquet")
         with open(shards[-1], "wb") as file:

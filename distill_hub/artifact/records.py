@@ -2,6 +2,7 @@
 
 import datetime
 import statistics
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -119,3 +120,24 @@ class EvaluationRecord(Record):
             "submitted_by",
         )  # fmt: skip
         return all(getattr(self, field) == getattr(other, field) for field in fields)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A record measured now, and the author's claim for the same protocol, student and seeds, if there is one."""
+
+    measured: EvaluationRecord
+    claimed: EvaluationRecord | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus claimed mean accuracy, as a fraction."""
+        return self.measured.score.mean - self.claimed.score.mean if self.claimed else None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the means lie within two standard errors of their difference; for single seeds: are equal."""
+        if self.claimed is None:
+            return None
+        error = sum(r.score.std**2 / len(r.seeds) for r in (self.claimed, self.measured)) ** 0.5
+        return abs(self.measured.score.mean - self.claimed.score.mean) <= 2 * error

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
-FORMAT_VERSION = 1
+from distill_hub.artifact.manifest import FORMAT_VERSION
 
 
 def features(class_names: Sequence[str]) -> Features:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, List, Value
 
-from distill_hub.artifact.load import Found, shard_names
+from distill_hub.artifact.find import Found
+from distill_hub.artifact.load import shard_names
 from distill_hub.artifact.manifest import Manifest, ViewsFacts, ViewsRecord
 from distill_hub.artifact.package import empty_staging, move_into_place, write_shards
 from distill_hub.config import InputError

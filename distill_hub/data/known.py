@@ -1,8 +1,12 @@
 """Real datasets that are known by name."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from distill_hub.config import InputError, nearest
 from distill_hub.data.classes import IMAGENET100, IMAGENETTE, IMAGEWOOF
 
 
@@ -31,3 +35,20 @@ KNOWN = {
     "imagenet100": Known(*_IMAGENET, IMAGENET100),
     "imagenet1k": Known(*_IMAGENET),
 }
+
+
+def check_source(name: str) -> None:
+    """Refuse what cannot be a source: neither a known name, nor anything here, nor a Hub id.
+
+    Raises:
+        InputError: Naming what is known.
+    """
+    if name in KNOWN or os.path.exists(name):
+        return
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise InputError("source", name, "there is no such folder, and it is not a Hub dataset id") from None
+    if "/" not in name:
+        valid = f"known: {', '.join(KNOWN)}{nearest(name, list(KNOWN))}; or a Hub id org/name, or an existing folder"
+        raise InputError("source", name, valid)

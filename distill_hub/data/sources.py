@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image as PILImage
 
-from distill_hub.config import InputError, nearest
+from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, imagenet_classes, is_imagenet
-from distill_hub.data.known import KNOWN
+from distill_hub.data.known import KNOWN, check_source
 from distill_hub.running.files import cache_dir, slug
 
 FIT_VERSION = 2  # raised when the code that fits generators or teachers changes what it makes
@@ -265,15 +264,8 @@ def _digits() -> DatasetDict:
 
 def _load(path: str, revision: str | None) -> tuple[DatasetDict, str | None]:
     """Return the splits, and the commit for a Hub dataset."""
-    local = path != "" and Path(path).exists()
-    if not local:
-        try:
-            validate_repo_id(path)
-        except HFValidationError:
-            raise InputError("source", path, "there is no such folder, and it is not a Hub dataset id") from None
-        if "/" not in path:
-            raise InputError("source", path, f"known: {', '.join(KNOWN)}{nearest(path, list(KNOWN))}; or a Hub id org/name, "
-                             "or an existing folder")  # fmt: skip
+    check_source(path)
+    local = Path(path).exists()
     try:
         builder = load_dataset_builder(path, revision=revision)
         builder.download_and_prepare()

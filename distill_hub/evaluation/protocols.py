@@ -14,7 +14,7 @@ from typing import Literal
 from distill_hub.config import InputError, nearest
 from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation.settings import Settings, Task
-from distill_hub.networks import student_name
+from distill_hub.names import WITH_BATCH_NORM, split_students, student_name
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,15 @@ class Protocol:
     settings: Callable[[Task], Settings]
     labels: Literal["hard", "soft", "teacher", "views"]
     standard: bool = True  # whether the literature reports numbers under it
-    batch_norm: bool = False  # whether the literature's students under it have BatchNorm
 
     def students(self, names: str, image_size: int) -> list[str]:
         """Resolve a comma-separated list of students.
 
         Raises:
-            InputError: For a student that the protocol's papers use with another norm: the name alone would mislead.
+            InputError: See `names.split_students`.
         """
-        resolved = [self._student(name.strip(), image_size) for name in names.split(",")]
-        return list(dict.fromkeys(resolved))
-
-    def _student(self, name: str, image_size: int) -> str:
-        if name == "auto":
-            return "resnet-18-bn" if self.batch_norm else student_name(name, image_size)
-        if self.batch_norm and name.startswith(("convnet-", "resnet-")) and not name.endswith("-bn"):
-            raise InputError("students", name, f"it has instance norm; students of {self.name} have BatchNorm: {name}-bn")
-        return name
+        auto = "resnet-18-bn" if self.name in WITH_BATCH_NORM else student_name("auto", image_size)
+        return list(dict.fromkeys(auto if name == "auto" else name for name in split_students(names, self.name)))
 
 
 def _quick(task: Task) -> Settings:
@@ -259,10 +251,10 @@ PROTOCOLS = {
     for known in (
         Protocol("quick", 2, _quick, "hard", standard=False),
         Protocol("idc-hard", 1, _idc_hard, "hard"),
-        Protocol("rded-soft", 1, _rded_soft, "teacher", batch_norm=True),
+        Protocol("rded-soft", 1, _rded_soft, "teacher"),
         Protocol("kd", 1, _kd, "soft"),
-        Protocol("fkd", 1, _fkd, "views", batch_norm=True),
-        Protocol("sre2l", 1, _sre2l, "teacher", batch_norm=True),
+        Protocol("fkd", 1, _fkd, "views"),
+        Protocol("sre2l", 1, _sre2l, "teacher"),
     )
 }
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distill_hub.artifact.load import Artifact, find, load_artifact, read_artifact
+from distill_hub.artifact.find import Found, find
+from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
 from distill_hub.artifact.manifest import Manifest, ModelRecord
-from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.artifact.records import Comparison, EvaluationRecord
 from distill_hub.artifact.views import Views, open_views
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source, load_source
@@ -30,27 +31,6 @@ from distill_hub.networks import check_student
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
 from distill_hub.running.session import session
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A record measured now, and the author's claim for the same protocol, student and seeds, if there is one."""
-
-    measured: EvaluationRecord
-    claimed: EvaluationRecord | None = None
-
-    @property
-    def difference(self) -> float | None:
-        """Measured minus claimed mean accuracy, as a fraction."""
-        return self.measured.score.mean - self.claimed.score.mean if self.claimed else None
-
-    @property
-    def agrees(self) -> bool | None:
-        """Whether the means lie within two standard errors of their difference; for single seeds: are equal."""
-        if self.claimed is None:
-            return None
-        error = sum(r.score.std**2 / len(r.seeds) for r in (self.claimed, self.measured)) ** 0.5
-        return abs(self.difference) <= 2 * error
 
 
 @dataclass(frozen=True)
@@ -174,7 +154,8 @@ class DistilledSet(Artifact):
         )
         wanted = any(job.rules.labels == "views" for job in jobs)
         views = open_views(find(self.location, self.revision), manifest) if wanted and manifest.views else None
-        given = _Given(self.pixels, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views)
+        images = torch.from_numpy(self.pixels)
+        given = _Given(images, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views)
         return _measure(given, real, jobs, how)
 
 
@@ -186,8 +167,8 @@ def load_distilled(location: str | Path, revision: str | None = None) -> Distill
         revision: Branch, tag or commit on the Hub; default main.
 
     Returns:
-        The set: `dataset` (columns of `artifact.schema.features`), `pixels`, `labels`, `soft_labels`, `manifest`,
-        `evaluations`, and `evaluate()`.
+        The set: `dataset` (columns of `artifact.schema.features`), the arrays `pixels` (uint8 (N, 3, S, S)), `labels` and
+        `soft_labels`, `manifest`, `evaluations`, and `evaluate()`.
 
     Raises:
         InputError: When there is no such set, its format is newer, a file is damaged or missing, or the data are not what
@@ -202,7 +183,7 @@ def _scorable(artifact: Artifact) -> DistilledSet:
 
 
 def evaluate(
-    location: str | Path,
+    location: str | Path | Found,
     *,
     revision: str | None = None,
     source: str | None = None,
@@ -221,7 +202,7 @@ def evaluate(
     """Score any published set: one in this format by its own records, another one by what you say of it.
 
     Args:
-        location: Folder, or NAMESPACE/NAME on the Hub.
+        location: Folder, or NAMESPACE/NAME on the Hub; or what `artifact.find.find` found there.
         revision: Branch, tag or commit on the Hub. The commit it stands for is looked up first, so no cache can answer.
         source: The real dataset; needed for a set that was made elsewhere.
         source_revision: Of `source`.
@@ -247,14 +228,14 @@ def evaluate(
     columns = {"image_column": image_column, "label_column": label_column}
     layout = {"data_dir": data_dir, "image_size": image_size, "mean": mean, "std": std}
     with start_accelerator().main_process_first():
-        found = find(location, revision)
+        found = location if isinstance(location, Found) else find(location, revision)
         commit = found.remote.commit if found.remote else None
         if not found.is_artifact:
-            foreign = read_foreign(str(location), revision=commit, **columns, **layout)
+            foreign = read_foreign(found.location, revision=commit, **columns, **layout)
     if found.is_artifact:
         for name, value in {"classes": classes, **layout}.items():
             if value is not None:
-                raise InputError(name, value, f"{location} says it itself; leave the option out")
+                raise InputError(name, value, f"{found.location} says it itself; leave the option out")
         # Without its encoded rows: they are not needed any more, and may be as large as the pixels.
         return _scorable(read_artifact(found, rows=False, pixels=True)).evaluate(
             source=source, **real, **columns, **training

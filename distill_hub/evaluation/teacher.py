@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from distill_hub.artifact.manifest import ModelRecord
+from distill_hub.artifact.manifest import FITTED, ModelRecord
 from distill_hub.classifiers import (
     IMAGENET_TEACHER,
     Classifier,
@@ -23,10 +23,8 @@ from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.train import TrainingSet, train_students
-from distill_hub.networks import student_name
+from distill_hub.names import student_name
 from distill_hub.running.run import Run
-
-FITTED = "fitted on "  # how the id of a fitted teacher begins
 
 
 def open_teacher(

@@ -24,6 +24,7 @@ from datasets import ClassLabel, Features, Image
 
 from distill_hub.config import InputError
 from distill_hub.data.sources import square
+from distill_hub.foreign.layout import refusal
 
 MAX_ROWS = 10_000_000
 MAX_BYTES = 64 * 2**30  # decoded or unpacked: eight times ImageNet-1K at IPC 50 and 224 px
@@ -50,17 +51,6 @@ class ForeignSet:
     soft_labels: np.ndarray | None = field(repr=False)  # float32 (N, C) probabilities, columns in the set's own order
     notes: dict[str, Any]  # what was done to read it, ready for JSON
     revision: str | None = None  # commit, for a set on the Hub
-
-
-def refusal(location: str, why: str) -> InputError:
-    """Return the error that refuses a set, for the caller to raise."""
-    return InputError("distilled set", location, why)
-
-
-def few(names: Iterable[str]) -> str:
-    """Return the first of some names, for a message."""
-    names = list(names)
-    return (", ".join(names[:5]) or "nothing") + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ unpacked to disk, or guessed.
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -16,27 +16,26 @@ from distill_hub.config import InputError
 from distill_hub.data.classes import find_classes, imagenet_classes
 from distill_hub.data.known import KNOWN
 from distill_hub.data.sources import Source
-from distill_hub.foreign.encoded import ForeignSet, few, from_pictures, from_tables, open_archive, reading, refusal
-from distill_hub.foreign.tensors import (
-    SUFFIXES,
+from distill_hub.foreign.encoded import ForeignSet, from_pictures, from_tables, open_archive, reading
+from distill_hub.foreign.layout import (
+    PICTURES,
+    READABLE,
+    few,
     find_pair,
-    from_tensors,
-    load_file_of_tensors,
-    load_tensors,
-    parse_normalisation,
+    layout_of,
+    layout_of_file,
+    of_kind,
+    refusal,
+    within,
 )
+from distill_hub.foreign.tensors import from_tensors, load_file_of_tensors, load_tensors, parse_normalisation
 from distill_hub.hub import RemoteSet, check_repo_id, fetch, look
 
-READABLE = (
-    "readable are parquet files and image folders (<class>/<file>.png), here or on the Hub; and here also a .zip of an image"
-    " folder, a .pt, .pth, .safetensors or .npz file of tensors images and labels, and files images*, labels* of .pt or .npy"
-)
 _CLASSES = (
     "a file of one class name or wnid per line in label order, a comma-separated list, 'source' for the source's own order, "
     "or imagenet1k, imagenette, imagewoof, imageidc, imagenet100 for the papers' order"
 )
 _SPLIT = re.compile(r"(?<![a-z])(train|test|val)").search
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def read_foreign(
@@ -77,14 +76,14 @@ def read_foreign(
     normalisation = parse_normalisation(mean, std)
     given = {"data_dir": data_dir, "image_column": image_column, "label_column": label_column, "mean": mean}
     if os.path.isfile(location):
-        if location.lower().endswith(".zip"):
+        if layout_of_file(location) == "archive":
             _check_useful(location, given, "data_dir")
             with open_archive(location) as (names, read):
-                prefix, names = _within(location, names, data_dir)
-                pictures = _training_files(location, _pictures(location, names), data_dir, images=True)
+                prefix, names = within(location, names, data_dir)
+                if not (pictures := of_kind(names, *PICTURES)):
+                    raise refusal(location, f"it holds {few(names)}; {READABLE}")
+                pictures = _training_files(location, pictures, data_dir, images=True)
                 return from_pictures(location, pictures, lambda name: read(prefix + name), "zip of images", image_size)
-        if not location.lower().endswith(SUFFIXES):
-            raise refusal(location, READABLE)
         _check_useful(location, given, "mean")
         return from_tensors(location, load_file_of_tensors(location), image_size, normalisation)
 
@@ -94,24 +93,24 @@ def read_foreign(
     else:
         remote = _remote(location, revision)
         names = remote.files
-    prefix, names = _within(location, names, data_dir)
+    prefix, names = within(location, names, data_dir)
+    layout = layout_of(location, names, on_hub=remote is not None)
 
     def folder(chosen: Sequence[str]) -> Path:
         return (root if remote is None else fetch(remote, [prefix + name for name in chosen])) / prefix
 
-    if tables := [name for name in names if name.lower().endswith(".parquet")]:
+    if layout == "tables":
         _check_useful(location, given, "data_dir", "image_column", "label_column")
-        tables = _training_files(location, tables, data_dir, images=False)
+        tables = _training_files(location, of_kind(names, ".parquet"), data_dir, images=False)
         base = folder(tables)
         found = from_tables(location, [base / name for name in tables], image_column, label_column, image_size)
-    elif remote is None and (pair := find_pair(location, names)):
+    elif layout == "pair":
         _check_useful(location, given, "data_dir", "mean")
-        content = load_tensors(location, {key: root / prefix / name for key, name in pair.items()})
+        content = load_tensors(location, {key: root / prefix / name for key, name in find_pair(location, names).items()})
         found = from_tensors(location, content, image_size, normalisation)
     else:
         _check_useful(location, given, "data_dir")
-        pictures = _pictures(location, names, on_hub=remote is not None)
-        pictures = _training_files(location, pictures, data_dir, images=True)
+        pictures = _training_files(location, of_kind(names, *PICTURES), data_dir, images=True)
         base = folder(pictures)
 
         def read(name: str) -> bytes:
@@ -186,25 +185,6 @@ def _remote(location: str, revision: str | None) -> RemoteSet:
     except InputError:
         raise refusal(location, "there is no such file or folder, and it is not a Hub id") from None
     return look(location, revision)
-
-
-def _pictures(location: str, names: Sequence[str], *, on_hub: bool = False) -> list[str]:
-    """Return the names of images, the last format that is looked for."""
-    if pictures := [name for name in names if name.lower().endswith(_PICTURES)]:
-        return pictures
-    advice = "download it and use `distill-hub adopt` on the file or folder; " if on_hub else ""
-    raise refusal(location, f"it holds {few(names)}; {advice}{READABLE}")
-
-
-def _within(location: str, names: Iterable[str], data_dir: str | None) -> tuple[str, list[str]]:
-    """Return the prefix that `data_dir` means and what follows it in the names, without hidden files."""
-    prefix = "" if data_dir is None else data_dir.strip("/") + "/"
-    seen = [n for n in names if not any(p.startswith((".", "__MACOSX")) for p in n.split("/"))]
-    found = sorted(name.removeprefix(prefix) for name in seen if name.startswith(prefix))
-    if prefix and not found:
-        folders = sorted({str(PurePosixPath(name).parent) for name in seen})
-        raise InputError("data_dir", data_dir, f"the folders of {location} are {few(folders)}")
-    return prefix, found
 
 
 def _training_files(location: str, names: Sequence[str], data_dir: str | None, *, images: bool) -> list[str]:

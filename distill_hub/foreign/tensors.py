@@ -3,9 +3,8 @@
 Nothing here unpickles more than tensors. Normalised images are turned back into pixels only by the numbers a user gives.
 """
 
-import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from tokenize import TokenError
@@ -24,14 +23,12 @@ from distill_hub.foreign.encoded import (
     ZIP_ERRORS,
     ForeignSet,
     check_labels,
-    few,
     probabilities,
     reading,
-    refusal,
     room,
 )
+from distill_hub.foreign.layout import few, refusal
 
-SUFFIXES = (".pt", ".pth", ".safetensors", ".npy", ".npz")
 _KEYS = {
     "images": ("images", "image", "data", "x"),
     "labels": ("labels", "label", "targets", "y"),
@@ -69,23 +66,6 @@ def parse_normalisation(mean: str | None, std: str | None) -> Normalisation | No
             raise InputError(option, text, f"valid, with --mean and --std together: {needed}")
         values.append(numbers.reshape(-1, 1, 1))
     return values[0], values[1]
-
-
-def find_pair(location: str, names: Sequence[str]) -> dict[str, str]:
-    """Find the files images*, labels* and soft_labels* (.pt or .npy) among the names in a folder; none without images*.
-
-    Raises:
-        InputError: When there are several of one kind, or no labels.
-    """
-    found = {key: [name for name in names if re.fullmatch(rf"{key}[^/]*\.(pt|npy)", name)] for key in _KEYS}
-    if not found["images"]:
-        return {}
-    for key, files in found.items():
-        if len(files) > 1:
-            raise refusal(location, f"it holds several {key}* files ({few(files)}); pass the path of one images* file")
-    if not found["labels"]:
-        raise refusal(location, f"it holds {found['images'][0]}, but no labels*.pt or labels*.npy")
-    return {key: files[0] for key, files in found.items() if files}
 
 
 def load_tensors(location: str, files: Mapping[str, Path]) -> dict[str, np.ndarray]:

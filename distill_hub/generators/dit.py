@@ -6,15 +6,18 @@ classes; the loop here uses the schedulers' public interface instead.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DPMSolverMultistepScheduler
+from diffusers.models.embeddings import Timesteps
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from distill_hub.config import InputError
-from distill_hub.generators.known import TUNING
+from distill_hub.generators.base import GeneratorFacts, Guide, State
+from distill_hub.generators.known import DIT_LICENSE, NEEDED, TUNING, is_imagenet_dit, stated_license, tuned_from
 from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
@@ -36,13 +39,23 @@ SCHEDULERS = {
     "ddim": (DDIMScheduler, "trailing"),
     "dpm-solver++": (DPMSolverMultistepScheduler, "linspace"),
 }
+# The i-th of 128 frequencies that tell the network its timestep is 10000^(-i/(128 - shift)). DiT's own code has i/128;
+# diffusers has i/127, whatever code trained the weights. At t = 500 the two vectors have a cosine of 0.82.
+TIMESTEP_FEATURES = {"dit": 0, "diffusers": 1}
+
+
+@dataclass(frozen=True)
+class _Noising:
+    """A corruption: with which noise, and up to which timestep."""
+
+    noise: torch.Tensor  # ε, (B, channels, h, w)
+    timesteps: torch.Tensor  # (B,) in [0, T)
 
 
 class DiTGenerator:
-    """A frozen DiT with its VAE and sampler.
+    """A frozen DiT with its VAE and sampler: a `Generator`, which documents its methods.
 
-    Latents are in the diffusion model's scale (VAE latents times `vae.config.scaling_factor`), float32
-    (B, channels, height, width). Images are float32 (B, 3, H, W) in [0, 1].
+    Latents are in the diffusion model's scale: VAE latents times `vae.config.scaling_factor`.
 
     Args:
         pipeline: Transformer, VAE and scheduler.
@@ -51,8 +64,10 @@ class DiTGenerator:
         steps: Denoising steps per sample.
         guidance_scale: Classifier-free guidance; 1 switches it off and halves the cost.
         device: Where to run.
+        timestep_features: Key of `TIMESTEP_FEATURES`: those that the weights were trained with.
         folder: Where the pipeline lies.
         revision: Commit on the Hub.
+        license: Of the weights.
     """
 
     def __init__(
@@ -64,40 +79,61 @@ class DiTGenerator:
         steps: int = 50,
         guidance_scale: float = 4.0,
         device: torch.device | str = "cpu",
+        timestep_features: str = "diffusers",
         folder: Path | None = None,
         revision: str | None = None,
+        license: str | None = None,
     ):
         # eval(): in train mode diffusers drops 10 % of the labels, in every block on its own.
         self.transformer = pipeline.transformer.to(device).eval().requires_grad_(False)
         self.vae = pipeline.vae.to(device).eval().requires_grad_(False)
-        self.folder, self.revision = folder, revision
+        for module in self.transformer.modules():
+            if isinstance(module, Timesteps):  # one in every block
+                module.downscale_freq_shift = TIMESTEP_FEATURES[timestep_features]
+        self.facts = GeneratorFacts(
+            name="DiT",
+            architecture=type(self.transformer).__name__,
+            modules=(self.transformer, self.vae),
+            folder=folder,
+            revision=revision,
+            license=license,
+            timestep_features=timestep_features,
+        )
         self.steps, self.guidance_scale, self.device = steps, guidance_scale, torch.device(device)
         config = self.transformer.config
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.learned_variance = config.out_channels == 2 * config.in_channels
-        self.null_class = config.num_embeds_ada_norm  # the row behind the last class in the label embedding
+        self._learned_variance = config.out_channels == 2 * config.in_channels
+        self._null_class = config.num_embeds_ada_norm  # the row behind the last class in the label embedding
         self.image_size = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.class_names = list(class_names)
         kind, spacing = SCHEDULERS[scheduler]
         changes = {"timestep_spacing": spacing, "clip_sample": False}  # latents are not bounded by 1
         if kind is DDPMScheduler:
-            changes["variance_type"] = "learned_range" if self.learned_variance else "fixed_small"
+            changes["variance_type"] = "learned_range" if self._learned_variance else "fixed_small"
         self.scheduler = kind.from_config(pipeline.scheduler.config, **changes)
-        self.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device, torch.float32)  # (T,)
+        self._alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device, torch.float32)  # (T,)
 
     @classmethod
     def from_pretrained(
-        cls, name: str, *, revision: str | None = None, dtype: torch.dtype = torch.float32, **settings
+        cls,
+        name: str,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        timestep_features: str = "auto",
+        **settings,
     ) -> "DiTGenerator":
         """Load a Hub repository or folder in the DiTPipeline layout; safetensors weights only.
 
-        Where the repository has a `tuning.json`, it lies in `folder` afterwards.
+        Where the repository has a `tuning.json`, it lies in `facts.folder` afterwards.
 
         Args:
             name: Hub id or folder.
             revision: Branch, tag or commit on the Hub.
             dtype: Precision of the transformer. The VAE stays in float32: decoding is a small share of the cost, and half
                 precision would show in the published pixels.
+            timestep_features: Key of `TIMESTEP_FEATURES`, or 'auto': 'dit' for `IMAGENET_DIT`, those of its base for a
+                generator that distill-hub tuned, else 'diffusers'.
             **settings: See the class.
 
         Raises:
@@ -111,87 +147,168 @@ class DiTGenerator:
                 commit = folder.name  # .../snapshots/<commit>
                 # Of the files at the root, download() takes model_index.json alone. That is asked for once more because the
                 # client warns when there is nothing to fetch.
-                snapshot_download(name, revision=commit, allow_patterns=["model_index.json", TUNING])
+                snapshot_download(name, revision=commit, allow_patterns=["model_index.json", TUNING, "README.md"])
             pipeline = DiTPipeline.from_pretrained(
-                folder, use_safetensors=True, dtype={"transformer": dtype, "default": torch.float32}
+                folder,
+                use_safetensors=True,
+                dtype={"transformer": dtype, "default": torch.float32},
+                id2label=None,  # read below; of JSON's ids, which are text, diffusers would say that they must be numbers
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                "generator", name, f"a DiTPipeline with safetensors weights in transformer/ and vae/ is needed ({reason})"
-            ) from error
+            raise InputError("generator", name, f"{NEEDED} ({reason})") from error
         if not isinstance(pipeline, DiTPipeline):
             raise InputError("generator", name, f"a DiTPipeline is needed, this is a {type(pipeline).__name__}")
         # diffusers reads id2label from model_index.json but keeps only a map from single synonyms to ids.
         labels = json.loads((folder / "model_index.json").read_text()).get("id2label", {})
         names = [labels[id] for id in sorted(labels, key=int)]
-        return cls(pipeline, names, folder=folder, revision=commit, **settings)
+        license, features = _origin(name, folder)
+        if timestep_features != "auto":
+            features = timestep_features
+        return cls(pipeline, names, folder=folder, revision=commit, license=license, timestep_features=features, **settings)
 
-    def predict_noise(self, noisy: torch.Tensor, timesteps: torch.Tensor, class_ids: torch.Tensor) -> torch.Tensor:
-        """Predict the noise in noisy latents, differentiable in `noisy`.
+    def sample(
+        self,
+        class_ids: Sequence[int | None],
+        seeds: Sequence[int],
+        *,
+        guide: Guide | None = None,
+        start: torch.Tensor | None = None,
+        strength: float = 1.0,
+    ) -> torch.Tensor:
+        """See `Generator.sample`. A seed gives the initial noise, and then the noise of every ancestral step."""
+        if not 0 < strength <= 1 or (start is None and strength != 1):
+            raise ValueError(f"strength {strength}: it lies in (0, 1], and is 1 without a start")
+        with_graph = guide is not None and guide.needs_graph
+        with torch.inference_mode(not with_graph), torch.set_grad_enabled(with_graph):
+            return self._sample(class_ids, seeds, guide, start, strength)
+
+    def _sample(self, class_ids, seeds, guide, start, strength) -> torch.Tensor:
+        generators = [cpu_generator(seed) for seed in seeds]
+        latents = torch.stack([torch.randn(self.latent_shape, generator=g) for g in generators]).to(self.device)
+        classes = self._conditions(class_ids)
+        if self.guidance_scale != 1:  # one forward for both conditions
+            classes = torch.cat([classes, torch.full_like(classes, self._null_class)])
+        self.scheduler.set_timesteps(self.steps)
+        first = self.steps - max(1, round(strength * self.steps))
+        timesteps = self.scheduler.timesteps[first:]
+        if start is not None:
+            latents = self._add_noise(start.to(self.device, torch.float32), latents, timesteps[:1].to(self.device))
+        extra = {"generator": generators} if isinstance(self.scheduler, DDPMScheduler) else {}
+        for step, t in enumerate(timesteps, first):
+            latents.requires_grad_(torch.is_grad_enabled())
+            output = self._guided_output(latents, t, classes)
+            if guide is not None:
+                output = self._shifted(output, latents, t, step, guide)
+            # Detached, which without a graph they are already.
+            latents = self.scheduler.step(output.detach(), t, latents.detach(), **extra).prev_sample
+        return latents
+
+    def _guided_output(self, latents: torch.Tensor, t: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Return what the network makes of latents at one timestep: the noise, and then the variance if it is learned.
 
         Args:
-            noisy: (B, channels, height, width).
-            timesteps: (B,) in [0, T).
-            class_ids: (B,) in [0, null_class].
-
-        Returns:
-            float32, the shape of `noisy`. A learned variance is left out.
+            latents: (B, channels, h, w).
+            t: Scalar.
+            classes: (B,), or with guidance (2B,): for half of them without condition.
         """
-        return self._forward(noisy, timesteps, class_ids)[:, : noisy.shape[1]]
+        channels, guided = latents.shape[1], len(classes) > len(latents)
+        twice = torch.cat([latents, latents]) if guided else latents
+        output = self._forward(twice, t.to(self.device).expand(len(twice)), classes)
+        if guided:
+            conditional, unconditional = output.chunk(2)
+            noise = unconditional[:, :channels]
+            # All latent channels are guided, as in diffusers; DiT's own code guides the first three only. The learned
+            # variance is the conditional one.
+            noise = noise + self.guidance_scale * (conditional[:, :channels] - noise)
+            output = torch.cat([noise, conditional[:, channels:]], dim=1)
+        if self.scheduler.config.get("variance_type") != "learned_range":
+            output = output[:, :channels]
+        return output
+
+    def _shifted(
+        self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor, step: int, guide: Guide
+    ) -> torch.Tensor:
+        """Return the output with the noise that implies the x̂_0 a guide wants; every sampler goes on from there."""
+        alpha, channels = self._alphas_cumprod[t], latents.shape[1]
+        noise, variance = output[:, :channels], output[:, channels:]
+        x0 = (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+        sigma, weight = self._ancestral(t, variance.detach())
+        level = float((1 - alpha).sqrt())
+        shift = guide(State(step, self.steps, level, noisy=latents, x0=x0, sigma=sigma, weight=weight))
+        if shift is None:
+            return output
+        return torch.cat([noise - (alpha / (1 - alpha)).sqrt() * shift, variance], dim=1)
+
+    def _ancestral(self, t: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor | None, float | None]:
+        """Return σ_t and the weight of x̂_0 in the mean of a DDPM step (Ho et al., 2020, Eq. 7), (None, None) for others.
+
+        Args:
+            t: Its timestep.
+            variance: What the network says of the variance, (B, channels, h, w), or without channels.
+        """
+        if not isinstance(self.scheduler, DDPMScheduler):
+            return None, None
+        here, before = self._alphas_cumprod[t], self.scheduler.previous_timestep(t)
+        if before < 0:  # no noise is added in the last step, and what comes out is x̂_0
+            return torch.zeros((), device=self.device), 1.0
+        previous = self._alphas_cumprod[before]
+        beta = 1 - here / previous
+        smallest = beta * (1 - previous) / (1 - here)
+        if variance.shape[1]:  # between smallest and β (Nichol and Dhariwal, 2021, Eq. 15)
+            share = (variance + 1) / 2
+            sigma = (0.5 * (share * beta.log() + (1 - share) * smallest.log())).exp()
+        else:
+            sigma = smallest.sqrt()
+        return sigma, float(previous.sqrt() * beta / (1 - here))
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """See `Generator.decode`."""
+        return (self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+
+    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Generator.posterior`: those of the VAE."""
+        posterior = self.vae.encode(images * 2 - 1).latent_dist
+        return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
+
+    def corruption(
+        self, draws: Sequence[torch.Generator], *, most: float | None = None, noise: torch.Tensor | None = None
+    ) -> _Noising:
+        """See `Generator.corruption`: noise ε and timesteps t, from [1, most·T), or from [0, T) where `most` is None."""
+        steps = len(self._alphas_cumprod)
+        low, high = (0, steps) if most is None else (1, max(2, round(most * steps)))
+        noises, timesteps = [], []
+        for draw in draws:
+            if noise is None:
+                noises.append(torch.randn(self.latent_shape, generator=draw))
+            timesteps.append(torch.randint(low, high, (), generator=draw))
+        noise = torch.stack(noises) if noise is None else noise
+        return _Noising(noise.to(self.device), torch.stack(timesteps).to(self.device))
+
+    def residual(self, latents: torch.Tensor, corruption: _Noising, class_ids: Sequence[int | None]) -> torch.Tensor:
+        """See `Generator.residual`: ε_θ(z_t, t, c) − ε; a learned variance is left out."""
+        noise, timesteps = corruption.noise, corruption.timesteps
+        output = self._forward(self._add_noise(latents, noise, timesteps), timesteps, self._conditions(class_ids))
+        return (output[:, : noise.shape[1]] - noise).flatten(1)
+
+    def _conditions(self, class_ids: Sequence[int | None]) -> torch.Tensor:
+        return torch.tensor([self._null_class if id is None else id for id in class_ids], device=self.device)
 
     def _forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, class_ids: torch.Tensor) -> torch.Tensor:
         return self.transformer(noisy.to(self.transformer.dtype), timestep=timesteps, class_labels=class_ids).sample.float()
 
-    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def _add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Return √ᾱ_t·latents + √(1−ᾱ_t)·noise for timesteps (B,)."""
-        alpha = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        alpha = self._alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
-    @torch.inference_mode()
-    def sample(self, class_ids: Sequence[int], seeds: Sequence[int]) -> torch.Tensor:
-        """Draw one latent per (class id, seed). Each depends on its own seed alone, not on the batch it is drawn in.
 
-        Args:
-            class_ids: B classes of this generator.
-            seeds: B seeds of CPU generators, which give the initial noise and the noise of every ancestral step.
-
-        Returns:
-            float32 (B, channels, height, width).
-        """
-        generators = [cpu_generator(seed) for seed in seeds]
-        latents = torch.stack([torch.randn(self.latent_shape, generator=g) for g in generators]).to(self.device)
-        classes = torch.tensor(class_ids, device=self.device)
-        guided = self.guidance_scale != 1
-        if guided:  # one forward for both conditions
-            classes = torch.cat([classes, torch.full_like(classes, self.null_class)])
-        self.scheduler.set_timesteps(self.steps)
-        extra = {"generator": generators} if isinstance(self.scheduler, DDPMScheduler) else {}
-        for t in self.scheduler.timesteps:
-            twice = torch.cat([latents, latents]) if guided else latents
-            output = self._forward(twice, t.to(self.device).expand(len(twice)), classes)
-            channels = latents.shape[1]
-            if guided:
-                conditional, unconditional = output.chunk(2)
-                noise = unconditional[:, :channels]
-                # All latent channels are guided, as in diffusers; DiT's own code guides the first three only. The learned
-                # variance is the conditional one.
-                noise = noise + self.guidance_scale * (conditional[:, :channels] - noise)
-                output = torch.cat([noise, conditional[:, channels:]], dim=1)
-            if self.scheduler.config.get("variance_type") != "learned_range":
-                output = output[:, :channels]
-            latents = self.scheduler.step(output, t, latents, **extra).prev_sample
-        return latents
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode latents to images in [0, 1], differentiable in `latents`."""
-        return (self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Encode images in [0, 1] to the mean of the VAE's posterior, in the diffusion model's scale."""
-        return self.posterior(images)[0]
-
-    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and standard deviation of the VAE's posterior of images in [0, 1], in the diffusion model's scale."""
-        posterior = self.vae.encode(images * 2 - 1).latent_dist
-        return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
+def _origin(name: str, folder: Path) -> tuple[str | None, str]:
+    """Return licence and timestep features of the weights in a folder that was asked for by a name."""
+    if base := tuned_from(folder):
+        # A generator that an older version tuned was tuned with the features that it had then.
+        features = base.get("timestep_features") or "diffusers"
+        return base.get("license") or (DIT_LICENSE if is_imagenet_dit(base.get("id", "")) else None), features
+    if is_imagenet_dit(name):
+        return DIT_LICENSE, "dit"
+    return stated_license(folder), "diffusers"

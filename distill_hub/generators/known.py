@@ -1,7 +1,64 @@
-"""Generators that are known by name, and where one says how it was tuned."""
+"""Generators that are known by name, what can be refused before one is loaded, and what a folder says of its origin."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import metadata_load
+
+from distill_hub.config import InputError
+from distill_hub.hub import check_model
 
 IMAGENET_DIT = "facebook/DiT-XL-2-256"
 # The repository's main branch holds pickled weights only, which are not loaded here; this ref holds them as safetensors.
 IMAGENET_DIT_REVISION = "refs/pr/1"
 TUNING = "tuning.json"  # in the folder of a generator that was fine-tuned: how that was done
 DIT_LICENSE = "cc-by-nc-4.0"  # of `IMAGENET_DIT`
+NEEDED = "a DiTPipeline with safetensors weights in transformer/ and vae/ is needed"
+
+
+def check_generator(name: str) -> None:
+    """Refuse what cannot be a generator: neither auto, nor the folder of a pipeline, nor a Hub id.
+
+    Raises:
+        InputError: Saying what is valid.
+    """
+    if name != "auto":
+        check_model("generator", name, "model_index.json", NEEDED)
+
+
+def is_imagenet_dit(location: str) -> bool:
+    """Whether a location is `IMAGENET_DIT`: its id, a copy of it under its own name, or its snapshot in the Hub's cache."""
+    parts = Path(location).parts
+    return parts[-1:] == (IMAGENET_DIT.split("/")[1],) or f"models--{IMAGENET_DIT.replace('/', '--')}" in parts
+
+
+def tuned_from(folder: Path) -> dict[str, Any] | None:
+    """Read what a generator in a folder was tuned from, as its record has it; None where nothing says that it was.
+
+    Raises:
+        InputError: When the record cannot be read.
+    """
+    try:
+        return json.loads((folder / TUNING).read_text())["base"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("generator", str(folder), f"its {TUNING} does not say what it was tuned from") from error
+
+
+def stated_license(folder: Path) -> str | None:
+    """Read which licence a folder's README.md states, as model cards on the Hub do; None where none does.
+
+    Raises:
+        InputError: When the YAML of the README.md is broken.
+    """
+    try:
+        data = metadata_load(folder / "README.md") or {}
+    except FileNotFoundError:
+        return None
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError("generator", str(folder), "the YAML at the top of its README.md cannot be read") from error
+    license = data.get("license_name") if data.get("license") == "other" else data.get("license")
+    return None if license is None else str(license)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 
 from distill_hub.data.sources import Source
-from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.base import Generator
 from distill_hub.running.run import Run, Stage
 
 
-def encode(run: Run, generator: DiTGenerator, source: Source, *, mirrored: bool, batch_size: int) -> Stage:
+def encode(run: Run, generator: Generator, source: Source, *, mirrored: bool, batch_size: int) -> Stage:
     """Encode the training images and keep mean and standard deviation of the VAE's posterior: the stage 'encode'.
 
     Minimax Diffusion's code encodes every image anew in each epoch, mirrored at random; both ways are kept here instead, so
@@ -18,7 +18,7 @@ def encode(run: Run, generator: DiTGenerator, source: Source, *, mirrored: bool,
 
     Args:
         run: Spreads the images over its processes.
-        generator: Its VAE encodes.
+        generator: Encodes, by `posterior`.
         source: Real images.
         mirrored: Whether a mirrored image still shows its class.
         batch_size: Images per chunk of work.

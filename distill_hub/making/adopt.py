@@ -1,16 +1,15 @@
 """Bringing a set that was made elsewhere into the artifact format, with a manifest that claims nothing it does not know."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from distill_hub.artifact.describe import source_record
-from distill_hub.artifact.load import find, load_artifact
-from distill_hub.artifact.manifest import NAME, ClassRecord, Manifest, MethodRecord, ModelRecord, now, set_name
+from distill_hub.artifact.find import Found
+from distill_hub.artifact.load import load_artifact
+from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, now, set_name
 from distill_hub.artifact.package import write_artifact
-from distill_hub.command_options import AdoptConfig, ForeignOptions
 from distill_hub.config import InputError, options, resolved
 from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.contract import refuse_chance
@@ -19,36 +18,28 @@ from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.foreign.align import Aligned, align
 from distill_hub.foreign.read import read_foreign
 from distill_hub.making.finish import write_card
+from distill_hub.options.commands import AdoptConfig, ForeignOptions
 from distill_hub.publishing.destination import check_destination
 from distill_hub.publishing.publish import publish
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
 
 
-def adopt(config: AdoptConfig) -> Path:
+def adopt(found: Found, config: AdoptConfig) -> Path:
     """Write an artifact folder from a set of another format; publish it where that is asked for.
 
     Args:
-        config: The set, the real dataset it stands for, and what is known of its making.
+        found: The set, not in the artifact format.
+        config: The real dataset it stands for, and what is known of its making: source and method are given.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: When the set cannot be read or is in this format already, the order of its classes is not on record, its
-            classes are not the source's, they have different numbers of images, or its labels contradict its soft labels
-            or the teacher.
+        InputError: When the set cannot be read, the order of its classes is not on record, its classes are not the source's,
+            they have different numbers of images, or its labels contradict its soft labels or the teacher.
         HubError: When publishing fails; the set is complete in its folder.
     """
-    if config.source is None:
-        raise InputError("source", None, "pass --source with the real dataset that the set stands for")
-    if config.method is None or not re.match(NAME, config.method):
-        raise InputError("method", config.method, "pass --method with the name of what made the set, e.g. dm")
-    if config.paper is not None and not re.match(r"https?://\S+$", config.paper):
-        raise InputError("paper", config.paper, "a URL is needed")
-    found = find(config.location, config.revision)
-    if found.is_artifact:
-        raise InputError("distilled set", config.location, "it is in the artifact format already")
     source = load_source(
         config.source,
         source_revision=config.source_revision,

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from distill_hub.artifact.describe import rows, soft_labels
-from distill_hub.artifact.load import find, load_artifact, read_description, read_records
+from distill_hub.artifact.find import find, read_description, read_records
+from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord
@@ -34,7 +35,7 @@ def package_and_score(
     *,
     baselines: Mapping[str, Callable[[int], TrainingSet]],
     pictures: Mapping[str, Picture] | None = None,
-) -> None:
+) -> Path | None:
     """Turn the images of a stage into a scored artifact, publish it, and print where it is, the scores and the stage times.
 
     Args:
@@ -45,6 +46,9 @@ def package_and_score(
         pictures: What the method shows of its work, `assets/<name>.png` of `publishing.card.PICTURES`; drawn by the main
             process.
 
+    Returns:
+        The folder of the set; None after a dry run, which makes none.
+
     Raises:
         InputError: When the teacher recognises the set's classes no better than chance.
         HubError: When publishing fails; the set is complete in its folder.
@@ -52,7 +56,7 @@ def package_and_score(
     if setup.run.is_dry:
         expect_rest(setup, stage, baselines)
         setup.run.end()
-        return
+        return None
     run, config, teacher, labels = setup.run, setup.config, setup.teacher, setup.labels
     folder, label_tensor = run.output_dir, torch.tensor(labels)
     made_by = ("generator", manifest.generator.id) if manifest.generator else ("method", manifest.method.name)
@@ -105,6 +109,7 @@ def package_and_score(
     if setup.destination:
         run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
     run.end()
+    return folder
 
 
 def _record_and_describe(

@@ -28,13 +28,14 @@ from distill_hub.data.augment import Augmentation, augment, batch_of, draw
 from distill_hub.data.sources import Source
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.subject import HeldOut
-from distill_hub.networks import build, check_student, student_name
-from distill_hub.options import FitClassifierConfig
+from distill_hub.names import student_name
+from distill_hub.networks import build, check_student
+from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.publishing.classifier import classifier_card
 from distill_hub.running.console import progress
 from distill_hub.running.dry_run import open_run
-from distill_hub.running.files import atomic_write, slug
-from distill_hub.running.run import STATE, Run
+from distill_hub.running.files import STATE, atomic_write, slug
+from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
 WINDOW = 20  # steps between two looks at the loss: each waits for the device
@@ -199,7 +200,7 @@ class Fit:
             if len(pending) == WINDOW or is_end:
                 losses = self.run.accelerator.reduce(torch.stack(pending), "mean")
                 self._check_finite(losses, step + 1 - len(pending), is_end)
-                steps.set_postfix(loss=f"{losses.mean().item():.4f}")
+                steps.set_postfix(loss=f"{losses.mean().item():.4f}", refresh=False)  # with the bar's next turn
                 pending = []
             if is_end:
                 self.epoch, self.seconds = self.epoch + 1, time.perf_counter() - started

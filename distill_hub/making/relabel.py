@@ -1,32 +1,31 @@
 """Adding stored views to a set that exists."""
 
-from distill_hub.artifact.load import find, read_artifact
-from distill_hub.command_options import RealOptions, RelabelConfig
-from distill_hub.config import InputError, options
+import torch
+
+from distill_hub.artifact.find import Found
+from distill_hub.artifact.load import read_artifact
+from distill_hub.config import options
 from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.subject import HeldOut, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.finish import write_card
+from distill_hub.options.commands import RealOptions, RelabelConfig
 from distill_hub.running.session import session
 
 
-def relabel(config: RelabelConfig) -> None:
+def relabel(found: Found, config: RelabelConfig) -> None:
     """Let a teacher label augmented views of every image of a set, and store them beside it; earlier views are replaced.
 
     Args:
-        config: The set, the views, and the teacher.
+        found: The set, in a folder.
+        config: The views, and the teacher.
 
     Raises:
-        InputError: When the set is not a folder, cannot be trusted, or its teacher cannot be opened.
+        InputError: When the set cannot be trusted, or its teacher cannot be opened.
     """
-    found = find(config.location)
-    if found.folder is None:
-        raise InputError(
-            "location", config.location, "a set on this machine is needed; `hf download` brings it into a folder"
-        )
     artifact = read_artifact(found, rows=False, pixels=True)
-    manifest = artifact.manifest
+    manifest, images = artifact.manifest, torch.from_numpy(artifact.pixels)
     real, places = real_source(manifest, published=False, **options(config, RealOptions))
     settings = {
         "content_sha256": manifest.content_sha256,
@@ -45,14 +44,14 @@ def relabel(config: RelabelConfig) -> None:
             record=manifest.teacher, config=manifest.method.config,
         )  # fmt: skip
         drawn = draw_views(
-            run, artifact.pixels, teacher, record,
+            run, images, teacher, record,
             epochs=config.epochs, mirrored=is_mirrored(manifest.class_names), seed=config.seed, batch_size=config.batch_size,
         )  # fmt: skip
         if run.is_dry:
             return
 
         def store() -> None:
-            write_card(found.folder, store_views(found.folder, manifest, *drawn), artifact.pixels)
+            write_card(found.folder, store_views(found.folder, manifest, *drawn), images)
 
         run.on_main("store views", store)
         run.say(f"The views are in {found.folder / 'views'}; load_dataset({str(found.folder)!r}, 'views') reads them")

@@ -2,57 +2,28 @@
 
 import dataclasses
 import os
-import runpy
-import shlex
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from distill_hub.artifact.load import MANIFEST, Found, find, read_artifact, read_description
+from distill_hub.artifact.find import MANIFEST, Found, find, read_description
+from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest
-from distill_hub.command_options import RealOptions, ReproduceConfig
 from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
-from distill_hub.options import EvaluationOptions, SetOptions, ViewsOptions
-from distill_hub.running.files import shipped
+from distill_hub.making.launcher import Launch, launch_line
+from distill_hub.making.recipes import find_set_recipe, word
+from distill_hub.options.commands import RealOptions, ReproduceConfig
+from distill_hub.options.shared import EvaluationOptions, ViewsOptions
 
 RECIPES = {"random": "random_real", "difffit": "minimax"}  # of methods that are not called as their recipes are
 # Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
 _NO_PART = {f.name for group in (EvaluationOptions, ViewsOptions) for f in dataclasses.fields(group)}
 _LEAST_SCORING = ("--repeats=1", "--view_epochs=0")
-_MODULES = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}
 Verdict = Literal["same", "differs", "not on record", "not made again"]
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a recipe is started. As text: the line to type."""
-
-    words: list[str]
-    environment: Mapping[str, str]
-
-    def __str__(self) -> str:
-        environment = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        return " ".join([*environment, shlex.join(self.words)])
-
-    def run(self) -> None:
-        """Start it, with this interpreter, and wait for its end; its output is streamed.
-
-        Raises:
-            InputError: When it fails.
-        """
-        command = [sys.executable, "-m", _MODULES[self.words[0]], *self.words[1:]]
-        code = subprocess.run(command, env={**os.environ, **self.environment}).returncode
-        if code:
-            valid = f"it ended with code {code}, for the reason above; the same command goes on where it stopped"
-            raise InputError("launch", str(self), valid)
 
 
 @dataclass(frozen=True)
@@ -212,43 +183,27 @@ def launch_of(manifest: Manifest, config: ReproduceConfig, folder: Path, *, publ
     for field, value in {"seed": manifest.seed, "environment": manifest.environment, "method.config": recorded}.items():
         if value in (None, {}):
             raise InputError(f"{MANIFEST}: {field}", value, "without it the set cannot be rebuilt")
-    recipe, config_class = _recipe(manifest.method.name)
-    defaults = resolved(config_class())
+    method = manifest.method.name
+    recipe = find_set_recipe(RECIPES.get(method, method), f"{MANIFEST}: method.name")
+    defaults = resolved(recipe.config_class())
     for name in recorded:
         # What may not be set is no option here, either: a stranger's manifest names no folder to write or overwrite.
         if name not in defaults:
-            valid = f"{recipe.name} has no such option{nearest(name, list(defaults))}: the set was made by another version"
+            near = nearest(name, list(defaults))
+            valid = f"{recipe.file.name} has no such option{near}: the set was made by another version"
             raise InputError(f"{MANIFEST}: method.config", name, valid)
     settings = {**recorded, **_lies_now(manifest, config, published=published)}
     words = [
-        _word(name, value)
+        word(name, value)
         for name, value in settings.items()
         if name in defaults and name not in _NO_PART and value != defaults[name]
     ]
     words += [*_LEAST_SCORING, f"--output_dir={folder}", *["--overwrite"] * config.overwrite]
-    parse(config_class, words)  # refuses here what the recipe would refuse
-    here = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
-    start, environment = _start(manifest)
-    launch = Launch([*start, str(here), *words], environment)
+    parse(recipe.config_class, words)  # refuses here what the recipe would refuse
+    launch = launch_line(recipe, words, **_start(manifest))
     if not str(launch).isprintable():  # a stranger may have written it, and it is shown on a terminal
         raise InputError(MANIFEST, str(launch), "a recipe's settings hold no control characters")
     return launch
-
-
-def _recipe(method: str) -> tuple[Path, type]:
-    """Return a method's recipe, and the class of its settings."""
-    folder = shipped("recipes")
-    if not folder.is_dir():
-        valid = "the recipes are not beside this package; clone its repository and install that: pip install -e ."
-        raise InputError("recipes", str(folder), valid)
-    file = folder / f"{RECIPES.get(method, method)}.py"
-    if not file.is_file():
-        known = sorted(path.stem for path in folder.glob("*.py"))
-        raise InputError(f"{MANIFEST}: method.name", method, f"there is no {file}{nearest(method, known)}")
-    config_class = runpy.run_path(str(file))["main"].__annotations__["config"]
-    if not issubclass(config_class, SetOptions):
-        raise InputError(f"{MANIFEST}: method.name", method, f"{file.name} makes no distilled sets")
-    return file, config_class
 
 
 def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -> dict[str, Any]:
@@ -273,6 +228,8 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         named = [generator, *([generator.tuning.base] if generator.tuning else [])]
         pinned = [m.revision for m in named if m.revision and recorded.get("generator", "auto") in ("auto", m.id)]
         settings |= {"generator_revision": pinned[0]} if pinned else {}
+    if generator:  # whatever 'auto' makes of the place where it lies now; a record without them is older than the choice
+        settings["timestep_features"] = generator.timestep_features or "diffusers"
     if config.teacher:
         settings |= {"teacher": config.teacher, "teacher_revision": None}
     elif manifest.teacher and manifest.teacher.revision:
@@ -280,25 +237,15 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     return settings
 
 
-def _word(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no_{name}"
-    return f"--{name}={'null' if value is None else value}"
-
-
-def _start(manifest: Manifest) -> tuple[list[str], dict[str, str]]:
-    """Return launcher and environment for the recorded device, processes and precision, as far as this machine has them."""
+def _start(manifest: Manifest) -> dict[str, Any]:
+    """Return the recorded device, processes and precision, as far as this machine has them."""
     recorded = manifest.environment
-    precision = recorded.mixed_precision
-    if "cuda" in recorded.peak_memory_bytes:
-        count = max(1, min(recorded.processes, torch.cuda.device_count()))
-        start = ["--multi_gpu", "--num_processes", str(count)] if count > 1 else ["--num_processes", "1"]
-    elif (count := min(recorded.processes, os.cpu_count() or 1)) > 1:
-        environment = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": precision}
-        return ["torchrun", "--standalone", "--nproc_per_node", str(count)], environment
-    else:
-        start = ["--cpu", "--num_processes", "1"]
-    return ["accelerate", "launch", "--quiet", *start, "--mixed_precision", precision], {}
+    gpu, here = "cuda" in recorded.peak_memory_bytes, os.cpu_count() or 1
+    if gpu:
+        import torch  # no other set needs it here, and it takes seconds
+
+        here = torch.cuda.device_count()
+    return {"gpu": gpu, "processes": max(1, min(recorded.processes, here)), "precision": recorded.mixed_precision}
 
 
 def compare(recorded: Found, rebuilt: Path) -> Reproduction:
@@ -317,15 +264,16 @@ def compare(recorded: Found, rebuilt: Path) -> Reproduction:
         return Reproduction(before, after, None)
     one, other = (read_artifact(found, rows=False, pixels=True) for found in (recorded, find(rebuilt)))
     images = largest = total = 0
-    for a, b in zip(one.pixels.split(100), other.pixels.split(100), strict=True):
-        apart = (a.short() - b.short()).abs().flatten(1)
-        images += int(apart.any(1).sum())
+    for start in range(0, len(one.pixels), 100):
+        a, b = (own.pixels[start : start + 100].astype(np.int16) for own in (one, other))
+        apart = np.abs(a - b)
+        images += int(apart.any((1, 2, 3)).sum())
         largest = max(largest, int(apart.max()))
         total += int(apart.sum())
     difference = Difference(
         images=images,
         largest=largest,
-        mean=total / one.pixels.numel(),
+        mean=total / one.pixels.size,
         labels=int((one.labels != other.labels).sum()),
         soft_label=float(np.abs(one.soft_labels - other.soft_labels).max()),
     )

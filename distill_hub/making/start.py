@@ -20,12 +20,13 @@ from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import default_epochs
-from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.base import Generator
 from distill_hub.generators.fit import open_generator
 from distill_hub.methods.candidates import draw_pool
-from distill_hub.networks import check_student, student_name
-from distill_hub.options import (
-    DitConfig,
+from distill_hub.names import student_name
+from distill_hub.networks import check_student
+from distill_hub.options.dit import DitConfig
+from distill_hub.options.shared import (
     GeneratorFitOptions,
     GeneratorOptions,
     PixelOptions,
@@ -79,7 +80,7 @@ class Setup:
 class GeneratorSetup(Setup):
     """What a recipe with a generator works with."""
 
-    generator: DiTGenerator
+    generator: Generator
     generator_record: ModelRecord
     class_ids: list[int]  # the generator's class of each class of the source
 
@@ -87,7 +88,7 @@ class GeneratorSetup(Setup):
     def plain(self) -> str:
         """What plain samples of the generator are called beside other sets."""
         tuning = self.generator_record.tuning
-        return f"plain {tuning.method.name if tuning else 'DiT'} samples"
+        return f"plain {tuning.method.name if tuning else self.generator.facts.name} samples"
 
     def draw(self, count: int, stage: str = "pool") -> Stage:
         """Draw `count` candidates of every class; see `draw_pool`."""
@@ -140,12 +141,13 @@ def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Se
     return Setup(config, name, run, source, size, test, teacher, teacher_record, destination)
 
 
-def set_up_generator(config: DitConfig, method: str) -> GeneratorSetup:
+def set_up_generator(config: DitConfig, method: str, *, kind: str | None = None) -> GeneratorSetup:
     """Open what a recipe with a generator works with, fitting generator and teacher where there are none for the source.
 
     Args:
         config: The recipe's settings.
         method: Name of the method; enters the set's name.
+        kind: The only kind of generator that the method knows, by the name in its facts; None: any will do.
 
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
@@ -160,6 +162,8 @@ def set_up_generator(config: DitConfig, method: str) -> GeneratorSetup:
     generator, id = open_generator(
         run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
     )
+    if kind and generator.facts.name != kind:
+        raise InputError("generator", id, f"it is a {generator.facts.name}; {method} needs a {kind}")
     class_ids = match_classes(source.classes, generator.class_names, "generator", id)
     size = generator.image_size
     _check_evaluation(config, len(source.classes), size)

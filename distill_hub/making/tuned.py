@@ -21,18 +21,18 @@ from distill_hub.generators.latents import Latents, encode
 from distill_hub.making.start import GeneratorSetup
 from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.methods.tuning import LOSSES, Tuning, check
-from distill_hub.options import GeneratorOptions, TuningOptions
+from distill_hub.options.minimax import TuningOptions
+from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
-from distill_hub.running.files import atomic_write
-from distill_hub.running.run import STATE
+from distill_hub.running.files import STATE, atomic_write
 
 
 def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup:
     """Fine-tune a recipe's generator; a killed run goes on from its last checkpoint.
 
     Args:
-        setup: What the recipe works with, its settings among it.
+        setup: What the recipe works with, its settings among it, with a DiT.
         facts: Of the method, see `methods.minimax.FACTS`.
 
     Returns:
@@ -51,13 +51,14 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
     labels = torch.from_numpy(source.train.labels)
     micro_batch_size = check(config, source.class_names, labels, run.accelerator)
     folder = run.output_dir / "generator"
+    pipeline, features = setup.generator.facts.folder, setup.generator.facts.timestep_features
     if not folder.exists():
         batch_size = config.encode_batch_size
         mirrored = is_mirrored(source.class_names)
         encoded = encode(run, setup.generator, source, mirrored=mirrored, batch_size=batch_size)
         tuning = Tuning(
             run,
-            DiTGenerator.from_pretrained(str(setup.generator.folder), device=run.device),  # in float32
+            DiTGenerator.from_pretrained(str(pipeline), device=run.device, timestep_features=features),  # in float32
             Latents(encoded),
             labels,
             setup.class_ids,
@@ -78,7 +79,7 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
             environment=environment,
             created=now(),
         )
-        run.on_main("save generator", lambda: _save(tuning, record, setup.generator.folder, folder))
+        run.on_main("save generator", lambda: _save(tuning, record, pipeline, folder))
     named = {**options(config, GeneratorOptions), "generator": str(folder), "generator_revision": None}
     generator, id = open_generator(run, source, **named, fit={})
     return dataclasses.replace(setup, generator=generator, generator_record=generator_record(generator, id))

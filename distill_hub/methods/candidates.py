@@ -7,7 +7,7 @@ import torch
 
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.base import Generator
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import draw_seed
 
@@ -37,7 +37,7 @@ class Candidates:
 
 
 @torch.inference_mode()
-def render(generator: DiTGenerator, teacher: Classifier, latents: torch.Tensor) -> dict[str, torch.Tensor]:
+def render(generator: Generator, teacher: Classifier, latents: torch.Tensor) -> dict[str, torch.Tensor]:
     """Decode latents to the pixels that are published, and let the teacher judge exactly those.
 
     Returns:
@@ -50,7 +50,7 @@ def render(generator: DiTGenerator, teacher: Classifier, latents: torch.Tensor) 
 
 def draw_pool(
     run: Run,
-    generator: DiTGenerator,
+    generator: Generator,
     teacher: Classifier,
     class_names: Sequence[str],
     class_ids: Sequence[int],

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch.linalg import vector_norm
 
-from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.base import Generator
 from distill_hub.methods.candidates import Candidates
 from distill_hub.running.seeds import cpu_generator
 
@@ -70,9 +70,9 @@ def select(candidates: Candidates, ipc: int, *, order: str = "auto", fill: str =
 
 
 def refine(
-    generator: DiTGenerator,
+    generator: Generator,
     latents: torch.Tensor,
-    class_ids: Sequence[int],
+    class_ids: Sequence[int | None],
     seeds: Sequence[int],
     *,
     steps: int = 100,
@@ -87,12 +87,13 @@ def refine(
 
         mean((ε_θ(z_t, ĉ, t) − ε)²) + λ·‖ε_θ(z_t, ĉ, t) − ε‖_p
 
-    The losses of a batch are summed and Adam works element by element, so a batch gives what one image at a time gives.
+    whose difference is the generator's `residual`. The losses of a batch are summed and Adam works element by element, so a
+    batch gives what one image at a time gives.
 
     Args:
         generator: Frozen; its weights get no gradients.
         latents: float32 (B, channels, h, w).
-        class_ids: The condition ĉ of each (Eq. 5): its class in the generator, or the generator's `null_class`.
+        class_ids: The condition ĉ of each (Eq. 5): its class in the generator, or None: no condition.
         seeds: Of each image's noise and timesteps.
         steps: Optimiser steps per image.
         learning_rate: Of Adam.
@@ -103,23 +104,17 @@ def refine(
     Returns:
         The refined latents (B, channels, h, w) and every image's loss before each step, (B, steps).
     """
-    limit = max(2, round(max_timestep_fraction * len(generator.alphas_cumprod)))
-    noise, timesteps = [], []
-    for seed in seeds:
-        draw = cpu_generator(seed)
-        noise.append(torch.randn(generator.latent_shape, generator=draw))
-        timesteps.append(torch.randint(1, limit, (steps,), generator=draw))
-    noise = torch.stack(noise).to(generator.device)  # (B, channels, h, w)
-    timesteps = torch.stack(timesteps, dim=1).to(generator.device)  # (steps, B)
-    condition = torch.tensor(class_ids, device=generator.device)
+    draws = [cpu_generator(seed) for seed in seeds]
+    noise = torch.stack([torch.randn(generator.latent_shape, generator=draw) for draw in draws]).to(generator.device)
     latents = latents.to(generator.device, copy=True).requires_grad_(True)
     adam = torch.optim.Adam([latents], lr=learning_rate)
     losses = torch.empty(steps, len(latents), device=generator.device)
-    for step, t in enumerate(timesteps):
-        error = generator.predict_noise(generator.add_noise(latents, noise, t), t, condition) - noise
-        loss = error.square().flatten(1).mean(1)  # (B,)
+    for step in range(steps):
+        corruption = generator.corruption(draws, most=max_timestep_fraction, noise=noise)
+        error = generator.residual(latents, corruption, class_ids)
+        loss = error.square().mean(1)  # (B,)
         if regularization != "none":
-            loss = loss + weight * vector_norm(error.flatten(1), NORMS[regularization], dim=1)
+            loss = loss + weight * vector_norm(error, NORMS[regularization], dim=1)
         (latents.grad,) = torch.autograd.grad(loss.sum(), latents)
         adam.step()
         losses[step] = loss.detach()

@@ -13,10 +13,8 @@ import torch
 from torch import nn
 
 from distill_hub.classifiers import Classifier
-from distill_hub.config import InputError
 from distill_hub.methods.bank import Bank, Features, batch_norms, captured, full
 from distill_hub.methods.sre2l import Objective, grouped_cross_entropy
-from distill_hub.options import DedaConfig
 
 FACTS = {
     "name": "deda",
@@ -31,18 +29,6 @@ FACTS = {
 }
 Reduction = Literal["dimension", "sum", "mean", "relative"]
 STABILIZER = 1e-4  # added to variances before their root, as VICReg has it: the root of 0 has no gradient
-
-
-def check(config: DedaConfig) -> None:
-    """Refuse sets of one image per class where covariances are asked for.
-
-    Raises:
-        InputError: See above.
-    """
-    if config.ipc == 1 and (config.gamma or config.lambda_var or config.lambda_cov):
-        raise InputError(
-            "ipc", 1, "one image has no covariance: 2 or more are needed, or gamma, lambda_var and lambda_cov 0"
-        )
 
 
 def centred(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.base import Generator
 from distill_hub.methods.candidates import Candidates
 from distill_hub.running.seeds import cpu_generator
 
@@ -146,7 +146,7 @@ def kl_weights(confidence: torch.Tensor, *, weight: float = 0.5, low: float = 0.
 
 
 def refine(
-    generator: DiTGenerator,
+    generator: Generator,
     teacher: Classifier,
     latents: torch.Tensor,
     class_ids: Sequence[int],
@@ -195,16 +195,13 @@ def refine(
         InputError: When the latents diverge.
     """
     device = generator.device
-    condition = torch.tensor(class_ids, device=device)
     latents, targets, confidence = (x.to(device, torch.float32, copy=True) for x in (latents, targets, confidence))
     weights = kl_weights(confidence, weight=kl_weight, low=kl_weight_min, high=kl_weight_max).view(-1, 1, 1, 1)
     draws = [cpu_generator(seed) for seed in seeds]
     losses = torch.zeros(len(latents), steps, 2, device=device)
     for step in range(steps):
         # Drawn step by step: the noises of all steps would take `steps` times the memory of the latents.
-        noise = torch.stack([torch.randn(generator.latent_shape, generator=draw) for draw in draws]).to(device)
-        t = torch.cat([torch.randint(len(generator.alphas_cumprod), (1,), generator=draw) for draw in draws]).to(device)
-        losses[:, step, 0], gradient = _denoising(generator, latents, noise, t, condition)
+        losses[:, step, 0], gradient = _denoising(generator, latents, generator.corruption(draws), class_ids)
         if step >= steps - kl_steps:
             parts = zip(latents.split(IMAGES_AT_ONCE), targets.split(IMAGES_AT_ONCE), strict=True)
             terms, gradients = zip(*(_divergence(generator, teacher, *part, temperature) for part in parts), strict=True)
@@ -218,13 +215,12 @@ def refine(
     return latents, losses
 
 
-def _denoising(generator, latents, noise, timesteps, condition) -> tuple[torch.Tensor, torch.Tensor]:
+def _denoising(generator, latents, corruption, class_ids) -> tuple[torch.Tensor, torch.Tensor]:
     """Return L_LDM of every image, (B,), and its gradient."""
     latents = latents.detach().requires_grad_(True)
-    error = generator.predict_noise(generator.add_noise(latents, noise, timesteps), timesteps, condition) - noise
     # Eq. 3 prints the squared norm, and the text calls it the mean-squared error. Taken is the norm: the mean, over 4,096
     # elements of a DiT-XL/2 latent, would make the steps at the paper's η of 0.01 too small to change the image.
-    loss = error.square().flatten(1).sum(1)
+    loss = generator.residual(latents, corruption, class_ids).square().sum(1)
     (gradient,) = torch.autograd.grad(loss.sum(), latents)
     return loss.detach(), gradient
 

@@ -21,7 +21,7 @@ from distill_hub.config import InputError
 from distill_hub.data.augment import Augmentation, denormalize, draw, normalize, resized_crop
 from distill_hub.methods.bank import Bank, batch_norms, captured, full
 from distill_hub.methods.losses import first_and_last_tenth
-from distill_hub.options import RecoverOptions
+from distill_hub.options.recovery import RecoverOptions
 from distill_hub.running.console import progress
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import cpu_generator, draw_seed

@@ -26,10 +26,10 @@ from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.latents import Latents
 from distill_hub.generators.objective import Objective
 from distill_hub.methods.minimax import Memory, criteria
-from distill_hub.options import TuningOptions
+from distill_hub.options.minimax import TuningOptions
 from distill_hub.running.console import progress
-from distill_hub.running.files import atomic_write
-from distill_hub.running.run import STATE, Run
+from distill_hub.running.files import STATE, atomic_write
+from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
 LOSSES = ("diffusion", "representativeness", "diversity")
@@ -118,7 +118,8 @@ class Tuning:
         identity: Mapping[str, str],
     ):
         self.run, self.latents, self.settings, self.seed, self.identity = run, latents, settings, seed, dict(identity)
-        self.labels, self.class_ids, self.null_class = labels, torch.tensor(class_ids), base.null_class
+        self.labels, self.class_ids = labels, torch.tensor(class_ids)
+        self.null_class = base.transformer.config.num_embeds_ada_norm
         self.objective = Objective(base.scheduler.betas, run.device)
         self.transformer = base.transformer
         if settings.gradient_checkpointing:
@@ -234,7 +235,8 @@ class Tuning:
                 self.step, pending = step + 1, []
                 self.seconds = time.perf_counter() - started
                 latest = self.losses[max(0, self.step - 100) : self.step].mean(0)
-                steps.set_postfix({name: f"{value:.4f}" for name, value in zip(LOSSES, latest.tolist(), strict=True)})
+                shown = {name: f"{value:.4f}" for name, value in zip(LOSSES, latest.tolist(), strict=True)}
+                steps.set_postfix(shown, refresh=False)  # with the bar's next turn
             if is_checkpoint and self.run.is_main:
                 self.save()
         self.ema.copy_to(self.parameters.values())

@@ -14,7 +14,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from distill_hub.artifact.load import folder_bytes
+from distill_hub.artifact.find import folder_bytes
 from distill_hub.artifact.manifest import Manifest, SourceRecord, model_name, source_name
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features

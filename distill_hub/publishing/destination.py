@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
-from distill_hub.artifact.load import MANIFEST, MANIFEST_BYTES
+from distill_hub.artifact.find import MANIFEST, MANIFEST_BYTES
 from distill_hub.artifact.manifest import Manifest, Record
 from distill_hub.config import InputError
 from distill_hub.hub import (
@@ -17,7 +17,7 @@ from distill_hub.hub import (
     WRITE_TOKEN,
     RemoteSet,
     RepoType,
-    check_repo_id,
+    check_target,
     check_token,
     fetch,
     look,
@@ -97,8 +97,7 @@ def check_destination(
             where a private one is asked for; when the tag is taken.
         HubError: When the Hub fails.
     """
-    if repo_id != "auto":
-        check_repo_id(repo_id if "/" in repo_id else f"namespace/{repo_id}")
+    check_target(repo_id)
     if constants.HF_HUB_OFFLINE:
         raise InputError("HF_HUB_OFFLINE", "1", "publishing needs the Hub; unset it")
     check_token()

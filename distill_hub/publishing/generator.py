@@ -10,7 +10,6 @@ from distill_hub.artifact.generator import base_name, generator_name, is_on_hub,
 from distill_hub.artifact.manifest import TuningRecord
 from distill_hub.config import InputError
 from distill_hub.data.known import KNOWN
-from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import TUNING
 from distill_hub.hub import RemoteSet, fetch
 from distill_hub.publishing.card import cited, fill_template, license_fields, link
@@ -99,6 +98,8 @@ def push_generator(
     destination = check_destination(
         repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, kind=TUNED_GENERATOR
     )
+    from distill_hub.generators.dit import DiTGenerator  # whose libraries take seconds: once there is nothing else to refuse
+
     DiTGenerator.from_pretrained(str(folder))
     names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     content = {name: folder / name for name in sorted(names) if _FILES(name)}

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill_hub.artifact.load import (
+from distill_hub.artifact.find import (
     MANIFEST,
     MANIFEST_BYTES,
     RECORD_BYTES,
-    Artifact,
     find,
-    load_artifact,
     of_content,
+    read_description,
     read_records,
     record_names,
 )
+from distill_hub.artifact.load import Artifact, read_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
@@ -54,11 +54,10 @@ def push(
     """
     if not Path(path).is_dir():
         raise InputError("path", str(path), "the folder of a distilled set is needed")
-    artifact = load_artifact(path, rows=False)
-    destination = check_destination(
-        repo_id, artifact.manifest.name, private=private, revision=revision, create_pr=create_pr, tag=tag
-    )
-    return publish(artifact, destination)
+    found = find(path)
+    manifest, _ = read_description(found)
+    destination = check_destination(repo_id, manifest.name, private=private, revision=revision, create_pr=create_pr, tag=tag)
+    return publish(read_artifact(found, rows=False), destination)
 
 
 def publish(artifact: Artifact, destination: Destination) -> Publication:

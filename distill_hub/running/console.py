@@ -1,13 +1,15 @@
 """What people see in a terminal, or in a log file."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from rich.console import Console
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+PAUSE = 30.0  # seconds between two lines of a bar in a log
+_LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 def show(text: Any) -> None:
@@ -15,8 +17,8 @@ def show(text: Any) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(text, highlight=False, soft_wrap=True)
 
 
-def progress(items: Iterable[Item], title: str, *, unit: str, done: int = 0, disable: bool = False) -> tqdm:
-    """Show a progress bar with rate and time left; in a log file a line every half minute.
+def progress(items: Collection[Item], title: str, *, unit: str, done: int = 0, disable: bool = False) -> tqdm:
+    """Show a progress bar with rate and time left; in a log file a line at the start, every half minute, and at the end.
 
     Args:
         items: What is iterated over.
@@ -25,8 +27,23 @@ def progress(items: Iterable[Item], title: str, *, unit: str, done: int = 0, dis
         done: Items finished before these.
         disable: Show nothing.
     """
-    seconds = 0.1 if sys.stderr.isatty() else 30.0
-    return tqdm(items, title, done + len(items), unit=unit, initial=done, disable=disable, mininterval=seconds)
+    how = {"total": done + len(items), "unit": unit, "initial": done, "disable": disable}
+    if sys.stderr.isatty():
+        return tqdm(items, title, **how)
+    return _Lines(items, title, **how, mininterval=PAUSE, maxinterval=PAUSE, leave=False, bar_format=_LINE)
+
+
+class _Lines(tqdm):
+    """A bar in a log: whole lines one after the other, also of a bar within a bar; nothing moves the cursor."""
+
+    told: int | None = None  # items finished, in the latest line
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write a line, unless it tells nothing new. tqdm asks a last time when the bar is closed, to wipe it."""
+        if self.n != self.told:
+            self.told = self.n
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
 
 
 def printable(text: str) -> str:

@@ -12,8 +12,9 @@ from accelerate.utils import gather_object
 from rich.table import Table
 
 from distill_hub.running.console import duration, size_text
+from distill_hub.running.files import STATE
 from distill_hub.running.machine import peak_memory
-from distill_hub.running.run import STATE, Item, Run, Stage
+from distill_hub.running.run import Item, Run, Stage
 
 SHORT = 2.0  # seconds: what takes less is timed a second time, without what only the first time costs
 PART = 100  # a loop of steps is cut to this share

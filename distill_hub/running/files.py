@@ -5,6 +5,10 @@ import platform
 import re
 from pathlib import Path
 
+from distill_hub.config import InputError
+
+STATE = ".run"  # folder of what a run needs to resume; not part of the artifact
+
 
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that it is either absent (or old) or complete, whenever the machine stops."""
@@ -19,6 +23,18 @@ def atomic_write(path: Path, data: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse an output folder that is a file, or would lie in one.
+
+    Raises:
+        InputError: Naming the file.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        which = "it" if there == folder else there
+        raise InputError("output_dir", str(folder), f"{which} is a file; name a new folder")
 
 
 def cache_dir() -> Path:

@@ -20,10 +20,9 @@ from safetensors.torch import load_file, save
 
 from distill_hub.config import InputError
 from distill_hub.running.console import Item, progress, show
-from distill_hub.running.files import atomic_write
+from distill_hub.running.files import STATE, atomic_write, check_folder
 from distill_hub.running.machine import environment, peak_memory, start_accelerator
 
-STATE = ".run"  # what a run needs to resume; not part of the artifact
 SEEN_AFTER = 90  # seconds in which a file that one machine wrote is there for all that share its folder
 
 
@@ -140,14 +139,13 @@ class Run:
             show(text)
 
     def _check_is_run(self) -> None:
-        if not self.output_dir.is_dir():
-            raise InputError("output_dir", str(self.output_dir), "it is a file; name a new folder")
+        check_folder(self.output_dir)
         # A run stopped at its very first write leaves STATE without config.json.
         foreign = any(file.name != STATE for file in self.output_dir.iterdir())
         if foreign and not (self.output_dir / STATE / "config.json").is_file():
             raise InputError("output_dir", str(self.output_dir), "it holds files that are not a run's; name a new folder")
 
-    def _check_folder(self, settings: dict[str, Any]) -> None:
+    def _check_folder(self, settings: Mapping[str, Any]) -> None:
         if not self.output_dir.exists():
             return
         self._check_is_run()
@@ -238,7 +236,9 @@ class Run:
         self.accelerator.wait_for_everyone()
         self._note(stage, items, seconds, started, reused=False)
 
-    def _note(self, name: str, items: int, seconds: float, started: float, *, reused: bool, sha256: str | None = None):
+    def _note(
+        self, name: str, items: int, seconds: float, started: float, *, reused: bool, sha256: str | None = None
+    ) -> None:
         wall, seconds = time.perf_counter() - started, round(seconds, 2)
         note = {"name": name, "items": items, "seconds": seconds, "wall": wall, "reused": reused, "sha256": sha256}
         self.stages.append(note)

@@ -14,9 +14,9 @@ import torch
 
 from distill_hub.config import InputError
 from distill_hub.running.dry_run import DryRun
-from distill_hub.running.files import cache_dir
+from distill_hub.running.files import STATE, cache_dir
 from distill_hub.running.machine import start_accelerator
-from distill_hub.running.run import STATE, Run
+from distill_hub.running.run import Run
 
 
 @contextmanager
@@ -36,8 +36,9 @@ def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) ->
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     folder = cache_dir() / what / key
     if dry_run:
-        yield (run := DryRun(folder, settings))
-        run.close()
+        dry = DryRun(folder, settings)
+        yield dry
+        dry.close()
         return
     lock = folder.with_name(f"{key}.lock")
     with ExitStack() as stack:

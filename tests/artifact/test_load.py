@@ -13,11 +13,11 @@ import PIL.PngImagePlugin
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import distill_hub
 from distill_hub.artifact import load, package
-from distill_hub.artifact.load import find, load_artifact, read_artifact, read_description
+from distill_hub.artifact.find import find, read_description
+from distill_hub.artifact.load import load_artifact, read_artifact
 from distill_hub.artifact.package import encode_image, write_artifact
 from distill_hub.config import InputError
 
@@ -71,8 +71,8 @@ def test_what_is_asked_for_is_kept(artifact, make_rows, names, rows, pixels):
     else:
         assert read.dataset is None
     if pixels:
-        assert read.pixels.dtype == torch.uint8 and read.pixels.is_contiguous()
-        assert np.array_equal(read.pixels.numpy(), np.stack([row["image"].transpose(2, 0, 1) for row in made]))
+        assert read.pixels.dtype == np.uint8 and read.pixels.flags.c_contiguous
+        assert np.array_equal(read.pixels, np.stack([row["image"].transpose(2, 0, 1) for row in made]))
     else:
         assert read.pixels is None
 
@@ -84,7 +84,7 @@ def test_shards_and_row_groups_are_read_in_order(tmp_path, make_rows, build_mani
     footers = [pq.read_metadata(shard) for shard in sorted(tmp_path.glob("data/*"))]
     assert [footer.num_row_groups for footer in footers] == [2, 2, 1]
     read = read_artifact(find(tmp_path), pixels=True)
-    assert np.array_equal(read.pixels.numpy(), np.stack([row["image"].transpose(2, 0, 1) for row in made]))
+    assert np.array_equal(read.pixels, np.stack([row["image"].transpose(2, 0, 1) for row in made]))
     assert list(read.dataset["seed"]) == [row["seed"] for row in made]
     assert np.array_equal(read.soft_labels, np.stack([row["soft_label"] for row in made]))
 
@@ -209,8 +209,9 @@ def test_shards_with_other_columns_are_refused(artifact):
 def test_a_set_that_would_fill_the_memory_is_refused_before_it_gets_any(artifact, monkeypatch):
     edit_manifest(artifact, image_size=16_384)
     monkeypatch.setattr(load, "MOST_DECODED_BYTES", 6 * (3 * 16_384**2 + 8 + 3 * 4) - 1)
-    monkeypatch.setattr(torch, "empty", None)
-    with pytest.raises(InputError, match=r"take 4,831,838,328 bytes, at most 4,831,838,327 are read"):
+    needs = r"take 4,831,838,328 bytes, at most 4,831,838,327 are read"
+    with monkeypatch.context() as patched, pytest.raises(InputError, match=needs):
+        patched.setattr(np, "empty", None)
         read_artifact(find(artifact), pixels=True)
     assert "(16384, 16384)" in refusal(artifact)  # without pixels, labels alone count
 
@@ -266,7 +267,8 @@ def test_damaged_evaluation_is_refused_by_name(artifact):
 MEASURE = """
 import sys
 from pathlib import Path
-from distill_hub.artifact.load import find, read_artifact
+from distill_hub.artifact.find import find
+from distill_hub.artifact.load import read_artifact
 
 def resident(field):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))

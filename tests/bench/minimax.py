@@ -131,7 +131,7 @@ def figures(source: Source, teacher: Classifier, sets: dict[tuple[str, int], tup
         own[accuracy] = 100 * record.score.mean
         if ipc == IPCS[0]:
             own[LOSS] = diffusion_loss(source, generator)
-            own |= spread(source, teacher, loaded.pixels, torch.from_numpy(loaded.labels))
+            own |= spread(source, teacher, torch.from_numpy(loaded.pixels), torch.from_numpy(loaded.labels))
             if method == PLAIN:
                 rows = source.train.draw_per_class(ipc, seed)
                 images, labels = source.train.pixels(rows, loaded.pixels.shape[-1]), source.train.labels[rows]

@@ -6,10 +6,9 @@ python tests/bench/random_real.py --source PATH/cifar10 --protocol idc-hard --st
 import time
 from dataclasses import dataclass, replace
 
-from jsonargparse.typing import PositiveInt
-
 from distill_hub.config import launch, option, options
-from distill_hub.options import EvaluationOptions, SourceOptions
+from distill_hub.kinds import PositiveInt
+from distill_hub.options.shared import EvaluationOptions, SourceOptions
 
 
 @dataclass(frozen=True)

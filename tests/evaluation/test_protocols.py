@@ -9,7 +9,7 @@ from distill_hub.config import InputError
 from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation.protocols import FKD_EPOCHS, PROTOCOLS, fkd_batch_size, idc_epochs, protocol
 from distill_hub.evaluation.settings import Settings, Task, is_mirrored, learning_rate
-from distill_hub.options import EvaluationOptions
+from distill_hub.options.shared import EvaluationOptions
 
 IPCS = (1, 10, 20, 50, 100)
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -240,6 +240,16 @@ def test_students_of_a_protocol():
     assert caught.value.field == "students"
     with pytest.raises(InputError, match="convnet-5-bn"):
         soft.students("convnet-5", 128)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_resnet_18_with_instance_norm_is_no_student_of_protocols_with_batchnorm(name):
+    if name in ("rded-soft", "fkd", "sre2l"):
+        assert protocol(name).students("auto", 32) == ["resnet-18-bn"]
+        with pytest.raises(InputError, match=f"students of {name} have BatchNorm: resnet-18-bn"):
+            protocol(name).students("resnet-18", 32)
+    else:
+        assert protocol(name).students("auto,resnet-18", 32) == ["convnet-3", "resnet-18"]
 
 
 def test_an_uneven_set_counts_by_its_mean():

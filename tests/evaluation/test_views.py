@@ -11,7 +11,8 @@ from datasets import load_dataset
 from torchvision.transforms import functional as tv
 
 from distill_hub import InputError, evaluate
-from distill_hub.artifact.load import find, read_artifact
+from distill_hub.artifact.find import find
+from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest, ModelRecord
 from distill_hub.artifact.views import open_views
 from distill_hub.classifiers import Classifier, save_network
@@ -44,8 +45,8 @@ def teacher(digits):
 def stored(folder, teacher, state, *, seed=3, batch_size=20, epochs=EPOCHS):
     """Draw and store views of a set; return them as they are read back, and the set."""
     artifact = read_artifact(find(folder), pixels=True)
-    run = Run(state, {})
-    drawn = draw_views(run, artifact.pixels, teacher, RECORD, epochs=epochs, mirrored=True, seed=seed, batch_size=batch_size)
+    run, images = Run(state, {}), torch.from_numpy(artifact.pixels)
+    drawn = draw_views(run, images, teacher, RECORD, epochs=epochs, mirrored=True, seed=seed, batch_size=batch_size)
     manifest = store_views(folder, Manifest.read(folder / "manifest.json"), *drawn)
     return open_views(find(folder), manifest), artifact
 
@@ -61,7 +62,8 @@ def test_every_view_is_what_its_row_says(folder, teacher, tmp_path):
         single = {}
         for row, image in enumerate(batch["image"]):
             top, left, height, width = (round(16 * float(value)) for value in batch["crop"][row])
-            view = tv.resized_crop(artifact.pixels[image].float() / 255, top, left, height, width, [16, 16], antialias=False)
+            whole = torch.from_numpy(artifact.pixels[image]).float() / 255
+            view = tv.resized_crop(whole, top, left, height, width, [16, 16], antialias=False)
             single[int(image)] = tv.hflip(view) if batch["flip"][row] else view
         for row, image in enumerate(batch["image"]):
             view = single[int(image)].clone()
@@ -86,7 +88,7 @@ def weights(model):
 
 def test_replay_is_exact_and_agrees_with_the_teacher_online(folder, teacher, digits, tmp_path):
     found, artifact = stored(folder, teacher, tmp_path / "state", seed=5)
-    data = TrainingSet(artifact.pixels, torch.from_numpy(artifact.labels), views=found)
+    data = TrainingSet(torch.from_numpy(artifact.pixels), torch.from_numpy(artifact.labels), views=found)
     test = (digits.test.pixels(range(100), 16), torch.from_numpy(digits.test.labels[:100]))
     rate = {"learning_rate": 1e-4}
 

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, DiTPipeline
+from diffusers.pipelines import pipeline_utils
 from helpers import make_pipeline
 
 from distill_hub.config import InputError
@@ -12,14 +14,22 @@ from distill_hub.generators.dit import DiTGenerator
 from distill_hub.running.seeds import cpu_generator
 
 
-def test_reads_names_null_class_and_sizes(pipeline_folder):
+def test_reads_names_and_sizes(pipeline_folder):
     generator = DiTGenerator.from_pretrained(str(pipeline_folder))
     assert generator.class_names == ["zero", "one", "two"]
-    assert generator.null_class == 3
     assert generator.image_size == 16
     assert generator.latent_shape == (4, 8, 8)
     assert not generator.transformer.training
     assert not any(p.requires_grad for p in [*generator.transformer.parameters(), *generator.vae.parameters()])
+
+
+def test_loading_one_with_names_warns_of_nothing(pipeline_folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(pipeline_utils.logger, "warning", said.append)
+    DiTGenerator.from_pretrained(str(pipeline_folder))
+    assert not said
+    DiTPipeline.from_pretrained(pipeline_folder)
+    assert len(said) == 1 and "id2label" in said[0]  # what would be said
 
 
 def test_saved_and_loaded_pipeline_samples_the_same(pipeline_folder):
@@ -114,23 +124,61 @@ def test_guidance_one_is_the_conditional_model_alone():
     torch.testing.assert_close(actual.double(), expected, atol=2e-4, rtol=2e-4)
 
 
-def test_noise_and_its_prediction():
+def test_the_residual_is_what_the_network_predicts_of_the_noise_minus_the_noise():
+    """With streams of its own: an image's noise first, then its timestep; None is the row behind the last class."""
     generator = DiTGenerator(make_pipeline(learned_variance=True))
-    latents, noise = torch.randn(2, 2, 4, 8, 8, generator=cpu_generator(0))
-    noisy = generator.add_noise(latents, noise, torch.tensor([0, 999]))
-    alpha_bar = math.prod(1 - (1e-4 + (0.02 - 1e-4) * i / 999) for i in range(1000))
-    torch.testing.assert_close(noisy[0], latents[0] * (1 - 1e-4) ** 0.5 + noise[0] * 1e-2)
-    torch.testing.assert_close(noisy[1], latents[1] * alpha_bar**0.5 + noise[1] * (1 - alpha_bar) ** 0.5)
-    predicted = generator.predict_noise(noisy, torch.tensor([0, 999]), torch.tensor([0, 3]))
-    assert predicted.shape == latents.shape
-    assert predicted.dtype == torch.float32
+    transformer = make_pipeline(learned_variance=True).transformer
+    latents = torch.randn(3, 4, 8, 8, generator=cpu_generator(0)).requires_grad_(True)
+    residual = generator.residual(latents, generator.corruption([cpu_generator(seed) for seed in (5, 6, 7)]), [0, 2, None])
+    assert residual.shape == (3, 4 * 8 * 8) and residual.dtype == torch.float32
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    assert alpha_bar[0].item() == pytest.approx(1 - 1e-4)
+    assert alpha_bar[999].item() == pytest.approx(math.prod(1 - (1e-4 + (0.02 - 1e-4) * i / 999) for i in range(1000)))
+    for place, (seed, row) in enumerate(((5, 0), (6, 2), (7, 3))):
+        draw = cpu_generator(seed)
+        noise, t = torch.randn(4, 8, 8, generator=draw), torch.randint(1000, (1,), generator=draw)
+        z = latents[place].detach().clone().requires_grad_(True)
+        noisy = (alpha_bar[t].sqrt() * z + (1 - alpha_bar[t]).sqrt() * noise).float()[None]
+        output = transformer(noisy, timestep=t, class_labels=torch.tensor([row])).sample[0, :4]
+        torch.testing.assert_close(residual[place].view(4, 8, 8), output - noise, atol=1e-5, rtol=1e-5)
+        (expected,) = torch.autograd.grad((output - noise).square().sum(), z)
+        (gradient,) = torch.autograd.grad(residual[place].square().sum(), latents, retain_graph=True)
+        torch.testing.assert_close(gradient[place], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_corruptions_stay_in_their_range_and_take_the_noise_that_is_given():
+    """Of 20 timesteps: all of them, or from 1 on and below a share; what is seen is the network's own argument."""
+    pipeline = make_pipeline()
+    pipeline.scheduler = DDPMScheduler(num_train_timesteps=20, clip_sample=False)
+    generator, seen = DiTGenerator(pipeline), []
+    generator.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.extend(kwargs["timestep"].tolist()), with_kwargs=True
+    )
+    latents, noise = torch.randn(2, 40, 4, 8, 8, generator=cpu_generator(0))
+    for most, low, high in ((None, 0, 20), (1.0, 1, 20), (0.25, 1, 5), (0.01, 1, 2)):
+        seen.clear()
+        draws = [cpu_generator(seed) for seed in range(40)]
+        for _ in range(8):
+            generator.residual(latents, generator.corruption(draws, most=most), [0] * 40)
+        assert set(seen) == set(range(low, high))
+    given, other = (generator.corruption([cpu_generator(i) for i in range(40)], noise=n) for n in (noise, -noise))
+    one, minus = (generator.residual(latents, c, [0] * 40) for c in (given, other))
+    assert not torch.allclose(one, minus)
+    again = generator.corruption([cpu_generator(i) for i in range(40)], noise=noise)
+    assert torch.equal(generator.residual(latents, again, [0] * 40), one)
+
+
+def test_no_condition_is_the_row_behind_the_last_class():
+    generator = DiTGenerator(make_pipeline(), steps=3)
+    assert torch.equal(generator.sample([None, 1], [4, 5]), generator.sample([3, 1], [4, 5]))
+    assert not torch.allclose(generator.sample([None], [4]), generator.sample([0], [4]), atol=1e-4)
 
 
 def test_images_are_in_range_and_scaled_by_the_vae_config():
     pipeline = make_pipeline()
     generator = DiTGenerator(pipeline)
     images = torch.rand(2, 3, 16, 16, generator=cpu_generator(0))
-    latents = generator.encode(images)
+    latents, _ = generator.posterior(images)
     torch.testing.assert_close(latents, pipeline.vae.encode(images * 2 - 1).latent_dist.mean * 0.7)
     decoded = generator.decode(latents)
     assert decoded.shape == images.shape

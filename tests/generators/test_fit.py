@@ -1,11 +1,14 @@
 """Fitting a small generator: an ordinary pipeline folder, the same weights twice, and nothing lost half way."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DiTPipeline
 
+from distill_hub.artifact.describe import generator_record
 from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
 from distill_hub.generators import fit
@@ -80,3 +83,65 @@ def test_sizes_that_do_not_fit_are_refused(digits, tmp_path, settings, field):
     with pytest.raises(InputError, match=f"^{field}: "):
         fit.fit_generator(digits, tmp_path / "x", **{**TINY, **settings})
     assert not list(tmp_path.iterdir())
+
+
+class TestOpening:
+    """What a generator's folder says that it is, before anything of it is loaded."""
+
+    def open(self, digits, generator, timestep_features="auto"):
+        run = SimpleNamespace(device="cpu", dtype=torch.float32)
+        how = {"generator_revision": None, "scheduler": "ddim", "sample_steps": 7, "guidance_scale": 1.5, "fit": {}}
+        return fit.open_generator(run, digits, generator=str(generator), timestep_features=timestep_features, **how)
+
+    def test_the_settings_reach_the_generator(self, digits, folder):
+        generator, id = self.open(digits, folder)
+        assert id == str(folder) and type(generator) is DiTGenerator
+        assert (generator.steps, generator.guidance_scale, generator.facts.timestep_features) == (7, 1.5, "diffusers")
+        assert generator.facts.folder == folder and generator.facts.name == "DiT"
+        assert self.open(digits, folder, "dit")[0].facts.timestep_features == "dit"
+
+    def test_another_kind_is_refused_by_name(self, digits, folder, tmp_path):
+        shutil.copytree(folder, tmp_path / "other")
+        index = tmp_path / "other" / "model_index.json"
+        index.write_text(index.read_text().replace("DiTPipeline", "StableDiffusionPipeline"))
+        with pytest.raises(InputError, match=r"^generator: '.*other'.* is a StableDiffusionPipeline; valid: DiTPipeline$"):
+            self.open(digits, tmp_path / "other")
+
+    @pytest.mark.parametrize("index", [None, "{", "{}", "[]"])
+    def test_nor_what_says_nothing(self, digits, tmp_path, index):
+        if index:
+            (tmp_path / "model_index.json").write_text(index)
+        with pytest.raises(InputError, match=r"^generator: .*model_index.json that names a DiTPipeline is needed"):
+            self.open(digits, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("card", "license"),
+        [
+            (None, None),
+            ("# Plain\n", None),
+            ("---\ntags: [fish]\n---\n", None),
+            ("---\nlicense: cc-by-nc-4.0\n---\n# Fish\n", "cc-by-nc-4.0"),
+            ("---\nlicense: other\nlicense_name: terms-of-fish\n---\n", "terms-of-fish"),
+        ],
+    )
+    def test_a_licence_that_its_card_states_gets_into_the_record(self, digits, folder, tmp_path, card, license):
+        shutil.copytree(folder, tmp_path / "other")
+        if card:
+            (tmp_path / "other" / "README.md").write_text(card)
+        generator, id = self.open(digits, tmp_path / "other")
+        assert generator_record(generator, id).license == license
+
+    @pytest.mark.parametrize("yaml", ["- a\n- b", "license: [mit"])
+    def test_a_broken_card_is_refused_in_one_line(self, digits, folder, tmp_path, yaml):
+        shutil.copytree(folder, tmp_path / "other")
+        (tmp_path / "other" / "README.md").write_text(f"---\n{yaml}\n---\n")
+        with pytest.raises(InputError, match=r"^generator: .*YAML .* README.md") as error:
+            self.open(digits, tmp_path / "other")
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("content", ["{", "{}", "[]"])
+    def test_so_is_a_broken_record_of_a_fine_tuning(self, digits, folder, tmp_path, content):
+        shutil.copytree(folder, tmp_path / "other")
+        (tmp_path / "other" / "tuning.json").write_text(content)
+        with pytest.raises(InputError, match=r"^generator: .*tuning.json does not say"):
+            self.open(digits, tmp_path / "other")

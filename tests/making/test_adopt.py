@@ -16,9 +16,9 @@ from huggingface_hub import DatasetCard
 from safetensors.torch import save_file
 
 from distill_hub import InputError, evaluate, load_distilled
-from distill_hub.cli import show_info
-from distill_hub.command_options import AdoptConfig, InfoConfig
-from distill_hub.making.adopt import adopt
+from distill_hub.commands.adopt import run as adopt
+from distill_hub.commands.info import run as show_info
+from distill_hub.options.commands import AdoptConfig, InfoConfig
 
 ORDER = [3, 7, 5, 9, 0, 2, 8, 1, 6, 4]  # the digit that each label stands for; none for its own
 REPO = "org/digits-ipc5-dm"

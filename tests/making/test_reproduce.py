@@ -14,16 +14,19 @@ import pytest
 from helpers import ROOT, run_here
 
 from distill_hub import InputError, load_distilled
-from distill_hub.artifact.load import find
+from distill_hub.artifact.find import find
 from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, TuningRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
-from distill_hub.command_options import ReproduceConfig
 from distill_hub.config import parse, resolved
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.making import reproduce as module
 from distill_hub.making.reproduce import Difference, Launch, compare, launch_of, reproduce
-from distill_hub.options import Cao2Config, MinimaxConfig, PixelOptions, RdedConfig
+from distill_hub.options.cao2 import Cao2Config
+from distill_hub.options.commands import ReproduceConfig
+from distill_hub.options.minimax import MinimaxConfig
+from distill_hub.options.rded import RdedConfig
+from distill_hub.options.shared import PixelOptions
 
 WORDS = ["--ipc", "2", "--teacher_epochs", "2", "--view_epochs", "0"]
 
@@ -112,7 +115,7 @@ def test_the_hash_of_a_stage_is_what_the_format_says(made, manifest):
 
 def test_one_changed_pixel_is_found(copy, rebuilt, manifest, monkeypatch, capsys):
     artifact = load_distilled(copy)
-    images = artifact.pixels.permute(0, 2, 3, 1).numpy().copy()
+    images = artifact.pixels.transpose(0, 2, 3, 1).copy()
     images[5, 3, 4, 1] = images[5, 3, 4, 1] + 7 if images[5, 3, 4, 1] < 128 else images[5, 3, 4, 1] - 7
     rows = [
         {"image": image, "label": label, "soft_label": soft, "confidence": float(soft[label]), "seed": seed}
@@ -132,7 +135,7 @@ def test_one_changed_pixel_is_found(copy, rebuilt, manifest, monkeypatch, capsys
 
 def test_changed_labels_are_counted(copy, rebuilt, manifest):
     artifact = load_distilled(copy)
-    images, seeds = artifact.pixels.permute(0, 2, 3, 1).contiguous().numpy(), artifact.dataset["seed"]
+    images, seeds = artifact.pixels.transpose(0, 2, 3, 1).copy(), artifact.dataset["seed"]
     labels, soft = artifact.labels.copy(), artifact.soft_labels.copy()
     labels[[1, 2]] = labels[[2, 1]]
     soft[:] = 0.0
@@ -228,8 +231,10 @@ def with_method(manifest, name, config, **fields):
 )
 def test_a_recipe_reads_from_the_line_what_is_on_record(manifest, method, recipe, config):
     launch = line(with_method(manifest, method, resolved(config)))
-    assert launch.words[6:8] == ["--mixed_precision", "no"] and launch.words[8].endswith(f"recipes/{recipe}.py")
-    words = shlex.split(str(launch))[9:]
+    how = "--cpu --num_processes 1 --num_cpu_threads_per_process 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    assert launch.words[:14] == ["accelerate", "launch", "--quiet", *how.split()]
+    assert launch.words[14].endswith(f"recipes/{recipe}.py")
+    words = shlex.split(str(launch))[15:]
     rebuild = parse(type(config), words)
     assert resolved(rebuild) == resolved(dataclasses.replace(config, repeats=1, view_epochs=0))
 
@@ -239,8 +244,8 @@ def test_evaluation_is_left_out_of_the_line(manifest):
     assert options(line(with_method(manifest, "random", resolved(config)))) == {"--ipc=3"}
 
 
-def model(id, revision=None, tuning=None):
-    return ModelRecord(id=id, architecture="DiT", revision=revision, sha256="1" * 64, tuning=tuning)
+def model(id, revision=None, tuning=None, **more):
+    return ModelRecord(id=id, architecture="DiT", revision=revision, sha256="1" * 64, tuning=tuning, **more)
 
 
 def test_inputs_are_those_of_the_commits_on_record(manifest):
@@ -249,7 +254,11 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
         method=manifest.method, base=model("org/dit", "b" * 40), source=manifest.source, classes=["0"], steps=1,
         seconds=1.0, environment=manifest.environment, created=manifest.created,
     )  # fmt: skip
-    pins = {"--source=org/fish", f"--source_revision={'a' * 40}"}
+    pins = {
+        "--source=org/fish",
+        f"--source_revision={'a' * 40}",
+        "--timestep_features=diffusers",
+    }  # before there was a choice
     plain, tuned = model("org/dit", "b" * 40), model("org/dit, tuned with minimax on fish", tuning=tuning)
 
     def words(asked_for, record, **now):
@@ -266,6 +275,25 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
     assert words("org/dit", plain, generator="there") == {*pins, "--generator=there"}
     moved = words("auto", None, source="digits", teacher="timm/resnet18")
     assert moved == {"--teacher=timm/resnet18"}  # digits is the recipe's default
+    # Whatever the name or place says now.
+    dit = model("facebook/DiT-XL-2-256", "b" * 40, timestep_features="dit")
+    assert "--timestep_features=dit" in words("auto", dit, generator="there")
+    assert "--timestep_features=diffusers" in words("auto", model("facebook/DiT-XL-2-256", "b" * 40))
+
+
+def test_a_record_without_timestep_features_is_read(copy):
+    """As older versions wrote it, of a generator and of the one that it was tuned from."""
+
+    def older(fields):
+        generator = json.loads(model("org/dit").to_json())
+        del generator["timestep_features"]
+        fields["generator"] = generator
+
+    edit(copy, older)
+    read = Manifest.read(copy / "manifest.json")
+    assert read.generator == model("org/dit") and read.generator.timestep_features is None
+    made = with_method(read, "cao2", {"ipc": 3})  # whose recipe had no such option
+    assert options(line(made)) == {"--ipc=3", "--timestep_features=diffusers"}
 
 
 @pytest.mark.parametrize(
@@ -274,9 +302,10 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
         (0, {"processes": 3, "mixed_precision": "bf16", "peak_memory_bytes": {"cpu": 1}},
          "ACCELERATE_USE_CPU=true ACCELERATE_MIXED_PRECISION=bf16 torchrun --standalone --nproc_per_node 3"),
         (8, {"processes": 4, "mixed_precision": "bf16", "peak_memory_bytes": {"cpu": 1, "cuda": 1}},
-         "accelerate launch --quiet --multi_gpu --num_processes 4 --mixed_precision bf16"),
+         "accelerate launch --quiet --multi_gpu --num_processes 4 --num_machines 1 "
+         "--mixed_precision bf16 --dynamo_backend no"),
         (1, {"processes": 4, "mixed_precision": "fp16", "peak_memory_bytes": {"cpu": 1, "cuda": 1}},
-         "accelerate launch --quiet --num_processes 1 --mixed_precision fp16"),
+         "accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision fp16 --dynamo_backend no"),
     ],
 )  # fmt: skip
 def test_processes_and_precision_are_as_recorded_where_there_are_devices(manifest, monkeypatch, gpus, recorded, start):

@@ -150,7 +150,7 @@ def test_no_steps_leave_the_latents_as_they_are(generator, latents):
 
 def test_the_null_condition_differs_from_the_class(generator, latents):
     with_class, _ = cao2.refine(generator, latents, CLASSES, SEEDS, steps=3)
-    with_null, _ = cao2.refine(generator, latents, [generator.null_class] * 4, SEEDS, steps=3)
+    with_null, _ = cao2.refine(generator, latents, [None] * 4, SEEDS, steps=3)
     assert not torch.allclose(with_class[0], with_null[0], atol=1e-6)
     assert torch.equal(with_class[3], with_null[3])  # whose class was the null class before
 
@@ -166,9 +166,8 @@ def test_the_generator_stays_as_it_was_and_gets_no_gradients(generator, latents)
 
 
 def test_timesteps_stay_below_the_fraction_and_vary(generator, latents, monkeypatch):
-    seen = []
-    predict = generator.predict_noise
-    monkeypatch.setattr(generator, "predict_noise", lambda z, t, c: seen.append(t) or predict(z, t, c))
+    seen, forward = [], generator.transformer.forward
+    monkeypatch.setattr(generator.transformer, "forward", lambda z, **k: seen.append(k["timestep"]) or forward(z, **k))
     cao2.refine(generator, latents, CLASSES, SEEDS, steps=200, max_timestep_fraction=0.01)
     drawn = torch.stack(seen)  # (steps, B)
     assert set(drawn.flatten().tolist()) == set(range(1, 10))

@@ -5,11 +5,11 @@ import pytest
 import torch
 from small_net import make_teacher
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, check_settings
 from distill_hub.data.classes import SourceClass
 from distill_hub.methods import deda
 from distill_hub.methods.sre2l import grouped_cross_entropy
-from distill_hub.options import DedaConfig
+from distill_hub.options.deda import DedaConfig
 
 CLASSES = [SourceClass(name, place, None) for place, name in enumerate(("ant", "bee", "cat"))]
 
@@ -155,6 +155,6 @@ def test_the_objective_is_eq_9(at, gamma, lambda_var, lambda_cov):
 def test_one_image_per_class_has_no_covariance():
     for words in ({}, {"gamma": 0.0, "lambda_cov": 0.0}):
         with pytest.raises(InputError, match="ipc: 1 cannot be used; one image has no covariance"):
-            deda.check(DedaConfig(ipc=1, **words))
-    deda.check(DedaConfig(ipc=1, gamma=0.0, lambda_var=0.0, lambda_cov=0.0))
-    deda.check(DedaConfig(ipc=2))
+            check_settings(DedaConfig(ipc=1, **words))
+    check_settings(DedaConfig(ipc=1, gamma=0.0, lambda_var=0.0, lambda_cov=0.0))
+    check_settings(DedaConfig(ipc=2))

@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from helpers import make_pipeline
 
 from distill_hub.classifiers import Classifier
@@ -16,7 +17,7 @@ from distill_hub.generators.dit import DiTGenerator
 from distill_hub.methods import psr
 from distill_hub.methods.candidates import Candidates
 from distill_hub.networks import ConvNet
-from distill_hub.options import PsrConfig
+from distill_hub.options.psr import PsrConfig
 from distill_hub.running.seeds import cpu_generator
 
 
@@ -330,11 +331,13 @@ def test_the_soft_label_takes_part_in_the_last_steps_alone(generator, teacher, l
     assert not torch.allclose(refined, without, atol=1e-3)
 
 
-def test_timesteps_are_drawn_from_the_whole_range_for_each_image(generator, teacher, latents, targets, monkeypatch):
-    seen = []
-    predict = generator.predict_noise
-    monkeypatch.setattr(generator, "alphas_cumprod", generator.alphas_cumprod[:6])
-    monkeypatch.setattr(generator, "predict_noise", lambda z, t, c: seen.append(t) or predict(z, t, c))
+def test_timesteps_are_drawn_from_the_whole_range_for_each_image(teacher, latents, targets):
+    pipeline, seen = make_pipeline(), []
+    pipeline.scheduler = DDPMScheduler(num_train_timesteps=6, clip_sample=False)
+    generator = DiTGenerator(pipeline)
+    generator.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["timestep"]), with_kwargs=True
+    )
     call(generator, teacher, latents, targets, slice(0, 2), steps=60, kl_steps=0, learning_rate=0.01)
     drawn = torch.stack(seen)  # (steps, 2)
     assert set(drawn[:, 0].tolist()) == set(drawn[:, 1].tolist()) == set(range(6))

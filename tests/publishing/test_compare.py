@@ -20,12 +20,12 @@ import scipy.stats
 from rich.console import Console
 
 from distill_hub import cli
-from distill_hub.artifact import load
+from distill_hub.artifact import find
 from distill_hub.artifact.manifest import ModelRecord, StageRecord
 from distill_hub.artifact.records import DDRanking, Score
-from distill_hub.command_options import CompareConfig
 from distill_hub.config import parse
 from distill_hub.hub import RemoteFile, RemoteSet
+from distill_hub.options.commands import CompareConfig
 from distill_hub.publishing.compare import compare, explain, group_table, pooled, read_sets
 from distill_hub.publishing.compare_page import SERIES, THEMES, render_page, web_address
 
@@ -538,8 +538,8 @@ def test_of_a_set_on_the_hub_only_manifest_records_and_preview_are_asked_for(mak
         asked.extend(names)
         return folder
 
-    monkeypatch.setattr(load, "look", lambda location, revision: remote)
-    monkeypatch.setattr(load, "fetch", fetch)
+    monkeypatch.setattr(find, "look", lambda location, revision: remote)
+    monkeypatch.setattr(find, "fetch", fetch)
     sets = read_sets(["org/one"])
     groups = compare(sets)
     page = Page(render_page(sets, groups))

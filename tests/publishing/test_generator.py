@@ -17,13 +17,13 @@ from helpers import make_pipeline
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from distill_hub import cli
 from distill_hub.artifact.describe import generator_record
 from distill_hub.artifact.generator import find_tuning, read_tuning
-from distill_hub.command_options import PushConfig
+from distill_hub.commands.push import run as push_command
 from distill_hub.config import InputError
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import DIT_LICENSE, TUNING
+from distill_hub.options.commands import PushConfig
 from distill_hub.publishing.generator import model_card, push_generator
 
 REPO = "org/fish-minimax-generator"
@@ -73,7 +73,7 @@ def load_generator(*args, **kwargs):
         {part: hashes(getattr(one, part).state_dict()) for part in ("transformer", "vae")} for one in (generator, plain)
     ]
     record = generator_record(generator, args[0])
-    return {"weights": weights, "revision": generator.revision, "record": record.model_dump(mode="json")}
+    return {"weights": weights, "revision": generator.facts.revision, "record": record.model_dump(mode="json")}
 
 
 @pytest.fixture(autouse=True)
@@ -166,8 +166,8 @@ def test_card_says_what_is_on_record(make_tuning):
         "[org/generator](https://huggingface.co/org/generator)",
         "[org/fish](https://huggingface.co/datasets/org/fish)",
         "[Minimax Diffusion](https://arxiv.org/abs/2311.15529)",
-        f"accelerate launch recipes/dit.py --source fish --generator {REPO}\n",
-        f"accelerate launch recipes/cao2.py --source fish --generator {REPO}\n",
+        f"distill-hub make dit --source fish --generator {REPO}\n",
+        f"distill-hub make cao2 --source fish --generator {REPO}\n",
         f'DiTPipeline.from_pretrained("{REPO}")\n',
         "- Old | English &lt;sheepdog>\n".replace("|", r"\|"),
         "| `tuning_epochs` | `8` |\n",
@@ -206,7 +206,7 @@ def test_card_with_nothing_optional_names_no_place_of_the_author(make_tuning, fu
     }
     assert "/home" not in card and "My Fish" not in card
     assert "for distilled datasets: dit, fine-tuned with Minimax Diffusion on my-fish by distill-hub" in card
-    assert "recipes/dit.py --source path/to/my-fish --generator" in card
+    assert "distill-hub make dit --source path/to/my-fish --generator" in card
     for absent in ("## Cite", "revision", "| Setting |", "What the method reported", "losses.png"):
         assert absent not in card, absent
 
@@ -227,6 +227,24 @@ def test_a_copy_of_the_imagenet_generator_is_still_its_base(make_tuning, full):
     data = ModelCard(card).data
     assert (data.base_model, data.license) == ("facebook/DiT-XL-2-256", "cc-by-nc-4.0")
     assert "[facebook/DiT-XL-2-256](https://huggingface.co/facebook/DiT-XL-2-256)" in card
+
+
+def test_the_card_says_how_the_network_is_told_its_timestep(make_tuning, full):
+    """And, where that is not diffusers' way, what to set there; the code of the card is run on a pipeline."""
+    cards = {}
+    for name in (None, "diffusers", "dit"):
+        base = full["generator"].model_copy(update={"timestep_features": name})
+        cards[name] = model_card(make_tuning(base=base), location=REPO, files=())
+        check_is_clean(cards[name])
+    assert "timestep" not in cards[None] and "time_proj" not in cards["diffusers"]
+    assert f"weights sha256 `{'1' * 12}`, timestep features as in diffusers\n- **Method" in cards["diffusers"]
+    assert f"weights sha256 `{'1' * 12}`, timestep features as in DiT's own code\n- **Method" in cards["dit"]
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", cards["dit"], re.DOTALL) if "time_proj" in code]
+    pipeline, t = make_pipeline(), torch.tensor([500])
+    exec(code, {"pipeline": pipeline})
+    for block in pipeline.transformer.transformer_blocks:
+        first = torch.cos(500 * torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(128) / 128))
+        torch.testing.assert_close(block.norm1.emb.time_proj(t)[0, :128], first, rtol=0, atol=1e-3)
 
 
 def test_unknown_licences_and_many_classes(make_tuning, full):
@@ -258,7 +276,7 @@ def test_what_the_card_says_of_the_null_class_of_diffusers():
     table = thousand.transformer.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
     table.register_forward_pre_hook(lambda _, args: asked.extend(args[0].tolist()))
     thousand(class_labels=[7], guidance_scale=2.0, **settings)
-    assert set(asked) == {7, DiTGenerator(thousand).null_class} == {7, 1000}
+    assert set(asked) == {7, 1000} == {7, thousand.transformer.config.num_embeds_ada_norm}
 
 
 # The record, and what the manifest says.
@@ -472,7 +490,7 @@ def test_the_command_line_knows_a_generator_from_a_set(hub, tuned, tmp_path):
     assert f"Published as {REPO} (private), commit {repo.head().sha}" in done.stdout
     (tuned / TUNING).unlink()
     with pytest.raises(InputError, match="that distill-hub tuned is needed"):
-        cli.push(PushConfig(str(tuned)))
+        push_command(PushConfig(str(tuned)))
 
 
 if __name__ == "__main__":

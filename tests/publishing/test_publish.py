@@ -12,7 +12,8 @@ import sys
 import pytest
 from hub_client import Client
 
-from distill_hub.artifact.load import find, load_artifact
+from distill_hub.artifact.find import find
+from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.views import write_views

@@ -17,38 +17,27 @@ import timm
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from helpers import RECIPES
 from torch import nn
 from torch.distributed.run import get_args_parser
 from torchvision.models import resnet18
 
 from distill_hub.cli import COMMANDS
-from distill_hub.command_options import EvaluateConfig
 from distill_hub.config import options, parse, resolved
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.networks import check_student
-from distill_hub.options import (
-    Cao2Config,
-    CoresetConfig,
-    DedaConfig,
-    DgsConfig,
-    DitConfig,
-    FitClassifierConfig,
-    FitGeneratorConfig,
-    GeneratorFitOptions,
-    LpldConfig,
-    MinimaxConfig,
-    PixelOptions,
-    PsrConfig,
-    RdedConfig,
-    Sre2lConfig,
-)
+from distill_hub.options.cao2 import Cao2Config
+from distill_hub.options.commands import EvaluateConfig
+from distill_hub.options.dgs import DgsConfig
+from distill_hub.options.dit import DitConfig
+from distill_hub.options.fit_classifier import FitClassifierConfig
+from distill_hub.options.fit_generator import FitGeneratorConfig
+from distill_hub.options.minimax import MinimaxConfig
+from distill_hub.options.psr import PsrConfig
+from distill_hub.options.shared import GeneratorFitOptions
 
 ROOT = Path(__file__).parents[2]
 CONFIGS, LAUNCHES = ROOT / "recipes" / "configs", ROOT / "recipes" / "accelerate"
-RECIPES = {"cao2": Cao2Config, "dgs": DgsConfig, "dit": DitConfig, "minimax": MinimaxConfig, "psr": PsrConfig}
-RECIPES |= {"herding": CoresetConfig, "kcenter": CoresetConfig, "random_real": PixelOptions, "rded": RdedConfig}
-RECIPES |= {"deda": DedaConfig, "lpld": LpldConfig, "sre2l": Sre2lConfig, "fit_generator": FitGeneratorConfig}
-RECIPES |= {"fit_classifier": FitClassifierConfig}
 CLASSES = {"imagewoof": 10, "imagenette": 10, "imageidc": 10, "cifar10": 10, "imagenet100": 100, "cifar100": 100}
 CLASSES |= {"tiny-imagenet": 200, "imagenet1k": 1000}
 REAL = {"cifar10": "50,000", "cifar100": "50,000", "tiny-imagenet": "100,000", "imagenet1k": "about 1,281,000"}
@@ -148,7 +137,7 @@ def read(line):
     """Return settings, IPC and folder of the set that a command makes or scores; IPC is None for a generator or teacher."""
     words = shlex.split(line)
     if words[0] == "distill-hub":
-        config = parse(COMMANDS[words[1]][1], words[2:])
+        config = parse(COMMANDS[words[1]], words[2:])
         return config, int(re.search(r"-ipc(\d+)-", config.location)[1]), config.location
     method, config = launched(line)
     if isinstance(config, (FitGeneratorConfig, FitClassifierConfig)):

@@ -1,6 +1,7 @@
 """Author, user and sceptic over HTTP: every step in a process of its own, with caches of its own."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,10 +9,19 @@ import pytest
 from helpers import TINY, TORCHRUN, run
 
 from distill_hub import load_distilled
-from distill_hub.artifact.load import read_records
+from distill_hub.artifact.find import read_records
 from distill_hub.artifact.schema import features
+from distill_hub.config import LOADING
 
 REPO = "org/digits-ipc2-cao2"
+
+
+def quiet(log: str) -> None:
+    """In a log are the lines of our own bars, and nothing that moves the cursor."""
+    assert not re.search(r"[\r\x1b]", log)
+    lines = log.splitlines()
+    assert lines[0] == LOADING and len(lines) > 3
+    assert not [line for line in lines[1:] if not re.fullmatch(r".+: \d+ %, \d+ of \d+ \[.+\]", line)]
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +33,7 @@ def published(hub, tmp_path_factory):
     result = run([sys.executable], "recipes/cao2.py", *words, **environment)
     assert result.returncode == 0, result.stderr[-3000:]
     assert f"{REPO}, commit {hub.repos[REPO].head().sha}" in result.stdout
+    quiet(result.stderr)
     return folder
 
 
@@ -64,6 +75,7 @@ def test_a_sceptic_measures_what_is_claimed(hub, published, tmp_path):
     done = cli(hub, tmp_path, "evaluate", REPO, "--check", "--json", "found.json")
     assert done.returncode == 0, done.stderr
     assert "yes" in done.stdout and "NO" not in done.stdout
+    quiet(done.stderr)
     (pair,) = json.loads((tmp_path / "found.json").read_text())
     (claimed,) = (json.loads(record.to_json()) for record in read_records(published).values())
     assert pair["claimed"] == claimed and pair["measured"]["score"] == claimed["score"]

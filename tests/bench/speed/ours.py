@@ -16,7 +16,7 @@ from distill_hub.generators.latents import Latents
 from distill_hub.methods import cao2, psr, sre2l
 from distill_hub.methods.candidates import render
 from distill_hub.methods.tuning import Tuning
-from distill_hub.options import MinimaxConfig
+from distill_hub.options.minimax import MinimaxConfig
 
 Outcome = Mapping[str, torch.Tensor]
 

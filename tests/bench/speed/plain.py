@@ -37,7 +37,7 @@ from distill_hub.evaluation.train import epoch_generator
 from distill_hub.methods.psr import kl_weights
 from distill_hub.methods.tuning import Tuning
 from distill_hub.networks import build
-from distill_hub.options import MinimaxConfig
+from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
 
@@ -48,7 +48,7 @@ def sampling(scene: Scene, workers: int) -> Work:
     def draw_one(label: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         noise = cpu_generator(seed)
         latents = torch.randn(1, *generator.latent_shape, generator=noise).to(scene.device)
-        classes = torch.tensor([label, generator.null_class], device=scene.device)
+        classes = torch.tensor([label, generator.transformer.config.num_embeds_ada_norm], device=scene.device)
         generator.scheduler.set_timesteps(generator.steps)
         for t in generator.scheduler.timesteps:
             twice = torch.cat([latents, latents])

@@ -1,0 +1,106 @@
+"""Finding a distilled set, in a folder or on the Hub, and reading what it says of itself; its images are left alone."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.config import InputError
+from distill_hub.hub import RemoteSet, check_location, fetch, look
+
+MANIFEST = "manifest.json"
+MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
+RECORD_BYTES = 1_000_000
+MOST_RECORDS = 1000
+_RECORD = re.compile(r"evaluations/[A-Za-z0-9][A-Za-z0-9_.-]*\.json").fullmatch
+
+
+@dataclass(frozen=True)
+class Found:
+    """A set, not read yet: a folder, or the files of a repository at one commit."""
+
+    location: str  # as the user named it
+    files: Mapping[str, int]  # name to size in bytes
+    folder: Path | None = None
+    remote: RemoteSet | None = None
+
+    @property
+    def is_artifact(self) -> bool:
+        """Whether it says of itself that it is a distilled set in this format."""
+        return MANIFEST in self.files
+
+    def fetch(self, names: Iterable[str], *, most_bytes: int | None = None) -> Path:
+        """Return the folder that holds some of the files; from the Hub they are downloaded and checked, see `hub.fetch`."""
+        return self.folder or fetch(self.remote, names, most_bytes=most_bytes)
+
+
+def find(location: str | Path, revision: str | None = None) -> Found:
+    """Find a set: a folder that exists, else a repository on the Hub, at the commit that `revision` stands for now.
+
+    Raises:
+        InputError: When there is neither; see `hub.plain_errors` for the rest.
+        HubError: When the Hub fails.
+    """
+    path = Path(location)
+    if path.exists():
+        if revision is not None:
+            raise InputError("revision", revision, f"{location} lies on this machine; only sets on the Hub have revisions")
+        files = (
+            {str(f.relative_to(path)): f.stat().st_size for f in path.glob("**/*") if f.is_file()} if path.is_dir() else {}
+        )
+        return Found(str(location), files, folder=path)
+    check_location(str(location))
+    remote = look(str(location), revision)
+    return Found(str(location), {name: file.size for name, file in remote.files.items()}, remote=remote)
+
+
+def record_names(files: Iterable[str]) -> set[str]:
+    """Return the names among `files` that evaluation records have."""
+    return {name for name in files if _RECORD(name)}
+
+
+def read_records(folder: Path) -> dict[str, EvaluationRecord]:
+    """Read all evaluation records of a folder, by name, whatever content they were measured on.
+
+    Raises:
+        InputError: When one cannot be read.
+    """
+    names = record_names(f"evaluations/{file.name}" for file in (folder / "evaluations").glob("*.json"))
+    return {name: EvaluationRecord.read(folder / name) for name in sorted(names)}
+
+
+def of_content(records: Iterable[EvaluationRecord], content_sha256: str) -> tuple[EvaluationRecord, ...]:
+    """Return the records that were measured on a content, oldest first: the others say nothing about it."""
+    own = (record for record in records if record.content_sha256 == content_sha256)
+    return tuple(sorted(own, key=lambda record: record.date))
+
+
+def read_description(found: Found) -> tuple[Manifest, tuple[EvaluationRecord, ...]]:
+    """Read manifest and evaluation records, leaving the images alone.
+
+    Records of an earlier content of the same set say nothing about this one and are left out.
+
+    Returns:
+        The manifest, and the records oldest first.
+
+    Raises:
+        InputError: When one is missing, unreadable, of another format version or of absurd size.
+    """
+    if not found.is_artifact:
+        raise InputError("distilled set", found.location, f"it holds no {MANIFEST}, so it is not a distilled set")
+    records = record_names(found.files)
+    if len(records) > MOST_RECORDS:
+        raise InputError(
+            "distilled set", found.location, f"it has {len(records):,} evaluation records, at most {MOST_RECORDS:,} are read"
+        )
+    found.fetch(records, most_bytes=RECORD_BYTES)
+    folder = found.fetch([MANIFEST], most_bytes=MANIFEST_BYTES)
+    manifest = Manifest.read(folder / MANIFEST)
+    return manifest, of_content(read_records(folder).values(), manifest.content_sha256)
+
+
+def folder_bytes(files: Mapping[str, int], folder: str) -> int:
+    """Return the size in bytes of what lies in a folder of a set, from names and sizes of its files; see `Found.files`."""
+    return sum(size for name, size in files.items() if name.startswith(f"{folder}/"))

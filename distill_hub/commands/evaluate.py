@@ -1,0 +1,77 @@
+"""`distill-hub evaluate`."""
+
+import json
+import sys
+
+from distill_hub.artifact.find import find, read_description
+from distill_hub.config import InputError, options, say_loading
+from distill_hub.foreign.layout import check_layout
+from distill_hub.options.commands import EvaluateConfig, ForeignOptions, RealOptions
+from distill_hub.options.shared import StudentOptions
+from distill_hub.running.console import show
+from distill_hub.running.files import atomic_write
+
+
+def run(config: EvaluateConfig) -> None:
+    """Train students on a distilled set as its record says, and print claimed and measured accuracy.
+
+    A set that was made elsewhere needs --source and --protocol, and --classes when its labels are mere numbers.
+
+        distill-hub evaluate org/digits-ipc10-cao2 --check
+        distill-hub evaluate outputs/digits-ipc10-cao2 --protocol idc-hard --students convnet-2,convnet-3 --repeats 5
+    """
+    found = find(config.location, config.revision)
+    if config.submit and found.remote is None:
+        valid = f"{config.location} is not on the Hub; `distill-hub push` publishes it with its records"
+        raise InputError("submit", True, valid)
+    if found.is_artifact or config.submit:
+        manifest, _ = read_description(found)
+    else:
+        check_layout(found, config.data_dir)
+    if config.submit:
+        from distill_hub.publishing.destination import check_destination
+        from distill_hub.publishing.publish import submit
+
+        destination = check_destination(config.location, manifest.name, create_pr=True)
+    say_loading()
+    from accelerate import PartialState
+
+    from distill_hub.evaluation.reevaluate import evaluate
+    from distill_hub.tables import comparison_table
+
+    comparisons = evaluate(
+        found,
+        protocol=config.protocol,
+        students=config.students,
+        repeats=config.repeats,
+        teacher=config.teacher,
+        teacher_revision=config.teacher_revision,
+        dd_ranking=config.dd_ranking,
+        real_accuracy=config.real_accuracy,
+        mmd=config.mmd,
+        dry_run=config.dry_run,
+        **options(config, StudentOptions),
+        **options(config, RealOptions),
+        **options(config, ForeignOptions),
+    )
+    processes = PartialState()
+    if processes.is_main_process and not config.dry_run:
+        show(comparison_table(comparisons))
+        if config.json:
+            records = [
+                {
+                    "claimed": pair.claimed.model_dump(mode="json") if pair.claimed else None,
+                    "measured": pair.measured.model_dump(mode="json"),
+                    "difference": pair.difference,
+                    "agrees": pair.agrees,
+                }
+                for pair in comparisons
+            ]
+            atomic_write(config.json, json.dumps(records, indent=2).encode())
+        if config.submit:
+            show(f"Submitted to {submit(destination, manifest, [pair.measured for pair in comparisons])}")
+    processes.destroy_process_group()
+    if config.check and any(pair.claimed is None for pair in comparisons):
+        raise InputError("check", True, "the set claims nothing for this protocol and student")
+    if config.check and any(pair.agrees is False for pair in comparisons):
+        sys.exit(1)

@@ -1,0 +1,29 @@
+"""`distill-hub relabel`."""
+
+from pathlib import Path
+
+from distill_hub.artifact.find import find, read_description
+from distill_hub.config import InputError, say_loading
+from distill_hub.options.commands import RelabelConfig
+
+
+def run(config: RelabelConfig) -> None:
+    """Let a teacher label augmented views of every image of a set, and store them beside it.
+
+    Students of the protocol fkd are trained on them without the teacher, everyone on the same. An interrupted command goes
+    on where it stopped; several processes: recipes/relabel.py.
+
+        distill-hub relabel outputs/digits-ipc10-cao2 --epochs 300
+    """
+    if not Path(config.location).exists():
+        valid = "a set on this machine is needed; `hf download` brings it into a folder"
+        raise InputError("location", config.location, valid)
+    found = find(config.location)
+    read_description(found)
+    say_loading()
+    from accelerate import PartialState
+
+    from distill_hub.making.relabel import relabel
+
+    relabel(found, config)
+    PartialState().destroy_process_group()

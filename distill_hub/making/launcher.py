@@ -1,0 +1,212 @@
+"""How recipes are started: by `distill-hub make`, in this process or by Accelerate's launcher, or by a line to type."""
+
+import dataclasses
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill_hub.config import LOADING, InputError, launch, options
+from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
+from distill_hub.options.launch import LaunchOptions
+
+_MODULES = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}
+
+
+def make_command(line: Sequence[str]) -> None:
+    """Run `distill-hub make`.
+
+    Args:
+        line: What stands behind `make`: a recipe's name, its options and the launcher's. None, or --help: list the recipes.
+    """
+    if not line or line[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    try:
+        recipe = find_recipe(line[0])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+    def start(config: Any) -> None:
+        own = recipe.config_class(**options(config, recipe.config_class))
+        _start(recipe, own, LaunchOptions(**options(config, LaunchOptions)))
+
+    settings = with_launch_options(recipe.config_class)
+    launch(start, settings, recipe.description, line[1:], f"distill-hub make {recipe.name}", light=True)
+
+
+def with_launch_options(config_class: type) -> type:
+    """Return the class of a recipe's settings and the launcher's: what `distill-hub make` takes behind its name."""
+    return dataclasses.make_dataclass("MakeConfig", [], bases=(config_class, LaunchOptions), frozen=True)
+
+
+def _overview() -> str:
+    known = titles()
+    width = max(map(len, known))
+    return "\n".join(
+        [
+            "usage: distill-hub make RECIPE [options]\n",
+            "Make a distilled set, or what one is made from, with one of the recipes that come with the package:\n",
+            *(f"  {name:{width}}  {title}" for name, title in known.items()),
+            "\n`distill-hub make RECIPE --help` has examples and options; --num_processes N starts N processes.",
+            f"The papers' experiments are files for --config in {recipes_folder() / 'configs'}",
+        ]
+    )
+
+
+def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
+    """Run a recipe in this process, or, when it takes several, by Accelerate's launcher.
+
+    What `how` leaves open is as the launch file says, as with `accelerate launch`.
+
+    Raises:
+        InputError: When this machine cannot start what was asked for.
+    """
+    if (how.num_processes or 1) == 1:
+        print(LOADING, file=sys.stderr, flush=True)  # one of several processes says so itself
+    import torch
+    from accelerate.commands.config import default_config_file
+
+    file = how.config_file
+    if file is None and Path(default_config_file).is_file() and not how.cpu:
+        file = Path(default_config_file)
+    known = _read_launch_file(file)
+    names = ("gpu_ids", "mixed_precision", "num_machines", "machine_rank", "main_process_ip", "main_process_port")
+    wanted = {name: getattr(known if getattr(how, name) is None else how, name) for name in names}
+    cpu = how.cpu or known.use_cpu
+    if wanted["gpu_ids"] not in (None, "all"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(wanted["gpu_ids"])  # CUDA is not initialised yet
+    gpus = 0 if cpu else torch.cuda.device_count()
+    machines, precision = wanted["num_machines"], wanted["mixed_precision"] or "no"
+    asked_for = how.num_processes or known.num_processes
+    processes = asked_for if asked_for > 0 else max(1, gpus) * machines
+    if how.multi_gpu and gpus < 2:
+        raise InputError("multi_gpu", True, f"this machine has {gpus} GPUs to use; leave it out")
+    if processes % machines:
+        raise InputError("num_processes", processes, f"a multiple of the {machines} machines is needed")
+    if gpus and processes // machines > gpus:
+        raise InputError("num_processes", processes, f"this machine has {gpus} GPUs to use; --cpu takes its cores instead")
+    if machines > 1 and wanted["main_process_ip"] is None:
+        raise InputError("main_process_ip", None, f"{machines} machines need the address of machine 0")
+    if machines > 1 and file is None and how.machine_rank is None:
+        raise InputError("machine_rank", None, f"each of {machines} machines needs its own, from 0")
+
+    if cpu or (processes > 1 and not gpus):
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    if processes == 1:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = precision
+        os.environ.update({f"ACCELERATE_{name.upper()}": str(value) for name, value in known.dynamo_config.items()})
+        recipe.main(config)
+        return
+    port = wanted["main_process_port"]
+    named = {
+        "config_file": file,
+        "num_processes": processes,
+        "num_machines": machines,
+        "machine_rank": wanted["machine_rank"],
+        "main_process_ip": wanted["main_process_ip"],
+        "main_process_port": 0 if port is None and machines == 1 else port,  # 0: any free one
+        "gpu_ids": "all",  # that are visible
+        "mixed_precision": how.mixed_precision or (None if file else "no"),
+        "dynamo_backend": known.dynamo_config.get("dynamo_backend", "no").lower(),
+        "num_cpu_threads_per_process": os.environ.get("OMP_NUM_THREADS", 1),
+    }
+    # Without --multi_gpu Accelerate starts one process on a CPU, however many it is asked for.
+    several = ["--multi_gpu"] * (known.distributed_type in ("NO", "MULTI_CPU", "MULTI_GPU"))
+    given = [part for name, value in named.items() if value is not None for part in (f"--{name}", str(value))]
+    _hand_over([*several, *given], [str(recipe.file), *words(config)])
+
+
+def _read_launch_file(file: Path | None) -> Any:
+    """Return what `accelerate config` wrote, as Accelerate's `ClusterConfig`; without a file, one that leaves all open."""
+    from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+
+    if file is None:
+        return ClusterConfig("LOCAL_MACHINE", "NO", mixed_precision="no", use_cpu=False, debug=False)
+    try:
+        known = load_config_from_file(str(file))
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:  # AttributeError: it holds no mapping
+        raise InputError("config_file", str(file), f"a file that `accelerate config` writes is needed ({error})") from error
+    if not isinstance(known, ClusterConfig):
+        raise InputError("config_file", str(file), "compute_environment: LOCAL_MACHINE is needed")
+    return known
+
+
+def _hand_over(start: list[str], script: list[str]) -> None:
+    """Let Accelerate's launcher start several processes, and wait for them.
+
+    Exits with the code of the process that failed; 128 + N where a signal N ended it, or was sent to this process, which
+    passes it on.
+    """
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.disable(logging.ERROR)  # what failed says so itself; this process only starts and waits
+    try:
+        launch_command(launch_command_parser().parse_args([*start, *script]))
+    except ChildFailedError as error:
+        # A process that lost its connection to another one ends with 1, and what is left the launcher ends with SIGTERM.
+        follows = {1: 1, -signal.SIGTERM: 2}
+        code = min((failure.exitcode for failure in error.failures.values()), key=lambda code: follows.get(code, 0))
+        sys.exit(code if code > 0 else 128 - code)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    except (ValueError, ConnectionError) as error:
+        raise InputError("accelerate launch", shlex.join(start), str(error)) from error
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A line that starts a recipe. As text: what to type."""
+
+    words: list[str]
+    environment: Mapping[str, str]
+
+    def __str__(self) -> str:
+        environment = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join([*environment, shlex.join(self.words)])
+
+    def run(self) -> None:
+        """Start it, with this interpreter, and wait for its end; its output is streamed.
+
+        Raises:
+            InputError: When it fails.
+        """
+        command = [sys.executable, "-m", _MODULES[self.words[0]], *self.words[1:]]
+        code = subprocess.run(command, env={**os.environ, **self.environment}).returncode
+        if code:
+            valid = f"it ended with code {code}, for the reason above; the same command goes on where it stopped"
+            raise InputError("launch", str(self), valid)
+
+
+def launch_line(recipe: Recipe, settings: list[str], *, processes: int, precision: str, gpu: bool) -> Launch:
+    """Return the line that starts a recipe without `distill-hub`.
+
+    Args:
+        recipe: The recipe.
+        settings: Words of its command line.
+        processes: How many.
+        precision: Accelerate's mixed_precision.
+        gpu: Whether they run on GPUs, one each, or on the CPU.
+    """
+    here = Path.cwd()
+    line = [str(recipe.file.relative_to(here) if recipe.file.is_relative_to(here) else recipe.file), *settings]
+    if processes > 1 and not gpu:
+        environment = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": precision}
+        return Launch(["torchrun", "--standalone", "--nproc_per_node", str(processes), *line], environment)
+    start = ["--multi_gpu"] * (processes > 1) + ["--num_processes", str(processes)]
+    if not gpu:
+        start = ["--cpu", *start, "--num_cpu_threads_per_process", "1"]  # see running.machine
+    # What Accelerate is not told it takes from the file of `accelerate config`, or warns of.
+    start += ["--num_machines", "1", "--mixed_precision", precision, "--dynamo_backend", "no"]
+    return Launch(["accelerate", "launch", "--quiet", *start, *line], {})

@@ -1,0 +1,88 @@
+"""Names of networks, teachers, protocols and their students: what can be refused before anything heavy is imported."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn
+
+from distill_hub.config import InputError, nearest
+
+ProtocolName = Literal["quick", "idc-hard", "rded-soft", "kd", "fkd", "sre2l"]
+WITH_BATCH_NORM = ("rded-soft", "fkd", "sre2l")  # protocols whose papers' students have BatchNorm
+
+# Networks: the arguments of `networks.ResNet`, and names in torchvision.
+INSTANCE_NORM: dict[str, dict[str, Any]] = {
+    "resnet-10": {"blocks": (1, 1, 1, 1)},
+    "resnet-18": {"blocks": (2, 2, 2, 2)},
+    "resnetap-10": {"blocks": (1, 1, 1, 1), "average_pool": True},
+}
+# Not timm's of the same names: its ResNets start with the last scale of every block at zero.
+TORCHVISION = {
+    "resnet-18-bn": "resnet18",
+    "resnet-50-bn": "resnet50",
+    "resnet-101-bn": "resnet101",
+    "efficientnet-b0": "efficientnet_b0",
+    "mobilenet-v2": "mobilenet_v2",
+    "shufflenet-v2": "shufflenet_v2_x1_0",
+    "vgg-16": "vgg16",
+    "vgg-16-bn": "vgg16_bn",
+}
+CONVNET = re.compile(r"convnet-([1-9][0-9]?)(?:-w([1-9][0-9]{0,3}))?(-bn)?")  # depth, width, BatchNorm
+TEACHER = "timm/NAME, a Hub id or a folder with config.json and safetensors"
+
+
+def is_own(name: str) -> bool:
+    """Return whether a network is one of `networks`, not of timm's, which have no dash in their names."""
+    return CONVNET.fullmatch(name) is not None or name in INSTANCE_NORM or name in TORCHVISION
+
+
+def student_name(name: str, image_size: int) -> str:
+    """Resolve 'auto' to the ConvNet whose depth suits the image: 2 at 16 px, 3 at 32, 4 at 64, 5 at 128, 6 at 224."""
+    return f"convnet-{max(1, round(math.log2(image_size)) - 2)}" if name == "auto" else name
+
+
+def refuse_network(name: str, field: str, more: Sequence[str] = ()) -> NoReturn:
+    """Say that there is no network of that name; `more` names may be what was meant."""
+    ours = ["convnet-D", "convnet-D-bn", "convnet-D-wW-bn", *INSTANCE_NORM, *TORCHVISION]
+    raise InputError(field, name, f"known: {', '.join(ours)}, timm/NAME{nearest(name, [*ours, *more])}")
+
+
+def check_network(name: str, field: str) -> None:
+    """Refuse a name that no network has. Which networks timm has, only timm knows; see `networks.build`.
+
+    Raises:
+        InputError: Naming what is known; it blames the option `field`.
+    """
+    if name != "auto" and not is_own(name) and not name.startswith("timm/"):
+        refuse_network(name, field)
+
+
+def split_students(names: str, protocol: str | None) -> list[str]:
+    """Split a comma-separated list of students.
+
+    Args:
+        names: Names of networks, 'auto' among them.
+        protocol: What they are trained by, where that is known.
+
+    Raises:
+        InputError: For an unknown student, or one that the protocol's papers use with another norm: the name alone would
+            mislead.
+    """
+    students = [name.strip() for name in names.split(",")]
+    for name in students:
+        check_network(name, "students")
+        if protocol in WITH_BATCH_NORM and name.startswith(("convnet-", "resnet-")) and not name.endswith("-bn"):
+            raise InputError("students", name, f"it has instance norm; students of {protocol} have BatchNorm: {name}-bn")
+    return students
+
+
+def check_teacher(name: str) -> None:
+    """Refuse what cannot be a classifier's: neither auto nor timm/NAME, a folder of one, or a Hub id.
+
+    Raises:
+        InputError: Saying what is valid.
+    """
+    if name != "auto" and not name.startswith("timm/"):
+        from distill_hub.hub import check_model  # not above: --help needs no Hub
+
+        check_model("teacher", name, "config.json", TEACHER)

@@ -1,0 +1,204 @@
+"""Settings of what works on a set that exists already: the commands of `distill-hub`, and evaluate, relabel and adopt."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill_hub.config import argument, option
+from distill_hub.kinds import Fraction, NonNegativeInt, PositiveInt
+from distill_hub.names import ProtocolName, check_teacher, split_students
+from distill_hub.options.shared import DRY_RUN_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """The set."""
+
+    location: str = argument("a distilled set: folder, or id on the Hub")
+    revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """The sets."""
+
+    locations: list[str] = argument("distilled sets: folders, or ids on the Hub")
+    html: Path | None = option(None, "write the comparison to this file, as one page with previews and plots", common=True)
+    json: Path | None = option(None, "write the rows to this file, with unrounded numbers", common=True)
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """Publishing."""
+
+    path: str = argument("folder of a distilled set, or of a tuned generator")
+    repository: str = argument("NAMESPACE/NAME on the Hub; auto: its own name, in your namespace", "auto")
+    private: bool = option(False, "make a new repository private; one that exists must already be", common=True)
+    revision: str | None = option(None, "branch to publish to; made when there is none; default main", common=True)
+    create_pr: bool = option(False, "open a pull request instead of committing", common=True)
+    tag: str | None = option(None, "tag the commit, e.g. v1", common=True)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """What a bug report needs."""
+
+
+@dataclass(frozen=True)
+class RealOptions:
+    """The real dataset: by default what a set's own record names."""
+
+    source: str | None = option(
+        None, "a known name (digits, cifar10, imagewoof, ...), a Hub dataset id, or a local folder", common=True
+    )
+    source_revision: str | None = option(None, "branch, tag or commit of the Hub dataset")
+    test_split: str | None = option(None, "name of its test split, when it cannot be detected")
+    test_fraction: Fraction = option(0.0, "hold out this share of its training split (seeded) as test split")
+
+    def check_settings(self) -> None:
+        """Refuse a source that does not exist."""
+        from distill_hub.data.known import check_source
+
+        if self.source:
+            check_source(self.source)
+
+
+def _check_set(config: "EvaluateConfig | RelabelConfig | AdoptConfig | ReproduceConfig") -> None:
+    from distill_hub.hub import check_location
+
+    check_location(config.location)
+    if config.teacher:
+        check_teacher(config.teacher)
+
+
+@dataclass(frozen=True)
+class ForeignOptions:
+    """What a set made elsewhere does not say of itself."""
+
+    classes: str | None = option(
+        None,
+        "class of each label: a file with one name or wnid per line, a comma-separated list, source for the source's order, "
+        "or imagenet1k, imagenette, imagewoof, imageidc, imagenet100 for the papers' order",
+        common=True,
+    )
+    data_dir: str | None = option(None, "sub-folder of the repository that holds the set")
+    image_column: str | None = option(None, "image column, when it cannot be detected")
+    label_column: str | None = option(None, "label column, when it cannot be detected")
+    image_size: PositiveInt | None = option(None, "scale and crop to this side in pixels, when sizes differ")
+    mean: str | None = option(None, "mean of normalised tensors, one or three numbers, e.g. 0.485,0.456,0.406")
+    std: str | None = option(None, "standard deviation of normalised tensors, one or three numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
+    """The set and its students."""
+
+    location: str = argument("a distilled set: folder, or id on the Hub")
+    revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
+    protocol: ProtocolName | None = option(None, PROTOCOL_HELP + "; default: as the set's record says", common=True)
+    students: str | None = option(
+        None,
+        "student networks, comma-separated: convnet-D, resnetap-10, resnet-18, resnet-18-bn, ..., timm/NAME; "
+        "default: as the set's record says",
+        common=True,
+    )
+    repeats: PositiveInt | None = option(None, "students per set; default: as the set's record says, else 3", common=True)
+    teacher: str | None = option(
+        None,
+        "for protocols whose labels a teacher gives: timm/NAME, a transformers Hub id, a folder, or auto to fit one; "
+        "default: as the set's record says",
+        common=True,
+    )
+    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    dd_ranking: bool = option(False, "also train what DD-Ranking's scores LRS and ARS compare with, real data among it")
+    real_accuracy: Fraction | None = option(
+        None, "for LRS: accuracy, as a fraction, of the student on all real data with hard labels, where it is known"
+    )
+    mmd: bool = option(False, "also measure the distance between the teacher's features of the set and of the real images")
+    check: bool = option(False, "exit with code 1 when a measured accuracy does not agree with the claimed one", common=True)
+    json: Path | None = option(None, "write claimed and measured records to this file", common=True)
+    dry_run: bool = option(False, DRY_RUN_HELP, common=True)
+    submit: bool = option(False, "open a pull request on the Hub that adds the measured records to the set", common=True)
+
+    def check_settings(self) -> None:
+        """Refuse a set, a teacher and students that do not exist."""
+        _check_set(self)
+        if self.students:
+            split_students(self.students, self.protocol)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelabelConfig(RealOptions):
+    """The set and its views."""
+
+    location: str = argument("folder of a distilled set")
+    epochs: PositiveInt = option(300, "epochs of views; every epoch holds every image once", common=True)
+    batch_size: PositiveInt | None = option(
+        None, "images that CutMix mixes among each other, and batch size of the students; default: the protocol's"
+    )
+    seed: NonNegativeInt = option(0, "seed of the views")
+    teacher: str | None = option(
+        None,
+        "timm/NAME, a transformers Hub id, a folder, or auto to fit one; default: as the set's record says",
+        common=True,
+    )
+    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    dry_run: bool = option(False, DRY_RUN_HELP, common=True)
+
+    def check_settings(self) -> None:
+        """Refuse a set and a teacher that do not exist."""
+        _check_set(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptConfig(OutputOptions, ForeignOptions, RealOptions):
+    """The set and where it comes from."""
+
+    location: str = argument("folder of images or tensors, .zip, .safetensors, .npy, .npz or .pt file, or id on the Hub")
+    revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
+    method: str | None = option(
+        None, "the method that made it: letters, digits and dashes; enters the name of the set", common=True
+    )
+    title: str | None = option(None, "the method's name as people write it")
+    paper: str | None = option(None, "URL of the method's paper")
+    license: str | None = option(None, "licence of the set")
+    teacher: str | None = option(
+        None,
+        "label the images with this teacher: timm/NAME, a transformers Hub id, a folder, or auto to fit one",
+        common=True,
+    )
+    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    teacher_epochs: PositiveInt | None = option(None, "epochs when the teacher is fitted; default by size of the source")
+    fit_seed: NonNegativeInt = option(0, "seed of the fit of the teacher")
+
+    def check_settings(self) -> None:
+        """Refuse a set and a teacher that do not exist."""
+        _check_set(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceConfig(RealOptions):
+    """The set, and what lies elsewhere now."""
+
+    location: str = argument("a distilled set: folder, or id on the Hub")
+    revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
+    generator: str | None = option(
+        None, "where its generator lies now: Hub id or folder; default: as the set's record says", common=True
+    )
+    teacher: str | None = option(
+        None, "where its teacher lies now: Hub id or folder; default: as the set's record says", common=True
+    )
+    print_command: bool = option(False, "print the line that would be run, and stop", common=True)
+    output_dir: Path | None = option(None, "folder of the rebuild; default outputs/<name>-reproduced", common=True)
+    overwrite: bool = option(False, "start afresh when the folder holds another run", common=True)
+    json: Path | None = option(None, "write what was compared to this file", common=True)
+
+    def check_settings(self) -> None:
+        """Refuse a set and networks that do not exist, and a folder that cannot be written to."""
+        from distill_hub.generators.known import check_generator
+        from distill_hub.running.files import check_folder
+
+        _check_set(self)
+        if self.generator:
+            check_generator(self.generator)
+        if self.output_dir:
+            check_folder(self.output_dir)

@@ -1,0 +1,26 @@
+"""Options of difficulty-guided sampling."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distill_hub.config import option
+from distill_hub.kinds import Fraction, PositiveInt
+from distill_hub.options.dit import DitConfig
+
+
+@dataclass(frozen=True)
+class DgsConfig(DitConfig):
+    """Difficulty-guided sampling: keep samples that are as difficult as the real images."""
+
+    pool_factor: PositiveInt = option(5, "pool of pool_factor * IPC candidates per class", common=True)
+    distribution: Literal["scale", "hill", "ground", "slope", "cliff"] = option(
+        "scale",
+        "difficulties wanted: those of the real images, or a shape of the paper, for IPC 10, 20 and 50 (Tab. 3)",
+        common=True,
+    )
+    similarity_weight: Fraction = option(
+        0.5, "lambda in Eq. 9: 1 keeps the pool's own distribution of difficulties, 0 makes it uniform"
+    )
+    threshold_range: Literal["pool", "ipc"] = option(
+        "pool", "thresholds of the transform are searched below half of the pool (paper) or of IPC (released code's program)"
+    )

@@ -1,0 +1,39 @@
+"""Options of training a classifier."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill_hub.config import option
+from distill_hub.kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from distill_hub.names import check_network
+from distill_hub.options.shared import DRY_RUN_HELP, SourceOptions
+from distill_hub.running.files import check_folder
+
+
+@dataclass(frozen=True)
+class FitClassifierConfig(SourceOptions):
+    """The classifier."""
+
+    network: str = option(
+        "auto", "resnet-18-bn, ..., or timm/NAME; auto: the convnet-D-bn that suits the image size", common=True
+    )
+    image_size: PositiveInt | None = option(
+        None, "side of the square images in pixels; default: the source's own", common=True
+    )
+    epochs: PositiveInt = option(100, "passes over the training split", common=True)
+    batch_size: PositiveInt = option(128, "images per optimiser step, all processes together")
+    learning_rate: PositiveFloat = option(
+        0.1, "largest learning rate of SGD with momentum 0.9; it warms up and falls to 0", common=True
+    )
+    weight_decay: NonNegativeFloat = option(5e-4, "of all weights")
+    seed: NonNegativeInt = option(0, "seed of every random draw", common=True)
+    checkpoint_epochs: PositiveInt = option(5, "epochs between checkpoints", identity=False)
+    output_dir: Path | None = option(None, "folder; default outputs/<source>-<network>", identity=False, common=True)
+    overwrite: bool = option(False, "start afresh when the folder holds another run", identity=False, common=True)
+    dry_run: bool = option(False, DRY_RUN_HELP, identity=False, common=True)
+
+    def check_settings(self) -> None:
+        """Refuse a network that does not exist, and a folder that cannot be written to."""
+        check_network(self.network, "network")
+        if self.output_dir:
+            check_folder(self.output_dir)

@@ -1,0 +1,22 @@
+"""Options of fitting a small generator."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill_hub.config import option
+from distill_hub.options.shared import DRY_RUN_HELP, GeneratorFitOptions, SourceOptions
+from distill_hub.running.files import check_folder
+
+
+@dataclass(frozen=True)
+class FitGeneratorConfig(GeneratorFitOptions, SourceOptions):
+    """Output."""
+
+    output_dir: Path | None = option(None, "folder of the pipeline; default: the user cache", identity=False, common=True)
+    overwrite: bool = option(False, "fit again when the folder is not empty", identity=False, common=True)
+    dry_run: bool = option(False, DRY_RUN_HELP, identity=False, common=True)
+
+    def check_settings(self) -> None:
+        """Refuse a folder that cannot be written to."""
+        if self.output_dir:
+            check_folder(self.output_dir)

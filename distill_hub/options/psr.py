@@ -1,0 +1,30 @@
+"""Options of Pool-Select-Refine."""
+
+from dataclasses import dataclass
+
+from distill_hub.config import InputError, option
+from distill_hub.kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from distill_hub.options.dit import DitConfig
+
+
+@dataclass(frozen=True)
+class PsrConfig(DitConfig):
+    """Pool-Select-Refine: select reliable, certain and diverse samples, then refine their latents with soft labels."""
+
+    pool_factor: PositiveInt = option(2, "pool of pool_factor * IPC candidates per class", common=True)
+    temperature: PositiveFloat = option(1.5, "tau of the teacher's probabilities")
+    reliability_weight: NonNegativeFloat | None = option(None, "alpha in Eq. 8; default: 3 up to IPC 10, 1, 0.5 from IPC 50")
+    entropy_weight: NonNegativeFloat | None = option(None, "beta in Eq. 8; default: 1")
+    diversity_weight: NonNegativeFloat | None = option(None, "gamma in Eq. 8; default: 0.5 up to IPC 10, 1, 3 from IPC 50")
+    refine_steps: NonNegativeInt = option(100, "L, gradient steps per image; 0 skips the refinement", common=True)
+    refine_learning_rate: PositiveFloat = option(0.01, "eta, of plain gradient descent on the latents")
+    kl_steps: NonNegativeInt = option(4, "R, last steps in which the soft label takes part")
+    kl_weight: NonNegativeFloat = option(0.5, "lambda in Eq. 10")
+    kl_weight_min: NonNegativeFloat = option(0.1, "w_min in Eq. 10, of a candidate the teacher is sure of")
+    kl_weight_max: NonNegativeFloat = option(2.0, "w_max in Eq. 10, of one it does not believe")
+    refine_batch_size: PositiveInt = option(64, "latents per chunk of work, across classes")
+
+    def check_settings(self) -> None:
+        """Refuse weights of which the least is above the largest."""
+        if self.kl_weight_min > self.kl_weight_max:
+            raise InputError("kl_weight_min", self.kl_weight_min, f"at most kl_weight_max, {self.kl_weight_max}, is needed")

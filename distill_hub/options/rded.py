@@ -1,0 +1,24 @@
+"""Options of RDED."""
+
+from dataclasses import dataclass
+
+from distill_hub.config import option
+from distill_hub.kinds import PositiveInt
+from distill_hub.options.shared import PixelOptions
+
+
+@dataclass(frozen=True)
+class RdedConfig(PixelOptions):
+    """RDED: the most realistic crops of real images, tiled."""
+
+    images_per_class: PositiveInt = option(
+        300,
+        "real images that crops are taken from, per class; all where there are fewer; at least factor^2 * IPC",
+        common=True,
+    )
+    num_crops: PositiveInt = option(5, "random crops per real image, of which the teacher keeps one", common=True)
+    factor: PositiveInt | None = option(
+        None,
+        "a distilled image is tiled from factor x factor crops; default as in the released code: 1 up to 64 px, else 2",
+        common=True,
+    )

@@ -1,0 +1,189 @@
+"""Groups of options that several recipes have, as mixins: ``--help`` shows them under one heading everywhere.
+
+A group checks its own names and paths, see `config.check_settings`, and imports what it needs for that only then: ``--help``
+must not wait for it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distill_hub.config import option
+from distill_hub.kinds import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
+from distill_hub.names import ProtocolName, check_teacher, split_students
+
+PROTOCOL_HELP = (
+    "how the students are trained: quick (smoke runs, not of the literature), idc-hard (Minimax, DGS, CaO2), "
+    "rded-soft (RDED, CaO2), kd (Pool-Select-Refine), fkd (stored views), sre2l (SRe2L, DEDA)"
+)
+
+DRY_RUN_HELP = "work on the first chunk of every stage, print what the whole would take, and keep nothing"
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Source: the real images."""
+
+    source: str = option(
+        "digits", "a known name (digits, cifar10, imagewoof, ...), a Hub dataset id, or a local folder", common=True
+    )
+    source_revision: str | None = option(None, "branch, tag or commit of the Hub dataset")
+    image_column: str | None = option(None, "image column, when it cannot be detected")
+    label_column: str | None = option(None, "label column, when it cannot be detected")
+    test_split: str | None = option(None, "name of the test split, when it cannot be detected")
+    test_fraction: Fraction = option(
+        0.0, "hold out this share of the training split (seeded) when there is no test split", common=True
+    )
+
+    def check_settings(self) -> None:
+        """Refuse a source that does not exist."""
+        from distill_hub.data.known import check_source
+
+        check_source(self.source)
+
+
+@dataclass(frozen=True)
+class GeneratorFitOptions:
+    """Fitting a small generator: used when no pretrained one is named or known for the source."""
+
+    fit_image_size: PositiveInt | None = option(
+        None, "side of the square images in pixels; detected when all agree", common=True
+    )
+    fit_vae_steps: PositiveInt = option(300, "optimiser steps of the autoencoder")
+    fit_dit_steps: PositiveInt = option(3000, "optimiser steps of the diffusion transformer", common=True)
+    fit_batch_size: PositiveInt = option(32, "images per optimiser step")
+    fit_dit_width: PositiveInt = option(96, "width of the diffusion transformer, a multiple of 32")
+    fit_dit_layers: PositiveInt = option(4, "blocks of the diffusion transformer")
+    fit_vae_width: PositiveInt = option(16, "channels of the autoencoder's first level")
+    fit_seed: NonNegativeInt = option(0, "seed of the fits of generator and teacher")
+
+
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """Generator: the class-conditional DiT that draws the candidates."""
+
+    generator: str = option(
+        "auto",
+        "Hub id or folder in the DiTPipeline layout, tuned or not; auto: facebook/DiT-XL-2-256 for ImageNet, else fit one",
+        common=True,
+    )
+    generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
+    scheduler: Literal["ddpm", "ddim", "dpm-solver++"] = option("ddpm", "sampler")
+    sample_steps: PositiveInt = option(50, "denoising steps per sample")
+    guidance_scale: NonNegativeFloat = option(
+        2.7, "classifier-free guidance, as in CaO2's code; 1 switches it off", common=True
+    )
+    timestep_features: Literal["auto", "dit", "diffusers"] = option(
+        "auto",
+        "how the network is told its timestep, by sinusoids with the exponent i/128 (dit: weights from DiT's own code) or "
+        "i/127 (diffusers); auto: dit for facebook/DiT-XL-2-256 and what was tuned from it, else diffusers",
+    )
+
+    def check_settings(self) -> None:
+        """Refuse a generator that does not exist."""
+        from distill_hub.generators.known import check_generator
+
+        check_generator(self.generator)
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Teacher: the classifier that selects and writes the soft labels."""
+
+    teacher: str = option(
+        "auto",
+        "timm/NAME, a transformers Hub id, or a folder; auto: timm/resnet18.tv_in1k for ImageNet, else fit a ConvNet",
+        common=True,
+    )
+    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    teacher_epochs: PositiveInt | None = option(None, "epochs when the teacher is fitted; default by size of the source")
+
+    def check_settings(self) -> None:
+        """Refuse a teacher that does not exist."""
+        check_teacher(self.teacher)
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """How the students run; nothing that a protocol says."""
+
+    compile: bool = option(False, "compile the students")
+    seeds_together: bool = option(
+        False, "train the students of all seeds side by side in one process; for small students with instance norm on a GPU"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(StudentOptions):
+    """Evaluation: students trained on the set and on its baselines."""
+
+    protocol: ProtocolName = option("quick", PROTOCOL_HELP, common=True)
+    students: str = option(
+        "auto",
+        "student networks, comma-separated: convnet-D, resnetap-10, resnet-18, resnet-18-bn, ..., timm/NAME; "
+        "auto: the ConvNet that suits the image size, or resnet-18-bn where students of the protocol have BatchNorm",
+        common=True,
+    )
+    repeats: PositiveInt = option(3, "students per set, with seeds seed, seed+1, ...", common=True)
+
+    def check_settings(self) -> None:
+        """Refuse students that do not exist, or not for this protocol."""
+        split_students(self.students, self.protocol)
+
+
+@dataclass(frozen=True)
+class ViewsOptions:
+    """Stored views: augmented images with the teacher's logits, for training without the teacher."""
+
+    view_epochs: NonNegativeInt | None = option(
+        None, "epochs of stored views; default: 300 where they take at most 64 MB, else none; 0: none"
+    )
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Output."""
+
+    output_dir: Path | None = option(
+        None, "folder of the artifact; default outputs/<source>-ipc<IPC>-<method>", identity=False, common=True
+    )
+    image_format: Literal["png", "webp"] = option("png", "lossless encoding of the published images")
+    overwrite: bool = option(False, "start afresh when the folder holds another run", identity=False)
+    push_to_hub: str | None = option(
+        None,
+        "publish the finished set as NAMESPACE/NAME on the Hub; auto: under its own name, in your namespace",
+        identity=False,
+        common=True,
+    )
+    private: bool = option(False, "make a new repository on the Hub private", identity=False)
+
+    def check_settings(self) -> None:
+        """Refuse a folder and a repository that cannot be written to."""
+        from distill_hub.hub import check_target
+        from distill_hub.running.files import check_folder
+
+        if self.output_dir:
+            check_folder(self.output_dir)
+        if self.push_to_hub:
+            check_target(self.push_to_hub)
+
+
+@dataclass(frozen=True)
+class SetOptions(OutputOptions, EvaluationOptions, ViewsOptions, TeacherOptions, SourceOptions):
+    """The set."""
+
+    ipc: PositiveInt = option(10, "images per class", common=True)
+    seed: NonNegativeInt = option(0, "seed of every random draw", common=True)
+    dry_run: bool = option(False, DRY_RUN_HELP, identity=False, common=True)
+
+
+@dataclass(frozen=True)
+class PixelOptions(SetOptions):
+    """The images: of methods without a generator."""
+
+    image_size: PositiveInt | None = option(
+        None,
+        "side of the square images in pixels; default: that of the source's images when they agree, else the teacher's",
+        common=True,
+    )
+    fit_seed: NonNegativeInt = option(0, "seed of the fit of the teacher")

@@ -1,0 +1,48 @@
+"""Ends: as it is told."""
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill_hub.config import InputError, argument, launch, option
+
+
+@dataclass(frozen=True)
+class Config:
+    """How it ends."""
+
+    folder: Path = argument("where each process notes what it was given")
+    how: str = option("well", "well, refused, a bug, killed, or asleep")
+    rank: int = option(0, "of the process that does")
+    note: str | None = option(None, "words")
+
+
+def main(config: Config) -> None:
+    """End."""
+    environment = {k: v for k, v in os.environ.items() if k in ("RANK", "WORLD_SIZE") or k.startswith("ACCELERATE_")}
+    rank = int(environment.get("RANK", 0))
+    told = {"pid": os.getpid(), "how": config.how, "note": config.note, "path": sys.path[0], "environment": environment}
+    temporary = config.folder / f"{rank}.tmp"
+    temporary.write_text(json.dumps(told))
+    temporary.rename(config.folder / f"{rank}.json")
+    print(f"process {rank} on its output")
+    print(f"process {rank} on its errors", file=sys.stderr)
+    if config.how == "asleep":
+        time.sleep(60)
+    if rank == config.rank:
+        if config.how == "refused":
+            raise InputError("weather", "rain", "sun")
+        if config.how == "a bug":
+            raise RuntimeError("a bug")
+        if config.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+    elif config.how != "well":
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    launch(main, Config, __doc__)
