@@ -176,7 +176,7 @@ def _plain(value: Any) -> Any:
 
 def _read_yaml(file: str, known: Sequence[str]) -> dict[str, Any]:
     try:
-        content = yaml.load(Path(file).read_text(), yaml.BaseLoader)  # every value as it is written
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), yaml.BaseLoader)  # every value as it is written
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError("config", file, f"a readable YAML file is needed ({error})") from error
     if not isinstance(content, dict):
