@@ -2,7 +2,6 @@
 
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import time
@@ -13,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from processes import ROOT, kill, start_python
 
 from distill_hub import load_distilled
 from distill_hub.classifiers import load_classifier, weights_sha256
 from distill_hub.data.sources import load_source
 from distill_hub.running.files import cache_dir
 
-ROOT = Path(__file__).parents[1]
 # Everything small: what is tested is the path, not the pictures. The first for any recipe with a generator, then CaO2's.
 SMALL = [
     *("--fit_vae_steps", "60", "--fit_dit_steps", "600", "--fit_vae_width", "8", "--fit_dit_width", "64"),
@@ -72,7 +71,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def run(start: list[str], *words: str, **more_environment: str) -> subprocess.CompletedProcess:
-    """Run a recipe as a user starts it: `LAUNCH`, `TORCHRUN` or plain [sys.executable]."""
+    """Run a recipe as a user starts it, by `LAUNCH` or `TORCHRUN`."""
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", **more_environment}
     return subprocess.run([*start, *words], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
@@ -102,10 +101,8 @@ def fitted_teacher(folder: Path) -> Path:
 
 def kill_when(is_time: Callable[[], bool], *words: str) -> None:
     """Start a recipe as a process of its own, and SIGKILL it at some point before its end."""
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, start_new_session=True, **silent)
+    process = start_python(words, [Path(os.devnull)] * 3, os.environ)
     while not is_time():
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.is_alive(), "it ended before it could be killed"
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)

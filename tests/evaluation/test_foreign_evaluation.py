@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hub_client import Client
 from hub_server import HubServer
+from processes import kill, start_python
 
 from distill_hub import InputError, evaluate
 from distill_hub.cli import main
@@ -137,12 +137,11 @@ def test_the_command_writes_what_it_measured_and_has_nothing_to_check(image_fold
 def test_a_killed_evaluation_goes_on_where_it_stopped(image_folder, plain, tmp_path, monkeypatch):
     code = f"import sys, distill_hub; distill_hub.evaluate(sys.argv[1], **{HOW})"
     environment = {**os.environ, "DISTILL_HUB_CACHE": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", code, str(image_folder)], env=environment)
+    process = start_python(["-c", code, str(image_folder)], [], environment)
     while not (markers := list(tmp_path.glob("evaluations/*/.run/*/000000.json"))):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    kill(process)
     (marker,) = markers
     written = marker.stat().st_mtime_ns
     trained = []

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from datasets import load_dataset
 from hub_client import Client
 from hub_server import HubServer
 from huggingface_hub import DatasetCard
+from processes import run_python
 from safetensors.torch import save_file
 
 from distill_hub import InputError, evaluate, load_distilled
@@ -221,8 +220,7 @@ def test_an_adopted_set_is_published_and_loaded(image_folder, tmp_path):
 def test_the_command_names_the_set_and_no_path_of_this_machine(image_folder, tmp_path):
     words = ["--source", "digits", "--method", "DM", "--title", "Distribution Matching", "--license", "mit"]
     words += ["--paper", "https://arxiv.org/abs/2110.04181", "--image_format", "webp"]
-    command = [sys.executable, "-m", "distill_hub.cli", "adopt", str(image_folder), *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = run_python("-m", "distill_hub.cli", "adopt", str(image_folder), *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "outputs/digits-ipc5-dm" in done.stdout
     folder = tmp_path / "outputs" / "digits-ipc5-dm"

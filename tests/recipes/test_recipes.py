@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import load_dataset
 from helpers import LAUNCH, SMALL, TINY, TORCHRUN, kill_when, run, run_here
+from processes import run_python
 
 from distill_hub import evaluate, load_distilled
 
@@ -97,7 +96,8 @@ for streaming in (False, True):
         assert abs(sum(row["soft_label"]) - 1) < 1e-5
         assert abs(row["confidence"] - row["soft_label"][row["label"]]) < 1e-7
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_seed_redraws_the_candidate(finished):
@@ -167,9 +167,7 @@ def test_scoring_again_gives_the_claimed_accuracy(finished):
 
 
 def test_info_prints_method_and_scores(finished):
-    result = subprocess.run(
-        [sys.executable, "-m", "distill_hub.cli", "info", str(finished[0])], capture_output=True, text=True, timeout=300
-    )
+    result = run_python("-m", "distill_hub.cli", "info", str(finished[0]))
     assert result.returncode == 0, result.stderr
     for word in ("digits-ipc2-cao2", "CaO2", "10: 0, 1, 2", sha(finished[0]), "random real"):
         assert word in result.stdout
