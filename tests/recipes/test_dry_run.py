@@ -13,11 +13,11 @@ from distill_hub.running import dry_run
 from distill_hub.running.dry_run import DryRun
 
 PIXELS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "2", "--view_epochs", "0"]
-END = ["package", "evaluate convnet-1"]
+END = ["package", "evaluate convnet-1-w16"]
 FITS = ["fit generator", "fit teacher"]
 BANK = ["fit teacher", "statistics", "keep statistics", "recover", "package", "evaluate convnet-1-w16"]
 PLANS = {  # recipe: its words, and the stages that its plan has
-    "cao2": (SMALL, [*FITS, "pool", "refine", "package", "views", "store views", "evaluate convnet-1"]),
+    "cao2": (SMALL, [*FITS, "pool", "refine", "package", "views", "store views", "evaluate convnet-1-w16"]),
     "dgs": ([*SMALL, "--view_epochs", "0"], [*FITS, "difficulty", "keep difficulty", "pool", "select", *END]),
     "minimax": (
         [*SMALL, "--view_epochs", "0", "--tuning_epochs", "4", "--tuning_batch_size", "32"],

@@ -102,12 +102,12 @@ def test_a_wrong_claim_is_found(hub, published, tmp_path):
 
 
 def test_a_measurement_is_submitted(hub, published, tmp_path):
-    done = cli(hub, tmp_path, "evaluate", REPO, "--students", "convnet-2", "--repeats", "2", "--submit", token="hf_bob")
+    done = cli(hub, tmp_path, "evaluate", REPO, "--students", "convnet-2-w16", "--repeats", "2", "--submit", token="hf_bob")
     assert done.returncode == 0, done.stderr
     assert "/discussions/1" in done.stdout
     hub.merge(REPO, 1)
     shown = cli(hub, tmp_path, "info", REPO)
-    assert "convnet-2, measured by bob" in shown.stdout
+    assert "convnet-2-w16, measured by bob" in shown.stdout
     downloaded = [request.path for request in hub.requests if request.path.endswith(".parquet") and request.method == "GET"]
     hub.reset()
     assert downloaded  # by the evaluations; not by info:
