@@ -4,6 +4,7 @@ Modules of tests that hand their functions to `start_processes` are imported by 
 """
 
 import dataclasses
+import gc
 import multiprocessing
 import os
 import runpy
@@ -96,6 +97,7 @@ def kill(process: BaseProcess) -> None:
 
 
 def _python(words, streams, environment, folder):
+    gc.freeze()  # the collector leaves what was imported alone, and so the pages of memory that it is in
     os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream.fileno() if isinstance(stream, socket.socket) else os.open(stream, os.O_RDWR | os.O_CREAT), number)
@@ -119,6 +121,7 @@ def _python(words, streams, environment, folder):
 
 
 def _process(own, log, work, arguments):
+    gc.freeze()
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
     os.environ.update(own)
