@@ -17,6 +17,11 @@ pytest_plugins = ["small_set", "scored_set"]  # of artifact and publishing; of e
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that no worker of pytest-xdist is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.parent.name != "recipes")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_core_each():
     """Give each worker of pytest-xdist a core: two of them with two threads each would spin for the same two."""

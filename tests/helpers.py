@@ -1,29 +1,30 @@
 """Builders and commands shared by tests."""
 
+import contextlib
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import time
 import unittest.mock
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from processes import ROOT, kill, start_python
 
 from distill_hub import load_distilled
 from distill_hub.classifiers import load_classifier, weights_sha256
 from distill_hub.data.sources import load_source
+from distill_hub.evaluation.protocols import Protocol
 from distill_hub.running.files import cache_dir
 
-ROOT = Path(__file__).parents[1]
 # Everything small: what is tested is the path, not the pictures. The first for any recipe with a generator, then CaO2's.
 SMALL = [
     *("--fit_vae_steps", "60", "--fit_dit_steps", "600", "--fit_vae_width", "8", "--fit_dit_width", "64"),
-    *("--fit_dit_layers", "2", "--teacher_epochs", "4", "--students", "convnet-1", "--repeats", "2", "--ipc", "2"),
+    *("--fit_dit_layers", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "2", "--ipc", "2"),
     *("--sample_steps", "10", "--sample_batch_size", "13", "--view_epochs", "150"),
 ]
 TINY = [*SMALL, "--pool_factor", "3", "--refine_batch_size", "6", "--refine_steps", "5"]
@@ -72,7 +73,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def run(start: list[str], *words: str, **more_environment: str) -> subprocess.CompletedProcess:
-    """Run a recipe as a user starts it: `LAUNCH`, `TORCHRUN` or plain [sys.executable]."""
+    """Run a recipe as a user starts it, by `LAUNCH` or `TORCHRUN`."""
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", **more_environment}
     return subprocess.run([*start, *words], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
@@ -81,6 +82,15 @@ def run_here(recipe: str, *words: str) -> None:
     """Run a recipe in this process, which has imported everything already."""
     with unittest.mock.patch.object(sys, "argv", [recipe, *words]):
         runpy.run_path(str(ROOT / recipe), run_name="__main__")
+
+
+@contextlib.contextmanager
+def unscored() -> Iterator[None]:
+    """Let recipes train no students: scoring is the same for all, and takes longest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Protocol, "students", lambda *_: [])
+        patch.setattr("distill_hub.making.finish.score_table", lambda *_: "")
+        yield
 
 
 def refused(capfd, recipe: str, *words: str) -> str:
@@ -102,10 +112,8 @@ def fitted_teacher(folder: Path) -> Path:
 
 def kill_when(is_time: Callable[[], bool], *words: str) -> None:
     """Start a recipe as a process of its own, and SIGKILL it at some point before its end."""
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, start_new_session=True, **silent)
+    process = start_python(words, [Path(os.devnull)] * 3, os.environ)
     while not is_time():
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.is_alive(), "it ended before it could be killed"
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)

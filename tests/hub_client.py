@@ -5,32 +5,36 @@ One process answers many calls, so that a test need not load torch for each. `Cl
 
 import hashlib
 import json
-import subprocess
+import socket
 import sys
 from pathlib import Path
 
 import numpy as np
+from processes import start_python
 
 
 class Client:
     """A process with its own caches and token. Calls return what the function's result is as text, or the error."""
+
+    program = __file__
 
     def __init__(self, hub, home: str | Path, token: str | None = None, **environment: str):
         self.environment = {**hub.environment(home, token), "DISTILL_HUB_CACHE": str(Path(home, "fits")), **environment}
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__], env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        here, there = socket.socketpair()
+        with here, there:
+            self.process = start_python([self.program], (there, there), self.environment)
+            self.stream = here.makefile("rw")
 
     def call(self, name: str, *args, **kwargs) -> dict:
         """Return {"result": ...}, or {"error": class, "message": ..., "traceback": ...}; {} when the process died."""
-        if self.process.poll() is not None:
+        if not self.process.is_alive():
             self.start()
-        self.process.stdin.write(json.dumps([name, args, kwargs]) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline() or "{}")
+        self.stream.write(json.dumps([name, args, kwargs]) + "\n")
+        self.stream.flush()
+        return json.loads(self.stream.readline() or "{}")
 
     def result(self, name: str, *args, **kwargs):
         """Call what must succeed."""
@@ -46,8 +50,8 @@ class Client:
         return answer["message"]
 
     def stop(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        self.stream.close()
+        self.process.join()
 
 
 def content_sha256(rows) -> str:

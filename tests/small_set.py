@@ -2,11 +2,10 @@
 
 import datetime
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from processes import run_python
 
 from distill_hub.artifact.find import find
 from distill_hub.artifact.manifest import (
@@ -254,11 +253,11 @@ def with_views(artifact, make_views, facts):
 
 @pytest.fixture
 def python(tmp_path):
-    """Run code in a fresh interpreter, offline, with its own cache; return what it prints."""
+    """Run code in a fresh process, offline, with its own cache; return what it prints."""
 
     def run(code):
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+        done = run_python("-c", code, environment=environment, folder=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -47,7 +47,7 @@ def find(location: str | Path, revision: str | None = None) -> Found:
     if path.exists():
         if revision is not None:
             raise InputError("revision", revision, f"{location} lies on this machine; only sets on the Hub have revisions")
-        inside = [f for f in path.glob("**/*") if f.is_file()] if path.is_dir() else []
+        inside = (f for f in path.rglob("*") if f.is_file())  # of a file: none
         files = {f.relative_to(path).as_posix(): f.stat().st_size for f in inside}
         return Found(str(location), files, folder=path)
     check_location(str(location))

@@ -4,14 +4,13 @@ import io
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub_client import Client, content_sha256
 from hub_server import HubServer
+from processes import run_python
 
 REPO = "eve/fish-ipc2-cao2"
 SHARD = "data/train-00000-of-00001.parquet"
@@ -199,8 +198,9 @@ def test_a_terminal_is_shown_text_and_no_more(artifact):
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["method"]["title"] = "[red]fish[/red] \x1b[2J\x1b]0;title\x07"
     path.write_text(json.dumps(manifest), encoding="utf-8")
-    command = [sys.executable, "-m", "distill_hub.cli", "info", str(artifact)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = run_python("-m", "distill_hub.cli", "info", str(artifact))
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
     assert "[red]fish[/red] ?[2J?]0;title?" in shown and not set(shown) & {"\x1b", "\x07"}
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hub_client import Client
 from hub_server import HubServer
+from processes import kill, start_python
 
 from distill_hub import InputError, evaluate
 from distill_hub.cli import main
@@ -19,7 +19,7 @@ from distill_hub.evaluation.train import Training
 
 ORDER = [3, 7, 5, 9, 0, 2, 8, 1, 6, 4]  # the digit that each label stands for; none for its own
 NAMES = [str(digit) for digit in ORDER]
-HOW = {"source": "digits", "protocol": "quick", "repeats": 1}
+HOW = {"source": "digits", "protocol": "quick", "students": "convnet-2-w16", "repeats": 1}
 REPO = "org/digits"
 FILE = "data/train-00000-of-00001.parquet"
 
@@ -110,17 +110,8 @@ def test_a_set_larger_than_its_source_is_refused(score, pixels, tmp_path):
 
 
 def test_the_command_writes_what_it_measured_and_has_nothing_to_check(image_folder, plain, tmp_path, monkeypatch, capsys):
-    words = [
-        "--source",
-        "digits",
-        "--protocol",
-        "quick",
-        "--repeats",
-        "1",
-        "--json",
-        str(tmp_path / "found.json"),
-        "--check",
-    ]
+    words = [word for name, value in HOW.items() for word in (f"--{name}", str(value))]
+    words += ["--json", str(tmp_path / "found.json"), "--check"]
     monkeypatch.setattr(sys, "argv", ["distill-hub", "evaluate", str(image_folder), *words])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -137,12 +128,11 @@ def test_the_command_writes_what_it_measured_and_has_nothing_to_check(image_fold
 def test_a_killed_evaluation_goes_on_where_it_stopped(image_folder, plain, tmp_path, monkeypatch):
     code = f"import sys, distill_hub; distill_hub.evaluate(sys.argv[1], **{HOW})"
     environment = {**os.environ, "DISTILL_HUB_CACHE": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", code, str(image_folder)], env=environment)
+    process = start_python(["-c", code, str(image_folder)], [], environment)
     while not (markers := list(tmp_path.glob("evaluations/*/.run/*/000000.json"))):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    kill(process)
     (marker,) = markers
     written = marker.stat().st_mtime_ns
     trained = []

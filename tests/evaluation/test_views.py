@@ -170,7 +170,7 @@ def test_the_command_then_fkd_without_the_teacher(folder, digits, tmp_path, monk
         raise AssertionError("a teacher was asked for")
 
     monkeypatch.setattr(reevaluate, "open_known_teacher", refuse)
-    how = {"protocol": "fkd", "students": "convnet-1-bn", "repeats": 1}
+    how = {"protocol": "fkd", "students": "convnet-1-w16-bn", "repeats": 1}
     first, second = (evaluate(folder, **how)[0].measured for _ in range(2))
     assert first.score == second.score and first.score.mean > 0.3
     assert first.views_sha256 == Manifest.read(folder / "manifest.json").views.sha256

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
-from helpers import TORCHRUN, refused, run, run_here
+from helpers import refused, run_here
 from huggingface_hub import ModelCard
 from PIL import Image
+from processes import run_python
 from safetensors.torch import load_file
 from torch import nn
 
@@ -198,7 +199,7 @@ def test_a_run_on_other_images_is_refused(tmp_path, digits, monkeypatch):
 
 
 def test_two_processes_do_what_one_does(tmp_path):
-    result = run(TORCHRUN, "recipes/fit_classifier.py", *WORDS, "--output_dir", str(tmp_path / "two"))
+    result = run_python("recipes/fit_classifier.py", *WORDS, "--output_dir", str(tmp_path / "two"), world=2)
     assert result.returncode == 0, result.stderr[-3000:]
     run_here("recipes/fit_classifier.py", *WORDS, "--output_dir", str(tmp_path / "one"))
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, run_here
+from helpers import ROOT, run_here, unscored
 
 from distill_hub import InputError, load_distilled
 from distill_hub.artifact.find import find
@@ -19,7 +19,6 @@ from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, T
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
 from distill_hub.config import parse, resolved
-from distill_hub.evaluation.protocols import Protocol
 from distill_hub.making import reproduce as module
 from distill_hub.making.reproduce import Difference, Launch, compare, launch_of, reproduce
 from distill_hub.options.cao2 import Cao2Config
@@ -35,9 +34,7 @@ WORDS = ["--ipc", "2", "--teacher_epochs", "2", "--view_epochs", "0"]
 def made(tmp_path_factory):
     """Two random real images per class."""
     folder = tmp_path_factory.mktemp("made") / "digits-ipc2-random"
-    with pytest.MonkeyPatch.context() as patch:  # no students: they are no part of it, and take longest
-        patch.setattr(Protocol, "students", lambda *_: [])
-        patch.setattr("distill_hub.making.finish.score_table", lambda *_: "")
+    with unscored():
         run_here("recipes/random_real.py", *WORDS, "--output_dir", str(folder))
     return folder
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TORCHRUN, run
+from processes import run_python
 from small_net import make_teacher
 
 from distill_hub.config import InputError
@@ -177,6 +177,6 @@ def test_two_processes_measure_the_same(bank_of, tmp_path):
     one = contents(tmp_path / "bank")
     shutil.rmtree(tmp_path / "bank")
     shutil.rmtree(tmp_path / "run")
-    done = run(TORCHRUN, "tests/small_net.py", str(tmp_path))
+    done = run_python("tests/small_net.py", str(tmp_path), world=2)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "bank") == one

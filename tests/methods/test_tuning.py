@@ -6,7 +6,8 @@ import re
 
 import pytest
 import torch
-from helpers import ROOT, TORCHRUN, make_pipeline, run
+from helpers import make_pipeline
+from processes import run_python
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_tuning import LABELS, build, outcome
@@ -102,7 +103,7 @@ SHARED = {"plain": {}, "ablation": ABLATION, "two passes each": {"micro_batch_si
 def shared(tmp_path_factory):
     """Outcomes of two processes."""
     folder = tmp_path_factory.mktemp("two")
-    result = run(TORCHRUN, str(ROOT / "tests" / "tiny_tuning.py"), str(folder), json.dumps(SHARED))
+    result = run_python("tests/tiny_tuning.py", str(folder), json.dumps(SHARED), world=2)
     assert result.returncode == 0, result.stderr[-3000:]
     return {name: load_file(folder / name / "outcome.safetensors") for name in SHARED}
 

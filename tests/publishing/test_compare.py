@@ -1,81 +1,26 @@
-"""What compares and what does not, the numbers, and a page that holds strangers' text and loads nothing."""
+"""What compares and what does not, and the numbers."""
 
-import base64
-import dataclasses
-import hashlib
-import html.parser
-import io
 import itertools
 import json
 import re
-import sys
-import unittest.mock
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import PIL.Image
-import PIL.PngImagePlugin
 import pytest
 import scipy.stats
-from rich.console import Console
+from compared import Page, run, score, shown, teacher
 
-from distill_hub import cli
 from distill_hub.artifact import find
-from distill_hub.artifact.manifest import ModelRecord, StageRecord
-from distill_hub.artifact.records import DDRanking, Score
+from distill_hub.artifact.manifest import StageRecord
+from distill_hub.artifact.records import DDRanking
 from distill_hub.config import parse
 from distill_hub.hub import RemoteFile, RemoteSet
 from distill_hub.options.commands import CompareConfig
-from distill_hub.publishing.compare import compare, explain, group_table, pooled, read_sets
-from distill_hub.publishing.compare_page import SERIES, THEMES, render_page, web_address
-
-
-def score(*last: float) -> Score:
-    return Score(last=list(last), best=[min(1.0, value + 0.1) for value in last], best_epoch=[1] * len(last))
-
-
-def teacher(letter: str) -> ModelRecord:
-    return ModelRecord(id="fitted on digits", architecture="net", sha256=letter * 64)
-
-
-@pytest.fixture
-def make_set(tmp_path, build_manifest, make_evaluation):
-    """Write what a comparison reads of a set: manifest, records, a preview, and 12,345 bytes that it must not read."""
-    contents = itertools.count(1)
-
-    def make(name, *records, preview=True, **fields):
-        folder = tmp_path / name
-        content = f"{next(contents):064x}"
-        manifest = build_manifest(name=name, **fields)(content)
-        for sub in ("data", "evaluations", "assets"):
-            (folder / sub).mkdir(parents=True)
-        (folder / "manifest.json").write_text(manifest.to_json())
-        (folder / "data" / "train-00000-of-00001.parquet").write_bytes(b"x" * 12_345)
-        for i, record in enumerate(records or [{}]):
-            (folder / "evaluations" / f"{i}.json").write_text(make_evaluation(content, **record).to_json())
-        if preview:
-            note = PIL.PngImagePlugin.PngInfo()
-            note.add_text("Comment", "said a stranger")
-            PIL.Image.new("RGB", (1800, 90), "red").save(folder / "assets" / "preview.png", pnginfo=note)
-        return str(folder)
-
-    return make
+from distill_hub.publishing.compare import compare, explain, pooled, read_sets
+from distill_hub.publishing.compare_page import render_page
 
 
 def groups_of(*folders):
     return compare(read_sets(folders))
-
-
-def shown(groups, width=100) -> str:
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    for group in groups:
-        console.print(group_table(group), highlight=False, soft_wrap=True)
-    return console.file.getvalue()
-
-
-def run(*words) -> None:
-    with unittest.mock.patch.object(sys, "argv", ["distill-hub", "compare", *words]):
-        cli.main()
 
 
 # What compares.
@@ -278,251 +223,6 @@ def test_a_set_named_twice_is_read_once_and_two_of_a_name_are_told_apart(make_se
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "manifest.json").write_bytes(Path(one, "manifest.json").read_bytes())
     assert [own.label for own in read_sets([one, str(tmp_path / "copy")])] == [one, str(tmp_path / "copy")]
-
-
-# The page.
-
-
-class Page(html.parser.HTMLParser):
-    """A page's elements, every one of them closed where it must be."""
-
-    VOID = ("meta", "img", "source", "link", "br", "input", "base")
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []  # tag, attributes, text inside
-        self.open: list[int] = []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        assert len(dict(attributes)) == len(attributes)
-        self.elements.append((tag, dict(attributes), []))
-        if tag not in self.VOID:
-            self.open.append(len(self.elements) - 1)
-
-    def handle_endtag(self, tag):
-        assert self.elements[self.open.pop()][0] == tag
-
-    def handle_data(self, data):
-        for index in self.open:
-            self.elements[index][2].append(data)
-
-    def all(self, *tags):
-        return [(attributes, "".join(text).strip()) for tag, attributes, text in self.elements if tag in tags]
-
-
-@pytest.fixture(scope="module")
-def pages():
-    return {}
-
-
-@pytest.fixture
-def page(pages, make_set):
-    """Three sets on one page, written once for all tests."""
-    if pages:
-        return pages["text"]
-    ranking = DDRanking(lrs=0.25, ars=0.5, real_accuracy=0.9)
-    folders = [
-        make_set("one", {}, {"submitted_by": "bob", "dd_ranking": ranking}),
-        make_set("two", {}, {"student": "convnet3"}, ipc=5, superseded_by="org/three"),
-        make_set("three", {"seeds": [0], "score": score(0.5), "baselines": {}}, preview=False),
-    ]
-    sets = read_sets(folders)
-    pages["text"] = render_page(sets, compare(sets))
-    return pages["text"]
-
-
-def test_the_page_is_well_formed_and_can_be_read_by_everyone(page):
-    parsed = Page(page)
-    assert page.startswith('<!doctype html>\n<html lang="en">')
-    ((_, title),) = parsed.all("title")
-    ((_, heading),) = parsed.all("h1")
-    assert title == heading == "3 distilled sets compared"
-    ids = [attributes["id"] for _, attributes, _ in parsed.elements if "id" in attributes]
-    assert len(ids) == len(set(ids)) > 5
-    labels = [attributes["aria-labelledby"] for _, attributes, _ in parsed.elements if "aria-labelledby" in attributes]
-    assert labels and set(" ".join(labels).split()) <= set(ids)
-    levels = [int(tag[1]) for tag, _, _ in parsed.elements if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1 and all(after - before <= 1 for before, after in itertools.pairwise(levels))
-    images = parsed.all("img")
-    assert len(images) == 2 + 2  # a plot for each student, a preview for each set that has one
-    assert all(len(attributes["alt"]) > 20 for attributes, _ in images)
-    assert "one, by bob, 2 images per class: 60.0 ± 10.0 (random real 40.0 ± 10.0)" in images[0][0]["alt"]
-    assert "The set has no preview." in page and "a corrected set is at org/three." in page
-    assert len(parsed.all("caption")) == len(parsed.all("table")) == 2
-    assert {attributes["scope"] for attributes, _ in parsed.all("th")} == {"col", "row"}
-    # A table that is wider than the window can be scrolled with the keyboard.
-    regions = [attributes for attributes, _ in parsed.all("div") if attributes.get("role") == "region"]
-    assert [attributes["tabindex"] for attributes in regions] == ["0", "0"]
-
-
-def test_every_column_has_a_button_and_says_how_it_is_sorted(page):
-    heads = [attributes for attributes, _ in Page(page).all("th") if attributes["scope"] == "col"]
-    buttons = Page(page).all("button")
-    assert len(heads) == len(buttons) == 13 + 10
-    # Without JavaScript a button can do nothing, and says so.
-    assert all(attributes == {"type": "button", "disabled": None} for attributes, _ in buttons)
-    names = [name for _, name in buttons]
-    assert names[:5] == ["set", "by", "IPC", "last, %", "best look"]
-    assert [head["aria-sort"] for head in heads] == ["descending" if name == "last, %" else "none" for name in names]
-    values = [float(cell["data-value"]) for cell, text in Page(page).all("td") if "±" in text]
-    assert values[:4] == sorted(values[:4], reverse=True) == pytest.approx([0.6, 0.6, 0.6, 0.5])
-    # What there is none of has no value, so that it is sorted last.
-    assert all("data-value" not in cell for cell, text in Page(page).all("td") if text in ("-", "author", "bob"))
-
-
-def loaded(parsed: Page) -> list[str]:
-    """Every address that a browser would ask for by itself."""
-    names = ("src", "srcset", "data", "poster", "background", "action", "formaction", "xlink:href")
-    return [value for _, attributes, _ in parsed.elements for name, value in attributes.items() if name in names]
-
-
-def test_the_page_loads_nothing(page):
-    parsed = Page(page)
-    assert loaded(parsed) and all(re.match("data:image/(png|svg[+]xml);base64,", address) for address in loaded(parsed))
-    assert not parsed.all("link", "iframe", "object", "embed", "base", "form")
-    ((_, style),) = parsed.all("style")
-    assert "url(" not in style and "@import" not in style
-    ((attributes, script),) = parsed.all("script")
-    assert attributes == {} and not re.search("fetch|import|http|eval|innerHTML", script)
-    policy = next(a["content"] for a, _ in parsed.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
-    own = base64.b64encode(hashlib.sha256(re.search("<script>(.*)</script>", page, re.DOTALL)[1].encode()).digest()).decode()
-    assert "default-src 'none'" in policy and f"script-src 'sha256-{own}'" in policy
-
-
-def test_pictures_are_decoded_and_encoded_anew_and_plots_are_drawn_for_both_themes(page, make_set):
-    pictures = {kind: [] for kind in ("png", "svg+xml")}
-    for address in loaded(Page(page)):
-        kind, content = re.fullmatch("data:image/(.*);base64,(.*)", address).groups()
-        pictures[kind].append(base64.b64decode(content))
-    for content in pictures["png"]:
-        image = PIL.Image.open(io.BytesIO(content))
-        assert image.size == (900, 45) and image.getpixel((0, 0)) == (255, 0, 0)
-        assert b"said a stranger" not in content and image.info == {}
-    sizes = [(a["width"], a["height"]) for a, _ in Page(page).all("img") if "width" in a]
-    assert sizes == [("900", "45")] * 2
-    assert len(set(pictures["svg+xml"])) == 4
-    for drawing in pictures["svg+xml"]:
-        tags = {element.tag.split("}")[1] for element in ElementTree.fromstring(drawing).iter()}
-        assert "path" in tags and not tags & {"script", "image", "text", "foreignObject", "a"}
-    sets = read_sets([make_set("again")])
-    assert render_page(sets, compare(sets)) == render_page(sets, compare(sets))
-
-
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        (b"<svg onload='alert(1)'/>", "Its preview cannot be shown"),
-        (b"\x89PNG\r\n\x1a\n" + b"0" * 40, "Its preview cannot be shown"),
-        (b"GIF89a" + b"0" * 40, "Its preview cannot be shown"),
-        (b"0" * 20_000_001, "Its preview is not shown: it has 20,000,001 bytes."),
-    ],
-)
-def test_a_preview_that_is_none_is_left_out_and_that_is_said(make_set, content, fault):
-    folder = make_set("one")
-    Path(folder, "assets", "preview.png").write_bytes(content)
-    page = render_page(read_sets([folder]), [])
-    assert fault in page and not Page(page).all("img")
-
-
-def test_a_preview_of_too_many_pixels_is_left_out(make_set):
-    folder = make_set("one")
-    PIL.Image.new("1", (5001, 5000)).save(Path(folder, "assets", "preview.png"))
-    assert "it has 5001 x 5000 pixels" in render_page(read_sets([folder]), [])
-
-
-BAD = "</style></script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}$x^2$\u202e\x1b[31m&amp;"
-
-
-def test_a_stranger_s_text_stays_text(make_set, build_manifest, capsys):
-    usual = build_manifest()("0" * 64)
-    model = teacher("a")
-    folders, pages = [], []
-    for word in ("plain", BAD):
-        fields = {
-            "method": usual.method.model_copy(update={"title": word}),
-            "source": usual.source.model_copy(update={"name": word, "hub_id": word, "test_split": word}),
-            "environment": usual.environment.model_copy(update={"hardware": word}),
-            "teacher": model.model_copy(update={"id": word, "revision": word}),
-            "generator": model.model_copy(update={"id": word, "revision": word}),
-            "license": word,
-            "superseded_by": word,
-        }
-        record = {"teacher": fields["teacher"]}
-        folders.append(make_set(f"set-{len(folders)}", record, {"student": "other"}, **fields))
-        sets = read_sets(folders[-1:])
-        groups = compare(sets)
-        pages.append(render_page(sets, groups))
-        text = shown(groups, width=1000)
-    assert "\x1b" not in text and "\u202e" not in text and "[31m&amp;" in text
-    plain, bad = map(Page, pages)
-    assert [(tag, attributes.keys()) for tag, attributes, _ in bad.elements] == [
-        (tag, attributes.keys()) for tag, attributes, _ in plain.elements
-    ]
-    assert "\x1b" not in pages[1] and "\u202e" not in pages[1]
-    assert "{{ 7 * 7 }}" in pages[1]
-    read = BAD.replace("\x1b", "?").replace("\u202e", "?")
-    assert [text for _, text in bad.all("dd")].count(read) == 5  # source, generator, teacher, licence, made on
-    assert any(text.startswith(read) for _, text in bad.all("dd"))  # the method, with a link behind it
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "javascript:alert(1)", "JavaScript:alert(1)//https://arxiv.org", " https://arxiv.org", "https:arxiv.org",
-        "//arxiv.org", "data:text/html,x", "https://user:word@arxiv.org/x", "https://arxiv.org\\@evil.org", "https://",
-        "ftp://arxiv.org", None, "https://arxiv.org/x y", "https://arxiv.org/\nx", "vbscript:x", "https://-x.org",
-    ],
-)  # fmt: skip
-def test_only_web_addresses_become_links(address):
-    assert web_address(address) is None
-
-
-def test_a_link_goes_to_the_paper_or_the_hub_and_tells_neither_who_sent_it(page, make_set, build_manifest, capsys):
-    links = Page(page).all("a")
-    assert {attributes["href"] for attributes, _ in links} == {"https://arxiv.org/abs/2506.22637"}
-    assert all("noopener" in attributes["rel"] and "noreferrer" in attributes["rel"] for attributes, _ in links)
-    assert web_address("http://www.example.org:80/a?b=c#d") == "http://www.example.org:80/a?b=c#d"
-    # A manifest with any other address is refused when it is read.
-    folder = Path(make_set("bad"))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["method"]["paper"] = "javascript:alert(1)"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(SystemExit):
-        run(str(folder))
-    assert capsys.readouterr().err.startswith("error: manifest.json: method.paper: 'javascript:alert(1)' cannot be used")
-    # And if one were taken, it would be no link.
-    (own,) = read_sets([make_set("good")])
-    method = own.manifest.method.model_copy(update={"paper": "javascript:alert(1)"})
-    own = dataclasses.replace(own, manifest=own.manifest.model_copy(update={"method": method}))
-    assert "javascript:" not in render_page([own], []) and not Page(render_page([own], [])).all("a")
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of WCAG 2.2."""
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def test_contrast_is_enough_in_light_and_dark(page):
-    assert contrast("#ffffff", "#000000") == pytest.approx(21)
-    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
-    for theme in THEMES.values():
-        for ground in (theme["background"], theme["panel"]):
-            assert min(contrast(theme[name], ground) for name in ("text", "faint", "link")) >= 4.5
-        assert min(contrast(colour, theme["background"]) for colour in (theme["line"], *SERIES)) >= 3
-    # The page has no colours but these, and every one of both themes.
-    ((_, style),) = Page(page).all("style")
-    assert set(re.findall("#[0-9a-f]{3,8}", style)) == {colour for theme in THEMES.values() for colour in theme.values()}
-    assert len(set(SERIES)) == 7
 
 
 # On the Hub.

@@ -5,9 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import bibtexparser
 import hub_client
@@ -15,6 +12,7 @@ import pytest
 import torch
 from helpers import make_pipeline
 from huggingface_hub import ModelCard
+from processes import run_python
 from safetensors.torch import load_file, save_file
 
 from distill_hub.artifact.describe import generator_record
@@ -37,11 +35,7 @@ CARDS = {"README.md", "assets/card.md"}
 class Client(hub_client.Client):
     """A user's process that also publishes and loads generators."""
 
-    def start(self) -> None:
-        words = [sys.executable, __file__]
-        self.process = subprocess.Popen(
-            words, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    program = __file__
 
 
 def hashes(tensors) -> dict[str, str]:
@@ -89,7 +83,7 @@ def start(hub, tmp_path_factory):
 
     def client(token=None, home=None, **environment):
         home = home or tmp_path_factory.mktemp("home")
-        started.append(Client(hub, home, token, PYTHONPATH=str(Path(__file__).parents[1]), **environment))
+        started.append(Client(hub, home, token, **environment))
         return started[-1]
 
     yield client
@@ -483,8 +477,8 @@ def test_a_lost_answer_is_got_over(hub, alice, tuned):
 
 def test_the_command_line_knows_a_generator_from_a_set(hub, tuned, tmp_path):
     environment = hub.environment(tmp_path / "home", "hf_alice")
-    command = [sys.executable, "-m", "distill_hub.cli", "push", str(tuned), REPO, "--private"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    words = ["-m", "distill_hub.cli", "push", str(tuned), REPO, "--private"]
+    done = run_python(*words, environment=environment, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     repo = hub.repos[f"models/{REPO}"]
     assert f"Published as {REPO} (private), commit {repo.head().sha}" in done.stdout

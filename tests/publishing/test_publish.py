@@ -6,11 +6,10 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 from hub_client import Client
+from processes import run_python
 
 from distill_hub.artifact.find import find
 from distill_hub.artifact.load import load_artifact
@@ -158,7 +157,8 @@ def test_load_dataset_reads_both_configurations_from_the_hub(hub, alice, strange
         "print(len(default), default.column_names[0], len(views), views.features['logits'])"
     )
     environment = {**stranger.environment, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = run_python("-c", code, environment=environment)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "6 image 18 List(Value('float16'), length=3)"
 
 
@@ -269,7 +269,7 @@ def test_a_killed_push_leaves_the_old_commit(hub, alice, artifact, second, where
     old = alice.result("push", str(artifact), REPO)["commit"]
     hub.fail(lambda request: os.kill(alice.process.pid, signal.SIGKILL), when=lambda request: where in request.path)
     assert alice.call("push", str(second), REPO) == {}
-    alice.process.wait()
+    alice.process.join()
     assert hub.repos[REPO].head().sha == old
     alice.result("push", str(second), REPO)
     assert is_whole(hub.repos[REPO].tree(), second)
@@ -399,8 +399,7 @@ def test_who_may_not_write_is_told_before_anything_happens(hub, alice, bob, stra
 def test_the_token_is_nowhere_but_in_requests_to_the_hub(hub, alice, artifact, tmp_path):
     def everywhere(*words):
         environment = {**alice.environment, "HF_HOME": str(tmp_path / "home")}
-        command = [sys.executable, "-m", "distill_hub.cli", *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+        return run_python("-m", "distill_hub.cli", *words, environment=environment, folder=tmp_path)
 
     done = everywhere("push", str(artifact), REPO)
     assert done.returncode == 0 and hub.repos[REPO].head().sha in done.stdout

@@ -5,27 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, refused, run_here
+from helpers import ROOT, refused, run_here, unscored
 from safetensors.torch import load_file
 
 from distill_hub import load_distilled
 from distill_hub.data.sources import load_source
-from distill_hub.evaluation.protocols import Protocol
 from distill_hub.methods.coresets import draw
 from distill_hub.running.seeds import draw_seed
 
-WORDS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1", "--repeats", "1", "--view_epochs", "0"]
+WORDS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "1", "--view_epochs", "0"]
 NAMES = {"random_real": "random", "herding": "herding", "kcenter": "kcenter", "rded": "rded"}
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """A folder per recipe. Students are trained on one of the sets: scoring is the same for all, and takes longest."""
+    """A folder per recipe. Students are trained on one of the sets."""
     folder = tmp_path_factory.mktemp("real")
     run_here("recipes/random_real.py", *WORDS, "--output_dir", str(folder / "random_real"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Protocol, "students", lambda *_: [])
-        patch.setattr("distill_hub.making.finish.score_table", lambda *_: "")
+    with unscored():
         for recipe in ("herding", "kcenter", "rded"):
             words = ["--images_per_class", "20"] if recipe == "rded" else []
             run_here(f"recipes/{recipe}.py", *WORDS, *words, "--output_dir", str(folder / recipe))

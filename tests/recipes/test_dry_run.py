@@ -1,21 +1,23 @@
 """--dry_run: a recipe says what it would take, and leaves nothing behind."""
 
 import io
+import os
 from contextlib import redirect_stdout
 
 import pytest
 import torch
-from helpers import LAUNCH, SMALL, TORCHRUN, run, run_here
+from helpers import LAUNCH, SMALL, run, run_here
+from processes import run_python
 
 from distill_hub.running import dry_run
 from distill_hub.running.dry_run import DryRun
 
 PIXELS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "2", "--view_epochs", "0"]
-END = ["package", "evaluate convnet-1"]
+END = ["package", "evaluate convnet-1-w16"]
 FITS = ["fit generator", "fit teacher"]
 BANK = ["fit teacher", "statistics", "keep statistics", "recover", "package", "evaluate convnet-1-w16"]
 PLANS = {  # recipe: its words, and the stages that its plan has
-    "cao2": (SMALL, [*FITS, "pool", "refine", "package", "views", "store views", "evaluate convnet-1"]),
+    "cao2": (SMALL, [*FITS, "pool", "refine", "package", "views", "store views", "evaluate convnet-1-w16"]),
     "dgs": ([*SMALL, "--view_epochs", "0"], [*FITS, "difficulty", "keep difficulty", "pool", "select", *END]),
     "minimax": (
         [*SMALL, "--view_epochs", "0", "--tuning_epochs", "4", "--tuning_batch_size", "32"],
@@ -62,7 +64,7 @@ def test_items_chunks_and_bytes_are_those_of_the_run(tmp_path, monkeypatch):
 
 def test_two_processes_share_the_chunks(tmp_path):
     words = ["recipes/random_real.py", *PIXELS, "--dry_run", "--output_dir", str(tmp_path / "set")]
-    done = run(TORCHRUN, *words, DISTILL_HUB_CACHE=str(tmp_path / "cache"))
+    done = run_python(*words, environment={**os.environ, "DISTILL_HUB_CACHE": str(tmp_path / "cache")}, world=2)
     assert done.returncode == 0, done.stderr
     found = rows_of(done.stdout)
     assert found["select"][:2] == ["20", "5"] and found["evaluate convnet-1-w16"][:2] == ["4", "2"]

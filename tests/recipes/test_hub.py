@@ -2,11 +2,11 @@
 
 import json
 import re
-import subprocess
 import sys
 
 import pytest
-from helpers import TINY, TORCHRUN, run
+from helpers import TINY, run
+from processes import run_python
 
 from distill_hub import load_distilled
 from distill_hub.artifact.find import read_records
@@ -30,7 +30,7 @@ def published(hub, tmp_path_factory):
     folder = tmp_path_factory.mktemp("author") / "set"
     environment = hub.environment(folder.parent / "home", "hf_alice")
     words = [*TINY, "--output_dir", str(folder), "--push_to_hub", REPO]
-    result = run([sys.executable], "recipes/cao2.py", *words, **environment)
+    result = run([sys.executable], "recipes/cao2.py", *words, **environment)  # it prints that it loads, so nothing may be
     assert result.returncode == 0, result.stderr[-3000:]
     assert f"{REPO}, commit {hub.repos[REPO].head().sha}" in result.stdout
     quiet(result.stderr)
@@ -39,8 +39,7 @@ def published(hub, tmp_path_factory):
 
 def cli(hub, home, *words, token=None):
     environment = hub.environment(home / "home", token)
-    command = [sys.executable, "-m", "distill_hub.cli", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=home)
+    return run_python("-m", "distill_hub.cli", *words, environment=environment, folder=home)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -61,8 +60,7 @@ for row in data:
     rows += 1
 print(json.dumps([digest.hexdigest(), rows, data.features.to_dict()]))
 """
-    environment = hub.environment(tmp_path)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python("-c", code, environment=hub.environment(tmp_path))
     assert done.returncode == 0, done.stderr
     content, rows, found = json.loads(done.stdout)
     manifest = load_distilled(published).manifest
@@ -72,7 +70,8 @@ print(json.dumps([digest.hexdigest(), rows, data.features.to_dict()]))
 
 
 def test_a_sceptic_measures_what_is_claimed(hub, published, tmp_path):
-    done = cli(hub, tmp_path, "evaluate", REPO, "--check", "--json", "found.json")
+    words, environment = ["--check", "--json", str(tmp_path / "found.json")], hub.environment(tmp_path / "home")
+    done = run([sys.executable, "-m", "distill_hub.cli"], "evaluate", REPO, *words, **environment)
     assert done.returncode == 0, done.stderr
     assert "yes" in done.stdout and "NO" not in done.stdout
     quiet(done.stderr)
@@ -83,7 +82,7 @@ def test_a_sceptic_measures_what_is_claimed(hub, published, tmp_path):
 
 
 def test_two_processes_measure_the_same(hub, published, tmp_path):
-    result = run(TORCHRUN, "recipes/evaluate.py", str(published), "--check", "--json", str(tmp_path / "found.json"))
+    result = run_python("recipes/evaluate.py", str(published), "--check", "--json", str(tmp_path / "found.json"), world=2)
     assert result.returncode == 0, result.stderr[-3000:]
     (pair,) = json.loads((tmp_path / "found.json").read_text())
     assert pair["measured"]["environment"]["processes"] == 2
@@ -103,12 +102,12 @@ def test_a_wrong_claim_is_found(hub, published, tmp_path):
 
 
 def test_a_measurement_is_submitted(hub, published, tmp_path):
-    done = cli(hub, tmp_path, "evaluate", REPO, "--students", "convnet-2", "--repeats", "2", "--submit", token="hf_bob")
+    done = cli(hub, tmp_path, "evaluate", REPO, "--students", "convnet-2-w16", "--repeats", "2", "--submit", token="hf_bob")
     assert done.returncode == 0, done.stderr
     assert "/discussions/1" in done.stdout
     hub.merge(REPO, 1)
     shown = cli(hub, tmp_path, "info", REPO)
-    assert "convnet-2, measured by bob" in shown.stdout
+    assert "convnet-2-w16, measured by bob" in shown.stdout
     downloaded = [request.path for request in hub.requests if request.path.endswith(".parquet") and request.method == "GET"]
     hub.reset()
     assert downloaded  # by the evaluations; not by info:
@@ -121,7 +120,7 @@ def test_a_name_that_cannot_be_is_refused_before_any_work(hub, tmp_path):
     environment = hub.environment(tmp_path, "hf_alice")
     for name, reason in (("org/digits ipc", "NAMESPACE/NAME"), ("nobody/digits", "alice, org")):
         words = ["--output_dir", str(tmp_path / "set"), "--push_to_hub", name]
-        result = run([sys.executable], "recipes/dit.py", *words, **environment)
+        result = run_python("recipes/dit.py", *words, environment=environment)
         assert result.returncode != 0
         (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
         assert reason in line and name in line

@@ -2,18 +2,17 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import load_dataset
-from helpers import LAUNCH, SMALL, TINY, TORCHRUN, kill_when, run, run_here
+from helpers import LAUNCH, SMALL, TINY, TORCHRUN, kill_when, run, run_here, unscored
+from processes import run_python
 
 from distill_hub import evaluate, load_distilled
 
-CHUNKS = {"pool": 5, "refine": 4, "views": 2, "evaluate convnet-1": 6}  # 60 candidates, 20 images, 150 epochs, 3 x 2
+CHUNKS = {"pool": 5, "refine": 4, "views": 2, "evaluate convnet-1-w16": 6}  # 60 candidates, 20 images, 150 epochs, 3 x 2
 
 
 def markers(folder: Path) -> dict[str, int]:
@@ -49,7 +48,7 @@ def test_it_prints_where_the_set_is_the_times_and_the_scores(finished):
     (record,) = (json.loads(file.read_text()) for file in (folder / "evaluations").iterdir())
     own, random = (np.array(score["last"]) * 100 for score in (record["score"], record["baselines"]["random real"]))
     told = " ".join(printed.split())
-    assert f"convnet-1 reaches {own.mean():.1f} ± {own.std(ddof=1):.1f} % under quick v2 (non-standard)" in told
+    assert f"convnet-1-w16 reaches {own.mean():.1f} ± {own.std(ddof=1):.1f} % under quick v2 (non-standard)" in told
     assert f"of 2 students; as many random real images: {random.mean():.1f} ± {random.std(ddof=1):.1f} %" in told
 
 
@@ -97,7 +96,8 @@ for streaming in (False, True):
         assert abs(sum(row["soft_label"]) - 1) < 1e-5
         assert abs(row["confidence"] - row["soft_label"][row["label"]]) < 1e-7
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_seed_redraws_the_candidate(finished):
@@ -105,7 +105,8 @@ def test_seed_redraws_the_candidate(finished):
     from distill_hub.generators.dit import DiTGenerator
 
     folder = finished[0].with_name("unrefined")
-    run_here("recipes/dit.py", *SMALL, "--output_dir", str(folder), "--repeats", "1")
+    with unscored():
+        run_here("recipes/dit.py", *SMALL, "--output_dir", str(folder))
     (index,) = Path(os.environ["DISTILL_HUB_CACHE"]).glob("digits-generator-????????????/model_index.json")
     config = load_distilled(folder).manifest.method.config
     generator = DiTGenerator.from_pretrained(
@@ -167,9 +168,7 @@ def test_scoring_again_gives_the_claimed_accuracy(finished):
 
 
 def test_info_prints_method_and_scores(finished):
-    result = subprocess.run(
-        [sys.executable, "-m", "distill_hub.cli", "info", str(finished[0])], capture_output=True, text=True, timeout=300
-    )
+    result = run_python("-m", "distill_hub.cli", "info", str(finished[0]))
     assert result.returncode == 0, result.stderr
     for word in ("digits-ipc2-cao2", "CaO2", "10: 0, 1, 2", sha(finished[0]), "random real"):
         assert word in result.stdout
