@@ -58,6 +58,8 @@ def open_teacher(
     name, id, source = teacher, teacher, test.source
     if teacher == "auto" and source.has_wnids:
         name = id = IMAGENET_TEACHER
+    elif teacher == "auto" and image_size is None:
+        raise InputError("image_size", None, f"the images of {source.name} differ in size; pass --image_size")
     elif teacher == "auto":
         network = student_name(network, image_size)
         config = run.cached(fit_folder(source, "teacher", network, image_size, teacher_epochs, seed) / "config.json")

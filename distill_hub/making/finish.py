@@ -20,7 +20,7 @@ from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.pictures import Picture, curves
 from distill_hub.making.plan import expect_rest
-from distill_hub.making.start import Setup, view_epochs
+from distill_hub.making.start import Setup
 from distill_hub.publishing.plots import preview_grid
 from distill_hub.publishing.publish import publish
 from distill_hub.publishing.readme import card_of, readme_files
@@ -80,7 +80,7 @@ def package_and_score(
     run.on_main("package", package)
     manifest = Manifest.read(folder / "manifest.json")
     images = stage.rows(0, len(stage), "images")["images"]
-    if epochs := view_epochs(config, len(manifest.classes)):
+    if epochs := setup.view_epochs:
         mirrored = is_mirrored(manifest.class_names)
         drawn = draw_views(run, images, teacher, manifest.teacher, epochs=epochs, mirrored=mirrored, seed=manifest.seed)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
