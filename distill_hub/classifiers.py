@@ -120,6 +120,11 @@ class Classifier:
         batches = unit_batches(images, batch_size, self.device)
         return torch.cat([self.logits(batch).double().softmax(1).float().cpu() for batch in batches])
 
+    @torch.inference_mode()
+    def embeddings(self, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+        """Return the features that the last layer sees, float32 (N, D) on the CPU, of uint8 images (N, 3, S, S)."""
+        return torch.cat([self.embed(batch).cpu() for batch in unit_batches(images, batch_size, self.device)])
+
 
 def save_network(
     model: nn.Module,
