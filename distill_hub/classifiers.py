@@ -3,7 +3,6 @@
 A classifier folder holds `config.json` and `model.safetensors`, in timm's layout; transformers' own layout is read, too.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -252,13 +251,3 @@ def _load_transformers(name: str, common: dict) -> Classifier:
     side = size.get("height") or size["shortest_edge"]
     return Classifier(model, architecture=model.config.model_type, class_names=names, image_size=side,
                       mean=processor.image_mean, std=processor.image_std, **common)  # fmt: skip
-
-
-def weights_sha256(*modules: nn.Module) -> str:
-    """Hash all weights of some modules, by name: the same for any file layout and device."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -15,7 +15,8 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 
 from distill_hub import load_distilled
-from distill_hub.classifiers import load_classifier, weights_sha256
+from distill_hub.artifact.describe import weights_sha256
+from distill_hub.classifiers import load_classifier
 from distill_hub.data.sources import load_source
 from distill_hub.running.files import cache_dir
 

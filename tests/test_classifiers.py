@@ -18,13 +18,13 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from distill_hub.artifact.describe import weights_sha256
 from distill_hub.classifiers import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Classifier,
     load_classifier,
     save_network,
-    weights_sha256,
 )
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass

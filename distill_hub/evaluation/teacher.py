@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from distill_hub.artifact.describe import teacher_record
 from distill_hub.artifact.manifest import FITTED, ModelRecord
 from distill_hub.classifiers import (
     IMAGENET_TEACHER,
     Classifier,
     load_classifier,
     save_network,
-    weights_sha256,
 )
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source, fit_folder
@@ -75,15 +75,7 @@ def open_teacher(
     accuracy = None
     if not (run.is_dry and Path(name).is_relative_to(run.output_dir)):  # fitted for a moment, to be timed
         accuracy = refuse_chance("teacher", id, predicted, test.labels.numpy(), names, "its predictions on the test split")
-    record = ModelRecord(
-        id=id,
-        architecture=classifier.architecture,
-        revision=classifier.revision,
-        sha256=weights_sha256(classifier.model),
-        license=classifier.license,
-        test_accuracy=accuracy,
-    )
-    return classifier, record
+    return classifier, teacher_record(classifier, id, accuracy)
 
 
 def open_known_teacher(

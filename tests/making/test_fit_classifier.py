@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from distill_hub.classifiers import load_classifier, weights_sha256
+from distill_hub.artifact.describe import weights_sha256
+from distill_hub.classifiers import load_classifier
 from distill_hub.config import InputError, resolved
 from distill_hub.data.augment import Augmentation, draw
 from distill_hub.evaluation.subject import HeldOut
