@@ -19,8 +19,8 @@ from torch import nn
 from distill_hub.config import InputError, nearest
 from distill_hub.data.augment import normalize
 from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
-from distill_hub.names import TEACHER, is_own
-from distill_hub.networks import build
+from distill_hub.networks.build import build
+from distill_hub.networks.names import TEACHER, is_own
 from distill_hub.running.files import atomic_write
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

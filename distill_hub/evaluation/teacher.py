@@ -23,7 +23,7 @@ from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.train import TrainingSet, train_students
-from distill_hub.names import student_name
+from distill_hub.networks.names import student_name
 from distill_hub.running.run import Run
 
 

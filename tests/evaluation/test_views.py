@@ -22,7 +22,7 @@ from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.evaluation.views import draw_views, epochs_of_views, store_views
-from distill_hub.networks import build
+from distill_hub.networks.build import build
 from distill_hub.running.run import Run
 
 RECORD = ModelRecord(id="a teacher", architecture="convnet-1", sha256="1" * 64)

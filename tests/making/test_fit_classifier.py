@@ -25,7 +25,7 @@ from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.making import fit_classifier as module
 from distill_hub.making.fit_classifier import Fit, classifier_task, fit_classifier, rate
-from distill_hub.networks import build
+from distill_hub.networks.build import build
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
