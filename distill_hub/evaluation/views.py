@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.manifest import Manifest, ModelRecord, ViewsFacts
-from distill_hub.artifact.views import predicted_bytes, write_views
+from distill_hub.artifact.views import write_views
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.augment import augment, batch_of, draw
@@ -18,6 +18,14 @@ from distill_hub.running.run import Run, Stage
 
 WRITTEN_BY_DEFAULT = 64 * 2**20  # bytes: more is made on request
 CHUNK_ROWS = 2000  # views per chunk of work; at least one epoch
+
+
+def predicted_bytes(images: int, epochs: int, classes: int, batch_size: int = 100) -> int:
+    """Estimate the size of stored views, in bytes: mostly the logits, 2 bytes each.
+
+    A row's other columns take about 14 bytes once they are compressed, and a batch's headers about 1,000.
+    """
+    return epochs * (images * (2 * classes + 14) + -(-images // batch_size) * 1000)
 
 
 def epochs_of_views(asked: int | None, rules: Protocol, ipc: int, classes: int) -> int:

@@ -9,13 +9,12 @@ import torch
 
 from distill_hub.artifact.describe import rows, soft_labels
 from distill_hub.artifact.package import encode_image
-from distill_hub.artifact.views import predicted_bytes
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.scores import settings_of, trials_of
 from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet
-from distill_hub.evaluation.views import draw_views
+from distill_hub.evaluation.views import draw_views, predicted_bytes
 from distill_hub.making.start import Setup
 from distill_hub.running.run import Stage
 

@@ -180,17 +180,17 @@ def _begin(config: SetOptions, method: str, image_size: int | None) -> tuple[Sou
     Raises:
         InputError: For the first of these that cannot be used.
     """
-    source = load_source(**options(config, SourceOptions))
-    check_ipc(source, config.ipc)
-    settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # finished work of other images is of no use
-    rules = protocol_named(config.protocol)
-    rules.check_students(config.students, len(source.classes), image_size or source.image_size or 224)
-    epochs_of_views(config.view_epochs, rules, config.ipc, len(source.classes))
     # A set drawn from a tuned generator is called after both, unless it is that method's own.
     named = isinstance(config, GeneratorOptions) and config.generator != "auto"
     tuning = find_tuning(config.generator, config.generator_revision) if named else None
     if tuning and tuning.method.name != method:
         method = f"{method}-{tuning.method.name}"
+    source = load_source(**options(config, SourceOptions))
+    check_ipc(source, config.ipc)
+    settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # finished work of other images is of no use
+    rules = protocol_named(config.protocol)
+    epochs_of_views(config.view_epochs, rules, config.ipc, len(source.classes))
+    rules.check_students(config.students, len(source.classes), image_size or source.image_size or 224)
     name = set_name(source.name, config.ipc, method)
     destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     folder = config.output_dir or Path("outputs", name)

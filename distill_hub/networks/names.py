@@ -32,7 +32,7 @@ TEACHER = "timm/NAME, a Hub id or a folder with config.json and safetensors"
 
 
 def is_own(name: str) -> bool:
-    """Return whether a network is one of `build`, not of timm's, which have no dash in their names."""
+    """Return whether a network is one of our own, see `build`, not of timm's, which have no dash in their names."""
     return CONVNET.fullmatch(name) is not None or name in INSTANCE_NORM or name in TORCHVISION
 
 
