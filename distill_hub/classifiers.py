@@ -3,7 +3,6 @@
 A classifier folder holds `config.json` and `model.safetensors`, in timm's layout; transformers' own layout is read, too.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,8 +19,8 @@ from torch import nn
 from distill_hub.config import InputError, nearest
 from distill_hub.data.augment import normalize
 from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
-from distill_hub.names import TEACHER, is_own
-from distill_hub.networks import build
+from distill_hub.networks.build import build
+from distill_hub.networks.names import TEACHER, is_own
 from distill_hub.running.files import atomic_write
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -119,6 +118,11 @@ class Classifier:
         """Return the probabilities at temperature 1, float32 (N, C) on the CPU, of uint8 images (N, 3, S, S)."""
         batches = unit_batches(images, batch_size, self.device)
         return torch.cat([self.logits(batch).double().softmax(1).float().cpu() for batch in batches])
+
+    @torch.inference_mode()
+    def embeddings(self, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+        """Return the features that the last layer sees, float32 (N, D) on the CPU, of uint8 images (N, 3, S, S)."""
+        return torch.cat([self.embed(batch).cpu() for batch in unit_batches(images, batch_size, self.device)])
 
 
 def save_network(
@@ -247,13 +251,3 @@ def _load_transformers(name: str, common: dict) -> Classifier:
     side = size.get("height") or size["shortest_edge"]
     return Classifier(model, architecture=model.config.model_type, class_names=names, image_size=side,
                       mean=processor.image_mean, std=processor.image_std, **common)  # fmt: skip
-
-
-def weights_sha256(*modules: nn.Module) -> str:
-    """Hash all weights of some modules, by name: the same for any file layout and device."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -236,6 +236,20 @@ def look(repo_id: str, revision: str | None = None, repo_type: RepoType = "datas
     return RemoteSet(info.id, info.sha, bool(info.private), files, repo_type)
 
 
+def look_if_there(repo_id: str, repo_type: RepoType) -> RemoteSet | None:
+    """Return what `look` finds on main; None where the Hub shows no such repository.
+
+    Raises:
+        InputError, HubError: See `plain_errors`.
+    """
+    try:
+        return look(repo_id, repo_type=repo_type)
+    except InputError as error:
+        if type(error.__cause__) is RepositoryNotFoundError:  # not its subclass, a gated repository
+            return None
+        raise
+
+
 def _snapshot(repo_id: str, commit: str, repo_type: RepoType) -> Path:
     """Return the folder of a commit in the client's cache."""
     return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo_id, repo_type=repo_type), "snapshots", commit)

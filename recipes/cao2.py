@@ -16,7 +16,6 @@ from distill_hub.options.cao2 import Cao2Config
 
 def main(config: Cao2Config) -> Path | None:
     """Draw a pool, select, refine, label, package and score."""
-    from distill_hub.making import pictures
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up_generator
     from distill_hub.methods import cao2
@@ -60,13 +59,11 @@ def main(config: Cao2Config) -> Path | None:
     refined = setup.run.map("refine", items, refine, chunk_size=config.refine_batch_size)
 
     notes = {"order": cao2.resolve_order(config.order, config.ipc), "correct_candidates_of_short_classes": short}
-    shown = {"embedding": pictures.embedding(setup, pool, refined)}
     if config.refine_steps:
-        shown["refinement"] = pictures.refinement(setup, pool, chosen, refined)
         losses = refined.rows(0, len(refined), "losses")["losses"].mean(0)  # (steps,)
         notes["mean_loss_of_first_and_last_tenth"] = first_and_last_tenth(losses)
-    manifest = setup.manifest(cao2.FACTS, notes)
-    return package_and_score(setup, refined, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
+    before = chosen if config.refine_steps else None
+    return package_and_score(setup, refined, setup.manifest(cao2.FACTS, notes), pool=pool, refined_from=before)
 
 
 if __name__ == "__main__":

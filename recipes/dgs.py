@@ -16,7 +16,6 @@ from distill_hub.options.dgs import DgsConfig
 
 def main(config: DgsConfig) -> Path | None:
     """Measure the real images' difficulty, draw a pool, select, label, package and score."""
-    from distill_hub.making import pictures
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up_generator
     from distill_hub.methods import dgs
@@ -49,16 +48,12 @@ def main(config: DgsConfig) -> Path | None:
     selected = keep(run, pool, chosen)
 
     target = sum(sampling.target for sampling in samplings)
-    shown = {
-        "difficulty": lambda path: difficulty_chart(dgs.totals(samplings), target, path),
-        "embedding": pictures.embedding(setup, pool, selected),
-    }
+    pictures = {"difficulty": lambda path: difficulty_chart(dgs.totals(samplings), target, path)}
     notes = {
         "thresholds": {name: list(sampling.thresholds) for name, sampling in zip(names, samplings, strict=True)},
         "selected_from_another_bin": {n: s.filled for n, s in zip(names, samplings, strict=True) if s.filled},
     }
-    manifest = setup.manifest(dgs.FACTS, notes)
-    return package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
+    return package_and_score(setup, selected, setup.manifest(dgs.FACTS, notes), pool=pool, pictures=pictures)
 
 
 if __name__ == "__main__":

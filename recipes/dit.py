@@ -20,7 +20,7 @@ def main(config: DitConfig) -> Path | None:
 
     setup = set_up_generator(config, "dit")
     samples = setup.draw(config.ipc)
-    return package_and_score(setup, samples, setup.manifest(FACTS), baselines={})
+    return package_and_score(setup, samples, setup.manifest(FACTS))
 
 
 if __name__ == "__main__":

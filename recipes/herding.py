@@ -22,7 +22,7 @@ def main(config: CoresetConfig) -> Path | None:
 
     setup = set_up(config, coresets.HERDING["name"])
     stage = choose_by_embedding(setup, coresets.herding)
-    return package_and_score(setup, stage, setup.manifest(coresets.HERDING), baselines={})
+    return package_and_score(setup, stage, setup.manifest(coresets.HERDING))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def main(config: CoresetConfig) -> Path | None:
 
     setup = set_up(config, coresets.K_CENTER["name"])
     stage = choose_by_embedding(setup, coresets.k_center)
-    return package_and_score(setup, stage, setup.manifest(coresets.K_CENTER), baselines={})
+    return package_and_score(setup, stage, setup.manifest(coresets.K_CENTER))
 
 
 if __name__ == "__main__":

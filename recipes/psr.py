@@ -16,7 +16,6 @@ from distill_hub.options.psr import PsrConfig
 
 def main(config: PsrConfig) -> Path | None:
     """Draw a pool, select, refine, package and score."""
-    from distill_hub.making import pictures
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up_generator
     from distill_hub.methods import psr
@@ -66,19 +65,17 @@ def main(config: PsrConfig) -> Path | None:
         cached = {"logits": rows["logits"], "seeds": rows["seeds"]}
         return {**render(generator, teacher, latents), **cached, "latents": latents, "losses": losses}
 
-    notes, shown = {"weights": [alpha, beta, gamma], "correct_candidates_of_short_classes": short}, {}
+    notes = {"weights": [alpha, beta, gamma], "correct_candidates_of_short_classes": short}
     if config.refine_steps:
         items = list(zip(setup.labels, chosen, strict=True))
         selected = setup.run.map("refine", items, refine, chunk_size=config.refine_batch_size)
-        shown["refinement"] = pictures.refinement(setup, pool, chosen, selected)
         losses = selected.rows(0, len(selected), "losses")["losses"].mean(0)  # (steps, 2)
         notes["mean_denoising_loss_of_first_and_last_tenth"] = first_and_last_tenth(losses[:, 0])
         notes["mean_divergence_in_its_steps"] = losses[max(0, config.refine_steps - config.kl_steps) :, 1].tolist()
     else:
         selected = keep(setup.run, pool, chosen)
-    shown["embedding"] = pictures.embedding(setup, pool, selected)
-    manifest = setup.manifest(psr.FACTS, notes)
-    return package_and_score(setup, selected, manifest, baselines={setup.plain: setup.plain_samples(pool)}, pictures=shown)
+    before = chosen if config.refine_steps else None
+    return package_and_score(setup, selected, setup.manifest(psr.FACTS, notes), pool=pool, refined_from=before)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main(config: PixelOptions) -> Path | None:
         return coresets.draw(count, config.ipc, draw_seed(config.seed, "random", source.classes[label].name))
 
     stage = choose_by_class(setup, choose)
-    return package_and_score(setup, stage, setup.manifest(coresets.RANDOM), baselines={})
+    return package_and_score(setup, stage, setup.manifest(coresets.RANDOM))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main(config: RdedConfig) -> Path | None:
     rded.check(setup.source, ipc=config.ipc, **how)
     how |= {"num_crops": config.num_crops, "seed": config.seed}
     stage = make_by_class(setup, lambda label: rded.distill_class(setup.source, setup.teacher, label, config.ipc, **how))
-    return package_and_score(setup, stage, setup.manifest(rded.FACTS, {"factor": how["factor"]}), baselines={})
+    return package_and_score(setup, stage, setup.manifest(rded.FACTS, {"factor": how["factor"]}))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main(config: Sre2lConfig) -> Path | None:
     by_class = [index * len(names) + label for label in range(len(names)) for index in range(config.ipc)]
     selected = keep(setup.run, recovered, by_class)
     manifest = setup.manifest(sre2l.FACTS, sre2l.loss_note(recovered))
-    return package_and_score(setup, selected, manifest, baselines={})
+    return package_and_score(setup, selected, manifest)
 
 
 if __name__ == "__main__":

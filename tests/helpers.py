@@ -16,7 +16,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2
 from processes import ROOT, kill, start_python
 
 from distill_hub import load_distilled
-from distill_hub.classifiers import load_classifier, weights_sha256
+from distill_hub.artifact.describe import weights_sha256
+from distill_hub.classifiers import load_classifier
 from distill_hub.data.sources import load_source
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.running.files import cache_dir

@@ -18,17 +18,17 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from distill_hub.artifact.describe import weights_sha256
 from distill_hub.classifiers import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Classifier,
     load_classifier,
     save_network,
-    weights_sha256,
 )
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
-from distill_hub.networks import ConvNet, build
+from distill_hub.networks.build import ConvNet, build
 
 OWN = ["ant", "bee", "cow"]  # the order of the network
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)

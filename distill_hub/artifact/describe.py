@@ -1,10 +1,12 @@
 """From a finished run to rows and manifest."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from distill_hub.artifact.generator import base_name, read_tuning
 from distill_hub.artifact.manifest import (
@@ -18,7 +20,7 @@ from distill_hub.artifact.manifest import (
     now,
     source_name,
 )
-from distill_hub.classifiers import weights_sha256
+from distill_hub.classifiers import Classifier
 from distill_hub.data.citations import SOURCES
 from distill_hub.data.sources import Source
 from distill_hub.generators.base import Generator
@@ -57,6 +59,34 @@ def soft_labels(stage: Stage) -> torch.Tensor:
 
 def _probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logits.double().softmax(1).float()  # (B, C), temperature 1
+
+
+def weights_sha256(*modules: nn.Module) -> str:
+    """Hash all weights of some modules, by name: the same for any file layout and device."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def teacher_record(teacher: Classifier, id: str, test_accuracy: float | None) -> ModelRecord:
+    """Describe a teacher.
+
+    Args:
+        teacher: The teacher.
+        id: What to call it.
+        test_accuracy: Share of the source's test images that it recognises; None where it was not measured.
+    """
+    return ModelRecord(
+        id=id,
+        architecture=teacher.architecture,
+        revision=teacher.revision,
+        sha256=weights_sha256(teacher.model),
+        license=teacher.license,
+        test_accuracy=test_accuracy,
+    )
 
 
 def generator_record(generator: Generator, id: str) -> ModelRecord:

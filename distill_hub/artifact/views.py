@@ -54,14 +54,6 @@ def view_features(classes: int) -> Features:
     return Features({name: feature(columns[name]) for name in columns.names})
 
 
-def predicted_bytes(images: int, epochs: int, classes: int, batch_size: int = 100) -> int:
-    """Estimate the size of stored views, in bytes: mostly the logits, 2 bytes each.
-
-    A row's other columns take about 14 bytes once they are compressed, and a batch's headers about 1,000.
-    """
-    return epochs * (images * (2 * classes + 14) + -(-images // batch_size) * 1000)
-
-
 def write_views(
     folder: Path, manifest: Manifest, batches: Iterable[Mapping[str, np.ndarray]], facts: ViewsFacts
 ) -> Manifest:

@@ -4,7 +4,6 @@ import math
 
 import torch
 
-from distill_hub.classifiers import Classifier, unit_batches
 from distill_hub.config import InputError
 
 
@@ -81,13 +80,6 @@ def _normalize(difference: float) -> float:
     """Map [-1, 1] to [0, 1]."""
     lowest = math.exp(-1)
     return (math.exp(difference) - lowest) / (math.e - lowest)
-
-
-@torch.inference_mode()
-def embed_all(classifier: Classifier, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
-    """Return the embedding of each of the uint8 images (N, 3, S, S), as float32 (N, D) on the CPU."""
-    batches = unit_batches(images, batch_size, classifier.device)
-    return torch.cat([classifier.embed(batch).cpu() for batch in batches])
 
 
 @torch.inference_mode()

@@ -14,7 +14,8 @@ from typing import Literal
 from distill_hub.config import InputError, nearest
 from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation.settings import Settings, Task
-from distill_hub.names import WITH_BATCH_NORM, split_students, student_name
+from distill_hub.networks.build import check_student
+from distill_hub.networks.names import WITH_BATCH_NORM, split_students, student_name
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,24 @@ class Protocol:
         """Resolve a comma-separated list of students.
 
         Raises:
-            InputError: See `names.split_students`.
+            InputError: See `networks.names.split_students`.
         """
         auto = "resnet-18-bn" if self.name in WITH_BATCH_NORM else student_name("auto", image_size)
         return list(dict.fromkeys(auto if name == "auto" else name for name in split_students(names, self.name)))
+
+    def check_students(self, names: str, num_classes: int, image_size: int) -> None:
+        """Refuse students that cannot be trained on such images.
+
+        Args:
+            names: See `students`.
+            num_classes: Number of classes.
+            image_size: Side of the set's images in pixels.
+
+        Raises:
+            InputError: See `networks.names.split_students` and `networks.build.check_student`.
+        """
+        for student in self.students(names, image_size):
+            check_student(student, num_classes, min(224, image_size))
 
 
 def _quick(task: Task) -> Settings:

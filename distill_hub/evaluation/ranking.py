@@ -8,7 +8,7 @@ import torch
 from distill_hub.artifact.records import OWN, RANDOM, DDRanking, EvaluationRecord
 from distill_hub.config import InputError
 from distill_hub.data.augment import Augmentation
-from distill_hub.evaluation.metrics import augmentation_robust_score, embed_all, label_robust_score, mmd
+from distill_hub.evaluation.metrics import augmentation_robust_score, label_robust_score, mmd
 from distill_hub.evaluation.scores import Trial
 from distill_hub.evaluation.subject import Subject
 
@@ -60,5 +60,5 @@ def distance_to_real(subject: Subject) -> float:
     """
     teacher, rows, size = subject.teacher, subject.real_rows, subject.own.images.shape[-1]
     parts = (rows[start : start + 1000] for start in range(0, len(rows), 1000))
-    real = [embed_all(teacher, subject.real_images(part, size).images) for part in parts]
-    return mmd(embed_all(teacher, subject.own.images).to(teacher.device), torch.cat(real).to(teacher.device))
+    real = [teacher.embeddings(subject.real_images(part, size).images) for part in parts]
+    return mmd(teacher.embeddings(subject.own.images).to(teacher.device), torch.cat(real).to(teacher.device))

@@ -27,7 +27,7 @@ from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.foreign.align import align
 from distill_hub.foreign.read import read_foreign
-from distill_hub.networks import check_student
+from distill_hub.networks.build import check_student
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
 from distill_hub.running.session import session

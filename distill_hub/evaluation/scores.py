@@ -17,7 +17,7 @@ from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet, resized, train_students
-from distill_hub.networks import check_student
+from distill_hub.networks.build import check_student
 from distill_hub.running.files import slug
 from distill_hub.running.run import Run
 

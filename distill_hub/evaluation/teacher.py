@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from distill_hub.artifact.describe import teacher_record
 from distill_hub.artifact.manifest import FITTED, ModelRecord
 from distill_hub.classifiers import (
     IMAGENET_TEACHER,
     Classifier,
     load_classifier,
     save_network,
-    weights_sha256,
 )
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source, fit_folder
@@ -23,7 +23,7 @@ from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.train import TrainingSet, train_students
-from distill_hub.names import student_name
+from distill_hub.networks.names import student_name
 from distill_hub.running.run import Run
 
 
@@ -58,6 +58,8 @@ def open_teacher(
     name, id, source = teacher, teacher, test.source
     if teacher == "auto" and source.has_wnids:
         name = id = IMAGENET_TEACHER
+    elif teacher == "auto" and image_size is None:
+        raise InputError("image_size", None, f"the images of {source.name} differ in size; pass --image_size")
     elif teacher == "auto":
         network = student_name(network, image_size)
         config = run.cached(fit_folder(source, "teacher", network, image_size, teacher_epochs, seed) / "config.json")
@@ -73,15 +75,7 @@ def open_teacher(
     accuracy = None
     if not (run.is_dry and Path(name).is_relative_to(run.output_dir)):  # fitted for a moment, to be timed
         accuracy = refuse_chance("teacher", id, predicted, test.labels.numpy(), names, "its predictions on the test split")
-    record = ModelRecord(
-        id=id,
-        architecture=classifier.architecture,
-        revision=classifier.revision,
-        sha256=weights_sha256(classifier.model),
-        license=classifier.license,
-        test_accuracy=accuracy,
-    )
-    return classifier, record
+    return classifier, teacher_record(classifier, id, accuracy)
 
 
 def open_known_teacher(

@@ -14,7 +14,7 @@ from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.augment import augment, batch_of, denormalize, draw, normalize
 from distill_hub.evaluation.settings import Settings, learning_rate
-from distill_hub.networks import build
+from distill_hub.networks.build import build
 from distill_hub.running.console import progress
 from distill_hub.running.seeds import cpu_generator, draw_seed
 

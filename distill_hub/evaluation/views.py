@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.manifest import Manifest, ModelRecord, ViewsFacts
-from distill_hub.artifact.views import predicted_bytes, write_views
+from distill_hub.artifact.views import write_views
 from distill_hub.classifiers import Classifier
+from distill_hub.config import InputError
 from distill_hub.data.augment import augment, batch_of, draw
-from distill_hub.evaluation.protocols import FKD_EPOCHS, fkd_batch_size, fkd_views
+from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol, fkd_batch_size, fkd_views
 from distill_hub.evaluation.train import epoch_generator, resized
 from distill_hub.running.console import size_text
 from distill_hub.running.run import Run, Stage
@@ -19,10 +20,34 @@ WRITTEN_BY_DEFAULT = 64 * 2**20  # bytes: more is made on request
 CHUNK_ROWS = 2000  # views per chunk of work; at least one epoch
 
 
-def default_epochs(images: int, classes: int) -> int:
-    """Return the epochs of views that a set gets unasked: those of `fkd` where they are small, else none."""
+def predicted_bytes(images: int, epochs: int, classes: int, batch_size: int = 100) -> int:
+    """Estimate the size of stored views, in bytes: mostly the logits, 2 bytes each.
+
+    A row's other columns take about 14 bytes once they are compressed, and a batch's headers about 1,000.
+    """
+    return epochs * (images * (2 * classes + 14) + -(-images // batch_size) * 1000)
+
+
+def epochs_of_views(asked: int | None, rules: Protocol, ipc: int, classes: int) -> int:
+    """Return for how many epochs a set gets views.
+
+    Args:
+        asked: As many; None: those of `fkd` where they are small, else none.
+        rules: The protocol that its students are trained by.
+        ipc: Images per class.
+        classes: Number of classes.
+
+    Raises:
+        InputError: When the students need more.
+    """
+    images = ipc * classes
     size = predicted_bytes(images, FKD_EPOCHS, classes, fkd_batch_size(images, classes))
-    return FKD_EPOCHS if size <= WRITTEN_BY_DEFAULT else 0
+    default = FKD_EPOCHS if size <= WRITTEN_BY_DEFAULT else 0
+    epochs = default if asked is None else asked
+    if rules.labels == "views" and epochs < FKD_EPOCHS:
+        valid = f"{rules.name} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
+        raise InputError("view_epochs", asked, valid)
+    return epochs
 
 
 def draw_views(

@@ -18,9 +18,9 @@ from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, store_views
-from distill_hub.making.pictures import Picture, curves
+from distill_hub.making.pictures import Picture, curves, embedding, refinement
 from distill_hub.making.plan import expect_rest
-from distill_hub.making.start import Setup, view_epochs
+from distill_hub.making.start import Setup
 from distill_hub.publishing.plots import preview_grid
 from distill_hub.publishing.publish import publish
 from distill_hub.publishing.readme import card_of, readme_files
@@ -33,7 +33,9 @@ def package_and_score(
     stage: Stage,
     manifest: Manifest,
     *,
-    baselines: Mapping[str, Callable[[int], TrainingSet]],
+    pool: Stage | None = None,
+    refined_from: Sequence[int] | None = None,
+    baselines: Mapping[str, Callable[[int], TrainingSet]] | None = None,
     pictures: Mapping[str, Picture] | None = None,
 ) -> Path | None:
     """Turn the images of a stage into a scored artifact, publish it, and print where it is, the scores and the stage times.
@@ -42,9 +44,12 @@ def package_and_score(
         setup: What the recipe works with; the artifact is the run's output folder.
         stage: The set: images, the teacher's logits, and seeds, class by class.
         manifest: All but the content hash; see `Setup.manifest`.
+        pool: What the set was chosen from, as many candidates of every class, where a generator drew them. The first of them
+            are a baseline, and a picture shows where pool and set lie.
+        refined_from: Rows of the pool, in the order of the set, whose refinement is shown; None where nothing was refined.
         baselines: Further sets to score beside random real images.
-        pictures: What the method shows of its work, `assets/<name>.png` of `publishing.card.PICTURES`; drawn by the main
-            process.
+        pictures: What else the method shows of its work, `assets/<name>.png` of `publishing.card.PICTURES`; drawn by the
+            main process.
 
     Returns:
         The folder of the set; None after a dry run, which makes none.
@@ -53,6 +58,9 @@ def package_and_score(
         InputError: When the teacher recognises the set's classes no better than chance.
         HubError: When publishing fails; the set is complete in its folder.
     """
+    baselines, shown = dict(baselines or {}), dict(pictures or {})
+    if pool is not None:
+        baselines[setup.plain] = setup.plain_samples(pool)
     if setup.run.is_dry:
         expect_rest(setup, stage, baselines)
         setup.run.end()
@@ -80,7 +88,7 @@ def package_and_score(
     run.on_main("package", package)
     manifest = Manifest.read(folder / "manifest.json")
     images = stage.rows(0, len(stage), "images")["images"]
-    if epochs := view_epochs(config, len(manifest.classes)):
+    if epochs := setup.view_epochs:
         mirrored = is_mirrored(manifest.class_names)
         drawn = draw_views(run, images, teacher, manifest.teacher, epochs=epochs, mirrored=mirrored, seed=manifest.seed)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
@@ -100,7 +108,12 @@ def package_and_score(
             "stage": f"evaluate {student}".replace("/", "-"),
         }
         records.append(measure(run, subject, rules, student, seeds, trials, **how))
-    run.on_main("card", lambda: _record_and_describe(folder, manifest, records, images, pictures or {}))
+    shown |= curves(records)
+    if pool is not None:
+        shown["embedding"] = embedding(setup, pool, stage)
+    if refined_from is not None:
+        shown["refinement"] = refinement(setup, pool, refined_from, stage)
+    run.on_main("card", lambda: _record_and_describe(folder, manifest, records, images, shown))
     run.say(run.summary())
     run.say(score_table(records, manifest.ipc))
     for record in records:
@@ -125,7 +138,7 @@ def _record_and_describe(
             (folder / name).unlink()
     for record in records:
         atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
-    for name, draw in {**pictures, **curves(records)}.items():
+    for name, draw in pictures.items():
         draw(folder / "assets" / f"{name}.png")
     write_card(folder, manifest, images)
 

@@ -28,8 +28,8 @@ from distill_hub.data.augment import Augmentation, augment, batch_of, draw
 from distill_hub.data.sources import Source
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.subject import HeldOut
-from distill_hub.names import student_name
-from distill_hub.networks import build, check_student
+from distill_hub.networks.build import build, check_student
+from distill_hub.networks.names import student_name
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.publishing.classifier import classifier_card
 from distill_hub.running.console import progress

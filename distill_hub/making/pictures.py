@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.records import EvaluationRecord
-from distill_hub.evaluation.metrics import embed_all
 from distill_hub.making.start import Setup
 from distill_hub.publishing.plots import COLORS, embedding_map, learning_curves, refinement_grid, spread
 from distill_hub.running.run import Stage
@@ -56,11 +55,11 @@ def embedding(setup: Setup, pool: Stage, selected: Stage) -> Picture:
             rows = train.by_class[label]
             seed = draw_seed(setup.config.seed, "embedding picture", names[label])
             drawn = torch.randperm(len(rows), generator=cpu_generator(seed))[:REAL]
-            kinds["real"].append(embed_all(setup.teacher, train.pixels(rows[drawn], setup.image_size)))
+            kinds["real"].append(setup.teacher.embeddings(train.pixels(rows[drawn], setup.image_size)))
             own = pool.rows(label * per_class, (label + 1) * per_class, "embeddings")["embeddings"]
             kinds["pool"].append(own)
             images = selected.rows(label * ipc, (label + 1) * ipc, "images")["images"]
-            kinds["this set"].append(embed_all(setup.teacher, images))
+            kinds["this set"].append(setup.teacher.embeddings(images))
         arrays = {kind: [tensor.numpy() for tensor in tensors] for kind, tensors in kinds.items()}
         embedding_map(arrays, [names[label] for label in shown], path)
 

@@ -9,14 +9,13 @@ import torch
 
 from distill_hub.artifact.describe import rows, soft_labels
 from distill_hub.artifact.package import encode_image
-from distill_hub.artifact.views import predicted_bytes
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.scores import settings_of, trials_of
 from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet
-from distill_hub.evaluation.views import draw_views
-from distill_hub.making.start import Setup, view_epochs
+from distill_hub.evaluation.views import draw_views, predicted_bytes
+from distill_hub.making.start import Setup
 from distill_hub.running.run import Stage
 
 SAMPLE = 32  # images that are encoded, to see how long it takes and how large they are
@@ -40,7 +39,7 @@ def expect_rest(setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[in
     images = stage.rows(0, count, "images")["images"]
     rules = setup.protocol
     own = TrainingSet(images, torch.tensor(labels), soft_labels(stage) if rules.labels == "soft" else None)
-    if epochs := view_epochs(config, classes):
+    if epochs := setup.view_epochs:
         mirrored = is_mirrored(setup.source.class_names)
         how = {"epochs": epochs, "mirrored": mirrored, "seed": config.seed}
         _, facts = draw_views(run, images, setup.teacher, setup.teacher_record, **how)

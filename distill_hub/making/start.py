@@ -14,17 +14,16 @@ from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError, options, resolved
 from distill_hub.data.classes import match_classes
 from distill_hub.data.sources import Source, check_ipc, load_source
-from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
+from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.evaluation.train import TrainingSet
-from distill_hub.evaluation.views import default_epochs
+from distill_hub.evaluation.views import epochs_of_views
 from distill_hub.generators.base import Generator
 from distill_hub.generators.fit import open_generator
 from distill_hub.methods.candidates import draw_pool
-from distill_hub.names import student_name
-from distill_hub.networks import check_student
+from distill_hub.networks.names import student_name
 from distill_hub.options.dit import DitConfig
 from distill_hub.options.shared import (
     GeneratorFitOptions,
@@ -57,6 +56,11 @@ class Setup:
     def protocol(self) -> Protocol:
         """How students are trained."""
         return protocol_named(self.config.protocol)
+
+    @property
+    def view_epochs(self) -> int:
+        """For how many epochs views are stored."""
+        return epochs_of_views(self.config.view_epochs, self.protocol, self.config.ipc, len(self.source.classes))
 
     @property
     def labels(self) -> list[int]:
@@ -125,19 +129,15 @@ def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Se
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
     """
-    source = _open_source(config)
-    size = config.image_size or source.image_size
-    if size is None and config.teacher == "auto" and not source.has_wnids:
-        raise InputError("image_size", None, f"the images of {source.name} differ in size; pass --image_size")
-    _check_evaluation(config, len(source.classes), size or 224)
-    name, destination, run = _open_run(config, source, method)
-    test = HeldOut(source)
+    source, name, destination, run = _begin(config, method, config.image_size)
+    size, test = config.image_size or source.image_size, HeldOut(source)
     network = f"{student_name('auto', size)}-bn" if batch_norm and size else "auto"
     teacher, teacher_record = open_teacher(
         run, test, size, **options(config, TeacherOptions), seed=config.fit_seed, network=network
     )
-    size = size or teacher.image_size
-    _check_evaluation(config, len(source.classes), size)
+    if size is None:
+        size = teacher.image_size
+        protocol_named(config.protocol).check_students(config.students, len(source.classes), size)
     return Setup(config, name, run, source, size, test, teacher, teacher_record, destination)
 
 
@@ -152,13 +152,7 @@ def set_up_generator(config: DitConfig, method: str, *, kind: str | None = None)
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
     """
-    source = _open_source(config)
-    _check_evaluation(config, len(source.classes))
-    # A set drawn from a tuned generator is called after both, unless it is that method's own.
-    tuning = None if config.generator == "auto" else find_tuning(config.generator, config.generator_revision)
-    if tuning and tuning.method.name != method:
-        method = f"{method}-{tuning.method.name}"
-    name, destination, run = _open_run(config, source, method)
+    source, name, destination, run = _begin(config, method, 224)  # what no student exceeds: the generator is not known yet
     generator, id = open_generator(
         run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
     )
@@ -166,7 +160,7 @@ def set_up_generator(config: DitConfig, method: str, *, kind: str | None = None)
         raise InputError("generator", id, f"it is a {generator.facts.name}; {method} needs a {kind}")
     class_ids = match_classes(source.classes, generator.class_names, "generator", id)
     size = generator.image_size
-    _check_evaluation(config, len(source.classes), size)
+    protocol_named(config.protocol).check_students(config.students, len(source.classes), size)
     test = HeldOut(source)
     teacher, teacher_record = open_teacher(run, test, size, **options(config, TeacherOptions), seed=config.fit_seed)
     record = generator_record(generator, id)
@@ -175,41 +169,29 @@ def set_up_generator(config: DitConfig, method: str, *, kind: str | None = None)
     )
 
 
-def _open_source(config: SetOptions) -> Source:
-    source = load_source(**options(config, SourceOptions))
-    check_ipc(source, config.ipc)
-    return source
-
-
-def _open_run(config: SetOptions, source: Source, method: str) -> tuple[str, Destination | None, Run]:
-    """Return the set's name, where it is to be published, and its run."""
-    name = set_name(source.name, config.ipc, method)
-    destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
-    folder = config.output_dir or Path("outputs", name)
-    settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # finished work of other images is of no use
-    run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
-    return name, destination, run
-
-
-def _check_evaluation(config: SetOptions, num_classes: int, image_size: int = 224) -> None:
-    """Refuse an evaluation that the set could not be given.
+def _begin(config: SetOptions, method: str, image_size: int | None) -> tuple[Source, str, Destination | None, Run]:
+    """Refuse what can be refused without work; return the source, the set's name, where it is to be published, and its run.
 
     Args:
         config: The recipe's settings.
-        num_classes: Number of classes.
-        image_size: Side of the set's images in pixels; 224, which no student exceeds, while it is not known yet.
+        method: Name of the method.
+        image_size: Side of the set's images in pixels; None: that of the source's, or, where they differ, 224.
 
     Raises:
-        InputError: When a student is unknown or cannot be trained on such images, or there will be too few stored views.
+        InputError: For the first of these that cannot be used.
     """
+    # A set drawn from a tuned generator is called after both, unless it is that method's own.
+    named = isinstance(config, GeneratorOptions) and config.generator != "auto"
+    tuning = find_tuning(config.generator, config.generator_revision) if named else None
+    if tuning and tuning.method.name != method:
+        method = f"{method}-{tuning.method.name}"
+    source = load_source(**options(config, SourceOptions))
+    check_ipc(source, config.ipc)
+    settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # finished work of other images is of no use
     rules = protocol_named(config.protocol)
-    for student in rules.students(config.students, image_size):
-        check_student(student, num_classes, min(224, image_size))
-    if rules.labels == "views" and view_epochs(config, num_classes) < FKD_EPOCHS:
-        valid = f"{config.protocol} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
-        raise InputError("view_epochs", config.view_epochs, valid)
-
-
-def view_epochs(config: SetOptions, num_classes: int) -> int:
-    """Return for how many epochs views are stored."""
-    return default_epochs(config.ipc * num_classes, num_classes) if config.view_epochs is None else config.view_epochs
+    epochs_of_views(config.view_epochs, rules, config.ipc, len(source.classes))
+    rules.check_students(config.students, len(source.classes), image_size or source.image_size or 224)
+    name = set_name(source.name, config.ipc, method)
+    destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
+    folder = config.output_dir or Path("outputs", name)
+    return source, name, destination, open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distill_hub.config import argument, option
 from distill_hub.kinds import Fraction, NonNegativeInt, PositiveInt
-from distill_hub.names import ProtocolName, check_teacher, split_students
+from distill_hub.networks.names import ProtocolName, check_teacher, split_students
 from distill_hub.options.shared import DRY_RUN_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distill_hub.config import option
 from distill_hub.kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from distill_hub.names import check_network
+from distill_hub.networks.names import check_network
 from distill_hub.options.shared import DRY_RUN_HELP, SourceOptions
 from distill_hub.running.files import check_folder
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from distill_hub.artifact.find import MANIFEST, MANIFEST_BYTES
 from distill_hub.artifact.manifest import Manifest, Record
@@ -21,6 +21,7 @@ from distill_hub.hub import (
     check_token,
     fetch,
     look,
+    look_if_there,
     page_of,
     plain_errors,
     retried,
@@ -121,22 +122,13 @@ def check_destination(
         raise InputError(
             "repository", repo_id, f"{namespace!r} is neither you nor an organisation of yours; valid: {', '.join(own)}"
         )
-    remote = _look_if_there(repo_id, kind)
+    remote = look_if_there(repo_id, kind.repo_type)
     if remote:
         _check_existing(remote, kind, private)
     elif create_pr:
         said = f"the Hub has no such {kind.repo_type} to open a pull request in, or your token may not read it"
         raise InputError("repository", repo_id, said)
     return Destination(repo_id, user, private, revision, create_pr, tag, kind)
-
-
-def _look_if_there(repo_id: str, kind: Kind) -> RemoteSet | None:
-    try:
-        return look(repo_id, repo_type=kind.repo_type)
-    except InputError as error:
-        if type(error.__cause__) is RepositoryNotFoundError:  # not its subclass, a gated repository
-            return None
-        raise
 
 
 def _check_existing(remote: RemoteSet, kind: Kind, private: bool) -> None:
@@ -178,7 +170,7 @@ def commit(destination: Destination, stage: Staging, title: str, how_to_go_on: s
 @retried
 def _attempt(destination: Destination, stage: Staging, title: str) -> Publication:
     repo_id, repo_type, branch = destination.repo_id, destination.kind.repo_type, destination.branch
-    remote = _look_if_there(repo_id, destination.kind)
+    remote = look_if_there(repo_id, repo_type)
     if remote is None:
         API.create_repo(repo_id, repo_type=repo_type, private=destination.private or None, exist_ok=True)
         remote = look(repo_id, repo_type=repo_type)

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
-from distill_hub.evaluation.metrics import augmentation_robust_score, embed_all, label_robust_score, mmd
+from distill_hub.evaluation.metrics import augmentation_robust_score, label_robust_score, mmd
 
 LRS = {"real_hard": 0.8, "own_hard": 0.5, "own": 0.6, "random": 0.4}  # HLR 0.3, IOR 0.2
 ARS = {"own": 0.6, "random": 0.4, "own_plain": 0.37, "random_plain": 0.33}
@@ -131,7 +131,7 @@ def test_every_image_is_embedded_in_its_place(batch_size, sizes):
     colours = torch.tensor([[0, 51, 255], [1, 2, 3], [200, 100, 0], [7, 7, 7], [255, 255, 255]], dtype=torch.uint8)
     images = colours.view(5, 3, 1, 1).expand(5, 3, 4, 4)  # an image of one colour has that colour for its mean
     classifier, seen = channel_means()
-    embeddings = embed_all(classifier, images, batch_size)
+    embeddings = classifier.embeddings(images, batch_size)
     assert (embeddings.dtype, embeddings.shape, embeddings.device.type) == (torch.float32, (5, 3), "cpu")
     torch.testing.assert_close(embeddings, colours / 255)
     assert seen == sizes

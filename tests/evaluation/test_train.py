@@ -25,7 +25,7 @@ from distill_hub.evaluation.train import (
     train_students,
     view_draws,
 )
-from distill_hub.networks import build
+from distill_hub.networks.build import build
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
 CLASSES = 3

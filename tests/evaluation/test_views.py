@@ -21,8 +21,8 @@ from distill_hub.evaluation import reevaluate, scores, views
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.train import TrainingSet, train_students
-from distill_hub.evaluation.views import default_epochs, draw_views, store_views
-from distill_hub.networks import build
+from distill_hub.evaluation.views import draw_views, epochs_of_views, store_views
+from distill_hub.networks.build import build
 from distill_hub.running.run import Run
 
 RECORD = ModelRecord(id="a teacher", architecture="convnet-1", sha256="1" * 64)
@@ -137,9 +137,18 @@ def test_an_interrupted_relabelling_goes_on_to_the_same_views(folder, teacher, t
 
 
 def test_views_of_a_small_set_are_made_unasked():
-    assert default_epochs(100, 10) == 300  # 0.6 MB of logits
-    assert default_epochs(1000, 100) == 300  # 60 MB
-    assert default_epochs(10_000, 1000) == 0  # 6 GB
+    quick = protocol("quick")
+    assert epochs_of_views(None, quick, 10, 10) == 300  # 0.6 MB of logits
+    assert epochs_of_views(None, quick, 10, 100) == 300  # 60 MB
+    assert epochs_of_views(None, quick, 10, 1000) == 0  # 6 GB
+
+
+def test_as_many_views_as_asked_for_unless_students_need_more():
+    assert epochs_of_views(7, protocol("sre2l"), 10, 1000) == 7
+    assert epochs_of_views(300, protocol("fkd"), 10, 1000) == 300
+    for asked, classes in ((299, 10), (0, 10), (None, 1000)):
+        with pytest.raises(InputError, match=f"^view_epochs: {asked} .* fkd trains for 300 epochs: pass --view_epochs 300$"):
+            epochs_of_views(asked, protocol("fkd"), 10, classes)
 
 
 def saved_teacher(folder, digits):

@@ -18,14 +18,15 @@ from processes import run_python
 from safetensors.torch import load_file
 from torch import nn
 
-from distill_hub.classifiers import load_classifier, weights_sha256
+from distill_hub.artifact.describe import weights_sha256
+from distill_hub.classifiers import load_classifier
 from distill_hub.config import InputError, resolved
 from distill_hub.data.augment import Augmentation, draw
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.making import fit_classifier as module
 from distill_hub.making.fit_classifier import Fit, classifier_task, fit_classifier, rate
-from distill_hub.networks import build
+from distill_hub.networks.build import build
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed

@@ -1,13 +1,19 @@
 """What the start of a recipe refuses before work is done for it."""
 
+import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
 
 from distill_hub.config import InputError
 from distill_hub.making import start
 from distill_hub.options.dit import DitConfig
 from distill_hub.options.minimax import MinimaxConfig
+from distill_hub.options.shared import PixelOptions
 
 
 @pytest.fixture
@@ -23,3 +29,20 @@ def test_a_generator_that_a_method_cannot_tune_is_refused_before_a_teacher_is_fi
         start.set_up_generator(MinimaxConfig(output_dir=tmp_path / "a"), "minimax", kind="DiT")
     with pytest.raises(LookupError, match="the teacher"):  # other methods go on
         start.set_up_generator(DitConfig(output_dir=tmp_path / "b"), "dit")
+
+
+def test_images_of_several_sizes_need_an_image_size_where_a_teacher_is_fitted(digits, monkeypatch, tmp_path):
+    images = [Image.new("RGB", (side, 16)) for side in (16, 20)] * 5
+    both = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
+    train = dataclasses.replace(digits.train, dataset=both, labels=np.arange(10))
+    monkeypatch.setattr(start, "load_source", lambda *args, **kwargs: dataclasses.replace(digits, train=train))
+    with pytest.raises(InputError, match=r"^image_size: None .* the images of digits differ in size; pass --image_size$"):
+        start.set_up(PixelOptions(ipc=1, output_dir=tmp_path / "set"), "herding")
+
+
+def test_students_too_deep_for_the_images_are_refused_before_a_teacher_is_fitted(masked, tmp_path):
+    with pytest.raises(InputError, match=r"^students: 'convnet-5' cannot be used; 16 px allow a depth of 4$"):
+        start.set_up(PixelOptions(students="convnet-5", output_dir=tmp_path / "a"), "herding")
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(InputError, match=r"^students: 'convnet-5' cannot be used; 16 px allow a depth of 4$"):
+        start.set_up_generator(DitConfig(students="convnet-5", output_dir=tmp_path / "b"), "dit")

@@ -9,7 +9,7 @@ from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.sources import Split, load_source
 from distill_hub.methods.coresets import draw, embed_class, herding, k_center
-from distill_hub.networks import build
+from distill_hub.networks.build import build
 
 
 def distance(a, b):

@@ -16,7 +16,7 @@ from distill_hub.data.classes import SourceClass
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.methods import psr
 from distill_hub.methods.candidates import Candidates
-from distill_hub.networks import ConvNet
+from distill_hub.networks.build import ConvNet
 from distill_hub.options.psr import PsrConfig
 from distill_hub.running.seeds import cpu_generator
 

@@ -15,7 +15,7 @@ from torchvision.models import resnet18
 from distill_hub.cli import COMMANDS
 from distill_hub.config import options, parse, resolved
 from distill_hub.evaluation.protocols import protocol
-from distill_hub.networks import check_student
+from distill_hub.networks.build import check_student
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import EvaluateConfig
 from distill_hub.options.dgs import DgsConfig

@@ -10,7 +10,7 @@ from distill_hub.classifiers import load_classifier
 from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.networks import build
+from distill_hub.networks.build import build
 
 ROOT = Path(__file__).parents[2]
 # Runs a program, and prints what of the heavy libraries it has imported when it ends.

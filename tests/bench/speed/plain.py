@@ -36,7 +36,7 @@ from distill_hub.evaluation.settings import learning_rate
 from distill_hub.evaluation.train import epoch_generator
 from distill_hub.methods.psr import kl_weights
 from distill_hub.methods.tuning import Tuning
-from distill_hub.networks import build
+from distill_hub.networks.build import build
 from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.running.seeds import cpu_generator, draw_seed
 

@@ -13,7 +13,7 @@ from distill_hub.data.classes import SourceClass
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.networks import build
+from distill_hub.networks.build import build
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import draw_seed
 

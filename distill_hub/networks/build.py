@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from distill_hub.config import InputError
-from distill_hub.names import CONVNET, INSTANCE_NORM, TORCHVISION, refuse_network, student_name
+from distill_hub.networks.names import CONVNET, INSTANCE_NORM, TORCHVISION, refuse_network, student_name
 
 
 class InstanceNorm(nn.GroupNorm):

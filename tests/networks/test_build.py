@@ -7,8 +7,8 @@ import torchvision
 from torch import nn
 
 from distill_hub.config import InputError
-from distill_hub.names import INSTANCE_NORM, TORCHVISION, student_name
-from distill_hub.networks import AveragePool, ConvNet, InstanceNorm, build, check_student
+from distill_hub.networks.build import AveragePool, ConvNet, InstanceNorm, build, check_student
+from distill_hub.networks.names import INSTANCE_NORM, TORCHVISION, student_name
 
 STEMS = [32, 100, 150]  # px: 3x3 alone, 3x3 and pooling, 7x7 and pooling; the last two do not halve evenly
 

@@ -10,7 +10,7 @@ from distill_hub.config import InputError, nearest
 ProtocolName = Literal["quick", "idc-hard", "rded-soft", "kd", "fkd", "sre2l"]
 WITH_BATCH_NORM = ("rded-soft", "fkd", "sre2l")  # protocols whose papers' students have BatchNorm
 
-# Networks: the arguments of `networks.ResNet`, and names in torchvision.
+# Networks: the arguments of `build.ResNet`, and names in torchvision.
 INSTANCE_NORM: dict[str, dict[str, Any]] = {
     "resnet-10": {"blocks": (1, 1, 1, 1)},
     "resnet-18": {"blocks": (2, 2, 2, 2)},
@@ -32,7 +32,7 @@ TEACHER = "timm/NAME, a Hub id or a folder with config.json and safetensors"
 
 
 def is_own(name: str) -> bool:
-    """Return whether a network is one of `networks`, not of timm's, which have no dash in their names."""
+    """Return whether a network is one of our own, see `build`, not of timm's, which have no dash in their names."""
     return CONVNET.fullmatch(name) is not None or name in INSTANCE_NORM or name in TORCHVISION
 
 
@@ -48,7 +48,7 @@ def refuse_network(name: str, field: str, more: Sequence[str] = ()) -> NoReturn:
 
 
 def check_network(name: str, field: str) -> None:
-    """Refuse a name that no network has. Which networks timm has, only timm knows; see `networks.build`.
+    """Refuse a name that no network has. Which networks timm has, only timm knows; see `build.build`.
 
     Raises:
         InputError: Naming what is known; it blames the option `field`.
