@@ -187,7 +187,7 @@ def load_classifier(
     config_file = Path(name) / "config.json"
     common = {"id": name, "classes": classes, "device": device, "revision": revision}
     try:
-        config = json.loads(config_file.read_text()) if Path(name).is_dir() else {}
+        config = json.loads(config_file.read_bytes()) if Path(name).is_dir() else {}
         if not isinstance(config, dict) or not isinstance(config.get("architecture", ""), str):
             raise ValueError(f"{config_file} describes no network")
         if is_own(config.get("architecture", "")):

@@ -77,3 +77,10 @@ def test_files_and_recipes_stay_short():
     assert not {file.name: n for file, n in lengths.items() if n > 400}
     recipes = {file: len(file.read_text().splitlines()) for file in (PACKAGE.parent / "recipes").glob("*.py")}
     assert recipes and not {file.name: n for file, n in recipes.items() if n > 150}
+
+
+def test_text_is_utf_8_on_every_system():
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "read_text":
+                assert "encoding" in {keyword.arg for keyword in node.keywords}, f"{file}:{node.lineno}"

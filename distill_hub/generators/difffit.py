@@ -111,6 +111,6 @@ def save(transformer: DiTTransformer2DModel, base: Path, folder: Path) -> None:
     shutil.copy(base / "model_index.json", folder)
     transformer.save_pretrained(folder / "transformer")
     for name in ("model_index.json", "vae/config.json", "transformer/config.json"):
-        config = json.loads((folder / name).read_text())
+        config = json.loads((folder / name).read_bytes())
         if "_name_or_path" in config:  # where the author's disk holds what this was loaded from
             (folder / name).write_text(json.dumps({**config, "_name_or_path": ""}, indent=2))

@@ -160,7 +160,7 @@ class DiTGenerator:
         if not isinstance(pipeline, DiTPipeline):
             raise InputError("generator", name, f"a DiTPipeline is needed, this is a {type(pipeline).__name__}")
         # diffusers reads id2label from model_index.json but keeps only a map from single synonyms to ids.
-        labels = json.loads((folder / "model_index.json").read_text()).get("id2label", {})
+        labels = json.loads((folder / "model_index.json").read_bytes()).get("id2label", {})
         names = [labels[id] for id in sorted(labels, key=int)]
         license, features = _origin(name, folder)
         if timestep_features != "auto":

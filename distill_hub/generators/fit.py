@@ -91,7 +91,7 @@ def _kind(name: str, revision: str | None) -> type[DiTGenerator]:
         index = Path(name, "model_index.json")
         if not Path(name).exists():
             index = Path(hf_hub_download(name, "model_index.json", revision=revision))
-        pipeline = str(json.loads(index.read_text())["_class_name"])
+        pipeline = str(json.loads(index.read_bytes())["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError("generator", name, f"a model_index.json that names a {valid} is needed ({reason})") from error
@@ -166,7 +166,7 @@ def fit_generator(
     # save_pretrained does not write id2label, which the layout has and class matching needs.
     index = partial / "pipeline" / "model_index.json"
     labels = {str(place): name for place, name in enumerate(source.class_names)}
-    index.write_text(json.dumps({**json.loads(index.read_text()), "id2label": labels}, indent=2))
+    index.write_text(json.dumps({**json.loads(index.read_bytes()), "id2label": labels}, indent=2))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial / "pipeline", folder)
     shutil.rmtree(partial)

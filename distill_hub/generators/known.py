@@ -41,7 +41,7 @@ def tuned_from(folder: Path) -> dict[str, Any] | None:
         InputError: When the record cannot be read.
     """
     try:
-        return json.loads((folder / TUNING).read_text())["base"]
+        return json.loads((folder / TUNING).read_bytes())["base"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
