@@ -61,7 +61,7 @@ def findings(found: Reproduction) -> list[str]:
     lines = []
     if found.new_options:
         taken = ", ".join(f"{name} {value}" for name, value in found.new_options.items())
-        lines.append(f"Options the recipe did not have then, taken as they are by default: {taken}")
+        lines.append(f"Options the recipe did not have then, and what was taken for them: {taken}")
     if found.identical:
         return [*lines, f"Identical: {found.recorded.rows} images and their labels hash to {found.recorded.content_sha256}"]
     if first := found.first:

@@ -90,7 +90,7 @@ class Reproduction:
 
     @property
     def new_options(self) -> dict[str, Any]:
-        """Options that the recipe had not when the set was made, with the defaults that were taken."""
+        """Options that the recipe had not when the set was made, with what was taken: the default, or what was done then."""
         recorded = self.recorded.method.config
         return {name: value for name, value in self.rebuilt.method.config.items() if name not in recorded}
 

@@ -204,6 +204,15 @@ def test_a_manifest_without_hashes_of_stages_is_read(copy, rebuilt):
     assert found.new_options == {"fit_seed": 0}
 
 
+def test_new_options_are_told_with_what_was_taken_for_them(copy, rebuilt, tmp_path, monkeypatch, capsys):
+    """Which need not be the default: of a set older than `timestep_features` it is what was done then."""
+    again = shutil.copytree(rebuilt, tmp_path / "rebuilt")
+    edit(again, lambda fields: fields["method"]["config"].update(timestep_features="diffusers"))
+    code, text = told(monkeypatch, capsys, copy, again)
+    assert code == 0 and "did not have then, and what was taken for them: timestep_features diffusers" in text
+    assert "default" not in text
+
+
 def test_the_line_is_short(made, manifest, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     code, text = told(monkeypatch, capsys, made, "two words", "--print_command")
