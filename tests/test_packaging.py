@@ -80,6 +80,7 @@ def test_the_source_distribution_has_what_it_is_tested_with(built):
     with tarfile.open(built["sdist"]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "tests/test_packaging.py"} <= names
+    assert {".ci/run", ".github/workflows/ci.yml"} <= names
 
 
 def test_recipes_are_found_and_explained(installed):
@@ -122,4 +123,5 @@ def test_what_is_loaded_lazily_is_there_for_type_checkers():
     seen = {alias.name: node.module for node in block.body for alias in node.names}
     assert seen == distill_hub._LAZY
     assert {*seen, "HubError", "InputError", "__version__"} == {*distill_hub.__all__}
+    assert {*seen, "__version__", "__file__"} <= {*dir(distill_hub)}  # what tab completion shows
     assert all(callable(getattr(distill_hub, name)) for name in seen)
