@@ -1,6 +1,6 @@
 """The card. What it is expected to be, in full, lies in gold/; after a change of the template, write it anew and read it:
 
-WRITE_GOLD=1 python -m pytest tests/artifact/test_card.py -k gold && git diff tests/artifact/gold
+WRITE_GOLD=1 python -m pytest tests/publishing/test_card.py -k gold && git diff tests/publishing/gold
 """
 
 import os
