@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from distill_hub.config import InputError
+from distill_hub.data.known import FITTED
 from distill_hub.running.files import slug
 
 FORMAT_VERSION = 1  # of `cards/FORMAT.md`
-FITTED = "fitted on "  # how the id of a fitted teacher begins
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
 
 
@@ -235,7 +235,7 @@ def model_name(model: ModelRecord) -> str:
     """Return what a card calls a model: its id, not the author's path to it."""
     if model.revision or model.tuning:  # an id on the Hub, or one that `generator_record` wrote
         return model.id
-    return re.sub("^(fitted on )?.*/", r"\1", model.id.rstrip("/"))
+    return re.sub(f"^({FITTED})?.*/", r"\1", model.id.rstrip("/"))
 
 
 def set_name(source: str, ipc: int, method: str) -> str:

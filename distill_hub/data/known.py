@@ -8,6 +8,8 @@ from distill_hub.config import InputError, nearest
 from distill_hub.data.classes import IMAGENET100, IMAGENETTE, IMAGEWOOF
 from distill_hub.hub import is_repo_id
 
+FITTED = "fitted on "  # and the name of a source: the id of a generator or classifier that was fitted to it
+
 
 @dataclass(frozen=True)
 class Known:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from distill_hub.artifact.describe import teacher_record
-from distill_hub.artifact.manifest import FITTED, ModelRecord
+from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.classifiers import (
     IMAGENET_TEACHER,
     Classifier,
@@ -17,6 +17,7 @@ from distill_hub.classifiers import (
     save_network,
 )
 from distill_hub.config import InputError
+from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source, fit_folder
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import protocol

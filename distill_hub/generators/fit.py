@@ -20,6 +20,7 @@ from diffusers.training_utils import EMAModel
 from huggingface_hub import hf_hub_download
 
 from distill_hub.config import InputError
+from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source, fit_folder
 from distill_hub.generators.base import Generator
 from distill_hub.generators.dit import DiTGenerator
@@ -70,7 +71,7 @@ def open_generator(
     elif generator == "auto":
         folder = run.cached(fit_folder(source, "generator", dict(fit)))
         fit_on_main(run, source, folder, fit)
-        name, id = str(folder), f"fitted on {source.name}"
+        name, id = str(folder), FITTED + source.name
     loaded = _kind(name, generator_revision).from_pretrained(
         name,
         revision=generator_revision,
