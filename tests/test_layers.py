@@ -16,7 +16,6 @@ FLOORS = [
     ["foreign", "publishing"],
     ["evaluation"],
     ["making"],
-    ["tables"],
     ["commands"],
     ["cli"],
 ]

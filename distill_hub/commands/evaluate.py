@@ -2,8 +2,12 @@
 
 import json
 import sys
+from collections.abc import Sequence
+
+from rich.table import Table
 
 from distill_hub.artifact.find import find, read_description
+from distill_hub.artifact.records import Comparison
 from distill_hub.config import InputError, options, say_loading
 from distill_hub.foreign.layout import check_layout
 from distill_hub.options.commands import EvaluateConfig, ForeignOptions, RealOptions
@@ -37,7 +41,6 @@ def run(config: EvaluateConfig) -> None:
     from accelerate import PartialState
 
     from distill_hub.evaluation.reevaluate import evaluate
-    from distill_hub.tables import comparison_table
 
     comparisons = evaluate(
         found,
@@ -56,7 +59,7 @@ def run(config: EvaluateConfig) -> None:
     )
     processes = PartialState()
     if processes.is_main_process and not config.dry_run:
-        show(comparison_table(comparisons))
+        show(_comparison_table(comparisons))
         if config.json:
             records = [
                 {
@@ -75,3 +78,25 @@ def run(config: EvaluateConfig) -> None:
         raise InputError("check", True, "the set claims nothing for this protocol and student")
     if config.check and any(pair.agrees is False for pair in comparisons):
         sys.exit(1)
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return claimed and measured accuracies side by side."""
+    columns = ("protocol", "student", "seeds", "claimed", "measured", "best of test", "difference", "agree")
+    table = Table(*columns, title="Test accuracy in %: last epoch, mean ± std")
+    for pair in comparisons:
+        record = pair.measured
+        common = record.protocol_label, record.student, ", ".join(map(str, record.seeds))
+        own = record.score.percent(), f"{100 * record.score.best_mean:.1f}"
+        if pair.claimed:
+            verdict = f"{100 * pair.difference:+.1f}", "yes" if pair.agrees else "NO"
+            table.add_row(*common, pair.claimed.score.percent(), *own, *verdict)
+        else:
+            table.add_row(*common, "-", *own, "-", "-")
+        for name, score in record.baselines.items():
+            table.add_row("", name, "", "", score.percent(), f"{100 * score.best_mean:.1f}", "", "")
+        if record.dd_ranking:
+            table.add_row("", "DD-Ranking: LRS, ARS", "", "", f"{record.dd_ranking.lrs:.3f}, {record.dd_ranking.ars:.3f}")
+        if record.mmd is not None:
+            table.add_row("", "squared MMD to real images", "", "", f"{record.mmd:.4f}")
+    return table

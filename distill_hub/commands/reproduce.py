@@ -2,10 +2,18 @@
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
+from rich.table import Table
+from rich.text import Text
+
+from distill_hub.data.known import FITTED
 from distill_hub.options.commands import ReproduceConfig
-from distill_hub.running.console import show
+from distill_hub.running.console import printable, show
 from distill_hub.running.files import atomic_write
+
+if TYPE_CHECKING:
+    from distill_hub.making.reproduce import Reproduction
 
 
 def run(config: ReproduceConfig) -> None:
@@ -20,17 +28,67 @@ def run(config: ReproduceConfig) -> None:
         distill-hub reproduce org/digits-ipc10-cao2 --print_command
     """
     from distill_hub.making.reproduce import reproduce  # reads rows, for which `datasets` is loaded
-    from distill_hub.tables import environment_table, findings, steps_table
 
     found = reproduce(config)
     if found is None:
         return
-    show(steps_table(found))
+    show(_steps_table(found))
     if found.environment:
-        show(environment_table(found))
-    for line in findings(found):
+        show(_environment_table(found))
+    for line in _findings(found):
         print(line)
     if config.json:
         atomic_write(config.json, json.dumps(found.summary(), indent=2).encode())
     if not found.identical:
         sys.exit(1)
+
+
+def _plain(cell: str) -> Text:
+    """Return text that is not read as markup, without the codes that move a terminal's cursor: a stranger wrote it."""
+    return Text(printable(cell))
+
+
+def _steps_table(found: "Reproduction") -> Table:
+    """Return what a set is made from and by, as on record and as rebuilt."""
+    table = Table("made from, and by", "on record", "here", "", title=f"{found.recorded.name}: SHA-256")
+    for step in found.steps:
+        hashes = ((sha256 or "-")[:12] for sha256 in (step.recorded, step.rebuilt))
+        table.add_row(*map(_plain, (step.name, *hashes, step.verdict)))
+    return table
+
+
+def _environment_table(found: "Reproduction") -> Table:
+    """Return versions and hardware that are not as recorded."""
+    title = "Not as recorded, and without effect" if found.identical else "Not as recorded, which may explain it"
+    table = Table("", "on record", "here", title=title)
+    for name, pair in found.environment.items():
+        table.add_row(*map(_plain, (name, *pair)))
+    return table
+
+
+def _findings(found: "Reproduction") -> list[str]:
+    """Say what came of a rebuild, in sentences."""
+    lines = []
+    if found.new_options:
+        taken = ", ".join(f"{name} {value}" for name, value in found.new_options.items())
+        lines.append(f"Options the recipe did not have then, and what was taken for them: {taken}")
+    if found.identical:
+        return [*lines, f"Identical: {found.recorded.rows} images and their labels hash to {found.recorded.content_sha256}"]
+    if first := found.first:
+        lines.append(f"The first difference is in the {first.name}.")
+        model = {"generator": found.recorded.generator, "teacher": found.recorded.teacher}.get(first.name)
+        if model and model.id.startswith(FITTED):
+            lines.append("It was fitted, and a fit is the same on the same kind of hardware, with the same versions, only.")
+    elif all(step.verdict == "same" for step in found.steps):
+        lines.append("No stage differs: the rows differ from what the last stage left.")
+    else:
+        lines.append("What is on record of the stages does not say where the first difference is.")
+    if by := found.difference:
+        how_far = f"by at most {by.largest} of 255, {by.mean:.4g} on average over all"
+        lines.append(
+            f"Different: {by.images} of {found.recorded.rows} images, their pixels {how_far}; {by.labels} labels; "
+            f"soft labels by at most {by.soft_label:.4g}"
+        )
+    else:
+        lines.append("Different: images or soft labels have another shape.")
+    return lines
