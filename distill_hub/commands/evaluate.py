@@ -11,7 +11,6 @@ from distill_hub.artifact.records import Comparison
 from distill_hub.config import InputError, options, say_loading
 from distill_hub.foreign.layout import check_layout
 from distill_hub.options.commands import EvaluateConfig, ForeignOptions, RealOptions
-from distill_hub.options.shared import StudentOptions
 from distill_hub.running.console import show
 from distill_hub.running.files import atomic_write
 
@@ -40,20 +39,11 @@ def run(config: EvaluateConfig) -> None:
     say_loading()
     from accelerate import PartialState
 
-    from distill_hub.evaluation.reevaluate import evaluate
+    from distill_hub.evaluation.reevaluate import Request, evaluate
 
     comparisons = evaluate(
         found,
-        protocol=config.protocol,
-        students=config.students,
-        repeats=config.repeats,
-        teacher=config.teacher,
-        teacher_revision=config.teacher_revision,
-        dd_ranking=config.dd_ranking,
-        real_accuracy=config.real_accuracy,
-        mmd=config.mmd,
-        dry_run=config.dry_run,
-        **options(config, StudentOptions),
+        **options(config, Request),
         **options(config, RealOptions),
         **options(config, ForeignOptions),
     )
