@@ -105,10 +105,11 @@ def test_a_set_is_made_and_described(installed):
     assert info.returncode == 0 and made.manifest.content_sha256 in info.stdout
 
 
-def test_one_version_everywhere():
+def test_one_version_everywhere(built):
     project = (ROOT / "pyproject.toml").read_text()
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert f'\nversion = "{distill_hub.__version__}"\n' in project
+    assert built["wheel"].name.startswith(f"distill_hub-{distill_hub.__version__}-")
+    assert built["sdist"].name == f"distill_hub-{distill_hub.__version__}.tar.gz"
     assert str(citation["version"]) == distill_hub.__version__ and citation["license"] == "Apache-2.0"
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what version 1.2.0 of that format asks for
     changelog = (ROOT / "CHANGELOG.md").read_text()
