@@ -24,11 +24,11 @@ from distill_hub.generators.base import Generator
 from distill_hub.generators.fit import open_generator
 from distill_hub.methods.candidates import draw_pool
 from distill_hub.networks.names import student_name
-from distill_hub.options.dit import DitConfig
 from distill_hub.options.shared import (
     GeneratorFitOptions,
     GeneratorOptions,
     PixelOptions,
+    SampleOptions,
     SetOptions,
     SourceOptions,
     TeacherOptions,
@@ -141,7 +141,7 @@ def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Se
     return Setup(config, name, run, source, size, test, teacher, teacher_record, destination)
 
 
-def set_up_generator(config: DitConfig, method: str, *, kind: str | None = None) -> GeneratorSetup:
+def set_up_generator(config: SampleOptions, method: str, *, kind: str | None = None) -> GeneratorSetup:
     """Open what a recipe with a generator works with, fitting generator and teacher where there are none for the source.
 
     Args:

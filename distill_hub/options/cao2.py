@@ -5,11 +5,11 @@ from typing import Literal
 
 from distill_hub.config import option
 from distill_hub.kinds import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from distill_hub.options.dit import DitConfig
+from distill_hub.options.shared import SampleOptions
 
 
 @dataclass(frozen=True)
-class Cao2Config(DitConfig):
+class Cao2Config(SampleOptions):
     """CaO2: objective-guided selection, then condition-aware latent optimisation."""
 
     pool_factor: PositiveInt = option(

@@ -5,11 +5,11 @@ from typing import Literal
 
 from distill_hub.config import option
 from distill_hub.kinds import Fraction, PositiveInt
-from distill_hub.options.dit import DitConfig
+from distill_hub.options.shared import SampleOptions
 
 
 @dataclass(frozen=True)
-class DgsConfig(DitConfig):
+class DgsConfig(SampleOptions):
     """Difficulty-guided sampling: keep samples that are as difficult as the real images."""
 
     pool_factor: PositiveInt = option(5, "pool of pool_factor * IPC candidates per class", common=True)

@@ -1,14 +1,10 @@
-"""Options of plain samples, and of every method that selects among samples of a generator."""
+"""Options of plain samples: those of every method with a generator, and none of their own."""
 
 from dataclasses import dataclass
 
-from distill_hub.config import option
-from distill_hub.kinds import PositiveInt
-from distill_hub.options.shared import GeneratorFitOptions, GeneratorOptions, SetOptions
+from distill_hub.options.shared import SampleOptions
 
 
 @dataclass(frozen=True)
-class DitConfig(GeneratorFitOptions, GeneratorOptions, SetOptions):
+class DitConfig(SampleOptions):
     """Distillation: plain samples of a class-conditional diffusion transformer."""
-
-    sample_batch_size: PositiveInt = option(64, "samples per chunk of work, across classes")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from distill_hub.config import option
 from distill_hub.kinds import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
-from distill_hub.options.dit import DitConfig
+from distill_hub.options.shared import SampleOptions
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TuningOptions:
 
 
 @dataclass(frozen=True)
-class MinimaxConfig(TuningOptions, DitConfig):
+class MinimaxConfig(TuningOptions, SampleOptions):
     """Minimax Diffusion: fine-tune the generator for representative and diverse samples, then sample."""
 
     guidance_scale: NonNegativeFloat = option(

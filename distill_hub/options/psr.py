@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from distill_hub.config import InputError, option
 from distill_hub.kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from distill_hub.options.dit import DitConfig
+from distill_hub.options.shared import SampleOptions
 
 
 @dataclass(frozen=True)
-class PsrConfig(DitConfig):
+class PsrConfig(SampleOptions):
     """Pool-Select-Refine: select reliable, certain and diverse samples, then refine their latents with soft labels."""
 
     pool_factor: PositiveInt = option(2, "pool of pool_factor * IPC candidates per class", common=True)

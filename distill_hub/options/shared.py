@@ -187,3 +187,10 @@ class PixelOptions(SetOptions):
         common=True,
     )
     fit_seed: NonNegativeInt = option(0, "seed of the fit of the teacher")
+
+
+@dataclass(frozen=True)
+class SampleOptions(GeneratorFitOptions, GeneratorOptions, SetOptions):
+    """The samples: of methods with a generator."""
+
+    sample_batch_size: PositiveInt = option(64, "samples per chunk of work, across classes")

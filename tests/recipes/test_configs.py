@@ -19,12 +19,11 @@ from distill_hub.networks.build import check_student
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import EvaluateConfig
 from distill_hub.options.dgs import DgsConfig
-from distill_hub.options.dit import DitConfig
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.options.fit_generator import FitGeneratorConfig
 from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.options.psr import PsrConfig
-from distill_hub.options.shared import GeneratorFitOptions
+from distill_hub.options.shared import GeneratorFitOptions, SampleOptions
 
 CONFIGS = ROOT / "recipes" / "configs"
 CLASSES = {"imagewoof": 10, "imagenette": 10, "imageidc": 10, "cifar10": 10, "imagenet100": 100, "cifar100": 100}
@@ -92,7 +91,7 @@ def read(line):
         return config, None, str(config.output_dir)
     if method == "minimax" and config.lambda_r == config.lambda_d == 0:
         method = "difffit"
-    if method != "minimax" and isinstance(config, DitConfig) and config.generator.endswith("-minimax/generator"):
+    if method != "minimax" and isinstance(config, SampleOptions) and config.generator.endswith("-minimax/generator"):
         method += "-minimax"  # which tuned it
     return config, config.ipc, str(config.output_dir or f"outputs/{config.source}-ipc{config.ipc}-{method}")
 
@@ -153,7 +152,7 @@ def test_every_command_is_read_as_it_stands_and_is_about_the_ipc_that_it_says(na
             if isinstance(config, EvaluateConfig):
                 assert folder in made, "a set is made before it is scored"
                 continue
-            if ipc and isinstance(config, DitConfig) and config.generator != "auto":
+            if ipc and isinstance(config, SampleOptions) and config.generator != "auto":
                 assert config.generator in made, "a generator is tuned or fitted before it is used"
             if ipc and config.teacher != "auto" and not config.teacher.startswith("timm/"):
                 assert config.teacher in made, "a teacher is trained before it is used"
