@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DPMSolverMultistepScheduler
@@ -121,7 +122,7 @@ class DiTGenerator:
         revision: str | None = None,
         dtype: torch.dtype = torch.float32,
         timestep_features: str = "auto",
-        **settings,
+        **settings: Any,
     ) -> "DiTGenerator":
         """Load a Hub repository or folder in the DiTPipeline layout; safetensors weights only.
 
@@ -183,7 +184,14 @@ class DiTGenerator:
         with torch.inference_mode(not with_graph), torch.set_grad_enabled(with_graph):
             return self._sample(class_ids, seeds, guide, start, strength)
 
-    def _sample(self, class_ids, seeds, guide, start, strength) -> torch.Tensor:
+    def _sample(
+        self,
+        class_ids: Sequence[int | None],
+        seeds: Sequence[int],
+        guide: Guide | None,
+        start: torch.Tensor | None,
+        strength: float,
+    ) -> torch.Tensor:
         generators = [cpu_generator(seed) for seed in seeds]
         latents = torch.stack([torch.randn(self.latent_shape, generator=g) for g in generators]).to(self.device)
         classes = self._conditions(class_ids)

@@ -17,92 +17,16 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
-from huggingface_hub import hf_hub_download
 
 from distill_hub.config import InputError
-from distill_hub.data.known import FITTED
-from distill_hub.data.sources import Source, fit_folder
-from distill_hub.generators.base import Generator
-from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.known import IMAGENET_DIT, IMAGENET_DIT_REVISION
+from distill_hub.data.sources import Source
 from distill_hub.running.console import progress
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
-GENERATORS = {"DiTPipeline": DiTGenerator}  # by what model_index.json calls the pipeline
-
-
-def open_generator(
-    run: Run,
-    source: Source,
-    *,
-    generator: str,
-    generator_revision: str | None,
-    scheduler: str,
-    sample_steps: int,
-    guidance_scale: float,
-    timestep_features: str,
-    fit: Mapping[str, Any],
-) -> tuple[Generator, str]:
-    """Load the generator of a run, fitting a small one first when there is none for the source.
-
-    Args:
-        run: The run; its main process fits while the others wait.
-        source: Real images and classes.
-        generator: Hub id or folder of a pipeline of `GENERATORS`; 'auto': `IMAGENET_DIT` when all classes have a wnid, else
-            a fitted one.
-        generator_revision: Branch, tag or commit on the Hub.
-        scheduler: See `DiTGenerator`.
-        sample_steps: See `DiTGenerator`.
-        guidance_scale: See `DiTGenerator`.
-        timestep_features: See `DiTGenerator.from_pretrained`.
-        fit: The settings of `fit_generator`, with the prefix 'fit_'.
-
-    Returns:
-        The generator, and what the manifest calls it.
-
-    Raises:
-        InputError: When it cannot be loaded or fitted.
-    """
-    name = id = generator
-    if generator == "auto" and source.has_wnids:
-        name = id = IMAGENET_DIT
-        generator_revision = generator_revision or IMAGENET_DIT_REVISION
-    elif generator == "auto":
-        folder = run.cached(fit_folder(source, "generator", dict(fit)))
-        fit_on_main(run, source, folder, fit)
-        name, id = str(folder), FITTED + source.name
-    loaded = _kind(name, generator_revision).from_pretrained(
-        name,
-        revision=generator_revision,
-        scheduler=scheduler,
-        steps=sample_steps,
-        guidance_scale=guidance_scale,
-        timestep_features=timestep_features,
-        device=run.device,
-        dtype=run.dtype,
-    )
-    return loaded, id
-
-
-def _kind(name: str, revision: str | None) -> type[DiTGenerator]:
-    """Return which generator reads a pipeline, by its model_index.json."""
-    valid = " or ".join(GENERATORS)
-    try:
-        index = Path(name, "model_index.json")
-        if not Path(name).exists():
-            index = Path(hf_hub_download(name, "model_index.json", revision=revision))
-        pipeline = str(json.loads(index.read_bytes())["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError("generator", name, f"a model_index.json that names a {valid} is needed ({reason})") from error
-    if pipeline not in GENERATORS:
-        raise InputError("generator", name, f"it is a {pipeline}; valid: {valid}")
-    return GENERATORS[pipeline]
-
 
 def fit_on_main(run: Run, source: Source, folder: Path, fit: Mapping[str, Any]) -> None:
-    """Fit a generator on the main process of a run, unless its folder is there; `fit` as in `open_generator`."""
+    """Fit a generator on the main process of a run, unless its folder is there; `fit` as in `generators.open`."""
     settings = {key.removeprefix("fit_"): value for key, value in fit.items()}
 
     def make() -> None:

@@ -21,7 +21,7 @@ from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import epochs_of_views
 from distill_hub.generators.base import Generator
-from distill_hub.generators.fit import open_generator
+from distill_hub.generators.open import open_generator
 from distill_hub.methods.candidates import draw_pool
 from distill_hub.networks.names import student_name
 from distill_hub.options.shared import (

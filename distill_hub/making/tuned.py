@@ -15,9 +15,9 @@ from distill_hub.config import InputError, options, resolved
 from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.generators.difffit import save
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.fit import open_generator
 from distill_hub.generators.known import TUNING
 from distill_hub.generators.latents import Latents, encode
+from distill_hub.generators.open import open_generator
 from distill_hub.making.start import GeneratorSetup
 from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.methods.tuning import LOSSES, Tuning, check

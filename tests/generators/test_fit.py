@@ -13,6 +13,7 @@ from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
 from distill_hub.generators import fit
 from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.open import open_generator
 
 TINY = {"vae_width": 8, "vae_steps": 6, "dit_width": 32, "dit_layers": 1, "dit_steps": 6, "batch_size": 8}
 
@@ -91,7 +92,7 @@ class TestOpening:
     def open(self, digits, generator, timestep_features="auto"):
         run = SimpleNamespace(device="cpu", dtype=torch.float32)
         how = {"generator_revision": None, "scheduler": "ddim", "sample_steps": 7, "guidance_scale": 1.5, "fit": {}}
-        return fit.open_generator(run, digits, generator=str(generator), timestep_features=timestep_features, **how)
+        return open_generator(run, digits, generator=str(generator), timestep_features=timestep_features, **how)
 
     def test_the_settings_reach_the_generator(self, digits, folder):
         generator, id = self.open(digits, folder)

@@ -1,0 +1,89 @@
+"""Which generator a run draws from: one by name, or a small one that is fitted to its source first."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+
+from distill_hub.config import InputError
+from distill_hub.data.known import FITTED
+from distill_hub.data.sources import Source, fit_folder
+from distill_hub.generators.base import Generator
+from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.fit import fit_on_main
+from distill_hub.generators.known import IMAGENET_DIT, IMAGENET_DIT_REVISION
+from distill_hub.running.run import Run
+
+# How a pipeline is loaded, by what its model_index.json calls it.
+GENERATORS: Mapping[str, Callable[..., Generator]] = {"DiTPipeline": DiTGenerator.from_pretrained}
+
+
+def open_generator(
+    run: Run,
+    source: Source,
+    *,
+    generator: str,
+    generator_revision: str | None,
+    scheduler: str,
+    sample_steps: int,
+    guidance_scale: float,
+    timestep_features: str,
+    fit: Mapping[str, Any],
+) -> tuple[Generator, str]:
+    """Load the generator of a run, fitting a small one first when there is none for the source.
+
+    Args:
+        run: The run; its main process fits while the others wait.
+        source: Real images and classes.
+        generator: Hub id or folder of a pipeline of `GENERATORS`; 'auto': `IMAGENET_DIT` when all classes have a wnid, else
+            a fitted one.
+        generator_revision: Branch, tag or commit on the Hub.
+        scheduler: See `DiTGenerator`.
+        sample_steps: See `DiTGenerator`.
+        guidance_scale: See `DiTGenerator`.
+        timestep_features: See `DiTGenerator.from_pretrained`.
+        fit: The settings of `generators.fit.fit_generator`, with the prefix 'fit_'.
+
+    Returns:
+        The generator, and what the manifest calls it.
+
+    Raises:
+        InputError: When it cannot be loaded or fitted.
+    """
+    name = id = generator
+    if generator == "auto" and source.has_wnids:
+        name = id = IMAGENET_DIT
+        generator_revision = generator_revision or IMAGENET_DIT_REVISION
+    elif generator == "auto":
+        folder = run.cached(fit_folder(source, "generator", dict(fit)))
+        fit_on_main(run, source, folder, fit)
+        name, id = str(folder), FITTED + source.name
+    loaded = _loader(name, generator_revision)(
+        name,
+        revision=generator_revision,
+        scheduler=scheduler,
+        steps=sample_steps,
+        guidance_scale=guidance_scale,
+        timestep_features=timestep_features,
+        device=run.device,
+        dtype=run.dtype,
+    )
+    return loaded, id
+
+
+def _loader(name: str, revision: str | None) -> Callable[..., Generator]:
+    """Return what loads a pipeline, by its model_index.json."""
+    valid = " or ".join(GENERATORS)
+    try:
+        index = Path(name, "model_index.json")
+        if not Path(name).exists():
+            index = Path(hf_hub_download(name, "model_index.json", revision=revision))
+        pipeline = str(json.loads(index.read_bytes())["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError("generator", name, f"a model_index.json that names a {valid} is needed ({reason})") from error
+    if pipeline not in GENERATORS:
+        raise InputError("generator", name, f"it is a {pipeline}; valid: {valid}")
+    return GENERATORS[pipeline]
