@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from distill_hub.config import LOADING, InputError, launch, options
+from distill_hub.config import InputError, launch, options, say_loading
 from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
 from distill_hub.options.launch import LaunchOptions
 
@@ -41,7 +41,17 @@ def make_command(line: Sequence[str]) -> None:
         _start(recipe, own, LaunchOptions(**options(config, LaunchOptions)))
 
     settings = with_launch_options(recipe.config_class)
-    launch(start, settings, recipe.description, line[1:], f"distill-hub make {recipe.name}", light=True)
+    # `accelerate launch recipes/NAME.py --config` reads what `distill-hub make NAME --print_config` prints.
+    launch(
+        start,
+        settings,
+        recipe.description,
+        line[1:],
+        f"distill-hub make {recipe.name}",
+        light=True,
+        printed_class=recipe.config_class,
+        configs=recipes_folder() / "configs",
+    )
 
 
 def with_launch_options(config_class: type) -> type:
@@ -58,7 +68,8 @@ def _overview() -> str:
             "Make a distilled set, or what one is made from, with one of the recipes that come with the package:\n",
             *(f"  {name:{width}}  {title}" for name, title in known.items()),
             "\n`distill-hub make RECIPE --help` has examples and options; --num_processes N starts N processes.",
-            f"The papers' experiments are files for --config in {recipes_folder() / 'configs'}",
+            "--config imagewoof/cao2.yaml has a paper's settings, --config_file multi_gpu.yaml starts one process per GPU;",
+            f"these files and others lie in the folders configs and accelerate of {recipes_folder()}",
         ]
     )
 
@@ -71,12 +82,11 @@ def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
     Raises:
         InputError: When this machine cannot start what was asked for.
     """
-    if (how.num_processes or 1) == 1:
-        print(LOADING, file=sys.stderr, flush=True)  # one of several processes says so itself
+    say_loading()
     import torch
     from accelerate.commands.config import default_config_file
 
-    file = how.config_file
+    file = how.launch_file
     if file is None and Path(default_config_file).is_file() and not how.cpu:
         file = Path(default_config_file)
     known = _read_launch_file(file)
