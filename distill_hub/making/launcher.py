@@ -1,14 +1,12 @@
-"""How recipes are started: by `distill-hub make`, in this process or by Accelerate's launcher, or by a line to type."""
+"""`distill-hub make`: a recipe is run in this process, or by Accelerate's launcher in several."""
 
 import dataclasses
 import logging
 import os
 import shlex
 import signal
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,6 @@ import yaml
 from distill_hub.config import InputError, launch, options, say_loading
 from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
 from distill_hub.options.launch import LaunchOptions
-
-_MODULES = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}
 
 
 def make_command(line: Sequence[str]) -> None:
@@ -173,50 +169,3 @@ def _hand_over(start: list[str], script: list[str]) -> None:
         sys.exit(128 + error.sigval)
     except (ValueError, ConnectionError) as error:
         raise InputError("accelerate launch", shlex.join(start), str(error)) from error
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A line that starts a recipe. As text: what to type."""
-
-    words: list[str]
-    environment: Mapping[str, str]
-
-    def __str__(self) -> str:
-        environment = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        return " ".join([*environment, shlex.join(self.words)])
-
-    def run(self) -> None:
-        """Start it, with this interpreter, and wait for its end; its output is streamed.
-
-        Raises:
-            InputError: When it fails.
-        """
-        command = [sys.executable, "-m", _MODULES[self.words[0]], *self.words[1:]]
-        code = subprocess.run(command, env={**os.environ, **self.environment}).returncode
-        if code:
-            valid = f"it ended with code {code}, for the reason above; the same command goes on where it stopped"
-            raise InputError("launch", str(self), valid)
-
-
-def launch_line(recipe: Recipe, settings: list[str], *, processes: int, precision: str, gpu: bool) -> Launch:
-    """Return the line that starts a recipe without `distill-hub`.
-
-    Args:
-        recipe: The recipe.
-        settings: Words of its command line.
-        processes: How many.
-        precision: Accelerate's mixed_precision.
-        gpu: Whether they run on GPUs, one each, or on the CPU.
-    """
-    here = Path.cwd()
-    line = [str(recipe.file.relative_to(here) if recipe.file.is_relative_to(here) else recipe.file), *settings]
-    if processes > 1 and not gpu:
-        environment = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": precision}
-        return Launch(["torchrun", "--standalone", "--nproc_per_node", str(processes), *line], environment)
-    start = ["--multi_gpu"] * (processes > 1) + ["--num_processes", str(processes)]
-    if not gpu:
-        start = ["--cpu", *start, "--num_cpu_threads_per_process", "1"]  # see running.machine
-    # What Accelerate is not told it takes from the file of `accelerate config`, or warns of.
-    start += ["--num_machines", "1", "--mixed_precision", precision, "--dynamo_backend", "no"]
-    return Launch(["accelerate", "launch", "--quiet", *start, *line], {})
