@@ -28,7 +28,7 @@ import os
 import sys
 
 import distill_hub
-from distill_hub.config import InputError, launch, nearest
+from distill_hub.config import InputError, interrupted, launch, nearest
 from distill_hub.options.commands import (
     AdoptConfig,
     CompareConfig,
@@ -89,8 +89,10 @@ def command() -> None:
         main()
         code = 0
     except SystemExit as ending:
-        code = ending.code or 0
+        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
         raise
+    except KeyboardInterrupt:
+        code = interrupted()  # before or after `launch`, which has its own
     except BrokenPipeError:
         pass  # nobody reads the output any more, as behind `| head`; broken connections have errors of their own
 

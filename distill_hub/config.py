@@ -33,6 +33,7 @@ class Dataclass(Protocol):
 
 Config = TypeVar("Config", bound=Dataclass)
 LOADING = "distill-hub: loading torch and diffusers ..."
+_SAID = "DISTILL_HUB_LOADING_SAID"  # variable of the environment of what a process starts
 _WIDEST = 110  # characters of a line of --help
 
 
@@ -131,6 +132,9 @@ def parse(
     argv: Sequence[str] | None = None,
     description: str | None = None,
     prog: str | None = None,
+    *,
+    printed_class: type[Dataclass] | None = None,
+    configs: Path | None = None,
 ) -> Config:
     """Read the settings of a recipe or command. ``--help`` and ``--print_config`` print and exit.
 
@@ -139,6 +143,8 @@ def parse(
         argv: Command line without the program name; default ``sys.argv[1:]``.
         description: Text of ``--help`` above the options.
         prog: Name of the program in ``--help``; default: the script's.
+        printed_class: A base of `config_class`, whose options alone ``--print_config`` prints; default: all.
+        configs: Where the file of ``--config`` is looked for when it is not there as given.
 
     Raises:
         InputError: See `from_values`; or for a YAML file that cannot be read.
@@ -162,10 +168,14 @@ def parse(
     files, printed = given.pop("config", []), given.pop("print_config", False)
     values: dict[str, Any] = {}
     for file in files:
+        if configs and not Path(file).exists() and (configs / file).exists():
+            file = str(configs / file)
         values |= _read_yaml(file, [f.name for f in named])
     config = from_values(config_class, {**values, **given})
     if printed:
-        print(yaml.safe_dump({f.name: _plain(getattr(config, f.name)) for f in named}, sort_keys=False), end="")
+        printable = {f.name for f in dataclasses.fields(printed_class or config_class)}
+        content = {f.name: _plain(getattr(config, f.name)) for f in named if f.name in printable}
+        print(yaml.safe_dump(content, sort_keys=False), end="")
         sys.exit()
     return config
 
@@ -248,10 +258,12 @@ def launch(
     prog: str | None = None,
     *,
     light: bool = False,
+    printed_class: type[Dataclass] | None = None,
+    configs: Path | None = None,
 ) -> None:
     """Run a recipe or command: read and check its settings, call it, and turn an error into one line.
 
-    One line says that heavy imports begin, unless it is `light`: it has none, or says so itself.
+    One line says that heavy imports begin, unless it is `light`: it has none, or says so itself. The rest is as in `parse`.
 
     The exit code is 2 for what the user can put right, 1 for a failure of the Hub, the network or another process, and 130
     after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept.
@@ -266,13 +278,13 @@ def launch(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _end_on_interrupt()
     try:
-        config = parse(config_class, argv, description, prog)
+        config = parse(config_class, argv, description, prog, printed_class=printed_class, configs=configs)
         check_settings(config)
         if not light:
             say_loading()
         main(config)
     except KeyboardInterrupt:
-        sys.exit(_interrupted())
+        sys.exit(interrupted())
     except Exception as error:
         if full := _full_disk(error):
             where = getattr(full, "filename", None) or "the output folder or a cache"
@@ -286,8 +298,9 @@ def launch(
 
 
 def say_loading() -> None:
-    """Say that what takes seconds to load is about to be, if it is; of several processes one does."""
-    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+    """Say that what takes seconds to load is about to be, if it is: once, also where one process starts others."""
+    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0" and _SAID not in os.environ:
+        os.environ[_SAID] = "true"
         print(LOADING, file=sys.stderr, flush=True)
 
 
@@ -306,7 +319,8 @@ def _full_disk(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _interrupted() -> int:
+def interrupted() -> int:
+    """Say that Ctrl-C ended the command, on the main process; return the exit code."""
     if os.environ.get("RANK", "0") == "0":
         # On a line of its own, behind a progress bar.
         print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
@@ -328,6 +342,6 @@ def _end_on_interrupt() -> None:
     def wait() -> None:
         while reader.recv(1)[0] != signal.SIGINT:
             pass
-        os._exit(_interrupted())
+        os._exit(interrupted())
 
     threading.Thread(target=wait, daemon=True).start()

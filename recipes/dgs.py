@@ -5,7 +5,7 @@
     distill-hub make dgs --config recipes/configs/imagewoof/dgs.yaml
     distill-hub make dgs --num_processes 2
 
-The paper's pools come from a generator that recipes/minimax.py has tuned.
+The paper's pools come from a generator that `distill-hub make minimax` has tuned.
 """
 
 from pathlib import Path

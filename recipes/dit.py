@@ -3,7 +3,7 @@
     distill-hub make dit  # handwritten digits, offline, on a CPU
     distill-hub make dit --source imagenette --ipc 50
 
-This is recipes/cao2.py without its two stages.
+This is the recipe cao2 without its two stages.
 """
 
 from pathlib import Path

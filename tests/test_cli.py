@@ -185,13 +185,16 @@ def ends(body: str, tmp_path: Path, **how) -> subprocess.CompletedProcess:
         ("def main(): print('said', end=''); sys.exit()", 0, ""),
         ("def main(): print('said', end=''); sys.exit(2)", 2, ""),
         ("def main(): print('said', end=''); raise SystemExit(130)", 130, ""),
+        ("def main(): print('said', end=''); sys.exit('of text')", 1, "of text\n"),
         ("def main(): print('said', end=''); raise OSError('of a kind')", 1, "OSError: of a kind\n"),
+        ("def main(): print('said', end=''); raise KeyboardInterrupt", 130, "the same command goes on where it stopped\n"),
     ],
 )
 def test_what_was_said_arrives_and_the_code_is_kept(body, code, told, tmp_path):
     done = ends(body, tmp_path)
     assert (done.returncode, done.stdout) == (code, "said")
     assert done.stderr.endswith(told) and bool(done.stderr) == bool(told)
+    assert ("Traceback" in done.stderr) == ("OSError" in told)
 
 
 LEFT = """

@@ -423,6 +423,10 @@ def test_one_line_is_printed_before_long_imports():
     assert printed("", False) == [LOADING, "main"]
     assert printed("", True) == ["main"]
     assert printed("", False, RANK="1") == ["main"]
+    once = "from distill_hub.config import say_loading; say_loading()"
+    again = f"{once}; say_loading(); import subprocess, sys; subprocess.run([sys.executable, '-c', {once!r}], check=True)"
+    done = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == [LOADING], "a process says it once, and for those that it starts"
     (line,) = printed("'--ipc=0'", False)
     assert line.startswith("error: ipc")
     (line,) = printed("'--source=imagewof'", False)

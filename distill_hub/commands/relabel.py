@@ -11,7 +11,7 @@ def run(config: RelabelConfig) -> None:
     """Let a teacher label augmented views of every image of a set, and store them beside it.
 
     Students of the protocol fkd are trained on them without the teacher, everyone on the same. An interrupted command goes
-    on where it stopped; several processes: recipes/relabel.py.
+    on where it stopped; several processes: distill-hub make relabel.
 
         distill-hub relabel outputs/digits-ipc10-cao2 --epochs 300
     """

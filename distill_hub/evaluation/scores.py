@@ -41,7 +41,7 @@ def refuse_missing(rules: Protocol, views: Views | None, *, has_teacher: bool, h
     if rules.labels == "soft" and not has_soft_labels:
         raise InputError("protocol", rules.name, "the set holds no soft labels; choose one with hard labels or a teacher")
     if rules.labels == "views":
-        make = "with the set in a folder, recipes/relabel.py makes them"
+        make = "with the set in a folder, distill-hub relabel makes them"
         if views is None:
             raise InputError("protocol", rules.name, f"the set holds no stored views; {make}")
         if views.record.epochs < FKD_EPOCHS:

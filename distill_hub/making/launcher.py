@@ -1,24 +1,20 @@
-"""How recipes are started: by `distill-hub make`, in this process or by Accelerate's launcher, or by a line to type."""
+"""`distill-hub make`: a recipe is run in this process, or by Accelerate's launcher in several."""
 
 import dataclasses
 import logging
 import os
 import shlex
 import signal
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from distill_hub.config import LOADING, InputError, launch, options
+from distill_hub.config import InputError, launch, options, say_loading
 from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
 from distill_hub.options.launch import LaunchOptions
-
-_MODULES = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}
 
 
 def make_command(line: Sequence[str]) -> None:
@@ -41,7 +37,17 @@ def make_command(line: Sequence[str]) -> None:
         _start(recipe, own, LaunchOptions(**options(config, LaunchOptions)))
 
     settings = with_launch_options(recipe.config_class)
-    launch(start, settings, recipe.description, line[1:], f"distill-hub make {recipe.name}", light=True)
+    # `accelerate launch recipes/NAME.py --config` reads what `distill-hub make NAME --print_config` prints.
+    launch(
+        start,
+        settings,
+        recipe.description,
+        line[1:],
+        f"distill-hub make {recipe.name}",
+        light=True,
+        printed_class=recipe.config_class,
+        configs=recipes_folder() / "configs",
+    )
 
 
 def with_launch_options(config_class: type) -> type:
@@ -58,7 +64,8 @@ def _overview() -> str:
             "Make a distilled set, or what one is made from, with one of the recipes that come with the package:\n",
             *(f"  {name:{width}}  {title}" for name, title in known.items()),
             "\n`distill-hub make RECIPE --help` has examples and options; --num_processes N starts N processes.",
-            f"The papers' experiments are files for --config in {recipes_folder() / 'configs'}",
+            "--config imagewoof/cao2.yaml has a paper's settings, --config_file multi_gpu.yaml starts one process per GPU;",
+            f"these files and others lie in the folders configs and accelerate of {recipes_folder()}",
         ]
     )
 
@@ -71,12 +78,11 @@ def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
     Raises:
         InputError: When this machine cannot start what was asked for.
     """
-    if (how.num_processes or 1) == 1:
-        print(LOADING, file=sys.stderr, flush=True)  # one of several processes says so itself
+    say_loading()
     import torch
     from accelerate.commands.config import default_config_file
 
-    file = how.config_file
+    file = how.launch_file
     if file is None and Path(default_config_file).is_file() and not how.cpu:
         file = Path(default_config_file)
     known = _read_launch_file(file)
@@ -163,50 +169,3 @@ def _hand_over(start: list[str], script: list[str]) -> None:
         sys.exit(128 + error.sigval)
     except (ValueError, ConnectionError) as error:
         raise InputError("accelerate launch", shlex.join(start), str(error)) from error
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A line that starts a recipe. As text: what to type."""
-
-    words: list[str]
-    environment: Mapping[str, str]
-
-    def __str__(self) -> str:
-        environment = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        return " ".join([*environment, shlex.join(self.words)])
-
-    def run(self) -> None:
-        """Start it, with this interpreter, and wait for its end; its output is streamed.
-
-        Raises:
-            InputError: When it fails.
-        """
-        command = [sys.executable, "-m", _MODULES[self.words[0]], *self.words[1:]]
-        code = subprocess.run(command, env={**os.environ, **self.environment}).returncode
-        if code:
-            valid = f"it ended with code {code}, for the reason above; the same command goes on where it stopped"
-            raise InputError("launch", str(self), valid)
-
-
-def launch_line(recipe: Recipe, settings: list[str], *, processes: int, precision: str, gpu: bool) -> Launch:
-    """Return the line that starts a recipe without `distill-hub`.
-
-    Args:
-        recipe: The recipe.
-        settings: Words of its command line.
-        processes: How many.
-        precision: Accelerate's mixed_precision.
-        gpu: Whether they run on GPUs, one each, or on the CPU.
-    """
-    here = Path.cwd()
-    line = [str(recipe.file.relative_to(here) if recipe.file.is_relative_to(here) else recipe.file), *settings]
-    if processes > 1 and not gpu:
-        environment = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": precision}
-        return Launch(["torchrun", "--standalone", "--nproc_per_node", str(processes), *line], environment)
-    start = ["--multi_gpu"] * (processes > 1) + ["--num_processes", str(processes)]
-    if not gpu:
-        start = ["--cpu", *start, "--num_cpu_threads_per_process", "1"]  # see running.machine
-    # What Accelerate is not told it takes from the file of `accelerate config`, or warns of.
-    start += ["--num_machines", "1", "--mixed_precision", precision, "--dynamo_backend", "no"]
-    return Launch(["accelerate", "launch", "--quiet", *start, *line], {})

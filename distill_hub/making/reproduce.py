@@ -2,6 +2,9 @@
 
 import dataclasses
 import os
+import shlex
+import subprocess
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,8 +17,8 @@ from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
-from distill_hub.making.launcher import Launch, launch_line
-from distill_hub.making.recipes import find_set_recipe, word
+from distill_hub.making.launcher import with_launch_options
+from distill_hub.making.recipes import find_set_recipe, recipes_folder, word
 from distill_hub.options.commands import RealOptions, ReproduceConfig
 from distill_hub.options.shared import EvaluationOptions, ViewsOptions
 
@@ -141,16 +144,28 @@ def reproduce(config: ReproduceConfig) -> Reproduction | None:
     folder = config.output_dir or Path("outputs", f"{manifest.name}-reproduced")
     if found.folder and folder.resolve() == found.folder.resolve():
         raise InputError("output_dir", str(folder), "it holds the set itself; name a new folder")
-    launch = launch_of(manifest, config, folder, published=found.remote is not None)
+    words = make_words(manifest, config, folder, published=found.remote is not None)
     if config.print_command:
-        print(launch)
+        print(shlex.join(words))
         return None
     read_artifact(found, rows=False)  # is it what its manifest says?
     if not config.overwrite:
         _refuse_stale(folder)
-    print(f"{launch}\n", flush=True)
-    launch.run()
+    print(f"{shlex.join(words)}\n", flush=True)
+    _run(words)
     return compare(found, folder)
+
+
+def _run(words: list[str]) -> None:
+    """Run a command of `distill-hub` with this interpreter, and wait for its end; its output is streamed.
+
+    Raises:
+        InputError: When it fails.
+    """
+    code = subprocess.run([sys.executable, "-m", "distill_hub.cli", *words[1:]]).returncode
+    if code:
+        valid = f"it ended with code {code}, for the reason above; the same command goes on where it stopped"
+        raise InputError("command", shlex.join(words), valid)
 
 
 def _refuse_stale(folder: Path) -> None:
@@ -162,8 +177,8 @@ def _refuse_stale(folder: Path) -> None:
             raise InputError("output_dir", str(folder), valid)
 
 
-def launch_of(manifest: Manifest, config: ReproduceConfig, folder: Path, *, published: bool) -> Launch:
-    """Return how a set's recipe is started to make the same rows again, with the least scoring.
+def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, published: bool) -> list[str]:
+    """Return the words of `distill-hub make` that make a set's rows again, with the least scoring.
 
     Source and generator are taken at the commits on record, whatever branch was asked for then.
 
@@ -199,11 +214,12 @@ def launch_of(manifest: Manifest, config: ReproduceConfig, folder: Path, *, publ
         if name in defaults and name not in _NO_PART and value != defaults[name]
     ]
     words += [*_LEAST_SCORING, f"--output_dir={folder}", *["--overwrite"] * config.overwrite]
-    parse(recipe.config_class, words)  # refuses here what the recipe would refuse
-    launch = launch_line(recipe, words, **_start(manifest))
-    if not str(launch).isprintable():  # a stranger may have written it, and it is shown on a terminal
-        raise InputError(MANIFEST, str(launch), "a recipe's settings hold no control characters")
-    return launch
+    words = [*_start(manifest), *words]
+    parse(with_launch_options(recipe.config_class), words)  # refuses here what the recipe would refuse
+    words = ["distill-hub", "make", recipe.name, *words]
+    if not shlex.join(words).isprintable():  # a stranger may have written it, and it is shown on a terminal
+        raise InputError(MANIFEST, shlex.join(words), "a recipe's settings hold no control characters")
+    return words
 
 
 def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -> dict[str, Any]:
@@ -237,15 +253,22 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     return settings
 
 
-def _start(manifest: Manifest) -> dict[str, Any]:
-    """Return the recorded device, processes and precision, as far as this machine has them."""
+def _start(manifest: Manifest) -> list[str]:
+    """Return the options that start it with the recorded device, processes and precision, as far as this machine has them.
+
+    The launch file that `accelerate config` wrote has no part in it: --cpu needs none, and for GPUs another is named.
+    """
     recorded = manifest.environment
-    gpu, here = "cuda" in recorded.peak_memory_bytes, os.cpu_count() or 1
-    if gpu:
+    if "cuda" in recorded.peak_memory_bytes:
         import torch  # no other set needs it here, and it takes seconds
 
         here = torch.cuda.device_count()
-    return {"gpu": gpu, "processes": max(1, min(recorded.processes, here)), "precision": recorded.mixed_precision}
+        start = ["--config_file", str(recipes_folder() / "accelerate" / "multi_gpu.yaml")]
+    else:
+        here = os.cpu_count() or 1
+        start = ["--cpu"]
+    processes = max(1, min(recorded.processes, here))
+    return [*start, "--num_processes", str(processes), "--mixed_precision", recorded.mixed_precision]
 
 
 def compare(recorded: Found, rebuilt: Path) -> Reproduction:

@@ -35,8 +35,8 @@ def batch_norms(teacher: Classifier) -> dict[str, nn.BatchNorm2d]:
     """
     found = {name: module for name, module in teacher.model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     if not found or not all(module.track_running_stats for module in found.values()):
-        valid = f"a network with BatchNorm is needed, {teacher.architecture} has none; recipes/fit_classifier.py trains one"
-        raise InputError("teacher", teacher.id, valid)
+        valid = f"a network with BatchNorm is needed, {teacher.architecture} has none; "
+        raise InputError("teacher", teacher.id, f"{valid}distill-hub make fit_classifier trains one")
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from distill_hub.config import InputError, option
 from distill_hub.kinds import NonNegativeInt, PositiveInt
+from distill_hub.running.files import shipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,16 @@ class LaunchOptions:
     main_process_ip: str | None = option(None, "address of machine 0")
     main_process_port: NonNegativeInt | None = option(None, "port of machine 0; default: 29500, on one machine any free one")
 
+    @property
+    def launch_file(self) -> Path | None:
+        """Where `config_file` lies: as given, or else among those that come with the package."""
+        if self.config_file is None or self.config_file.exists():
+            return self.config_file
+        own = shipped("recipes") / "accelerate" / self.config_file
+        return own if own.exists() else self.config_file
+
     def check_settings(self) -> None:
         """Refuse a launch file that does not exist."""
-        if self.config_file and not self.config_file.is_file():
+        if self.launch_file and not self.launch_file.is_file():
             valid = "there is no such file; `accelerate config` writes one"
             raise InputError("config_file", str(self.config_file), valid)

@@ -159,10 +159,16 @@ class Run:
                 raise InputError("output_dir", str(self.output_dir), valid) from error
             for name in sorted(before.keys() | settings.keys()):
                 if before.get(name) != settings.get(name):
+                    if name not in before or name not in settings:
+                        valid = (
+                            f"it was made by another recipe, or another version of it: {name} is not an option of both; "
+                            "--overwrite or another --output_dir starts afresh"
+                        )
+                        raise InputError("output_dir", str(self.output_dir), valid)
                     raise InputError(
                         name,
-                        settings.get(name),
-                        f"{self.output_dir} was made with {before.get(name)!r}; "
+                        settings[name],
+                        f"{self.output_dir} was made with {before[name]!r}; "
                         "use that value, another --output_dir, or --overwrite to start afresh",
                     )
 

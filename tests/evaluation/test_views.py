@@ -196,7 +196,7 @@ def test_what_a_set_lacks_is_refused_before_anything_is_trained(folder, teacher,
     monkeypatch.setattr(scores, "train_students", None)
     with pytest.raises(InputError, match="the set holds no stored views") as caught:
         evaluate(folder, protocol="fkd")
-    assert caught.value.field == "protocol" and "recipes/relabel.py" in one_line(caught)
+    assert caught.value.field == "protocol" and "distill-hub relabel" in one_line(caught)
     with pytest.raises(InputError, match="pass --teacher") as caught:
         evaluate(folder, protocol="rded-soft")
     assert caught.value.field == "teacher"

@@ -17,9 +17,11 @@ from accelerate.commands import launch as accelerate_launch
 from helpers import ROOT
 
 from distill_hub.cli import main
-from distill_hub.config import LOADING
+from distill_hub.config import LOADING, InputError, parse
 from distill_hub.making import recipes
+from distill_hub.making.launcher import with_launch_options
 from distill_hub.making.recipes import find_recipe, titles
+from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.launch import LaunchOptions
 
 LAUNCH_FILES = ROOT / "recipes" / "accelerate"
@@ -74,8 +76,8 @@ def make(monkeypatch, capfd):
         try:
             main()
         except SystemExit as exit:
-            return exit.code, capfd.readouterr().err.removeprefix(f"{LOADING}\n")
-        return 0, capfd.readouterr().err.removeprefix(f"{LOADING}\n")
+            return exit.code, capfd.readouterr().err
+        return 0, capfd.readouterr().err
 
     return run
 
@@ -108,6 +110,34 @@ finally:
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert all(part in result.stderr for part in parts), result.stderr
+
+
+def test_what_is_printed_is_read_by_the_recipe_without_the_launcher(make, monkeypatch, tmp_path, capfd):
+    words = ["--ipc", "3", "--num_processes", "2", "--cpu", "--print_config"]
+    monkeypatch.setattr(sys, "argv", ["distill-hub", "make", "cao2", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    (tmp_path / "printed.yaml").write_text(capfd.readouterr().out)
+    config = parse(Cao2Config, ["--config", str(tmp_path / "printed.yaml")])
+    assert config == Cao2Config(ipc=3)
+
+
+def test_settings_and_launch_files_that_come_along_are_found_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read, configs = with_launch_options(Cao2Config), ROOT / "recipes" / "configs"
+    config = parse(read, ["--config", "imagewoof/cao2.yaml", "--ipc", "3"], configs=configs)
+    assert (config.source, config.pool_factor, config.ipc) == ("imagewoof", 4, 3)
+    assert LaunchOptions(config_file=Path("cpu.yaml")).launch_file == LAUNCH_FILES / "cpu.yaml"
+    assert LaunchOptions().launch_file is None
+    # What lies here comes first.
+    (tmp_path / "imagewoof").mkdir()
+    (tmp_path / "imagewoof" / "cao2.yaml").write_text("source: digits\n")
+    (tmp_path / "cpu.yaml").write_text("")
+    assert parse(read, ["--config", "imagewoof/cao2.yaml"], configs=configs).source == "digits"
+    assert LaunchOptions(config_file=Path("cpu.yaml")).launch_file == Path("cpu.yaml")
+    with pytest.raises(InputError, match=r"config: 'imagewoof/cao3\.yaml'"):
+        parse(read, ["--config", "imagewoof/cao3.yaml"], configs=configs)
 
 
 # Who starts it
@@ -255,6 +285,7 @@ def test_two_processes_on_a_cpu(start):
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert sorted(out.splitlines()) == ["process 0 on its output", "process 1 on its output"]
+    assert errors.splitlines()[0] == LOADING, "before the first import that takes long, and by nobody else"
     assert sorted(errors.splitlines()) == [LOADING, "process 0 on its errors", "process 1 on its errors"]
     for rank in (0, 1):
         result = told(folder, rank)

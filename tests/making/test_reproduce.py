@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from helpers import ROOT, run_here, unscored
 
 from distill_hub import InputError, load_distilled
@@ -20,13 +21,14 @@ from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
 from distill_hub.config import parse, resolved
 from distill_hub.making import reproduce as module
-from distill_hub.making.reproduce import Difference, Launch, compare, launch_of, reproduce
+from distill_hub.making.reproduce import Difference, compare, make_words, reproduce
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import ReproduceConfig
 from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.options.rded import RdedConfig
 from distill_hub.options.shared import PixelOptions
 
+GPUS = str(ROOT / "recipes" / "accelerate" / "multi_gpu.yaml")
 WORDS = ["--ipc", "2", "--teacher_epochs", "2", "--view_epochs", "0"]
 
 
@@ -69,20 +71,19 @@ def edit(folder, change) -> None:
     (folder / "manifest.json").write_text(json.dumps(fields))
 
 
-def line(manifest, *, published=False, **fields) -> Launch:
+def line(manifest, *, published=False, **fields) -> list[str]:
     config = ReproduceConfig(location="set", **fields)
-    return launch_of(manifest, config, config.output_dir or "out", published=published)
+    return make_words(manifest, config, config.output_dir or "out", published=published)
 
 
-def options(launch: Launch) -> set[str]:
+def options(words: list[str]) -> set[str]:
     """Words of the recipe, less those that every rebuild has."""
-    words = launch.words[next(place for place, word in enumerate(launch.words) if word.endswith(".py")) + 1 :]
-    return set(words) - {"--repeats=1", "--view_epochs=0", "--output_dir=out"}
+    return set(words[words.index("--mixed_precision") + 2 :]) - {"--repeats=1", "--view_epochs=0", "--output_dir=out"}
 
 
 def told(monkeypatch, capsys, folder, rebuilt, *words) -> tuple[int, str]:
     """Return code and output of the command, where the rebuild lies there already."""
-    monkeypatch.setattr(Launch, "run", lambda self: None)
+    monkeypatch.setattr(module, "_run", lambda words: None)
     monkeypatch.setattr(sys, "argv", ["distill-hub", "reproduce", str(folder), "--output_dir", str(rebuilt), *words])
     capsys.readouterr()
     try:
@@ -217,7 +218,7 @@ def test_the_line_is_short(made, manifest, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     code, text = told(monkeypatch, capsys, made, "two words", "--print_command")
     start, rest = text.split(" --", 1)[0], set(shlex.split(text))
-    assert code == 0 and start == "accelerate launch" and "recipes/random_real.py" in rest
+    assert code == 0 and start == "distill-hub make random_real"
     assert {"--ipc=2", "--teacher_epochs=2", "--output_dir=two words", "--repeats=1", "--view_epochs=0", "--cpu"} <= rest
     assert options(line(manifest)) == {"--ipc=2", "--teacher_epochs=2"}
 
@@ -236,12 +237,10 @@ def with_method(manifest, name, config, **fields):
     ],
 )
 def test_a_recipe_reads_from_the_line_what_is_on_record(manifest, method, recipe, config):
-    launch = line(with_method(manifest, method, resolved(config)))
-    how = "--cpu --num_processes 1 --num_cpu_threads_per_process 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    assert launch.words[:14] == ["accelerate", "launch", "--quiet", *how.split()]
-    assert launch.words[14].endswith(f"recipes/{recipe}.py")
-    words = shlex.split(str(launch))[15:]
-    rebuild = parse(type(config), words)
+    words = line(with_method(manifest, method, resolved(config)))
+    how = "--cpu --num_processes 1 --mixed_precision no"
+    assert words[:8] == ["distill-hub", "make", recipe, *how.split()]
+    rebuild = parse(type(config), words[8:])
     assert resolved(rebuild) == resolved(dataclasses.replace(config, repeats=1, view_epochs=0))
 
 
@@ -306,19 +305,22 @@ def test_a_record_without_timestep_features_is_read(copy):
     ("gpus", "recorded", "start"),
     [
         (0, {"processes": 3, "mixed_precision": "bf16", "peak_memory_bytes": {"cpu": 1}},
-         "ACCELERATE_USE_CPU=true ACCELERATE_MIXED_PRECISION=bf16 torchrun --standalone --nproc_per_node 3"),
+         ["--cpu", "--num_processes", "3", "--mixed_precision", "bf16"]),
         (8, {"processes": 4, "mixed_precision": "bf16", "peak_memory_bytes": {"cpu": 1, "cuda": 1}},
-         "accelerate launch --quiet --multi_gpu --num_processes 4 --num_machines 1 "
-         "--mixed_precision bf16 --dynamo_backend no"),
+         ["--config_file", GPUS, "--num_processes", "4", "--mixed_precision", "bf16"]),
         (1, {"processes": 4, "mixed_precision": "fp16", "peak_memory_bytes": {"cpu": 1, "cuda": 1}},
-         "accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision fp16 --dynamo_backend no"),
+         ["--config_file", GPUS, "--num_processes", "1", "--mixed_precision", "fp16"]),
     ],
 )  # fmt: skip
 def test_processes_and_precision_are_as_recorded_where_there_are_devices(manifest, monkeypatch, gpus, recorded, start):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     environment = manifest.environment.model_copy(update=recorded)
-    assert str(line(manifest.model_copy(update={"environment": environment}))).startswith(f"{start} ")
+    words = line(manifest.model_copy(update={"environment": environment}))
+    assert words[: len(start) + 3] == ["distill-hub", "make", "random_real", *start]
+    # What Accelerate is to do is said by this line and this file, whatever `accelerate config` wrote here.
+    file = load_config_from_file(GPUS)
+    assert (file.num_machines, file.use_cpu, file.dynamo_config, file.gpu_ids) == (1, False, {}, None)
 
 
 @pytest.mark.parametrize(
@@ -370,6 +372,9 @@ def test_a_rebuild_by_other_versions_is_not_taken_up(made, copy):
 
 def test_a_recipe_that_fails_is_no_difference(made, tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 3)
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: failed)
-    with pytest.raises(InputError, match=r"launch.*code 3"):
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: calls.append(args) or failed)
+    with pytest.raises(InputError, match=r"command.*distill-hub make random_real.*code 3"):
         reproduce(ReproduceConfig(location=str(made), output_dir=tmp_path / "set"))
+    (((python, *words),),) = calls
+    assert (python, words[:4]) == (sys.executable, ["-m", "distill_hub.cli", "make", "random_real"])

@@ -323,6 +323,19 @@ def test_a_folder_of_other_settings_is_refused_with_both_values(tmp_path):
     assert tree(out) == before
 
 
+@pytest.mark.parametrize("settings", [{"ipc": 10}, {"ipc": 10, "seed": 0, "order": "auto"}])
+def test_a_folder_of_other_options_is_refused_with_what_helps(tmp_path, settings):
+    """No value would do: the option is new, or gone."""
+    out = tmp_path / "out"
+    start(out, {"ipc": 10, "seed": 0})
+    before = tree(out)
+    with pytest.raises(InputError, match=r"another version.*--overwrite or another --output_dir") as caught:
+        Run(out, settings)
+    assert caught.value.field == "output_dir" and "use that value" not in str(caught.value)
+    (other,) = settings.keys() ^ {"ipc", "seed"}
+    assert other in str(caught.value) and tree(out) == before
+
+
 @pytest.mark.parametrize(("first", "second"), [({"a": 1, "b": 2}, {"a": 1}), ({"a": 1}, {"a": 1, "b": 2})])
 def test_a_setting_that_came_or_went_is_another_setting(tmp_path, first, second):
     start(tmp_path / "out", first)
