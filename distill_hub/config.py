@@ -187,7 +187,7 @@ def _plain(value: Any) -> Any:
 def _read_yaml(file: str, known: Sequence[str]) -> dict[str, Any]:
     try:
         content = yaml.load(Path(file).read_text(encoding="utf-8"), yaml.BaseLoader)  # every value as it is written
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise InputError("config", file, f"a readable YAML file is needed ({error})") from error
     if not isinstance(content, dict):
         raise InputError("config", file, "the file must hold 'option: value' lines")
@@ -205,7 +205,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(config_class: type, prog: str | None, description: str | None = None, *, full: bool = False) -> _Parser:
-    width = min(shutil.get_terminal_size().columns, _WIDEST) - 2
+    width = max(20, min(shutil.get_terminal_size().columns, _WIDEST) - 2)
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     rest = f"These are the options that most people set first; --help all shows all {len(fields)}."
     parser = _Parser(

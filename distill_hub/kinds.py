@@ -1,7 +1,9 @@
 """What an option takes, by the type of its field."""
 
 import math
+import numbers
 import operator
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -40,8 +42,10 @@ class Kind:
         """
         if self.nullable and value in (None, "null"):
             return None
+        if not isinstance(value, (str, os.PathLike, numbers.Real)) or value == "":
+            raise ValueError
         text = str(value).lower() if bool in (type(value), self.base) else str(value)
-        if value in (None, "") or isinstance(value, (list, tuple, set, dict)) or (self.choices and text not in self.choices):
+        if self.choices and text not in self.choices:
             raise ValueError
         meant = text == "true" if self.base is bool else self.base(text)
         if (self.base is float and math.isinf(meant)) or not all(_SIGNS[sign](meant, bound) for sign, bound in self.bounds):

@@ -222,7 +222,9 @@ def test_yaml_that_is_not_a_mapping(yaml_file, text):
     assert error.field == "config" and "option: value" in str(error)
 
 
-@pytest.mark.parametrize("text", ["ipc: [", "ipc: 3\n  seed: 4", b"source: \xff\xfe", "!!python/object/apply:os.getcwd []"])
+@pytest.mark.parametrize(
+    "text", ["ipc: [", "ipc: 3\n  seed: 4", b"source: \xff\xfe", "[" * 20_000, "!!python/object/apply:os.getcwd []"]
+)
 def test_broken_yaml(yaml_file, text):
     file = yaml_file(text)
     error = refused(["--config", file])

@@ -66,7 +66,8 @@ def read_records(folder: Path) -> dict[str, EvaluationRecord]:
     Raises:
         InputError: When one cannot be read.
     """
-    names = record_names(f"evaluations/{file.name}" for file in (folder / "evaluations").glob("*.json"))
+    files = (file for file in (folder / "evaluations").glob("*.json") if file.is_file())
+    names = record_names(f"evaluations/{file.name}" for file in files)
     return {name: EvaluationRecord.read(folder / name) for name in sorted(names)}
 
 

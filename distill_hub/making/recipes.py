@@ -50,7 +50,7 @@ def find_recipe(name: str, field: str = "recipe") -> Recipe:
     """
     known = titles()
     if name not in known:
-        raise InputError(field, name, f"there are the recipes {', '.join(known)}{nearest(name, list(known))}")
+        raise InputError(field, name, f"there are the recipes {', '.join(known)}{nearest(str(name), list(known))}")
     file = recipes_folder() / f"{name}.py"
     content = runpy.run_path(str(file))
     main = content["main"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill_hub.config import argument, option
+from distill_hub.config import InputError, argument, option
 from distill_hub.kinds import Fraction, NonNegativeInt, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_teacher, split_students
 from distill_hub.options.shared import DRY_RUN_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
@@ -24,6 +24,12 @@ class CompareConfig:
     locations: list[str] = argument("distilled sets: folders, or ids on the Hub")
     html: Path | None = option(None, "write the comparison to this file, as one page with previews and plots", common=True)
     json: Path | None = option(None, "write the rows to this file, with unrounded numbers", common=True)
+
+    def check_settings(self) -> None:
+        """Refuse files that cannot be written."""
+        _check_files(html=self.html, json=self.json)
+        if self.html and self.html == self.json:
+            raise InputError("json", str(self.json), "--html names the same file; name another")
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,14 @@ def _check_set(config: "EvaluateConfig | RelabelConfig | AdoptConfig | Reproduce
     check_location(config.location)
     if config.teacher:
         check_teacher(config.teacher)
+
+
+def _check_files(**files: Path | None) -> None:
+    from distill_hub.running.files import check_file
+
+    for field, file in files.items():
+        if file:
+            check_file(field, file)
 
 
 @dataclass(frozen=True)
@@ -120,8 +134,9 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     submit: bool = option(False, "open a pull request on the Hub that adds the measured records to the set", common=True)
 
     def check_settings(self) -> None:
-        """Refuse a set, a teacher and students that do not exist."""
+        """Refuse a set, a teacher and students that do not exist, and a file that cannot be written."""
         _check_set(self)
+        _check_files(json=self.json)
         if self.students:
             split_students(self.students, self.protocol)
 
@@ -193,11 +208,12 @@ class ReproduceConfig(RealOptions):
     json: Path | None = option(None, "write what was compared to this file", common=True)
 
     def check_settings(self) -> None:
-        """Refuse a set and networks that do not exist, and a folder that cannot be written to."""
+        """Refuse a set and networks that do not exist, and a folder or a file that cannot be written to."""
         from distill_hub.generators.known import check_generator
         from distill_hub.running.files import check_folder
 
         _check_set(self)
+        _check_files(json=self.json)
         if self.generator:
             check_generator(self.generator)
         if self.output_dir:

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import tempfile
 from pathlib import Path
 
 from distill_hub.config import InputError
@@ -37,10 +38,32 @@ def check_folder(folder: Path) -> None:
         raise InputError("output_dir", str(folder), f"{which} is a file; name a new folder")
 
 
+def check_file(field: str, file: Path) -> None:
+    """Refuse a file that cannot be written, or must not be replaced, before work is done for it.
+
+    Args:
+        field: The option that names it.
+        file: It need not exist.
+
+    Raises:
+        InputError: For a folder, a device, or a place where nothing can be written.
+    """
+    if file.is_dir():
+        raise InputError(field, str(file), "it is a folder; name a file in it")
+    if file.exists() and not (file.is_file() and not file.is_symlink()):
+        raise InputError(field, str(file), "it is a device or a link, which would be replaced; name a plain file")
+    place = next(parent for parent in file.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        valid = f"nothing can be written in {place} ({error.strerror}); name a file in another folder"
+        raise InputError(field, str(file), valid) from error
+
+
 def cache_dir() -> Path:
     """Folder of what is fitted once and used by many runs: $DISTILL_HUB_CACHE, or distill_hub in the user's cache."""
-    user = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return Path(os.environ.get("DISTILL_HUB_CACHE", user / "distill_hub"))
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return Path(os.environ.get("DISTILL_HUB_CACHE") or user / "distill_hub")
 
 
 def shipped(name: str) -> Path:

@@ -202,19 +202,33 @@ def test_sets_are_one_or_more_words():
         (["SET", "--html", "EMPTY"], "it is a folder; name a file in it"),
         (["SET", "--html", "FILE/page.html"], "nothing can be written in"),
         (["SET", "--json", "/proc/nowhere/rows.json"], "nothing can be written in /proc"),
+        (["SET", "--json", "LINK"], "it is a device or a link, which would be replaced"),
+        (["SET", "--json", "/dev/null"], "it is a device or a link, which would be replaced"),
+        (["SET", "--json", "one", "--html", "one"], "--html names the same file"),
         (["SET", "--htm", "page.html"], "there is no option --htm (did you mean 'html'?)"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make_set, tmp_path, capsys, words, reason):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
     places = {"SET": make_set("one"), "EMPTY": str(tmp_path / "empty"), "FILE": str(tmp_path / "file")}
+    places["LINK"] = str(tmp_path / "link")
     with pytest.raises(SystemExit) as exit:
-        run(*(re.sub("SET|EMPTY|FILE", lambda found: places[found[0]], word) for word in words))
+        run(*(re.sub("SET|EMPTY|FILE|LINK", lambda found: places[found[0]], word) for word in words))
     assert exit.value.code == 2
     out, error = capsys.readouterr()
     assert error.startswith("error: ") and error.count("\n") == 1 and reason in error
     assert out == ""
+
+
+def test_a_folder_among_the_records_is_none(make_set, capsys):
+    location = make_set("one")
+    run(location)
+    before = capsys.readouterr().out
+    Path(location, "evaluations", "quick-convnet-2-20260101T000000.json").mkdir()
+    run(location)
+    assert capsys.readouterr().out == before
 
 
 def test_a_set_named_twice_is_read_once_and_two_of_a_name_are_told_apart(make_set, tmp_path):
