@@ -2,7 +2,7 @@
 
     distill-hub make dgs  # handwritten digits, offline, on a CPU
     distill-hub make dgs --generator outputs/digits-ipc10-minimax/generator
-    distill-hub make dgs --config recipes/configs/imagewoof/dgs.yaml
+    distill-hub make dgs --config imagewoof/dgs.yaml
     distill-hub make dgs --num_processes 2
 
 The paper's pools come from a generator that `distill-hub make minimax` has tuned.

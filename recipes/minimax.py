@@ -2,7 +2,7 @@
 
     distill-hub make minimax                            # handwritten digits, offline, on a CPU
     distill-hub make minimax --lambda_r 0 --lambda_d 0  # the DiffFit baseline
-    distill-hub make minimax --mixed_precision bf16 --config recipes/configs/imagewoof/minimax.yaml
+    distill-hub make minimax --mixed_precision bf16 --config imagewoof/minimax.yaml
     distill-hub make minimax --num_processes 2
 
 The same command again resumes an interrupted run, its fine-tuning from the last checkpoint. The tuned generator is left in

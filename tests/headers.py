@@ -2,13 +2,13 @@
 
 import re
 import shlex
-from pathlib import Path
 from typing import NamedTuple
 
-from accelerate.commands.launch import launch_command_parser
 from helpers import RECIPES, ROOT
 
-from distill_hub.config import parse
+from distill_hub.config import options, parse
+from distill_hub.making.launcher import with_launch_options
+from distill_hub.options.launch import LaunchOptions
 
 
 class Block(NamedTuple):
@@ -43,10 +43,9 @@ def blocks(file):
 
 
 def launched(line):
-    """Return the recipe and the settings that `accelerate launch` would start it with."""
+    """Return the recipe that `distill-hub make` would start, its settings, and how it would be started."""
     words = shlex.split(line)
-    assert words[:2] == ["accelerate", "launch"]
-    arguments = launch_command_parser().parse_args(words[2:])
-    assert (ROOT / arguments.training_script).is_file(), arguments.training_script
-    recipe = Path(arguments.training_script).stem
-    return recipe, parse(RECIPES[recipe], arguments.training_script_args)
+    assert words[:2] == ["distill-hub", "make"]
+    recipe = RECIPES[words[2]]
+    config = parse(with_launch_options(recipe), words[3:], configs=ROOT / "recipes" / "configs")
+    return words[2], recipe(**options(config, recipe)), LaunchOptions(**options(config, LaunchOptions))

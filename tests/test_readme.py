@@ -43,7 +43,7 @@ def test_a_command_is_read_as_it_stands(line, monkeypatch):
     else:
         place = next(i for i, word in enumerate(words) if word.endswith(".py"))
         config, rest = RECIPES[Path(words[place]).stem], words[place + 1 :]
-    parse(config, rest)
+    parse(config, rest, configs=ROOT / "recipes" / "configs")
 
 
 def test_every_recipe_is_listed():

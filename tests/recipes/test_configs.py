@@ -83,10 +83,10 @@ NUMBER = re.compile(r"([\w-]+) (\d+\.\d(?: ± \d\.\d|†)|\?)")
 def read(line):
     """Return settings, IPC and folder of the set that a command makes or scores; IPC is None for a generator or teacher."""
     words = shlex.split(line)
-    if words[0] == "distill-hub":
+    if words[:2] != ["distill-hub", "make"]:
         config = parse(COMMANDS[words[1]], words[2:])
         return config, int(re.search(r"-ipc(\d+)-", config.location)[1]), config.location
-    method, config = launched(line)
+    method, config, _ = launched(line)
     if isinstance(config, (FitGeneratorConfig, FitClassifierConfig)):
         return config, None, str(config.output_dir)
     if method == "minimax" and config.lambda_r == config.lambda_d == 0:
@@ -117,7 +117,7 @@ def file_of(name):
 
 def own_commands(name):
     """Return the commands of a file's header that read the file itself."""
-    own = f"--config {file_of(name).relative_to(ROOT)}"
+    own = f"--config {file_of(name).relative_to(CONFIGS)}"
     return [command for block in blocks(file_of(name)) for command in block.commands if own in command]
 
 
@@ -164,7 +164,7 @@ def test_every_command_is_read_as_it_stands_and_is_about_the_ipc_that_it_says(na
 def test_no_two_files_write_different_sets_to_the_same_folder():
     makers = {}
     for name in REPORTED:
-        for command in {c for block in blocks(file_of(name)) for c in block.commands if "accelerate launch" in c}:
+        for command in {c for block in blocks(file_of(name)) for c in block.commands if "distill-hub make" in c}:
             config, _, folder = read(command)
             assert makers.setdefault(folder, resolved(config)) == resolved(config), folder
 
