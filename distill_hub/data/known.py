@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
 from distill_hub.config import InputError, nearest
 from distill_hub.data.classes import IMAGENET100, IMAGENETTE, IMAGEWOOF
-from distill_hub.hub import is_repo_id
 
 FITTED = "fitted on "  # and the name of a source: the id of a generator or classifier that was fitted to it
 
@@ -44,9 +45,12 @@ def check_source(name: str) -> None:
     Raises:
         InputError: Naming what is known.
     """
-    if name in KNOWN or os.path.exists(name) or is_repo_id(name):
+    if name in KNOWN or os.path.exists(name):
         return
-    if "/" in name:
-        raise InputError("source", name, "there is no such folder, and it is not a Hub dataset id")
-    valid = f"known: {', '.join(KNOWN)}{nearest(name, list(KNOWN))}; or a Hub id org/name, or an existing folder"
-    raise InputError("source", name, valid)
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise InputError("source", name, "there is no such folder, and it is not a Hub dataset id") from None
+    if "/" not in name:
+        valid = f"known: {', '.join(KNOWN)}{nearest(name, list(KNOWN))}; or a Hub id org/name, or an existing folder"
+        raise InputError("source", name, valid)

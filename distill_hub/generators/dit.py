@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 
 from distill_hub.config import InputError
 from distill_hub.generators.base import GeneratorFacts, Guide, State
-from distill_hub.generators.known import DIT_LICENSE, NEEDED, TUNING, is_imagenet_dit, stated_license, tuned_from
+from distill_hub.generators.known import DIT_LICENSE, TUNING, is_imagenet_dit, stated_license, tuned_from
+from distill_hub.networks.names import GENERATOR
 from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
@@ -157,7 +158,7 @@ class DiTGenerator:
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise InputError("generator", name, f"{NEEDED} ({reason})") from error
+            raise InputError("generator", name, f"{GENERATOR} is needed ({reason})") from error
         if not isinstance(pipeline, DiTPipeline):
             raise InputError("generator", name, f"a DiTPipeline is needed, this is a {type(pipeline).__name__}")
         # diffusers reads id2label from model_index.json but keeps only a map from single synonyms to ids.

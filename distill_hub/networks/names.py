@@ -1,4 +1,4 @@
-"""Names of networks, teachers, protocols and their students: what can be refused before anything heavy is imported."""
+"""Names of networks, protocols and their students: what can be refused before anything heavy is imported."""
 
 import math
 import re
@@ -28,6 +28,7 @@ TORCHVISION = {
     "vgg-16-bn": "vgg16_bn",
 }
 CONVNET = re.compile(r"convnet-([1-9][0-9]?)(?:-w([1-9][0-9]{0,3}))?(-bn)?")  # depth, width, BatchNorm
+GENERATOR = "a DiTPipeline with safetensors weights in transformer/ and vae/"
 TEACHER = "timm/NAME, a Hub id or a folder with config.json and safetensors"
 
 
@@ -86,3 +87,15 @@ def check_teacher(name: str) -> None:
         from distill_hub.hub import check_model  # not above: --help needs no Hub
 
         check_model("teacher", name, "config.json", TEACHER)
+
+
+def check_generator(name: str) -> None:
+    """Refuse what cannot be a generator's: neither auto, nor the folder of a pipeline, nor a Hub id.
+
+    Raises:
+        InputError: Saying what is valid.
+    """
+    if name != "auto":
+        from distill_hub.hub import check_model  # as above
+
+        check_model("generator", name, "model_index.json", f"{GENERATOR} is needed")

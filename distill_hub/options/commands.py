@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distill_hub.config import InputError, argument, option
 from distill_hub.kinds import Fraction, NonNegativeInt, PositiveInt
-from distill_hub.networks.names import ProtocolName, check_teacher, split_students
+from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, split_students
 from distill_hub.options.shared import DRY_RUN_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
 
 
@@ -209,7 +209,6 @@ class ReproduceConfig(RealOptions):
 
     def check_settings(self) -> None:
         """Refuse a set and networks that do not exist, and a folder or a file that cannot be written to."""
-        from distill_hub.generators.known import check_generator
         from distill_hub.running.files import check_folder
 
         _check_set(self)

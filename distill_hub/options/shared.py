@@ -10,7 +10,7 @@ from typing import Literal
 
 from distill_hub.config import option
 from distill_hub.kinds import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
-from distill_hub.networks.names import ProtocolName, check_teacher, split_students
+from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, split_students
 
 PROTOCOL_HELP = (
     "how the students are trained: quick (smoke runs, not of the literature), idc-hard (Minimax, DGS, CaO2), "
@@ -81,8 +81,6 @@ class GeneratorOptions:
 
     def check_settings(self) -> None:
         """Refuse a generator that does not exist."""
-        from distill_hub.generators.known import check_generator
-
         check_generator(self.generator)
 
 
