@@ -74,6 +74,11 @@ def test_nothing_imports_the_recipes():
 def test_files_and_recipes_stay_short():
     lengths = {file: len(file.read_text().splitlines()) for file in PACKAGE.rglob("*.py")}
     assert not {file.name: n for file, n in lengths.items() if n > 400}
+    rooms: dict[str, int] = {}
+    for file, length in lengths.items():
+        room = file.relative_to(PACKAGE).parts[0]
+        rooms[room] = rooms.get(room, 0) + length
+    assert not {room: length for room, length in rooms.items() if length > 2500}
     recipes = {file: len(file.read_text().splitlines()) for file in (PACKAGE.parent / "recipes").glob("*.py")}
     assert recipes and not {file.name: n for file, n in recipes.items() if n > 150}
 
