@@ -105,6 +105,8 @@ def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
         raise InputError("main_process_ip", None, f"{machines} machines need the address of machine 0")
     if machines > 1 and file is None and how.machine_rank is None:
         raise InputError("machine_rank", None, f"each of {machines} machines needs its own, from 0")
+    if (wanted["machine_rank"] or 0) >= machines:
+        raise InputError("machine_rank", wanted["machine_rank"], f"num_machines is {machines}: below that, from 0")
 
     if cpu or (processes > 1 and not gpus):
         os.environ["ACCELERATE_USE_CPU"] = "true"

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from distill_hub.config import InputError, option
 from distill_hub.kinds import NonNegativeInt, PositiveInt
 from distill_hub.running.files import shipped
+
+Port = Annotated[int, (">=", 0), ("<=", 65535)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class LaunchOptions:
     num_machines: PositiveInt | None = option(None, "machines that run the same command together; default: 1")
     machine_rank: NonNegativeInt | None = option(None, "which of them this one is, from 0")
     main_process_ip: str | None = option(None, "address of machine 0")
-    main_process_port: NonNegativeInt | None = option(None, "port of machine 0; default: 29500, on one machine any free one")
+    main_process_port: Port | None = option(None, "port of machine 0; default: 29500, on one machine any free one")
 
     @property
     def launch_file(self) -> Path | None:

@@ -242,6 +242,8 @@ def test_the_users_own_launch_file_counts(make, stubs, started, monkeypatch):
         (0, ["--num_machines", "2", "--num_processes", "3"], ["num_processes: 3", "multiple of the 2"]),
         (0, ["--num_machines", "2"], ["main_process_ip: None", "machine 0"]),
         (0, ["--num_machines", "2", "--main_process_ip", "10.0.0.1"], ["machine_rank: None", "from 0"]),
+        (0, ["--machine_rank", "3"], ["machine_rank: 3", "num_machines is 1"]),
+        (0, ["--main_process_port", "70000"], ["main_process_port: '70000'", "<= 65535"]),
         (0, ["--config_file", ROOT / "README.md"], ["config_file", "README.md", "accelerate config"]),
         (
             0,
