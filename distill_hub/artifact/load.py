@@ -1,7 +1,6 @@
 """Reading the rows of a distilled set, from a folder or the Hub, believing nothing: format, counts, content are checked."""
 
 import hashlib
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Image
+from datasets import Dataset
 
 from distill_hub.artifact.find import Found, find, read_description
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import check_labels, check_rows, hash_row
 from distill_hub.config import InputError
+from distill_hub.data.images import decode, size_of
 
 MOST_DECODED_BYTES = 64 * 2**30  # in memory: eight times ImageNet-1K at IPC 50 and 224 px
 _PART_ROWS = 100  # read at a time
@@ -201,10 +200,9 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
 def _decoded(encoded: Mapping[str, Any], side: int) -> np.ndarray:
     """Decode an image as `load_dataset` does, once its header says what the manifest says: uint8 (S, S, 3)."""
     try:
-        size = PIL.Image.open(io.BytesIO(encoded["bytes"])).size
+        size = size_of(encoded["bytes"])
         if size != (side, side):
             raise ValueError(f"it has {size} pixels, the manifest says {(side, side)}")
-        return np.asarray(Image().decode_example(encoded).convert("RGB"))
-    # Pillow raises SyntaxError for a broken PNG.
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        return np.asarray(decode(encoded["bytes"]))
+    except (ValueError, TypeError) as error:  # TypeError: a path in place of bytes
         raise ValueError(f"an image cannot be used ({error})") from error

@@ -17,34 +17,12 @@ from PIL import Image as PILImage
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, imagenet_classes, is_imagenet
+from distill_hub.data.images import decode, square
 from distill_hub.data.known import KNOWN, check_source
 from distill_hub.running.files import cache_dir, slug
 
 FIT_VERSION = 2  # raised when the code that fits generators or teachers changes what it makes
 _TEST_SPLITS = ("test", "validation", "valid", "val")
-
-
-def square(image: PILImage.Image, size: int, resize: int | None = None) -> np.ndarray:
-    """Scale the shorter side of an image (bilinear) and crop the centre, as torchvision's Resize and CenterCrop do.
-
-    Args:
-        image: Of any mode.
-        size: Side of the result in pixels.
-        resize: Length of the shorter side before the crop, at least `size`; default: `size`.
-
-    Returns:
-        uint8 RGB (size, size, 3).
-
-    Raises:
-        InputError: For an image that is more than 100 times as long as it is wide, or the other way round.
-    """
-    shorter, longer = sorted(image.size)
-    if longer > 100 * shorter:  # scaled up, a line of pixels would fill the memory
-        raise InputError("image", f"{image.width} x {image.height} px", "no side may be more than 100 times the other")
-    scaled = [int((resize or size) * side / shorter) for side in image.size]
-    left, top = (round((side - size) / 2) for side in scaled)
-    whole = image.convert("RGB").resize(scaled, PILImage.Resampling.BILINEAR)
-    return np.array(whole.crop((left, top, left + size, top + size)))
 
 
 @dataclass(frozen=True)
@@ -53,7 +31,7 @@ class Split:
 
     source: str
     name: str
-    dataset: Dataset = field(repr=False)  # the image column alone
+    dataset: Dataset = field(repr=False)  # the image column alone, encoded
     labels: np.ndarray = field(repr=False)  # (N,) int64
     image_column: str
 
@@ -66,17 +44,13 @@ class Split:
         return np.split(np.argsort(self.labels, kind="stable"), np.cumsum(np.bincount(self.labels))[:-1])
 
     def image(self, row: int) -> PILImage.Image:
-        """Decode one image."""
+        """Decode one image, as RGB."""
         try:
-            image = self.dataset[row][self.image_column]
-            if image is None:
-                raise OSError("there is none")
-            image.load()
-        except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNG files
+            return decode(_encoded(self.dataset[row][self.image_column]))
+        except (OSError, ValueError) as error:
             raise InputError(
                 "source", self.source, f"image of row {row} in split {self.name!r} cannot be decoded ({error})"
             ) from error
-        return image
 
     def pixels(self, indices: Sequence[int] | None, size: int, *, resize: int | None = None) -> torch.Tensor:
         """Decode images and make them `square`.
@@ -143,8 +117,7 @@ class Source:
     def fingerprint(self) -> str:
         """The sha256 over the training split's labels and encoded images (of files: name and size)."""
         digest = hashlib.sha256(self.train.labels.astype("<i8").tobytes())
-        column = self.train.dataset.cast_column(self.train.image_column, Image(decode=False))
-        for batch in column.iter(1000):
+        for batch in self.train.dataset.iter(1000):
             for image in batch[self.train.image_column]:
                 if image["bytes"] is not None:
                     digest.update(image["bytes"])
@@ -152,6 +125,13 @@ class Source:
                     path = Path(image["path"])
                     digest.update(f"{path.name} {path.stat().st_size}".encode())
         return digest.hexdigest()
+
+
+def _encoded(cell: dict[str, Any] | None) -> bytes:
+    """Return the bytes of an image as the image column holds it, from the file it names where they are not in the cell."""
+    if cell is None:
+        raise ValueError("there is none")
+    return Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
 
 
 def load_source(
@@ -313,5 +293,5 @@ def _split(source: str, name: str, dataset: Dataset, label: str, classes: Sequen
     rows = np.flatnonzero(labels >= 0)  # classes that are not taken, and unlabelled rows (-1), are left out
     if len(rows) == 0:
         raise InputError("source", source, f"split {name!r} holds no labelled images of the {len(classes)} classes")
-    images = dataset.select_columns([image])
+    images = dataset.select_columns([image]).cast_column(image, Image(decode=False))
     return Split(source, name, images if len(rows) == len(images) else images.select(rows), labels[rows], image)

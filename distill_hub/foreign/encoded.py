@@ -4,7 +4,6 @@ Bytes from outside meet pyarrow, zipfile and Pillow here. What asks for more mem
 before it gets it.
 """
 
-import io
 import re
 import zipfile
 import zlib
@@ -23,20 +22,17 @@ import torch
 from datasets import ClassLabel, Features, Image
 
 from distill_hub.config import InputError
-from distill_hub.data.sources import square
+from distill_hub.data.images import decode, square
 from distill_hub.foreign.layout import refusal
 
 MAX_ROWS = 10_000_000
 MAX_BYTES = 64 * 2**30  # decoded or unpacked: eight times ImageNet-1K at IPC 50 and 224 px
 MAX_ENTRY_BYTES = 64 * 2**20  # of an archive: one image
-MAX_SIDE = 16_384  # pixels
-_CODECS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow knows many more, and starts a program to read one of them (EPS)
 _IMAGE_COLUMNS = ("image", "img", "images")
 SOFT_LABELS = ("soft_labels", "soft_label")
 _LABEL_COLUMNS = ("label", "labels", "class_id", "class", "target", "fine_label")
 # What each reader raises for a damaged file, or for one made to confuse it.
 _PARQUET = (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
-_PILLOW = (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError)
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, IndexError)
 
 
@@ -114,14 +110,9 @@ def room(location: str, count: int, size: int) -> torch.Tensor:
 
 def _decode(location: str, name: str, data: bytes) -> PIL.Image.Image:
     try:
-        image = PIL.Image.open(io.BytesIO(data), formats=_CODECS)
-        if max(image.size) > MAX_SIDE or image.mode.startswith(("I", "F")):
-            raise ValueError(f"it is {image.width} x {image.height} px, {image.mode}")
-        image.load()
-    except _PILLOW as error:
-        needed = f"a whole PNG, JPEG, WebP or BMP file of 8 bits per channel and at most {MAX_SIDE:,} px a side"
-        raise refusal(location, f"image {name} is not {needed}") from error
-    return image
+        return decode(data)
+    except ValueError as error:
+        raise refusal(location, f"image {name} cannot be decoded ({error})") from error
 
 
 def _decoded(

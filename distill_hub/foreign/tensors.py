@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from distill_hub.config import InputError
-from distill_hub.data.sources import square
+from distill_hub.data.images import square
 from distill_hub.foreign.encoded import (
     SOFT_LABELS,
     ZIP_ERRORS,

@@ -15,8 +15,9 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 from distill_hub.config import InputError
 from distill_hub.data import sources
 from distill_hub.data.classes import SourceClass, match_classes
+from distill_hub.data.images import square
 from distill_hub.data.known import KNOWN
-from distill_hub.data.sources import check_ipc, fit_folder, load_source, square
+from distill_hub.data.sources import check_ipc, fit_folder, load_source
 from distill_hub.running.files import slug
 
 IMAGENET = ImageNetInfo()
