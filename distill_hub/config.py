@@ -23,6 +23,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 import yaml
 
 from distill_hub.kinds import Kind
+from distill_hub.starter import end_with_starter
 
 
 class Dataclass(Protocol):
@@ -33,6 +34,7 @@ class Dataclass(Protocol):
 
 Config = TypeVar("Config", bound=Dataclass)
 LOADING = "distill-hub: loading torch and diffusers ..."
+OUT_OF_MEMORY = "most likely memory ran out, so try fewer processes or smaller batches; the same command goes on"
 _SAID = "DISTILL_HUB_LOADING_SAID"  # variable of the environment of what a process starts
 _WIDEST = 110  # characters of a line of --help
 
@@ -266,8 +268,10 @@ def launch(
     One line says that heavy imports begin, unless it is `light`: it has none, or says so itself. The rest is as in `parse`.
 
     The exit code is 2 for what the user can put right, 1 for a failure of the Hub, the network or another process, and 130
-    after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept.
+    after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept. A process that another
+    one started ends with that, see `starter`.
     """
+    end_with_starter()
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         # Every process uses all cores (see running.machine.start_accelerator): a thread that waits must not spin on
         # another's. Read when torch is loaded, which no recipe does before this line.
@@ -291,7 +295,8 @@ def launch(
             valid = "free some and run the same command again: finished work is kept"
             sys.exit(_fail(f"disk: no space left for {where}; {valid}"))
         if re.search("gloo/.* by peer|ncclRemoteError", str(error)):
-            sys.exit(_fail("the connection to another process broke; look for what that one says", code=1))
+            lost = "the connection to another process broke; look for what that one says. One that was killed says nothing"
+            sys.exit(_fail(f"{lost}: {OUT_OF_MEMORY}", code=1))
         if not isinstance(error, (InputError, HubError)):
             raise
         sys.exit(_fail(str(error), code=2 if isinstance(error, InputError) else 1))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "distill_hub"
 FLOORS = [
-    ["kinds"],
+    ["kinds", "starter"],
     ["config"],
     ["hub", "running"],
     ["networks", "data"],
