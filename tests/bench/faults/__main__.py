@@ -26,6 +26,8 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,7 @@ class Bench:
     def __init__(self, folder: Path, hub: HubServer, seed: int):
         self.folder, self.hub, self.seed = folder, hub, seed
         self.file = folder / "outcomes.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
         self.outcomes = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
         self.environment = hub.environment(folder, "hf_alice") | {"OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "200"}
         self.environment |= {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
@@ -114,16 +117,19 @@ class Bench:
             chance = random.Random(f"{self.seed} {len(self.outcomes)}")
             if self.attempt(name, place, known, chance, last=number == IN_A_ROW):
                 break
-        wrong = []
-        if job.result(place, self.hub) != known["result"]:
-            there, should = job.result(place, self.hub), known["result"]
-            differ = sorted(part for part in there.keys() | should.keys() if there.get(part) != should.get(part))
+        self.compare(name, place, known, attempts=number + 1, memory=memory)
+
+    def compare(self, name: str, place: Place, known: dict, *, memory: set[str] | None = None, **facts: Any) -> None:
+        """Compare what is there with an undisturbed run."""
+        wrong, result, should = [], JOBS[name].result(place, self.hub), known["result"]
+        if result != should:
+            differ = sorted(part for part in result.keys() | should.keys() if result.get(part) != should.get(part))
             wrong.append(f"result: {', '.join(differ)}")
         if left := sorted({*map(undated, place.names())} - {*known["names"]}):
             wrong.append(f"left behind: {', '.join(left[:5])}{', ...' * (len(left) > 5)}")
-        if left := sorted(shared_memory() - memory):
+        if memory is not None and (left := sorted(shared_memory() - memory)):
             wrong.append(f"left in shared memory: {', '.join(left)}")
-        self.note(job=name, finished=True, attempts=number + 1, wrong=wrong)
+        self.note(job=name, finished=True, **facts, wrong=wrong)
         if wrong:
             shutil.rmtree(self.folder / "wrong", ignore_errors=True)
             shutil.copytree(place.folder, self.folder / "wrong", symlinks=True)
@@ -227,6 +233,19 @@ def markdown(outcomes: list[dict], line: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+@contextmanager
+def opened(folder: Path, seed: int) -> Iterator[Bench]:
+    """Open the bench of a folder, with its Hub, and what forks commands."""
+    with HubServer() as hub:
+        hub.add_user("alice")
+        hub.add_user("bob")
+        hub.add_token("hf_alice", "alice")
+        # Read when a library is loaded, so before the fork; relative, as a command's folder is.
+        os.environ.update(hub.environment(Path("../home/hf"), "hf_alice"), HF_DATASETS_CACHE="../home/datasets")
+        FORKED.set_forkserver_preload([*heavy()])
+        yield Bench(folder.absolute(), hub, seed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="for everything; the same one again goes on")
@@ -236,21 +255,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--markdown", type=Path, help="write the tables of all so far to this file, and do nothing else")
     args = parser.parse_args()
-    args.folder = args.folder.absolute()
-    args.folder.mkdir(parents=True, exist_ok=True)
     if args.markdown:
         outcomes = [json.loads(line) for line in (args.folder / "outcomes.jsonl").read_text().splitlines()]
         args.markdown.write_text(markdown(outcomes, f"python -m tests.bench.faults --seed {args.seed}"), encoding="utf-8")
         return
     stop = time.monotonic() + 60 * args.minutes
-    with HubServer() as hub:
-        hub.add_user("alice")
-        hub.add_user("bob")
-        hub.add_token("hf_alice", "alice")
-        # Read when a library is loaded, so before the fork; relative, as a command's folder is.
-        os.environ.update(hub.environment(Path("../home/hf"), "hf_alice"), HF_DATASETS_CACHE="../home/datasets")
-        FORKED.set_forkserver_preload([*heavy()])
-        bench = Bench(args.folder, hub, args.seed)
+    with opened(args.folder, args.seed) as bench:
         before, names = len(bench.outcomes), args.job or [*JOBS]
         while time.monotonic() < stop and sum("fault" in one for one in bench.outcomes[before:]) < args.faults:
             done = collections.Counter(one["job"] for one in bench.outcomes)
