@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from distill_hub.config import OUT_OF_MEMORY, InputError, launch, options, say_loading
+from distill_hub.config import InputError, launch, options, say_loading
 from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
 from distill_hub.options.launch import LaunchOptions
 from distill_hub.starter import as_starter
@@ -135,7 +135,9 @@ def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
     # Without --multi_gpu Accelerate starts one process on a CPU, however many it is asked for.
     several = ["--multi_gpu"] * (known.distributed_type in ("NO", "MULTI_CPU", "MULTI_GPU"))
     given = [part for name, value in named.items() if value is not None for part in (f"--{name}", str(value))]
-    _hand_over([*several, *given], [str(recipe.file), *words(config)])
+    batches = [f.name for f in dataclasses.fields(config) if f.name.endswith("batch_size")]
+    lower = " or ".join(f"--{name}" for name in ("num_processes", *batches))
+    _hand_over([*several, *given], [str(recipe.file), *words(config)], lower)
 
 
 def _read_launch_file(file: Path | None) -> Any:
@@ -153,11 +155,11 @@ def _read_launch_file(file: Path | None) -> Any:
     return known
 
 
-def _hand_over(start: list[str], script: list[str]) -> None:
+def _hand_over(start: list[str], script: list[str], lower: str) -> None:
     """Let Accelerate's launcher start several processes, and wait for them.
 
     Exits with the code of the process that failed; 128 + N where a signal N ended it, which is said, or was sent to this
-    process, which passes it on.
+    process, which passes it on. `lower` are the options that take less memory when they are smaller.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -176,8 +178,9 @@ def _hand_over(start: list[str], script: list[str]) -> None:
         first = min(error.failures.values(), key=lambda failure: follows.get(failure.exitcode, 0))
         if first.exitcode < 0:
             name = signal.Signals(-first.exitcode).name
-            why = f": {OUT_OF_MEMORY}" if name == "SIGKILL" else ""
-            print(f"error: process {first.local_rank} (id {first.pid}) was ended by {name}{why}", file=sys.stderr)
+            why = f": most likely memory ran out, and a smaller {lower} takes less" if name == "SIGKILL" else ""
+            said = f"error: process {first.local_rank} (id {first.pid}) was ended by {name}{why}; the same command goes on"
+            print(said, file=sys.stderr)
         sys.exit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode)
     except SignalException as error:
         sys.exit(128 + error.sigval)

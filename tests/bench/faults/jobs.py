@@ -53,8 +53,9 @@ def with_array(place: Place, hub: HubServer, base: Path) -> None:
 def plain(value: Any) -> Any:
     """Return what a record says, without what differs from run to run."""
     if isinstance(value, dict):
-        stages = value.get("stages", ())  # a fit has no hash, and stands in the record of the attempt that did it
-        value = value | ({"stages": [own for own in stages if own["sha256"]]} if stages else {})
+        # A fit, and what is encoded for it, stand in the record of the attempt that did it.
+        stages = [own for own in value.get("stages", ()) if own["sha256"] and own["name"] != "encode"]
+        value = {**value, "stages": stages}
         return {name: plain(part) for name, part in value.items() if name not in VARIES}
     return [plain(part) for part in value] if isinstance(value, list) else value
 

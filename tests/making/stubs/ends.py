@@ -19,6 +19,7 @@ class Config:
     how: str = option("well", "well, refused, a bug, killed, or asleep")
     rank: int = option(0, "of the process that does")
     note: str | None = option(None, "words")
+    draw_batch_size: int = option(1, "of what takes memory")
 
 
 def main(config: Config) -> None:

@@ -1,11 +1,13 @@
-"""Caches that fill up, that nobody can write to, and that two commands fill at once. Needs root, on Linux, for `mount`.
+"""Memory that runs out, caches that fill up or that nobody can write to, and two commands at once. For root, on Linux.
 
-    python -m tests.bench.faults.caches --folder /tmp/faults
+    python -m tests.bench.faults.shortages --folder /tmp/faults
 
-Each cache is a file system of a few kilobytes, which is doubled after every failure until the job ends well: every failure
-must be one line and exit code 2, the result that of an undisturbed run, and nothing may be left. Then the cache is empty and
-can only be read: one line again, or no harm. At last two commands of the same job start at once, with empty caches and
-folders of their own: both must end well. Outcomes are appended to `outcomes.jsonl` of the folder.
+A command of two processes gets less memory than it needs (cgroup v1), and the kernel kills one of them: one line must say so
+and what takes less, and the same command must end well with more. Each cache is a file system of a few kilobytes, which is
+doubled after every failure until the job ends well: every failure must be one line and exit code 2, the result that of an
+undisturbed run, and nothing may be left. Then the cache is empty and can only be read: one line again, or no harm. At last
+two commands of the same job start at once, with empty caches and folders of their own: both must end well. Outcomes are
+appended to `outcomes.jsonl` of the folder.
 """
 
 import argparse
@@ -21,6 +23,8 @@ from tests.bench.faults.jobs import JOBS, undated
 
 CACHES = {"fits": ["photos", "evaluate"], "datasets": ["photos"], "hf": ["evaluate"], "tmp": ["photos"]}  # under home
 TWICE = ["photos", "first fits"]
+STARVED, MEMORY = "fit_classifier", 1_300_000_000  # bytes, for three processes
+GROUP = Path("/sys/fs/cgroup/memory/distill_hub_faults")
 LARGEST = 1 << 30  # bytes
 
 
@@ -76,6 +80,22 @@ def fill(bench: Bench, cache: str, name: str) -> None:
         bench.note(job=name, fault="read-only", moment=cache, said=said(attempt), wrong=wrong)
 
 
+def starve(bench: Bench, name: str) -> None:
+    """Let memory run out."""
+    job, known = JOBS[name], bench.expected(name)
+    place = bench.fresh(name, fits=True)
+    GROUP.mkdir(exist_ok=True)
+    (GROUP / "memory.limit_in_bytes").write_text(str(MEMORY))
+    attempt = Attempt(place, job.words, uuid.uuid4().hex, processes=2)
+    (GROUP / "cgroup.procs").write_text(str(attempt.main.pid))
+    attempt.end(300)
+    GROUP.rmdir()
+    wrong = [] if attempt.main.exitcode == 137 and "memory ran out" in said(attempt) else [attempt.output[-1500:]]
+    bench.note(job=name, fault="memory", moment="kernel", at=MEMORY, said=said(attempt), wrong=wrong)
+    bench.finish(job, place)
+    bench.compare(name, place, known)
+
+
 def twice(bench: Bench, name: str) -> None:
     """Start two of a job at once."""
     job, known = JOBS[name], bench.expected(name)
@@ -101,6 +121,8 @@ def main() -> None:
     args = parser.parse_args()
     with opened(args.folder, seed=0) as bench:
         before = len(bench.outcomes)
+        if GROUP.parent.is_dir():
+            starve(bench, STARVED)
         for cache, names in CACHES.items():
             for name in names:
                 fill(bench, cache, name)
