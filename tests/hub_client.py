@@ -94,15 +94,17 @@ def views(location):
     return {"sha256": stored.record.sha256, "first_epoch": batches}
 
 
-def submit(repo_id, folder):
-    """Submit the author's own record again, as someone else's measurement."""
+def submit(repo_id, folder, **other):
+    """Submit the author's own record again, as someone else's measurement, some of its fields changed."""
     from distill_hub.artifact.load import load_artifact
     from distill_hub.publishing.destination import check_destination
     from distill_hub.publishing.publish import submit
 
     artifact = load_artifact(folder)
     destination = check_destination(repo_id, artifact.manifest.name, create_pr=True)
-    publication = submit(destination, artifact.manifest, artifact.evaluations)
+    fields = [{**json.loads(record.to_json()), **other} for record in artifact.evaluations]
+    records = [type(own).model_validate_json(json.dumps(f)) for own, f in zip(artifact.evaluations, fields, strict=True)]
+    publication = submit(destination, artifact.manifest, records)
     return {"commit": publication.commit, "url": publication.url}
 
 

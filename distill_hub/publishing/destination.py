@@ -145,7 +145,13 @@ def _check_existing(remote: RemoteSet, kind: Kind, private: bool) -> None:
     kind.record.read(fetch(remote, [kind.file], most_bytes=MANIFEST_BYTES) / kind.file)
 
 
-def commit(destination: Destination, stage: Staging, title: str, how_to_go_on: str) -> Publication:
+def commit(
+    destination: Destination,
+    stage: Staging,
+    title: str,
+    how_to_go_on: str,
+    holds: Callable[[RemoteSet], bool] | None = None,
+) -> Publication:
     """Bring a repository to what `stage` makes of it, in one commit on top of the state that `stage` has seen.
 
     An attempt looks at the repository first and sends what differs. So it may be repeated after any failure, also of a
@@ -156,6 +162,8 @@ def commit(destination: Destination, stage: Staging, title: str, how_to_go_on: s
         stage: Called with the repository's files; may be called again when they have changed.
         title: First line of the commit's message, and title of a pull request.
         how_to_go_on: For the message when Hub or network fail for good.
+        holds: Whether an open pull request of this title and user has it already, which is then the publication; default:
+            when every file is the same.
 
     Raises:
         InputError: When the repository, its card, the branch or the tag cannot be used.
@@ -164,11 +172,11 @@ def commit(destination: Destination, stage: Staging, title: str, how_to_go_on: s
     after = f"the repository is as it was, or complete; {how_to_go_on}"
     repo_type = destination.kind.repo_type
     with plain_errors(destination.repo_id, repo_type=repo_type, revision=destination.branch, after=after):
-        return _attempt(destination, stage, title)
+        return _attempt(destination, stage, title, holds)
 
 
 @retried
-def _attempt(destination: Destination, stage: Staging, title: str) -> Publication:
+def _attempt(destination: Destination, stage: Staging, title: str, holds: Callable[[RemoteSet], bool] | None) -> Publication:
     repo_id, repo_type, branch = destination.repo_id, destination.kind.repo_type, destination.branch
     remote = look_if_there(repo_id, repo_type)
     if remote is None:
@@ -190,7 +198,9 @@ def _attempt(destination: Destination, stage: Staging, title: str) -> Publicatio
     page = page_of(repo_id, repo_type)
     if not changed and not stale:
         published = Publication(repo_id, remote.commit, f"{page}/commit/{remote.commit}", remote.private)
-    elif open_already := destination.create_pr and _pull_request(destination, title, content):
+    elif open_already := destination.create_pr and _pull_request(
+        destination, title, holds or (lambda head: not _difference(head, content, set())[0])
+    ):
         return open_already
     else:
         done = _send(
@@ -231,8 +241,8 @@ def _difference(remote: RemoteSet, content: Content, stale: set[str]) -> tuple[C
     return changed, stale & remote.files.keys()
 
 
-def _pull_request(destination: Destination, title: str, content: Content) -> Publication | None:
-    """Find the pull request that an earlier attempt opened, so that a lost answer does not open a second one."""
+def _pull_request(destination: Destination, title: str, holds: Callable[[RemoteSet], bool]) -> Publication | None:
+    """Find the pull request that an earlier attempt opened, so that after a lost answer or a kill no second one is."""
     for discussion in API.get_repo_discussions(
         destination.repo_id,
         repo_type=destination.kind.repo_type,
@@ -242,7 +252,7 @@ def _pull_request(destination: Destination, title: str, content: Content) -> Pub
     ):
         if discussion.title == title:
             head = look(destination.repo_id, discussion.git_reference, destination.kind.repo_type)
-            if not _difference(head, content, set())[0]:
+            if holds(head):
                 return Publication(destination.repo_id, head.commit, discussion.url, head.private)
     return None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from distill_hub.artifact.find import (
     MANIFEST,
@@ -128,8 +129,17 @@ def submit(destination: Destination, manifest: Manifest, records: Sequence[Evalu
         )
         return {**readme, **{name: record.to_json().encode() for name, record in added.items()}}, set()
 
+    def holds(head: RemoteSet) -> bool:
+        there = [_measurement(record) for record in read_records(_texts(head)).values()]
+        return all(_measurement(record) in there for record in signed)
+
     title = f"Add {', '.join(sorted({r.student for r in signed}))} measured by {destination.user}"
-    return commit(destination, stage, title, "run the same command again")
+    return commit(destination, stage, title, "run the same command again", holds)
+
+
+def _measurement(record: EvaluationRecord) -> dict[str, Any]:
+    """Return what a record says but for when and where: what is measured again after a kill is the same measurement."""
+    return record.model_dump(exclude={"date", "seconds", "environment"})
 
 
 def _texts(remote: RemoteSet) -> Path:

@@ -333,6 +333,17 @@ def test_a_lost_answer_opens_no_second_pull_request(hub, alice, bob, artifact, s
     assert is_whole(hub.repos[REPO].tree("refs/pr/1"), second)
 
 
+def test_a_measurement_that_is_repeated_opens_no_second_pull_request(hub, alice, bob, artifact):
+    """Killed before the answer came: the same command measures the same, later."""
+    alice.result("push", str(artifact), REPO)
+    first = bob.result("submit", REPO, str(artifact))
+    later = {"date": "2026-02-03T04:05:06Z", "seconds": 11.0}
+    assert bob.result("submit", REPO, str(artifact), **later) == first
+    assert len(hub.repos[REPO].discussions) == 1 and len(hub.repos[REPO].history("refs/pr/1")) == 3
+    # Another measurement is another.
+    assert bob.result("submit", REPO, str(artifact), **later, seeds=[3, 4, 5])["url"].endswith("/discussions/2")
+
+
 def test_a_card_that_the_hub_does_not_take_is_refused(hub, alice, artifact):
     hub.fail(400, when=lambda request: "validate-yaml" in request.path)
     assert "README.md" in alice.refusal("push", str(artifact), REPO)
