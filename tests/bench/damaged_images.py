@@ -1,6 +1,6 @@
 """Damage encoded images at random; each is decoded, or refused with a ValueError.
 
-python -m tests.bench.hostile.images --minutes 4 --seed 1
+python -m tests.bench.damaged_images --minutes 4 --seed 1
 """
 
 import argparse
