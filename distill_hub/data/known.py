@@ -1,13 +1,11 @@
 """Real datasets that are known by name."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from huggingface_hub.utils import HFValidationError, validate_repo_id
-
 from distill_hub.config import InputError, nearest
 from distill_hub.data.classes import IMAGENET100, IMAGENETTE, IMAGEWOOF
+from distill_hub.kinds import is_path
 
 FITTED = "fitted on "  # and the name of a source: the id of a generator or classifier that was fitted to it
 
@@ -45,12 +43,10 @@ def check_source(name: str) -> None:
     Raises:
         InputError: Naming what is known.
     """
-    if name in KNOWN or os.path.exists(name):
+    from distill_hub.hub import missing  # not above: --help needs no Hub
+
+    if name in KNOWN or (reason := missing(name)) is None:
         return
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise InputError("source", name, "there is no such folder, and it is not a Hub dataset id") from None
-    if "/" not in name:
-        valid = f"known: {', '.join(KNOWN)}{nearest(name, list(KNOWN))}; or a Hub id org/name, or an existing folder"
-        raise InputError("source", name, valid)
+    if not is_path(name):
+        reason = f"known: {', '.join(KNOWN)}{nearest(name, list(KNOWN))}; or a Hub id org/name, or an existing folder"
+    raise InputError("source", name, reason)
