@@ -40,17 +40,27 @@ KNOWN = {
 
 
 def check_source(name: str) -> None:
-    """Refuse what cannot be a source: neither a known name, nor anything here, nor a Hub id.
+    """Refuse what cannot be a source: neither a known name, nor a folder here, nor a Hub id.
 
     Raises:
         InputError: Naming what is known.
     """
-    if name in KNOWN or os.path.exists(name):
+    place = os.path.expanduser(name)
+    if name in KNOWN or os.path.isdir(place):
         return
+    if os.path.exists(place):
+        raise InputError("source", name, "it is not a folder; name the one that it lies in")
+    if os.path.lexists(place):
+        raise InputError("source", name, "it is a link to nothing; name a folder")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+        raise InputError("source", name, "there is no such folder")
+    first, _, rest = name.partition("/")
+    if rest and os.path.exists(first) and not os.path.isdir(first):
+        raise InputError("source", name, f"there is no such folder: {first!r} is a file")
     try:
         validate_repo_id(name)
     except HFValidationError:
         raise InputError("source", name, "there is no such folder, and it is not a Hub dataset id") from None
-    if "/" not in name:
+    if not rest:
         valid = f"known: {', '.join(KNOWN)}{nearest(name, list(KNOWN))}; or a Hub id org/name, or an existing folder"
         raise InputError("source", name, valid)

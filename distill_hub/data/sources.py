@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
 from distill_hub.config import InputError
@@ -20,6 +20,8 @@ from distill_hub.data.image_folder import open_image_folder
 from distill_hub.data.images import READABLE
 from distill_hub.data.known import KNOWN, check_source
 from distill_hub.data.rows import Choose, Opened, Rows
+from distill_hub.data.rows import image_column as find_image_column
+from distill_hub.data.rows import label_column as find_label_column
 from distill_hub.data.split import Split
 from distill_hub.data.split_names import TEST_SPLITS, find_split
 from distill_hub.data.tables import card_splits, choose_config, open_hub, open_tables, read_card
@@ -111,7 +113,8 @@ def load_source(
         "label_column": label_column or (known and known.label),
     }
     if source == "digits":
-        opened = _digits()
+        choose_config(source, {}, None, source_config)
+        opened = _digits(choose, image_column, label_column)
     elif known or not os.path.isdir(folder := os.path.expanduser(source)):
         opened = open_hub(known.hub_id if known else source, source_revision, source_config, choose, **how)
     else:
@@ -221,7 +224,7 @@ def fit_folder(source: Source, what: str, *settings: Any) -> Path:
     return cache_dir() / f"{slug(source.name)}-{what}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def _digits() -> Opened:
+def _digits(choose: Choose, image: str | None, label: str | None) -> Opened:
     """Load scikit-learn's 1,797 handwritten digits, enlarged from 8x8 to 16x16, with 500 of them as test split."""
     from sklearn.datasets import load_digits
 
@@ -232,7 +235,9 @@ def _digits() -> Opened:
     parts = _hold_out(Split("digits", "train", whole, np.asarray(digits.target), "image"), 500)
     names = [str(digit) for digit in range(10)]
     splits = {part.name: Rows(part.dataset, part.labels.tolist(), names) for part in parts}
-    return Opened(splits, "image", "label", {})
+    features = Features({"image": Image(), "label": ClassLabel(names=names)})
+    columns = find_image_column(image, features), find_label_column(label, features)
+    return Opened({split: splits[split] for split in choose(list(splits))}, *columns, {})
 
 
 def _names(source: str, rows: Rows) -> tuple[list[str], list[int | str]]:

@@ -32,6 +32,7 @@ _BUILDERS = {
 # Those that can hold images or paths to them; others run queries, or read what is none.
 _READ = {*_BUILDERS.values(), "imagefolder", "cache"}
 _UNTOLD = ("state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "config.json")
+_UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot be reached ({})"
 # What `datasets` raises for files, cards and tables that are damaged, missing or not what it expects.
 _BROKEN = (
     *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, RecursionError, OverflowError),
@@ -244,7 +245,7 @@ def open_hub(
     except InputError:
         raise
     except ConnectionError as error:
-        raise InputError("source", source, f"the Hub cannot be reached and it is not in the cache ({error})") from error
+        raise InputError("source", source, _UNREACHED.format(error)) from error
     except _BROKEN as error:
         raise _unreadable(source, error) from error
     opened = _opened(source, builder, choose, image_column, label_column, {})
@@ -316,7 +317,7 @@ def _opened(
     except InputError:
         raise
     except ConnectionError as error:
-        raise InputError("source", source, f"the Hub cannot be reached and it is not in the cache ({error})") from error
+        raise InputError("source", source, _UNREACHED.format(error)) from error
     except _BROKEN as error:
         raise _unreadable(source, error) from error
     return Opened(rows, image, label, left_out)
