@@ -150,6 +150,8 @@ def missing(name: str) -> str | None:
     """Say why a name stands for nothing: nothing here is called that, and it is a path or no Hub id; None where it may."""
     if os.path.exists(name) or (is_repo_id(name) and not is_path(name)):
         return None
+    if os.path.lexists(name):
+        return "it is a link to nothing"
     if is_path(name):
         return "there is no such file" if os.path.splitext(name)[1] else "there is no such folder"
     return "there is no such folder, and it is not a Hub id NAMESPACE/NAME"

@@ -38,14 +38,19 @@ KNOWN = {
 
 
 def check_source(name: str) -> None:
-    """Refuse what cannot be a source: neither a known name, nor anything here, nor a Hub id.
+    """Refuse what cannot be a source: neither a known name, nor a folder here, nor a Hub id.
 
     Raises:
         InputError: Naming what is known.
     """
     from distill_hub.hub import missing  # not above: --help needs no Hub
 
-    if name in KNOWN or (reason := missing(name)) is None:
+    place = os.path.expanduser(name)
+    if name in KNOWN or os.path.isdir(place):
+        return
+    if os.path.exists(place):
+        raise InputError("source", name, "it is not a folder; name the one that it lies in")
+    if (reason := missing(name)) is None:
         return
     if not is_path(name):
         reason = f"known: {', '.join(KNOWN)}{nearest(name, list(KNOWN))}; or a Hub id org/name, or an existing folder"

@@ -227,7 +227,7 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     if config.source:
-        settings.setdefault("source_revision", None)  # a branch of another place
+        settings = {"source_revision": None, "source_config": None, **settings}  # recorded ones are of another place
     else:
         if known.revision:
             settings.setdefault("source_revision", known.revision)

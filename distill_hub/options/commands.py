@@ -57,6 +57,10 @@ class RealOptions:
         None, "a known name (digits, cifar10, imagewoof, ...), a Hub dataset id, or a local folder", common=True
     )
     source_revision: str | None = option(None, "branch, tag or commit of the Hub dataset")
+    source_config: str | None = option(None, "its configuration, when it has several")
+    image_column: str | None = option(None, "its image column, when it cannot be detected")
+    label_column: str | None = option(None, "its label column, when it cannot be detected")
+    train_split: str | None = option(None, "name of its training split, when it is not train")
     test_split: str | None = option(None, "name of its test split, when it cannot be detected")
     test_fraction: Fraction = option(0.0, "hold out this share of its training split (seeded) as test split")
 
@@ -95,8 +99,8 @@ class ForeignOptions:
         common=True,
     )
     data_dir: str | None = option(None, "sub-folder of the repository that holds the set")
-    image_column: str | None = option(None, "image column, when it cannot be detected")
-    label_column: str | None = option(None, "label column, when it cannot be detected")
+    set_image_column: str | None = option(None, "image column of the set, when it cannot be detected")
+    set_label_column: str | None = option(None, "label column of the set, when it cannot be detected")
     image_size: Pixels | None = option(None, "scale and crop to this side in pixels, when sizes differ")
     mean: str | None = option(None, "mean of normalised tensors, one or three numbers, e.g. 0.485,0.456,0.406")
     std: str | None = option(None, "standard deviation of normalised tensors, one or three numbers")

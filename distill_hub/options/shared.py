@@ -28,8 +28,10 @@ class SourceOptions:
         "digits", "a known name (digits, cifar10, imagewoof, ...), a Hub dataset id, or a local folder", common=True
     )
     source_revision: str | None = option(None, "branch, tag or commit of the Hub dataset")
+    source_config: str | None = option(None, "configuration of the dataset, when it has several")
     image_column: str | None = option(None, "image column, when it cannot be detected")
     label_column: str | None = option(None, "label column, when it cannot be detected")
+    train_split: str | None = option(None, "name of the training split, when it is not train")
     test_split: str | None = option(None, "name of the test split, when it cannot be detected")
     test_fraction: Fraction = option(
         0.0, "hold out this share of the training split (seeded) when there is no test split", common=True
