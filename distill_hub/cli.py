@@ -19,7 +19,7 @@ exit codes, also of the recipes:
   0    done; with `evaluate --check`, the scores agree; with `reproduce`, the set is identical
   1    they do not, the Hub or the network failed, or something failed that should not
   2    what was asked for cannot be done; one line says why
-  130  interrupted by Ctrl-C; the same command goes on
+  130  interrupted by Ctrl-C; the same command goes on, as after any other signal N, 128 + N: 143 for SIGTERM
 """
 
 import atexit

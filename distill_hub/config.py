@@ -18,9 +18,10 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 import yaml
 
-from distill_hub.ending import drop, end_on_interrupt, fail, interrupted, of_the_machine, tell
+from distill_hub.ending import OUT_OF_MEMORY, drop, end_on_interrupt, fail, interrupted, of_the_machine, tell
 from distill_hub.kinds import Kind, local_name
 from distill_hub.parsing import read_file, read_yaml
+from distill_hub.starter import end_with_starter
 from distill_hub.text import LONGEST, adapt_streams, complaint, printable, shortened
 
 
@@ -292,9 +293,11 @@ def launch(
     One line says that heavy imports begin, unless it is `light`: it has none, or says so itself. The rest is as in `parse`.
 
     The exit code is 2 for what the user can put right, 1 for a failure of the Hub, the network or another process, and 130
-    after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept.
+    after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept. A process that another
+    one started ends with that, see `starter`.
     """
     adapt_streams()
+    end_with_starter()
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         # Every process uses all cores (see running.machine.start_accelerator): a thread that waits must not spin on
         # another's. Read when torch is loaded, which no recipe does before this line.
@@ -321,7 +324,8 @@ def launch(
         if line := of_the_machine(error):
             sys.exit(fail(line))
         if re.search("gloo/.* by peer|ncclRemoteError", str(error)):
-            sys.exit(fail("the connection to another process broke; look for what that one says", code=1))
+            lost = "the connection to another process broke; look for what that one says. One that was killed says nothing"
+            sys.exit(fail(f"{lost}: {OUT_OF_MEMORY}", code=1))
         if not isinstance(error, (InputError, HubError)):
             raise
         sys.exit(fail(str(error), code=2 if isinstance(error, InputError) else 1))

@@ -13,6 +13,7 @@ from typing import TextIO
 
 from distill_hub.text import complaint
 
+OUT_OF_MEMORY = "most likely memory ran out, so try fewer processes or smaller batches; the same command goes on"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _NO_MEMORY = re.compile("can't allocate memory|CUDA out of memory").search  # of PyTorch, which has no class for the first

@@ -1,5 +1,6 @@
 """Real datasets that are known by name."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
