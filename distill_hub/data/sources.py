@@ -3,11 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from PIL import Image as PILImage
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, imagenet_classes, is_imagenet
-from distill_hub.data.images import decode, square
+from distill_hub.data.images import decode, size_of, square
 from distill_hub.data.known import KNOWN, check_source
 from distill_hub.running.files import cache_dir, slug
 
 FIT_VERSION = 2  # raised when the code that fits generators or teachers changes what it makes
+T = TypeVar("T")
 _TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
@@ -45,8 +46,15 @@ class Split:
 
     def image(self, row: int) -> PILImage.Image:
         """Decode one image, as RGB."""
+        return self._read(row, decode)
+
+    def size(self, row: int) -> tuple[int, int]:
+        """Return width and height in px of one image as stored, from its header."""
+        return self._read(row, size_of)
+
+    def _read(self, row: int, reader: Callable[[bytes], T]) -> T:
         try:
-            return decode(_encoded(self.dataset[row][self.image_column]))
+            return reader(_encoded(self.dataset[row][self.image_column]))
         except (OSError, ValueError) as error:
             raise InputError(
                 "source", self.source, f"image of row {row} in split {self.name!r} cannot be decoded ({error})"
@@ -107,6 +115,12 @@ class Source:
         """Side in pixels when the first images are square and agree, else None."""
         sides = {side for row in range(min(8, len(self.train))) for side in self.train.image(row).size}
         return sides.pop() if len(sides) == 1 else None
+
+    @cached_property
+    def median_side(self) -> int:
+        """Median of the shorter sides of training images in px: of 256 at most, spread evenly over the rows."""
+        rows = np.unique(np.linspace(0, len(self.train) - 1, min(256, len(self.train))).astype(int))
+        return int(np.median([min(self.train.size(int(row))) for row in rows]))
 
     @property
     def has_wnids(self) -> bool:

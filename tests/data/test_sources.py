@@ -436,6 +436,14 @@ def test_image_size_is_known_only_when_all_are_square_and_agree(image_folder, si
     assert load_source(folder).image_size == expected
 
 
+def test_the_median_side_is_that_of_the_shorter_sides(image_folder):
+    shapes = {0: (30, 8), 1: (8, 20), 2: (90, 12), 3: (40, 40), 4: (11, 300)}
+    folder = image_folder(
+        {"train": {"a": 3, "b": 2}, "test": {"a": 1, "b": 1}}, lambda value: picture(0, shapes.get(value, (8, 8)))
+    )
+    assert load_source(folder).median_side == 11  # of 8, 8, 11, 12 and 40
+
+
 # Draws and counts
 
 
