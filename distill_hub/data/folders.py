@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from distill_hub.config import InputError
 from distill_hub.data.images import READABLE, SUFFIXES
 from distill_hub.data.split_names import by_split, is_split_word, split_named
-from distill_hub.running.console import printable
+from distill_hub.text import printable
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 TABLES = (".parquet", ".arrow", ".tar", ".jsonl", ".json", ".csv", ".tsv")  # the first of which there is one is read

@@ -25,6 +25,7 @@ from distill_hub.evaluation.subject import HeldOut, Subject, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.foreign.align import align
+from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.read import read_foreign
 from distill_hub.networks.build import check_student
 from distill_hub.running.machine import start_accelerator
@@ -203,9 +204,14 @@ def evaluate(
     set_label_column: str | None = None,
     classes: str | None = None,
     data_dir: str | None = None,
+    split: str | None = None,
+    index: int | None = None,
     image_size: int | None = None,
     mean: str | None = None,
     std: str | None = None,
+    pixel_range: float | None = None,
+    max_clipped: float | None = None,
+    label_kind: LabelKind | None = None,
     **training,
 ) -> list[Comparison]:
     """Score any published set: one in this format by its own records, another one by what you say of it.
@@ -221,13 +227,18 @@ def evaluate(
         train_split: Of `source`.
         test_split: Of `source`.
         test_fraction: Of `source`.
-        set_image_column: Of a set made elsewhere, as the next six; see `foreign.read`.
+        set_image_column: Of a set made elsewhere, as all that follow down to `label_kind`; see `foreign.read`.
         set_label_column: Its label column.
         classes: Its classes.
         data_dir: Sub-folder.
+        split: Which of several.
+        index: Which of several in a file.
         image_size: Side in pixels.
         mean: Of normalised tensors.
         std: Of normalised tensors.
+        pixel_range: Full brightness in tensors.
+        max_clipped: Share of values that may be clipped.
+        label_kind: What soft labels are.
         **training: `protocol`, `students`, `repeats`, ...; see `Request`.
 
     Returns:
@@ -242,7 +253,8 @@ def evaluate(
         "label_column": label_column, "train_split": train_split, "test_split": test_split, "test_fraction": test_fraction,
     }  # fmt: skip
     columns = {"set_image_column": set_image_column, "set_label_column": set_label_column}
-    layout = {"data_dir": data_dir, "image_size": image_size, "mean": mean, "std": std}
+    pixels = {"image_size": image_size, "mean": mean, "std": std, "pixel_range": pixel_range, "max_clipped": max_clipped}
+    layout = {"data_dir": data_dir, "split": split, "index": index, "label_kind": label_kind, **pixels}
     with start_accelerator().main_process_first():
         found = location if isinstance(location, Found) else find(location, revision)
         commit = found.remote.commit if found.remote else None

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from distill_hub.config import InputError, argument, option
-from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveInt
+from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, split_students
 from distill_hub.options.shared import DRY_RUN_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
 
@@ -94,16 +95,27 @@ class ForeignOptions:
 
     classes: Location | None = option(
         None,
-        "class of each label: a file with one name or wnid per line, a comma-separated list, source for the source's order, "
-        "or imagenet1k, imagenette, imagewoof, imageidc, imagenet100 for the papers' order",
+        "class of each label: a file with one name or wnid per line or id2label JSON, a comma-separated list, source for "
+        "the source's order, or imagenet1k, imagenette, imagewoof, imageidc, imagenet100 for the papers' order",
         common=True,
     )
     data_dir: str | None = option(None, "sub-folder of the repository that holds the set")
+    split: str | None = option(None, "which of several splits or configurations is the set", common=True)
+    index: NonNegativeInt | None = option(None, "which of several sets in one file of tensors, e.g. runs or steps, from 0")
     set_image_column: str | None = option(None, "image column of the set, when it cannot be detected")
     set_label_column: str | None = option(None, "label column of the set, when it cannot be detected")
     image_size: Pixels | None = option(None, "scale and crop to this side in pixels, when sizes differ")
     mean: str | None = option(None, "mean of normalised tensors, one or three numbers, e.g. 0.485,0.456,0.406")
     std: str | None = option(None, "standard deviation of normalised tensors, one or three numbers")
+    pixel_range: PositiveFloat | None = option(
+        None, "full brightness in tensors, e.g. 255; default 1, or 255 for whole numbers"
+    )
+    max_clipped: Fraction | None = option(
+        None, "share of values that may lie outside the range of pixels once mean and std are undone; default 0.01"
+    )
+    label_kind: Literal["probabilities", "logits", "centred"] | None = option(
+        None, "what soft labels are, where their values do not tell; centred: probabilities less 1 / classes"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
