@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from distill_hub.config import InputError, launch, options, say_loading
+from distill_hub.ending import fail
 from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
 from distill_hub.options.launch import LaunchOptions
 from distill_hub.starter import as_starter
@@ -32,8 +33,7 @@ def make_command(line: Sequence[str]) -> None:
     try:
         recipe = find_recipe(line[0])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(fail(str(error)))
 
     def start(config: Any) -> None:
         own = recipe.config_class(**options(config, recipe.config_class))
@@ -99,11 +99,14 @@ def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
     asked_for = how.num_processes or known.num_processes
     processes = asked_for if asked_for > 0 else max(1, gpus) * machines
     if how.multi_gpu and gpus < 2:
-        raise InputError("multi_gpu", True, f"this machine has {gpus} GPUs to use; leave it out")
+        raise InputError("command line", "--multi_gpu", f"this machine has {gpus} GPUs to use; leave it out")
     if processes % machines:
         raise InputError("num_processes", processes, f"a multiple of the {machines} machines is needed")
     if gpus and processes // machines > gpus:
         raise InputError("num_processes", processes, f"this machine has {gpus} GPUs to use; --cpu takes its cores instead")
+    if not gpus and processes // machines > max(8, os.cpu_count() or 1):
+        valid = f"this machine has {os.cpu_count()} cores; more processes than cores are slower than fewer"
+        raise InputError("num_processes", processes, valid)
     if machines > 1 and wanted["main_process_ip"] is None:
         raise InputError("main_process_ip", None, f"{machines} machines need the address of machine 0")
     if machines > 1 and file is None and how.machine_rank is None:
@@ -179,8 +182,7 @@ def _hand_over(start: list[str], script: list[str], lower: str) -> None:
         if first.exitcode < 0:
             name = signal.Signals(-first.exitcode).name
             why = f": most likely memory ran out, and a smaller {lower} takes less" if name == "SIGKILL" else ""
-            said = f"error: process {first.local_rank} (id {first.pid}) was ended by {name}{why}; the same command goes on"
-            print(said, file=sys.stderr)
+            fail(f"process {first.local_rank} (id {first.pid}) was ended by {name}{why}; the same command goes on")
         sys.exit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode)
     except SignalException as error:
         sys.exit(128 + error.sigval)

@@ -16,8 +16,9 @@ import numpy as np
 from distill_hub.artifact.find import MANIFEST, Found, find, read_description
 from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest
-from distill_hub.config import OUT_OF_MEMORY, InputError, nearest, options, parse, resolved
+from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
+from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.making.launcher import with_launch_options
 from distill_hub.making.recipes import find_set_recipe, recipes_folder, word
 from distill_hub.options.commands import RealOptions, ReproduceConfig
@@ -232,7 +233,7 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     if config.source:
-        settings.setdefault("source_revision", None)  # a branch of another place
+        settings = {"source_revision": None, "source_config": None, **settings}  # recorded ones are of another place
     else:
         if known.revision:
             settings.setdefault("source_revision", known.revision)

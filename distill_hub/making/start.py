@@ -187,7 +187,8 @@ def _begin(config: SetOptions, method: str, image_size: int | None) -> tuple[Sou
         method = f"{method}-{tuning.method.name}"
     source = load_source(**options(config, SourceOptions))
     check_ipc(source, config.ipc)
-    settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # finished work of other images is of no use
+    # Finished work of other images is of no use.
+    settings = {**resolved(config), "source_fingerprint": source.fingerprint, "test_fingerprint": source.test.fingerprint}
     rules = protocol_named(config.protocol)
     epochs_of_views(config.view_epochs, rules, config.ipc, len(source.classes))
     rules.check_students(config.students, len(source.classes), image_size or source.image_size or 224)
