@@ -93,6 +93,15 @@ def told(monkeypatch, capsys, folder, rebuilt, *words) -> tuple[int, str]:
     return 0, "".join(capsys.readouterr())
 
 
+def test_a_rebuild_that_is_killed_says_so_and_what_may_help(tmp_path, monkeypatch):
+    script = tmp_path / "killed"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(InputError, match=r"^command: .* it was killed: most likely memory ran out"):
+        module._run(["distill-hub", "make", "random_real"])
+
+
 def test_the_rebuild_is_identical_and_so_is_every_step(made, rebuilt):
     found = compare(find(made), rebuilt)
     assert found.identical and found.first is None and found.difference is None and found.environment == {}

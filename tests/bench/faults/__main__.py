@@ -159,7 +159,7 @@ class Bench:
             self.hub.reset()
             self.hub.fail(strike, at=chance.randrange(known["requests"]))
         elif fault and change is None and until(lambda: time.perf_counter() - attempt.started > when, attempt):
-            self.strike(attempt, fault, chance)
+            self.strike(name, attempt, fault, chance)
         started = time.perf_counter()
         ends = attempt.end(60 + 20 * known["seconds"] if fault in (None, "pause") or moment != "time" else PATIENCE)
         code, output, wrong = attempt.main.exitcode, attempt.output, []
@@ -186,7 +186,7 @@ class Bench:
         assert not last, output
         return False
 
-    def strike(self, attempt: Attempt, fault: str, chance: random.Random) -> None:
+    def strike(self, name: str, attempt: Attempt, fault: str, chance: random.Random) -> None:
         ranks = attempt.ranks()
         try:
             if fault == "pause":
@@ -194,7 +194,7 @@ class Bench:
                     own.suspend()
                     time.sleep(1.5)
                     own.resume()
-                    self.note(job="", fault="pause", moment="time", wrong=[])
+                    self.note(job=name, fault="pause", moment="time", wrong=[])
             elif fault == "memory":
                 if ranks:
                     max(ranks, key=lambda own: own.memory_info().rss).kill()
@@ -219,7 +219,7 @@ def markdown(outcomes: list[dict], line: str) -> str:
     for one in outcomes:
         count[one["job"], "finished" if "finished" in one else one["fault"]] += 1
         count[one["job"], "wrong"] += bool(one["wrong"])
-    columns = ["SIGKILL", "memory", *SIGNALS, "pause", "finished", "wrong"]
+    columns = ["SIGKILL", "memory", *SIGNALS, "pause", "full", "read-only", "two at once", "finished", "wrong"]
     names = [*JOBS]
     versions = ", ".join([f"Python {platform.python_version()}", *(f"{p} {metadata.version(p)}" for p in PACKAGES)])
     memory = psutil.virtual_memory().total / 2**30
@@ -230,6 +230,8 @@ def markdown(outcomes: list[dict], line: str) -> str:
         *(f"| {name} | {' | '.join(str(count[name, column]) for column in columns)} |" for name in names),
         f"| **all** | {' | '.join(str(sum(count[name, column] for name in names)) for column in columns)} |",
     ]  # fmt: skip
+    if wrong := [one for one in outcomes if one["wrong"]]:
+        lines += ["", "What was wrong:", "", *(f"- {json.dumps(one)}" for one in wrong)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,44 @@
+"""What a killed process started: it ends with it, where it belongs to it."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+CHILD = """
+import sys, time
+from distill_hub.starter import end_with_starter
+end_with_starter()
+print("started", flush=True)
+time.sleep(30)
+"""
+PARENT = """
+import contextlib, os, subprocess, sys, time
+from distill_hub.starter import as_starter
+with as_starter() if sys.argv[1] == "own" else contextlib.nullcontext():
+    environment = {**os.environ, **({"TORCHELASTIC_RUN_ID": "none"} if sys.argv[1] == "torchrun" else {})}
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[2]], env=environment, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize(("whose", "ends"), [("own", True), ("torchrun", True), ("a shell's", False)])
+def test_a_process_ends_with_what_started_it_unless_that_was_a_person(whose, ends):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, whose, CHILD], env=environment, stdout=subprocess.PIPE)
+    child = psutil.Process(int(parent.stdout.readline()))
+    time.sleep(0.5)
+    assert child.status() != psutil.STATUS_ZOMBIE, "it ended before its starter"
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + (10 if ends else 1)
+    while (lives := child.is_running() and child.status() != psutil.STATUS_ZOMBIE) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert lives != ends
+    if lives:
+        child.kill()
