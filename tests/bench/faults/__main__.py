@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import sys
@@ -183,8 +184,7 @@ class Bench:
             job=name, fault=fault, moment=moment, at=at, code=code, ended_after=round(time.perf_counter() - started, 2),
             stage=stage(place), wrong=wrong,
         )  # fmt: skip
-        assert not last, output
-        return False
+        return last
 
     def strike(self, name: str, attempt: Attempt, fault: str, chance: random.Random) -> None:
         ranks = attempt.ranks()
@@ -207,10 +207,12 @@ class Bench:
 
 
 def stage(place: Place) -> str:
-    """Return where a command stood: the folder of the newest file that it wrote."""
+    """Return where a command stood: the stage, or else the folder, of the newest file that it wrote."""
     files = [file for part in (place.work, place.home) for file in part.rglob("*") if file.is_file()]
-    newest = max(files, key=lambda file: file.stat().st_mtime_ns, default=place.work)
-    return newest.parent.relative_to(place.folder).as_posix()
+    newest = max(files, key=lambda file: file.lstat().st_mtime_ns, default=place.work / "set-up")
+    *_, folder = newest.parent.as_posix().split("/.run/")
+    name = Path(folder).relative_to(place.folder).as_posix() if folder.startswith("/") else folder.split("/")[0]
+    return re.sub("[0-9a-f]{8,}", "*", name)
 
 
 def markdown(outcomes: list[dict], line: str) -> str:
@@ -230,6 +232,10 @@ def markdown(outcomes: list[dict], line: str) -> str:
         *(f"| {name} | {' | '.join(str(count[name, column]) for column in columns)} |" for name in names),
         f"| **all** | {' | '.join(str(sum(count[name, column] for name in names)) for column in columns)} |",
     ]  # fmt: skip
+    lines += ["", "Where commands stood when they were ended:", ""]
+    for name in names:
+        stages = collections.Counter(one["stage"] for one in outcomes if one["job"] == name and "stage" in one)
+        lines += [f"- {name}: {', '.join(f'{stage} {often}' for stage, often in stages.most_common())}"] * bool(stages)
     if wrong := [one for one in outcomes if one["wrong"]]:
         lines += ["", "What was wrong:", "", *(f"- {json.dumps(one)}" for one in wrong)]
     return "\n".join(lines) + "\n"
