@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from distill_hub.config import InputError, launch
+from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.running import run as run_module
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
@@ -167,6 +168,7 @@ import os, sys, time
 from dataclasses import make_dataclass
 from pathlib import Path
 from distill_hub.config import InputError, launch
+from distill_hub.ending import OUT_OF_MEMORY
 
 out, what = Path(sys.argv[1]), sys.argv[2]
 
@@ -212,6 +214,19 @@ def test_torchrun_ends_with_the_reason_and_leaves_no_process(tmp_path, what):
     assert "distill_hub" not in text, "a traceback of ours"  # nor of the process that lost the other one
     pids = [int(file.name.split("-")[1]) for file in (out / ".run").glob("process-*")]
     assert len(pids) == 2 and not any(map(psutil.pid_exists, pids))
+
+
+def test_where_another_process_was_killed_the_likely_cause_is_named(capsys):
+    def main():
+        raise RuntimeError(
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"
+        )
+
+    with pytest.raises(SystemExit) as stop:
+        launch(lambda _: main(), Nothing, None, [])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1 and line.startswith("error: the connection to another process broke; look for what that one")
+    assert line.endswith(f"One that was killed says nothing: {OUT_OF_MEMORY}")
 
 
 # A full disk
