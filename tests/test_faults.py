@@ -218,9 +218,7 @@ def test_torchrun_ends_with_the_reason_and_leaves_no_process(tmp_path, what):
 
 def test_where_another_process_was_killed_the_likely_cause_is_named(capsys):
     def main():
-        raise RuntimeError(
-            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"
-        )
+        raise RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
 
     with pytest.raises(SystemExit) as stop:
         launch(lambda _: main(), Nothing, None, [])
@@ -265,7 +263,7 @@ FULL = {
 
 @pytest.mark.parametrize("how", FULL)
 def test_a_full_disk_is_known_in_the_words_of_every_library(capsys, how):
-    assert ended(capsys, FULL[how]) == LINE.format("the output folder or a cache")
+    assert ended(capsys, FULL[how]) == LINE.format("the output, its folder or a cache")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "os error 5"), RuntimeError("os error 280")])
@@ -340,7 +338,7 @@ def test_a_disk_full_of_images(tmp_path, monkeypatch, capsys):
     schema = pa.schema({"x": pa.binary()})
     table = pa.table({"x": [os.urandom(100_000)]}, schema=schema)
     line = ended(capsys, lambda: package.write_shards(tmp_path, iter([table, table]), schema))
-    assert line == LINE.format("the output folder or a cache")
+    assert line == LINE.format("the output, its folder or a cache")
 
 
 def test_a_disk_that_fills_up_during_a_chunk_keeps_those_before_it(tmp_path, monkeypatch, capsys):
