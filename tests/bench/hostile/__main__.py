@@ -36,7 +36,7 @@ import psutil
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-sys.path.insert(1, str(ROOT / "tests"))  # parts use what the tests share
+sys.path[1:1] = [str(ROOT / "tests"), str(ROOT / "tests" / "bench")]  # parts use what the tests share
 
 from processes import FORKED, kill, start_python  # noqa: E402
 
@@ -170,14 +170,18 @@ def main() -> None:
 
     os.environ.update(CACHES)
     FORKED.set_forkserver_preload([*heavy()])
+    chosen = [
+        (part, attack)
+        for part in args.parts or PARTS
+        for attack in importlib.import_module(f"tests.bench.hostile.{part}").attacks()
+        if args.kind in attack.kind and args.name in attack.name
+    ]
     building = threading.Lock()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(args.processes) as pool:
-        waiting = []
-        for part in args.parts or PARTS:
-            for attack in importlib.import_module(f"tests.bench.hostile.{part}").attacks():
-                if args.kind in attack.kind and args.name in attack.name:
-                    place = Path(name, f"{len(waiting):05d}")
-                    waiting.append((attack, pool.submit(meet, part, attack, place, building, args.seconds)))
+        waiting = [
+            (attack, pool.submit(meet, part, attack, Path(name, f"{place:05d}"), building, args.seconds))
+            for place, (part, attack) in enumerate(chosen)
+        ]
         results = []
         for attack, future in waiting:
             result = future.result()
