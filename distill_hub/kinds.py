@@ -47,6 +47,11 @@ class Kind:
         text = str(value).lower() if bool in (type(value), self.base) else str(value)
         if self.choices and text not in self.choices:
             raise ValueError
+        if self.base is Path:
+            try:
+                return Path(text).expanduser()
+            except RuntimeError as error:  # the home of nobody
+                raise ValueError from error
         meant = text == "true" if self.base is bool else self.base(text)
         if (self.base is float and math.isinf(meant)) or not all(_SIGNS[sign](meant, bound) for sign, bound in self.bounds):
             raise ValueError

@@ -215,5 +215,4 @@ class ReproduceConfig(RealOptions):
         _check_files(json=self.json)
         if self.generator:
             check_generator(self.generator)
-        if self.output_dir:
-            check_folder(self.output_dir)
+        check_folder(self.output_dir or Path("outputs"))

@@ -35,5 +35,4 @@ class FitClassifierConfig(SourceOptions):
     def check_settings(self) -> None:
         """Refuse a network that does not exist, and a folder that cannot be written to."""
         check_network(self.network, "network")
-        if self.output_dir:
-            check_folder(self.output_dir)
+        check_folder(self.output_dir or Path("outputs"))

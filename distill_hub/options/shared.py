@@ -160,8 +160,7 @@ class OutputOptions:
         from distill_hub.hub import check_target
         from distill_hub.running.files import check_folder
 
-        if self.output_dir:
-            check_folder(self.output_dir)
+        check_folder(self.output_dir or Path("outputs"))
         if self.push_to_hub:
             check_target(self.push_to_hub)
 

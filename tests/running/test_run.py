@@ -2,7 +2,6 @@ import errno
 import hashlib
 import json
 import os
-import time
 import uuid
 from itertools import permutations, product
 
@@ -11,7 +10,7 @@ import torch
 from processes import end_process, start_processes
 from safetensors.torch import load_file
 
-import distill_hub.running.run
+import distill_hub.running.stages
 from distill_hub.config import InputError
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run, Stage
@@ -103,8 +102,8 @@ def test_rows_by_name_read_nothing_else(run):
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 100])
 def test_items_are_taken_in_any_order_and_every_chunk_is_opened_once(run, chunk_size, monkeypatch):
     stage = run.map("stage", range(7), lambda chunk: numbered(list(chunk)), chunk_size=chunk_size)
-    opened, real = [], distill_hub.running.run.safe_open
-    monkeypatch.setattr(distill_hub.running.run, "safe_open", lambda file, kind: opened.append(file) or real(file, kind))
+    opened, real = [], distill_hub.running.stages.safe_open
+    monkeypatch.setattr(distill_hub.running.stages, "safe_open", lambda file, kind: opened.append(file) or real(file, kind))
     for items in ([6, 0, 3], [2, 2, 5, 2], [4], range(1, 6), list(permutations(range(4)))[17]):
         opened.clear()
         taken = stage.take(items, "x", "half")
@@ -254,18 +253,14 @@ def test_a_chunk_counts_only_when_its_marker_is_written_after_it(tmp_path, monke
     assert written == ["config.json", *names]
 
 
-def test_temporary_files_that_no_run_can_be_writing_are_swept(tmp_path):
+def test_temporary_files_of_an_attempt_that_was_cut_short_are_swept(tmp_path):
     mapped(tmp_path)
     (tmp_path / "assets").mkdir()
     names = ".run/.config.json.node1.1.tmp", ".run/stage/.000001.safetensors.node1.99.tmp", "assets/.preview.png.node1.1.tmp"
-    old = [tmp_path / name for name in names]
-    young = [path.with_name(path.name.replace("node1", "node2")) for path in old]
-    for path in old + young:
-        path.write_bytes(b"half")
-    for path in old:
-        os.utime(path, (time.time() - 4000,) * 2)
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
     mapped(tmp_path)
-    assert not any(path.exists() for path in old) and all(path.exists() for path in young)
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -312,15 +307,30 @@ def test_settings_may_change_while_nothing_is_finished(tmp_path):
     assert json.loads((tmp_path / ".run" / "config.json").read_bytes())["generator"] == "right"
 
 
-def test_a_folder_of_other_settings_is_refused_with_both_values(tmp_path):
+def test_a_finished_set_of_other_settings_is_refused_with_both_values(tmp_path):
     out = tmp_path / "out"
     start(out, {"ipc": 10, "seed": 0})
+    (out / "manifest.json").write_text("{}")
     before = tree(out)
     with pytest.raises(InputError) as caught:
         Run(out, {"ipc": 50, "seed": 0})
     assert caught.value.field == "ipc"
     assert all(part in str(caught.value) for part in ("10", "50", str(out), "--overwrite"))
     assert tree(out) == before
+
+
+def test_an_unfinished_run_goes_on_with_other_settings_and_says_which(tmp_path, capsys):
+    start(tmp_path, {"ipc": 10, "seed": 0, "order": "auto"})
+    Run(tmp_path, {"ipc": 50, "seed": 0, "order": "random"})
+    told = " ".join(capsys.readouterr().out.split())
+    assert "other settings: ipc (10 before, 50 now), order (auto before, random now); what depends on them" in told
+    assert json.loads((tmp_path / ".run" / "config.json").read_bytes())["ipc"] == 50
+
+
+def test_another_method_of_the_same_options_is_another_recipe(tmp_path):
+    start(tmp_path, {"method": "herding"})
+    with pytest.raises(InputError, match=r"^output_dir: .* another recipe: herding, not kcenter; --overwrite"):
+        Run(tmp_path, {"method": "kcenter"})
 
 
 @pytest.mark.parametrize("settings", [{"ipc": 10}, {"ipc": 10, "seed": 0, "order": "auto"}])
