@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +116,7 @@ class DistilledSet(Artifact):
         label_column: str | None = None,
         test_split: str | None = None,
         test_fraction: float = 0.0,
+        deliver: Callable[[list[Comparison]], None] | None = None,
         **training,
     ) -> list[Comparison]:
         """Train students on the set as its records say, or as you say, and compare with what its author claims.
@@ -127,6 +128,7 @@ class DistilledSet(Artifact):
             label_column: Of `source`; default: as recorded.
             test_split: Of `source`; default: as recorded.
             test_fraction: Of `source`; default: as recorded.
+            deliver: See `evaluate`.
             **training: `protocol`, `students`, `repeats`, ...; see `Request`.
 
         Returns:
@@ -156,7 +158,7 @@ class DistilledSet(Artifact):
         views = open_views(find(self.location, self.revision), manifest) if wanted and manifest.views else None
         images = torch.from_numpy(self.pixels)
         given = _Given(images, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views)
-        return _measure(given, real, jobs, how)
+        return _measure(given, real, jobs, how, deliver)
 
 
 def load_distilled(location: str | Path, revision: str | None = None) -> DistilledSet:
@@ -197,6 +199,7 @@ def evaluate(
     image_size: int | None = None,
     mean: str | None = None,
     std: str | None = None,
+    deliver: Callable[[list[Comparison]], None] | None = None,
     **training,
 ) -> list[Comparison]:
     """Score any published set: one in this format by its own records, another one by what you say of it.
@@ -215,6 +218,7 @@ def evaluate(
         image_size: Side in pixels.
         mean: Of normalised tensors.
         std: Of normalised tensors.
+        deliver: What the main process does with the result. Where that fails, the same call again trains nothing anew.
         **training: `protocol`, `students`, `repeats`, ...; see `Request`.
 
     Returns:
@@ -238,7 +242,7 @@ def evaluate(
                 raise InputError(name, value, f"{found.location} says it itself; leave the option out")
         # Without its encoded rows: they are not needed any more, and may be as large as the pixels.
         return _scorable(read_artifact(found, rows=False, pixels=True)).evaluate(
-            source=source, **real, **columns, **training
+            source=source, **real, **columns, deliver=deliver, **training
         )
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
@@ -249,7 +253,8 @@ def evaluate(
     names = [real.class_names[place] for place in own.places]
     if own.soft_labels is not None:
         refuse_chance("distilled set", foreign.location, own.soft_labels.argmax(1), own.labels, names, "its soft labels")
-    return _measure(_Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256), real, jobs, how)
+    given = _Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256)
+    return _measure(given, real, jobs, how, deliver)
 
 
 def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, how: Request) -> list[Job]:
@@ -269,7 +274,13 @@ def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_clas
     return jobs
 
 
-def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Request) -> list[Comparison]:
+def _measure(
+    given: _Given,
+    real: Source,
+    jobs: Sequence[Job],
+    how: Request,
+    deliver: Callable[[list[Comparison]], None] | None,
+) -> list[Comparison]:
     """Train the students of all jobs, spread over processes; an interrupted call goes on where it stopped.
 
     Raises:
@@ -314,6 +325,8 @@ def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Request) -> 
             else:
                 stage = f"{place + 1} of {len(jobs)}, {job.student}"
                 comparisons.append(_compare(run, subject, job, trials, how, stage))
+        if deliver and not run.is_dry:
+            run.on_main("deliver", lambda: deliver(comparisons))
     return comparisons
 
 

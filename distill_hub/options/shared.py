@@ -146,7 +146,7 @@ class OutputOptions:
         None, "folder of the artifact; default outputs/<source>-ipc<IPC>-<method>", identity=False, common=True
     )
     image_format: Literal["png", "webp"] = option("png", "lossless encoding of the published images")
-    overwrite: bool = option(False, "start afresh when the folder holds another run", identity=False)
+    overwrite: bool = option(False, "replace what the folder holds; finished stages that still fit are used", identity=False)
     push_to_hub: str | None = option(
         None,
         "publish the finished set as NAMESPACE/NAME on the Hub; auto: under its own name, in your namespace",

@@ -94,7 +94,7 @@ def hold(file: Path, field: str, place: Path, advice: str, *, again: bool = Fals
         again: Take over the lock that this thread itself holds: of work that an error ended, and that nobody released.
 
     Raises:
-        InputError: When somebody else holds it: who, and when there was a sign of life.
+        InputError: When somebody else holds it: who, and when there was a sign of life; or when it cannot be written.
     """
     own = _held.get(file.absolute())
     if again and own and (own.process, own.thread) == (os.getpid(), threading.get_ident()):
@@ -103,6 +103,10 @@ def hold(file: Path, field: str, place: Path, advice: str, *, again: bool = Fals
         return Lock(file)
     except Busy as error:
         raise InputError(field, str(place), f"{error}; {advice}") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(field, str(place), f"{file} cannot be locked ({error.strerror})") from error
 
 
 def wait_for(file: Path, say: Callable[[str], Any]) -> Lock:

@@ -51,6 +51,7 @@ class Run:
         self.accelerator = start_accelerator()
         self.output_dir, self.lock = output_dir, lock
         self.stages: list[dict[str, Any]] = []
+        self._used: set[str] = set()  # folders in STATE
         self._base = {
             "mixed_precision": self.accelerator.mixed_precision,
             "device": self.device.type,
@@ -131,6 +132,7 @@ class Run:
             made_from: See `key`.
         """
         folder, key = self.output_dir / STATE / name, self.key(made_from)
+        self._used.add(name)
 
         def empty() -> None:
             file = folder / "key"
@@ -172,6 +174,7 @@ class Run:
             InputError: When memory does not suffice for one item, or for a chunk that is not worked on in parts.
         """
         folder, key = self.output_dir / STATE / stage, self.key(made_from)
+        self._used.add(stage)
         parts = [items[start : start + chunk_size] for start in range(0, len(items), chunk_size)]
         chunks = [Chunk(folder, index) for index in range(len(parts))]
         keys = [key_of(key, list(part)) for part in parts]
@@ -298,7 +301,7 @@ class Run:
     def end(self) -> None:
         """Remove what no stage of this run needs, let go of the folder, and leave the process group."""
         if self.is_main:
-            clear(self.output_dir / STATE, keep=(CONFIG, LOCK, *(stage["name"] for stage in self.stages)))
+            clear(self.output_dir / STATE, keep=(CONFIG, LOCK, *self._used))
         if self.lock:
             self.lock.release()
         self.accelerator.end_training()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from distill_hub.config import InputError
@@ -55,6 +56,28 @@ def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) ->
             for lock in locks:
                 lock.release(folder)
         raise
+    finally:
+        for lock in locks:
+            lock.release()
+
+
+@contextmanager
+def working_in(run: Run, folder: Path) -> Iterator[None]:
+    """Keep other runs out of the folder of a set while it is worked on.
+
+    Raises:
+        InputError: When one is at work there.
+    """
+    locks: list[Lock] = []
+
+    def take() -> None:
+        if not run.is_dry:
+            check_folder(folder, "location")
+            locks.append(hold(folder / STATE / LOCK, "location", folder, "wait for its end", again=True))
+
+    main_decides(run.accelerator, take)
+    try:
+        yield
     finally:
         for lock in locks:
             lock.release()
