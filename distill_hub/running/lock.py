@@ -35,9 +35,6 @@ class Busy(Exception):
 class Lock:
     """A lock that this process holds, until `release` or its end.
 
-    When another machine has taken it over, because it saw no sign of life, or its file was deleted, the process ends with
-    one line: what it goes on to write might be mixed with what others write.
-
     Args:
         file: The lock's own file; made, with its folder, where it is not there.
 
@@ -47,11 +44,11 @@ class Lock:
     """
 
     def __init__(self, file: Path):
-        self.file, self.process, self.thread = file, os.getpid(), threading.get_ident()
+        self.file, self.process, self.thread = file.absolute(), os.getpid(), threading.get_ident()
         file.parent.mkdir(parents=True, exist_ok=True)
         self._handle = _taken(file)
         self._released = threading.Event()
-        _held[file.absolute()] = self
+        _held[self.file] = self
         threading.Thread(target=self._stay, args=(SIGN_EVERY,), daemon=True).start()
 
     def release(self, folder: Path | None = None) -> None:
@@ -59,7 +56,7 @@ class Lock:
         if self._released.is_set():
             return
         self._released.set()
-        del _held[self.file.absolute()]
+        del _held[self.file]
         if sys.platform == "win32":  # which deletes no open file
             os.close(self._handle)
         if folder is None:
@@ -71,15 +68,19 @@ class Lock:
         if sys.platform != "win32":
             os.close(self._handle)
 
+    def check(self) -> None:
+        """Refuse to go on where it is not held any more: what is written now might be mixed with what others write.
+
+        Raises:
+            InputError: When another machine has taken it over, because it saw no sign of life, or its file was deleted.
+        """
+        if not (_is_file_of(self.file, self._handle) and _owner(self._handle) == _this_process()):
+            raise InputError("lock", str(self.file), "another run has taken over, or it was deleted; this run ends here")
+
     def _stay(self, pause: float) -> None:
-        """Show signs of life, and see whether the file is still this lock's."""
+        """Show signs of life."""
         while not self._released.wait(pause):
             with suppress(OSError):  # a network's file system may be gone for a while, and come back
-                ours = _is_file_of(self.file, self._handle) and _owner(self._handle) == _this_process()
-                if not ours and not self._released.is_set():
-                    print(f"error: {self.file}: another run has taken over, or the file was deleted", file=sys.stderr)
-                    sys.stderr.flush()
-                    os._exit(2)
                 os.utime(self._handle if os.utime in os.supports_fd else self.file)
 
 
@@ -123,7 +124,8 @@ def wait_for(file: Path, say: Callable[[str], Any]) -> Lock:
 
 
 @atexit.register
-def _release_all() -> None:
+def release_all() -> None:
+    """Release what this process holds: at its end, or when work in it has failed."""
     for lock in list(_held.values()):
         if lock.process == os.getpid():  # not a process that was forked from the holder's
             lock.release()

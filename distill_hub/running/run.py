@@ -80,6 +80,10 @@ class Run:
             temporary.unlink()
         atomic_write(state / CONFIG, json.dumps(self.settings, indent=2).encode())
 
+    def _check_lock(self) -> None:
+        if self.lock:
+            self.lock.check()
+
     def _hold(self) -> Lock:
         advice = "wait for its end, or name another --output_dir"
         return hold(self.output_dir / STATE / LOCK, "output_dir", self.output_dir, advice, again=True)
@@ -195,6 +199,7 @@ class Run:
             facts: dict[str, Any] = {"items": len(part), "seconds": round(time.perf_counter() - chunk_started, 3)}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time
+            self._check_lock()
             chunks[index].store(result, key=keys[index], **facts)
         self.accelerator.wait_for_everyone()
         made = [chunk.facts() for chunk in chunks]
@@ -228,6 +233,7 @@ class Run:
             started = time.perf_counter()
             with self._claim(stage, makes) as needed:
                 if needed:
+                    self._check_lock()
                     with told(stage, lower):
                         function()
                     self._note(stage, 1, time.perf_counter() - started, started)

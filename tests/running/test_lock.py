@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -121,7 +120,7 @@ def test_a_damaged_file_of_nobody_is_taken(file):
 def test_a_forked_process_does_not_let_go_for_its_parent(file):
     lock = Lock(file)
     if not (child := os.fork()):
-        lock_module._release_all()
+        lock_module.release_all()
         os._exit(0)
     os.waitpid(child, 0)
     assert file.exists()
@@ -201,34 +200,37 @@ def test_a_run_that_is_stopped_for_a_while_still_holds_its_folder(at_work, tmp_p
     assert end_process(one) == 0
 
 
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from distill_hub.running import lock
-lock.SIGN_EVERY = 0.05
-held = lock.Lock(Path(sys.argv[1]))
-print("held", flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize("how", ["taken over", "deleted"])
-def test_a_run_that_another_one_has_replaced_ends_with_a_line(file, how):
-    started = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, file], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert started.stdout.readline() == "held\n"
-    shown = file.stat().st_mtime_ns
-    while file.stat().st_mtime_ns == shown:  # a sign of life
+def test_signs_of_life_are_shown(file, monkeypatch):
+    monkeypatch.setattr(lock_module, "SIGN_EVERY", 0.05)
+    lock = Lock(file)
+    os.utime(file, (0, 0))
+    deadline = time.monotonic() + 10
+    while not file.stat().st_mtime:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    if how == "taken over":
-        (new := file.with_name("new")).write_text(json.dumps({"machine": "elsewhere", "host": "node7", "process": 1}))
-        os.replace(new, file)
-    else:
-        file.unlink()
-    _, text = started.communicate(timeout=10)
-    assert started.returncode == 2
-    assert text == f"error: {file}: another run has taken over, or the file was deleted\n"
+    lock.release()
+
+
+@pytest.mark.parametrize("how", ["taken over", "overwritten", "deleted"])
+def test_a_run_that_another_one_has_replaced_stores_nothing_more(tmp_path, how):
+    """Its machine was asleep, for example, and another one took it for dead."""
+    run, file = Run(tmp_path, {}), tmp_path / ".run" / "lock"
+
+    def work(chunk):
+        if chunk == [2]:
+            other = json.dumps({"machine": "elsewhere", "host": "node7", "process": 1})
+            if how == "taken over":
+                (new := file.with_name("new")).write_text(other)
+                os.replace(new, file)
+            else:
+                file.write_text(other) if how == "overwritten" else file.unlink()
+        return {"x": torch.tensor(chunk)}
+
+    with pytest.raises(InputError, match=r"^lock: .* another run has taken over, or it was deleted; this run ends here"):
+        run.map("stage", [1, 2, 3], work, chunk_size=1)
+    assert sorted(path.name for path in (tmp_path / ".run" / "stage").iterdir()) == ["000000.json", "000000.safetensors"]
+    with pytest.raises(InputError, match=r"^lock: "):
+        run.on_main("package", lambda: pytest.fail("it was packaged"))
 
 
 # What several runs make
