@@ -3,23 +3,26 @@
 A classifier folder holds `config.json` and `model.safetensors`, in timm's layout; transformers' own layout is read, too.
 """
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import PIL.Image
 import timm
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
+from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save
 from torch import nn
 
 from distill_hub.config import InputError, nearest
-from distill_hub.data.augment import normalize
+from distill_hub.data.augment import LUMA, normalize
 from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
 from distill_hub.networks.build import build
+from distill_hub.networks.configs import OwnConfig, ProcessorConfig, TimmConfig, TransformersConfig
+from distill_hub.networks.folders import building, check_loaded, check_weights, checked, read_json
 from distill_hub.networks.names import TEACHER, is_own
 from distill_hub.running.files import atomic_write
 
@@ -27,6 +30,26 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _OF_THE_NETWORK = ("fixed_input_size", "first_conv", "classifier")
 IMAGENET_TEACHER = "timm/resnet18.tv_in1k"  # torchvision's IMAGENET1K_V1 weights, the selector of CaO2
+# All that is fetched of a classifier's repository.
+_FILES = [
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+]
+# Arguments of timm's functions that build a network, in place of the network's own: caches, other weights, scripting.
+_FACTORY = {
+    *(name for f in (timm.create_model, timm.models.build_model_with_cfg) for name in inspect.signature(f).parameters),
+    *("pruned", "features_only", "out_indices", "feature_cls", "device", "dtype"),
+}
+# Where timm would look for weights; they lie in the folder.
+_NOWHERE = dict.fromkeys(("url", "hf_hub_id", "hf_hub_filename", "state_dict", "label_offset")) | {
+    "source": "",
+    "custom_load": False,
+}
+_RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_KNOWN_FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
 def find_head(model: nn.Module, num_classes: int, name: str, *, field: str = "teacher") -> nn.Linear:
@@ -46,6 +69,28 @@ def unit_batches(images: torch.Tensor, batch_size: int, device: torch.device) ->
     return (batch.to(device).float() / 255 for batch in images.split(batch_size))
 
 
+def prepare(
+    images: torch.Tensor,
+    *,
+    image_size: int,
+    resize: int,
+    interpolation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    grey: bool,
+) -> torch.Tensor:
+    """Make of images (B, 3, S, S) in [0, 1] a network's input (B, 3 or 1, image_size, image_size); see `Classifier`."""
+    if images.shape[-1] != resize:
+        images = F.interpolate(images, (resize, resize), mode=interpolation, antialias=True, align_corners=False)
+        if interpolation == "bicubic":
+            images = images.clamp(0, 1)  # as images of whole grey values are
+    if resize != image_size:
+        first = (resize - image_size) // 2
+        images = images[..., first : first + image_size, first : first + image_size]
+    images = normalize(images, mean, std)
+    return (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True) if grey else images
+
+
 class Classifier:
     """A trained, frozen classifier for the classes of one source. Resizing and normalisation happen inside.
 
@@ -57,8 +102,11 @@ class Classifier:
         class_names: The network's own classes, in its order. Classes are matched by name or wnid. A network that knows more
             classes than the source is restricted to the source's: logits are cut out first, the softmax runs over those.
         image_size: Side of the network's input.
-        mean: Of the normalisation, per channel.
-        std: Of the normalisation, per channel.
+        mean: Of the normalisation, per channel; one number for all of them will do.
+        std: Of the normalisation, likewise.
+        resize: Side to which images are scaled before their centre is cropped; default: `image_size`, without a crop.
+        interpolation: How images are scaled: 'bilinear' or 'bicubic', both with antialiasing.
+        grey: Whether the network has one input channel; it sees the luma (ITU-R BT.601), as in Pillow's mode L.
         device: Where to run.
         revision: Commit on the Hub.
         license: Licence of the weights.
@@ -75,6 +123,9 @@ class Classifier:
         image_size: int,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        resize: int | None = None,
+        interpolation: str = "bilinear",
+        grey: bool = False,
         device: torch.device | str = "cpu",
         revision: str | None = None,
         license: str | None = None,
@@ -82,15 +133,16 @@ class Classifier:
         self.columns = match_classes(classes, class_names, "teacher", id)
         self.model = model.to(device).eval().requires_grad_(False)
         self.id, self.architecture, self.revision, self.license = id, architecture, revision, license
-        self.image_size, self.mean, self.std, self.device = image_size, mean, std, torch.device(device)
+        self.image_size, self.device = image_size, torch.device(device)
+        self.resize, self.interpolation, self.grey = resize or image_size, interpolation, grey
+        self.mean, self.std = (list(numbers) * (3 // len(numbers)) for numbers in (mean, std))
         head = find_head(model, len(class_names), id)
         head.register_forward_pre_hook(lambda _, inputs: setattr(self, "_embedding", inputs[0]))
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes and embeddings (B, D), in one pass."""
-        if images.shape[-1] != self.image_size:
-            images = F.interpolate(images, (self.image_size,) * 2, mode="bilinear", antialias=True, align_corners=False)
-        output = self.model(normalize(images, self.mean, self.std))
+        how = {"image_size": self.image_size, "resize": self.resize, "interpolation": self.interpolation}
+        output = self.model(prepare(images, **how, mean=self.mean, std=self.std, grey=self.grey))
         logits = output if isinstance(output, torch.Tensor) else output.logits  # transformers wraps them
         return logits[:, self.columns], self._embedding.flatten(1)
 
@@ -175,79 +227,169 @@ def load_classifier(
     """Load a trained classifier.
 
     Args:
-        name: 'timm/NAME' (a timm model with pretrained weights, e.g. timm/resnet18.tv_in1k), the Hub id of a transformers
-            image classifier, or a folder in timm's or transformers' layout.
+        name: 'timm/NAME' (a timm model with pretrained weights, e.g. timm/resnet18.tv_in1k), the Hub id of a classifier in
+            timm's or transformers' layout, or a folder in one of them.
         classes: The source's classes, matched by name or wnid with the network's own.
         revision: Branch, tag or commit on the Hub.
         device: Where to run.
 
     Raises:
-        InputError: When it cannot be loaded, or does not know a class.
+        InputError: When it cannot be loaded, its weights are not those that its configuration describes, or it does not know
+            a class.
     """
-    config_file = Path(name) / "config.json"
-    common = {"id": name, "classes": classes, "device": device, "revision": revision}
-    try:
-        config = json.loads(config_file.read_bytes()) if Path(name).is_dir() else {}
-        if not isinstance(config, dict) or not isinstance(config.get("architecture", ""), str):
-            raise ValueError(f"{config_file} describes no network")
-        if is_own(config.get("architecture", "")):
-            return _load_own(Path(name), config, common)
-        if name.startswith("timm/") or "architecture" in config:
-            return _load_timm(name, config, common)
-        return _load_transformers(name, common)
-    except InputError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        near = nearest(name, [f"timm/{known}" for known in (*timm.list_models(), *timm.list_pretrained())])
-        valid = f"{TEACHER} ({reason}){near}"
-        raise InputError("teacher", name, valid) from error
-
-
-def _load_own(folder: Path, config: dict, common: dict) -> Classifier:
-    size = config["pretrained_cfg"]["input_size"][-1]
-    model = build(config["architecture"], config["num_classes"], size)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    cfg = config["pretrained_cfg"]
-    return Classifier(model, architecture=config["architecture"], class_names=config["label_names"], image_size=size,
-                      mean=cfg["mean"], std=cfg["std"], **common)  # fmt: skip
-
-
-def _load_timm(name: str, config: dict, common: dict) -> Classifier:
-    if config:
-        if not (Path(name) / "model.safetensors").is_file():
-            raise FileNotFoundError("there is no model.safetensors")  # timm would unpickle pytorch_model.bin
-        source = f"local-dir:{name}"
-    elif timm.is_model_pretrained(name.removeprefix("timm/")) and common["revision"] is None:
-        source = name.removeprefix("timm/")  # timm knows where its own weights lie
+    if revision is None and name.startswith("timm/") and timm.is_model_pretrained(name.removeprefix("timm/")):
+        with building("teacher", name, TEACHER):
+            network = _timm_network(name, timm.create_model(name.removeprefix("timm/"), pretrained=True), None)
     else:
-        # Without this file timm would unpickle pytorch_model.bin.
-        hf_hub_download(name, "model.safetensors", revision=common["revision"])
-        source = f"hf-hub:{name}" + (f"@{common['revision']}" if common["revision"] else "")
-    model = timm.create_model(source, pretrained=True)
+        folder = _folder(name, revision)
+        content = read_json(folder / "config.json", "teacher", name)
+        if is_own(str(content.get("architecture"))):
+            network = _own(name, folder, content)
+        elif "architecture" in content:
+            network = _timm(name, folder, content)
+        else:
+            network = _transformers(name, folder, content)
+    classifier = Classifier(**network, id=name, classes=classes, device=device, revision=revision)
+    size, runs = classifier.image_size, f"a network that runs on {classifier.image_size} px images is needed"
+    with building("teacher", name, runs), torch.inference_mode():
+        classifier(torch.zeros(1, 3, size, size, device=device))
+    return classifier
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    """Return where the files of a classifier lie, those of one on the Hub in its cache."""
+    if Path(name).is_dir():
+        return Path(name)
+    known = [f"timm/{known}" for known in (*timm.list_models(), *timm.list_pretrained())] if name.startswith("timm/") else []
+    with building("teacher", name, f"{TEACHER}{nearest(name, known)}"):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+
+
+def _own(name: str, folder: Path, content: dict) -> dict[str, Any]:
+    """Return what `Classifier` needs of a network that was saved here."""
+    config = checked(OwnConfig, content, "config.json", "teacher", name)
+    check_weights(folder, "model", "teacher", name)
+    data = config.pretrained_cfg
+    with building("teacher", name, TEACHER):
+        with torch.device("meta"):  # whatever its configuration says, it takes the memory of its file
+            model = build(config.architecture, config.num_classes, data.input_size[-1], field="teacher")
+        weights = load_file(folder / "model.safetensors")
+        model.load_state_dict(weights, assign=True)
+    check_loaded(model, "teacher", name)
+    names, size = config.label_names, data.input_size[-1]
+    return {"model": model, "architecture": config.architecture, "class_names": names, "image_size": size, "mean": data.mean,
+            "std": data.std}  # fmt: skip
+
+
+def _timm(name: str, folder: Path, content: dict) -> dict[str, Any]:
+    """Return what `Classifier` needs of a network in timm's layout; of the configuration no file or address is followed."""
+    config = checked(TimmConfig, content, "config.json", "teacher", name)
+    if not timm.is_model(config.architecture):
+        near = nearest(config.architecture, timm.list_models())
+        raise InputError("teacher", name, f"config.json, architecture {config.architecture!r:.80}: timm has none such{near}")
+    if unsafe := sorted(_FACTORY & config.model_args.keys()):
+        raise InputError("teacher", name, f"config.json, model_args.{unsafe[0]}: it is no argument of the network itself")
+    check_weights(folder, "model", "teacher", name)
+    weights = folder / "model.safetensors"
+    data = config.pretrained_cfg.model_dump(exclude_none=True, exclude={"label_names"})
+    fixed: dict[str, Any] = {"num_classes": config.classes} if config.classes else {}
+    arguments = {**config.model_args, **fixed}
+    if config.pretrained_cfg.input_size:
+        arguments["in_chans"] = config.pretrained_cfg.input_size[0]
+    cfg = {**_NOWHERE, **data, **fixed, "file": str(weights)}
+    with building("teacher", name, TEACHER):
+        with torch.device("meta"):
+            outline = timm.create_model(config.architecture, pretrained_cfg_overlay=cfg, **arguments)
+        values = sum(tensor.numel() for tensor in outline.state_dict().values())
+        if values > weights.stat().st_size + 2**20:
+            raise ValueError(f"its configuration describes {values:,} values, more than its weights have bytes")
+        model = timm.create_model(config.architecture, pretrained=True, pretrained_cfg_overlay=cfg, **arguments)
+    return _timm_network(name, model, config.names)
+
+
+def _timm_network(name: str, model: nn.Module, names: Sequence[str] | None) -> dict[str, Any]:
     data = timm.data.resolve_model_data_config(model)
-    names = config.get("label_names") or model.pretrained_cfg.get("label_names")
+    check_loaded(model, "teacher", name)
+    names = names or model.pretrained_cfg.get("label_names")
     if names is None:
-        subset = timm.data.infer_imagenet_subset(model)
-        if subset != "imagenet-1k":
-            raise InputError(
-                "teacher", name, "its class names are not known; a folder or repository with label_names is needed"
-            )
+        if timm.data.infer_imagenet_subset(model) != "imagenet-1k":
+            valid = "its class names are not known; a folder or repository with label_names is needed"
+            raise InputError("teacher", name, valid)
         names = imagenet_classes()[0]
-    return Classifier(model, architecture=model.pretrained_cfg["architecture"], class_names=names,
-                      image_size=data["input_size"][-1], mean=data["mean"], std=data["std"],
-                      license=model.pretrained_cfg.get("license"), **common)  # fmt: skip
+    return {"model": model, "architecture": model.pretrained_cfg["architecture"], "class_names": names,
+            "image_size": data["input_size"][-1], "mean": data["mean"], "std": data["std"],
+            "grey": data["input_size"][0] == 1, "license": model.pretrained_cfg.get("license")}  # fmt: skip
 
 
-def _load_transformers(name: str, common: dict) -> Classifier:
+def _transformers(name: str, folder: Path, content: dict) -> dict[str, Any]:
+    """Return what `Classifier` needs of a network of transformers, whose processor says what images it is given."""
+    config = checked(TransformersConfig, content, "config.json", "teacher", name)
+    check_weights(folder, "model", "teacher", name)
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    model = AutoModelForImageClassification.from_pretrained(
-        name, revision=common["revision"], use_safetensors=True, dtype=torch.float32
-    )  # weights stored in half precision would refuse our images
-    processor = AutoImageProcessor.from_pretrained(name, revision=common["revision"])
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-    side = size.get("height") or size["shortest_edge"]
-    return Classifier(model, architecture=model.config.model_type, class_names=names, image_size=side,
-                      mean=processor.image_mean, std=processor.image_std, **common)  # fmt: skip
+    with building("teacher", name, TEACHER):
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        said = json.loads(processor.to_json_string())
+    does = checked(ProcessorConfig, said, "preprocessor_config.json", "teacher", name)
+    inputs = _inputs(name, does, content.get("image_size"))
+    with building("teacher", name, TEACHER):  # weights stored in half precision would refuse our images
+        model, found = AutoModelForImageClassification.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        names = [model.config.id2label[place] for place in range(model.config.num_labels)]
+    check_loaded(model, "teacher", name, found["missing_keys"], found["unexpected_keys"])
+    inputs["grey"] = config.num_channels == 1
+    _compare(name, processor, said, inputs)
+    return {"model": model, "architecture": config.model_type, "class_names": names, **inputs}
+
+
+def _inputs(name: str, does: ProcessorConfig, network_side: Any) -> dict[str, Any]:
+    """Return what `Classifier` needs to know of the images that a processor of transformers makes."""
+
+    def refuse(flag: str, valid: str) -> NoReturn:
+        raise InputError("teacher", name, f"preprocessor_config.json, {flag}: {valid}")
+
+    size = resize = does.size.side if does.size else None
+    if not does.do_resize:
+        if does.do_center_crop or not isinstance(network_side, int) or not 0 < network_side <= 1024:
+            refuse("do_resize false", "the side of the network's images is not known; set do_resize and size")
+        size = resize = network_side
+    elif size is None or does.resample not in _RESAMPLE:
+        refuse("size or resample", "a square of at most 1024 px is needed, scaled bilinearly (2) or bicubically (3)")
+    elif does.crop_pct and does.size.shortest_edge and size < 384:  # ConvNeXt's; above, the square is not cropped
+        resize = int(size / does.crop_pct)
+    if does.do_center_crop:
+        size = does.crop_size.side if does.crop_size else None
+        if size is None or size > resize:
+            refuse("crop_size", f"a square within the {resize} px image is needed")
+    # A pixel value v in [0, 1] becomes ((v * scale - offset - mean) / std), once more over std for some networks.
+    scale = 255 * (does.rescale_factor if does.do_rescale else 1.0)
+    means, stds = ([x] * 3 if isinstance(x, float) else x * (3 // len(x)) for x in (does.image_mean, does.image_std))
+    mean, std = (means, stds) if does.do_normalize else ([0.0] * 3, [1.0] * 3)
+    if does.rescale_offset and does.do_rescale:
+        mean = [m + 1 for m in mean]
+    if does.include_top:
+        std = [s * again for s, again in zip(std, stds, strict=True)]
+    return {
+        "image_size": size,
+        "resize": resize,
+        "interpolation": _RESAMPLE.get(does.resample, "bilinear"),
+        "mean": [m / scale for m in mean],
+        "std": [s / scale for s in std],
+    }
+
+
+def _compare(name: str, processor: Any, said: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Refuse a processor that makes something else of an image than a `Classifier` with these inputs does."""
+    side = inputs["image_size"] + 5 * bool(said.get("do_resize"))
+    # Greys from the middle, which no interpolation takes beyond black and white.
+    pixels = torch.randint(96, 160, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    with building("teacher", name, TEACHER):
+        theirs = processor(image.convert("L") if inputs["grey"] else image, return_tensors="pt")["pixel_values"].float()
+    ours = prepare(pixels[None] / 255, **inputs)
+    steps = 2 / 255 / torch.tensor(inputs["std"]).view(1, -1, 1, 1)  # processors round to whole grey values
+    if theirs.shape != ours.shape or not ((ours - theirs).abs() <= steps + 1e-4 * theirs.abs()).all():
+        flags = sorted(key for key, value in said.items() if key.startswith("do_") and value and key not in _KNOWN_FLAGS)
+        what = f"{said['image_processor_type']}{' with ' + ', '.join(flags) if flags else ''}"
+        raise InputError("teacher", name, f"preprocessor_config.json: what {what} does to images is not known here")

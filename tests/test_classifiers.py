@@ -169,7 +169,7 @@ def resnet_folder(folder):
     )
     model = scrambled(ResNetForImageClassification(config))
     model.save_pretrained(folder)
-    ConvNextImageProcessor(size={"shortest_edge": 32}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0, image_mean=MEAN, image_std=STD).save_pretrained(folder)
     return model
 
 

@@ -120,6 +120,7 @@ def source_record(source: Source) -> SourceRecord:
         name=source.name,
         hub_id=source.hub_id,
         revision=source.revision,
+        config=source.config,
         fingerprint=source.fingerprint,
         train_split=source.train.name,
         test_split=source.test.name,

@@ -4,7 +4,6 @@ diffusers' own `DiTPipeline.__call__` uses 1000 as the null class, so it cannot 
 classes; the loop here uses the schedulers' public interface instead.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,10 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DPMSolverMultistepScheduler
 from diffusers.models.embeddings import Timesteps
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 
-from distill_hub.config import InputError
 from distill_hub.generators.base import GeneratorFacts, Guide, State
-from distill_hub.generators.known import DIT_LICENSE, TUNING, is_imagenet_dit, stated_license, tuned_from
-from distill_hub.networks.names import GENERATOR
+from distill_hub.generators.known import DIT_LICENSE, is_imagenet_dit, stated_license, tuned_from
+from distill_hub.generators.pipeline import load_pipeline
 from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
@@ -141,33 +137,12 @@ class DiTGenerator:
         Raises:
             InputError: When a file is missing, truncated, or does not fit its config.
         """
-        commit = None
-        try:
-            folder = Path(name)
-            if not folder.exists():
-                folder = Path(DiTPipeline.download(name, revision=revision, use_safetensors=True))
-                commit = folder.name  # .../snapshots/<commit>
-                # Of the files at the root, download() takes model_index.json alone. That is asked for once more because the
-                # client warns when there is nothing to fetch.
-                snapshot_download(name, revision=commit, allow_patterns=["model_index.json", TUNING, "README.md"])
-            pipeline = DiTPipeline.from_pretrained(
-                folder,
-                use_safetensors=True,
-                dtype={"transformer": dtype, "default": torch.float32},
-                id2label=None,  # read below; of JSON's ids, which are text, diffusers would say that they must be numbers
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError("generator", name, f"{GENERATOR} is needed ({reason})") from error
-        if not isinstance(pipeline, DiTPipeline):
-            raise InputError("generator", name, f"a DiTPipeline is needed, this is a {type(pipeline).__name__}")
-        # diffusers reads id2label from model_index.json but keeps only a map from single synonyms to ids.
-        labels = json.loads((folder / "model_index.json").read_bytes()).get("id2label", {})
-        names = [labels[id] for id in sorted(labels, key=int)]
+        loaded = load_pipeline(name, revision, dtype)
+        folder, how = loaded.folder, {"folder": loaded.folder, "revision": loaded.commit, **settings}
         license, features = _origin(name, folder)
         if timestep_features != "auto":
             features = timestep_features
-        return cls(pipeline, names, folder=folder, revision=commit, license=license, timestep_features=features, **settings)
+        return cls(loaded.pipeline, loaded.class_names, license=license, timestep_features=features, **how)
 
     def sample(
         self,

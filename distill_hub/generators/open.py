@@ -1,6 +1,5 @@
 """Which generator a run draws from: one by name, or a small one that is fitted to its source first."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from distill_hub.generators.base import Generator
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.fit import fit_on_main
 from distill_hub.generators.known import IMAGENET_DIT, IMAGENET_DIT_REVISION
+from distill_hub.networks.folders import building, read_json
 from distill_hub.running.run import Run
+from distill_hub.text import printable
 
 # How a pipeline is loaded, by what its model_index.json calls it.
 GENERATORS: Mapping[str, Callable[..., Generator]] = {"DiTPipeline": DiTGenerator.from_pretrained}
@@ -76,14 +77,13 @@ def open_generator(
 def _loader(name: str, revision: str | None) -> Callable[..., Generator]:
     """Return what loads a pipeline, by its model_index.json."""
     valid = " or ".join(GENERATORS)
-    try:
-        index = Path(name, "model_index.json")
-        if not Path(name).exists():
+    index = Path(name, "model_index.json")
+    if not Path(name).exists():
+        with building("generator", name, f"a model_index.json that names a {valid} is needed"):
             index = Path(hf_hub_download(name, "model_index.json", revision=revision))
-        pipeline = str(json.loads(index.read_bytes())["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError("generator", name, f"a model_index.json that names a {valid} is needed ({reason})") from error
+    pipeline = read_json(index, "generator", name).get("_class_name")
+    if not isinstance(pipeline, str):
+        raise InputError("generator", name, f"a model_index.json that names a {valid} is needed")
     if pipeline not in GENERATORS:
-        raise InputError("generator", name, f"it is a {pipeline}; valid: {valid}")
+        raise InputError("generator", name, f"it is a {printable(pipeline)[:80]}; valid: {valid}")
     return GENERATORS[pipeline]

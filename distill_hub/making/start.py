@@ -204,7 +204,8 @@ def _begin(config: SetOptions, method: str, image_size: int | None) -> tuple[Sou
     source = load_source(**options(config, SourceOptions))
     check_ipc(source, config.ipc)
     # Two methods may take the same options, and finished work of other images is of no use.
-    settings = {**resolved(config), "method": method, "source_fingerprint": source.fingerprint}
+    images = {"source_fingerprint": source.fingerprint, "test_fingerprint": source.test.fingerprint}
+    settings = {**resolved(config), "method": method, **images}
     rules = protocol_named(config.protocol)
     epochs_of_views(config.view_epochs, rules, config.ipc, len(source.classes))
     rules.check_students(config.students, len(source.classes), image_size or source.image_size or 224)

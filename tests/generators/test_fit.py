@@ -74,6 +74,8 @@ def test_stopped_between_the_two_models_the_autoencoder_is_kept(digits, folder, 
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
     resumed, whole = (DiTGenerator.from_pretrained(str(f), steps=2) for f in (target, folder))
     assert torch.equal(resumed.sample([4], [7]), whole.sample([4], [7]))
+    for name in (file.relative_to(target) for file in target.rglob("*") if file.is_file()):
+        assert (target / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
@@ -108,12 +110,23 @@ class TestOpening:
         with pytest.raises(InputError, match=r"^generator: '.*other'.* is a StableDiffusionPipeline; valid: DiTPipeline$"):
             self.open(digits, tmp_path / "other")
 
-    @pytest.mark.parametrize("index", [None, "{", "{}", "[]"])
-    def test_nor_what_says_nothing(self, digits, tmp_path, index):
+    @pytest.mark.parametrize(
+        ("index", "said"),
+        [
+            (None, "there is no model_index.json in it"),
+            ("{", "model_index.json must hold a JSON object"),
+            ("[]", "model_index.json must hold a JSON object"),
+            ("[" * 100_000, "model_index.json must hold a JSON object"),
+            ("{}", "a model_index.json that names a DiTPipeline is needed"),
+            ('{"_class_name": ["DiTPipeline"]}', "a model_index.json that names a DiTPipeline is needed"),
+        ],
+    )
+    def test_nor_what_says_nothing(self, digits, tmp_path, index, said):
         if index:
             (tmp_path / "model_index.json").write_text(index)
-        with pytest.raises(InputError, match=r"^generator: .*model_index.json that names a DiTPipeline is needed"):
+        with pytest.raises(InputError, match=r"^generator: ") as caught:
             self.open(digits, tmp_path)
+        assert said in str(caught.value) and len(str(caught.value)) < 400
 
     @pytest.mark.parametrize(
         ("card", "license"),

@@ -1,0 +1,145 @@
+"""Reading the folder of a network that a stranger made: JSON, weights, and what other libraries say of both."""
+
+import json
+import math
+import reprlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+
+from distill_hub.config import InputError
+from distill_hub.networks.configs import Own, ShardIndex
+from distill_hub.text import printable
+
+MAX_BYTES = 2**25  # of a JSON file
+# What timm, transformers and diffusers raise for a configuration, or weights, that they cannot build a network from.
+_UNBUILT = (
+    *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
+    *(NameError, ImportError, RecursionError, MemoryError, SafetensorError),
+)
+
+
+def read_json(file: Path, field: str, name: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        file: Where it lies.
+        field: Option to blame.
+        name: What the user called the network.
+
+    Raises:
+        InputError: When it is missing, too large, or something else.
+    """
+    try:
+        if file.stat().st_size > MAX_BYTES or not file.is_file():
+            raise ValueError(f"it is no file of at most {MAX_BYTES:,} bytes")
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(field, name, f"there is no {file.name} in it") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(field, name, f"{file.name} must hold a JSON object ({reason(error)})") from error
+    if not isinstance(content, dict):
+        raise InputError(field, name, f"{file.name} must hold a JSON object, not {reprlib.repr(content)}")
+    return content
+
+
+def checked(kind: type[Own], content: Any, file: str, field: str, name: str) -> Own:
+    """Return the record of what a file says.
+
+    Args:
+        kind: Of record.
+        content: Of the file.
+        file: Its name, for the message, as the next two are.
+        field: Option to blame.
+        name: What the user called the network.
+
+    Raises:
+        InputError: Naming the first field that is missing or cannot be, its value, and what would be valid.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(printable(str(part))[:40] for part in first["loc"])
+        given = (
+            "" if first["type"] == "missing" or isinstance(first["input"], BaseModel) else f" {reprlib.repr(first['input'])}"
+        )
+        place = f"{file}, {where}{given}" if where else file
+        raise InputError(field, name, f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+@contextmanager
+def building(field: str, name: str, valid: str) -> Iterator[None]:
+    """Turn what another library raises while it builds a network into one line; it stands around that call alone.
+
+    Raises:
+        InputError: It blames `field`, and says what is valid and why this is not.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _UNBUILT as error:
+        raise InputError(field, name, f"{valid} ({reason(error)})") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says, in one line of at most 200 characters."""
+    text = printable(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def check_weights(folder: Path, stem: str, field: str, name: str) -> None:
+    """Refuse a folder without safetensors weights, or with an index of others than its own.
+
+    Args:
+        folder: Where they lie.
+        stem: Name of their file without suffix.
+        field: Option to blame.
+        name: What the user called the network.
+
+    Raises:
+        InputError: Saying what is missing, and what to do about it.
+    """
+    whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if whole.is_file():
+        return
+    if not index.is_file():
+        pickled = [file.name for suffix in ("bin", "pt", "pth", "ckpt") for file in sorted(folder.glob(f"*.{suffix}"))]
+        advice = f"; {pickled[0]} is a pickle, which is not opened: save it as safetensors" if pickled else ""
+        raise InputError(
+            field, name, f"there is no {folder.name + '/' if stem.startswith('diff') else ''}{whole.name}{advice}"
+        )
+    shards = checked(ShardIndex, read_json(index, field, name), index.name, field, name)
+    if missing := sorted(shard for shard in set(shards.weight_map.values()) if not (folder / shard).is_file()):
+        raise InputError(field, name, f"{index.name} names {missing[0]}, which is not there")
+
+
+def check_loaded(
+    model: torch.nn.Module, field: str, name: str, missing: Iterable[str] = (), unexpected: Iterable[str] = ()
+) -> None:
+    """Refuse a network of which not every number came from the file, or came as no number.
+
+    Args:
+        model: What was loaded.
+        field: Option to blame.
+        name: What the user called the network.
+        missing: Tensors that the file lacks.
+        unexpected: Tensors of the file that the network lacks.
+
+    Raises:
+        InputError: Naming a tensor.
+    """
+    for what, tensors in (("lack", missing), ("have", unexpected)):
+        if found := sorted(tensors):
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            which = "which its configuration needs" if what == "lack" else "which its configuration has no place for"
+            raise InputError(field, name, f"its weights {what} {printable(found[0])[:100]}{more}, {which}")
+    for key, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not math.isfinite(float(tensor.float().sum())) and not tensor.isfinite().all():
+            raise InputError(field, name, f"its weights hold values that are no numbers, in {key}")
