@@ -21,6 +21,7 @@ from typing import Any
 
 from distill_hub.config import InputError
 from distill_hub.running.files import remove
+from distill_hub.text import printable
 
 SIGN_EVERY = 15.0  # seconds between two signs of life
 LOST_AFTER = 90.0  # seconds without one, after which the holder on another machine counts as dead
@@ -201,7 +202,8 @@ def _owner(handle: int) -> dict[str, Any] | None:
 
 
 def _who(owner: dict[str, Any] | None, age: float) -> str:
-    holder = f"process {owner['process']} on {owner['host']}" if owner else "another process"
+    process, host = (printable(str(owner[name])[:80]) for name in ("process", "host")) if owner else ("", "")
+    holder = f"process {process} on {host}" if owner else "another process"
     return f"{holder} is at work there, its last sign of life {max(0, age):.0f} s ago"
 
 
