@@ -53,6 +53,8 @@ def _in_the_way(folder: Path) -> str | None:
     name = Path(os.path.realpath(folder.absolute())).name if "\0" not in str(folder) else ""
     if not name:
         return "it is no name of a folder"
+    if folder.parts[:1] and folder.parts[0].startswith("~"):
+        return "there is no such home"
     try:
         str(folder).encode()  # cards and records name it
         # What lies in it, and the folder of a dry run beside it, have longer names.

@@ -20,6 +20,7 @@ PLACES = {
     "in /proc": ("/proc/out", "nothing can be written there"),
     "below a device": ("/dev/null/out", "is a file"),
     "the root": ("/", "no name of a folder"),
+    "the home of nobody": ("~nobody-of-this-name/out", "there is no such home"),
     "NUL": ("a\0b", "no name of a folder"),
     "not UTF-8": ("a\udcff", "it is not UTF-8"),
 }
