@@ -13,6 +13,7 @@ from rich.table import Table
 
 from distill_hub.running.console import duration, size_text
 from distill_hub.running.files import STATE
+from distill_hub.running.folder import check_is_run
 from distill_hub.running.machine import peak_memory
 from distill_hub.running.memory import in_parts, told
 from distill_hub.running.run import Item, Run
@@ -36,7 +37,10 @@ class Estimate:
 
 def open_run(output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool, dry_run: bool) -> Run:
     """Return the run of a recipe, or one that only finds out what it would take."""
-    return DryRun(output_dir, settings) if dry_run else Run(output_dir, settings, overwrite=overwrite)
+    if dry_run:
+        check_is_run(output_dir)  # a plan of what will be refused is of no use
+        return DryRun(output_dir, settings)
+    return Run(output_dir, settings, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
