@@ -19,7 +19,7 @@ def main(config: Cao2Config) -> Path | None:
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up_generator
     from distill_hub.methods import cao2
-    from distill_hub.methods.candidates import pool_of, render
+    from distill_hub.methods.candidates import HALF, pool_of, render
     from distill_hub.methods.losses import first_and_last_tenth
     from distill_hub.running.seeds import draw_seed
 
@@ -56,7 +56,8 @@ def main(config: Cao2Config) -> Path | None:
         return {"latents": latents, "losses": losses, "seeds": seeds, **render(generator, teacher, latents)}
 
     items = list(zip(setup.labels, chosen, strict=True))
-    refined = setup.run.map("refine", items, refine, chunk_size=config.refine_batch_size)
+    how = {"chunk_size": config.refine_batch_size, "made_from": {**setup.made_from, "pool": pool.sha256}, "lower": HALF}
+    refined = setup.run.map("refine", items, refine, **how)
 
     notes = {"order": cao2.resolve_order(config.order, config.ipc), "correct_candidates_of_short_classes": short}
     if config.refine_steps:

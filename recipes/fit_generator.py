@@ -18,14 +18,16 @@ def main(config: FitGeneratorConfig) -> None:
     from distill_hub.data.sources import fit_folder, load_source
     from distill_hub.generators.fit import fit_generator, fit_on_main
     from distill_hub.running.dry_run import DryRun
+    from distill_hub.running.lock import hold
     from distill_hub.running.machine import start_accelerator
+    from distill_hub.running.memory import told
 
     started = time.perf_counter()
     accelerator = start_accelerator()
     fit = options(config, GeneratorFitOptions)
     if config.dry_run or accelerator.is_main_process:
         source = load_source(**options(config, SourceOptions))
-        folder = config.output_dir or fit_folder(source, "generator", fit)
+        folder = (config.output_dir or fit_folder(source, "generator", fit)).absolute()
     if config.dry_run:
         run = DryRun(folder, fit)
         fit_on_main(run, source, run.output_dir / "generator", fit)
@@ -34,8 +36,13 @@ def main(config: FitGeneratorConfig) -> None:
     if accelerator.is_main_process:
         if folder.exists() and not config.overwrite:
             raise InputError("output_dir", str(folder), "it exists; pass --overwrite to fit again, or name another folder")
+        if folder.exists() and any(folder.iterdir()) and not (folder / "model_index.json").is_file():
+            raise InputError("output_dir", str(folder), "it holds files that are not a generator's; name a new folder")
         settings = {name.removeprefix("fit_"): value for name, value in fit.items()}
-        fit_generator(source, folder, **settings, device=accelerator.device)
+        lock = hold(folder.with_name(f"{folder.name}.lock"), "output_dir", folder, "wait for its end", again=True)
+        with told("fit generator", "a smaller --fit_batch_size"):
+            fit_generator(source, folder, **settings, device=accelerator.device)
+        lock.release()
         print(f"The generator is in {folder} ({time.perf_counter() - started:.0f} s)")
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -19,7 +19,7 @@ def main(config: PsrConfig) -> Path | None:
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up_generator
     from distill_hub.methods import psr
-    from distill_hub.methods.candidates import keep, pool_of, render
+    from distill_hub.methods.candidates import HALF, keep, pool_of, render
     from distill_hub.methods.losses import first_and_last_tenth
     from distill_hub.running.seeds import draw_seed
 
@@ -68,7 +68,8 @@ def main(config: PsrConfig) -> Path | None:
     notes = {"weights": [alpha, beta, gamma], "correct_candidates_of_short_classes": short}
     if config.refine_steps:
         items = list(zip(setup.labels, chosen, strict=True))
-        selected = setup.run.map("refine", items, refine, chunk_size=config.refine_batch_size)
+        how = {"chunk_size": config.refine_batch_size, "made_from": {**setup.made_from, "pool": pool.sha256}, "lower": HALF}
+        selected = setup.run.map("refine", items, refine, **how)
         losses = selected.rows(0, len(selected), "losses")["losses"].mean(0)  # (steps, 2)
         notes["mean_denoising_loss_of_first_and_last_tenth"] = first_and_last_tenth(losses[:, 0])
         notes["mean_divergence_in_its_steps"] = losses[max(0, config.refine_steps - config.kl_steps) :, 1].tolist()

@@ -34,6 +34,7 @@ def main(config: Sre2lConfig) -> Path | None:
     # A batch holds each class at most once, so that its statistics can be those of all classes.
     items = [(label, index) for index in range(config.ipc) for label in range(len(names))]
     batch = {"chunk_size": min(len(names), config.recover_batch_size), "size": setup.image_size, "flip": is_mirrored(names)}
+    batch |= {"made_from": setup.made_from, "lower": "a smaller --recover_batch_size"}
     recovered = sre2l.recover_set(setup.run, setup.teacher, names, items, objective, config, **batch)
     by_class = [index * len(names) + label for label in range(len(names)) for index in range(config.ipc)]
     selected = keep(setup.run, recovered, by_class)

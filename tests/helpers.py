@@ -21,6 +21,7 @@ from distill_hub.classifiers import load_classifier
 from distill_hub.data.sources import load_source
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.running.files import cache_dir
+from distill_hub.running.lock import release_all
 
 # Everything small: what is tested is the path, not the pictures. The first for any recipe with a generator, then CaO2's.
 SMALL = [
@@ -82,7 +83,10 @@ def run(start: list[str], *words: str, **more_environment: str) -> subprocess.Co
 def run_here(recipe: str, *words: str) -> None:
     """Run a recipe in this process, which has imported everything already."""
     with unittest.mock.patch.object(sys, "argv", [recipe, *words]):
-        runpy.run_path(str(ROOT / recipe), run_name="__main__")
+        try:
+            runpy.run_path(str(ROOT / recipe), run_name="__main__")
+        finally:
+            release_all()  # as at the end of a process
 
 
 @contextlib.contextmanager

@@ -116,6 +116,7 @@ class StageRecord(Record):
     items: int
     seconds: float  # compute time, summed over chunks and processes, interrupted attempts included
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")  # over the hashes of its chunks; None: it has none
+    at_a_time: int | None = Field(default=None, gt=0)  # most items for which there was memory; None: for a whole chunk
 
 
 class ViewsFacts(Record):

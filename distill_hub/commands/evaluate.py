@@ -41,14 +41,7 @@ def run(config: EvaluateConfig) -> None:
 
     from distill_hub.evaluation.reevaluate import Request, evaluate
 
-    comparisons = evaluate(
-        found,
-        **options(config, Request),
-        **options(config, RealOptions),
-        **options(config, ForeignOptions),
-    )
-    processes = PartialState()
-    if processes.is_main_process and not config.dry_run:
+    def deliver(comparisons: list[Comparison]) -> None:
         show(_comparison_table(comparisons))
         if config.json:
             records = [
@@ -63,7 +56,15 @@ def run(config: EvaluateConfig) -> None:
             atomic_write(config.json, json.dumps(records, indent=2).encode())
         if config.submit:
             show(f"Submitted to {submit(destination, manifest, [pair.measured for pair in comparisons])}")
-    processes.destroy_process_group()
+
+    comparisons = evaluate(
+        found,
+        **options(config, Request),
+        **options(config, RealOptions),
+        **options(config, ForeignOptions),
+        deliver=deliver,
+    )
+    PartialState().destroy_process_group()
     if config.check and any(pair.claimed is None for pair in comparisons):
         raise InputError("check", True, "the set claims nothing for this protocol and student")
     if config.check and any(pair.agrees is False for pair in comparisons):

@@ -27,6 +27,7 @@ from distill_hub.data.split_names import TEST_SPLITS, find_split
 from distill_hub.data.tables import card_splits, choose_config, open_hub, open_tables, read_card
 from distill_hub.running.console import show
 from distill_hub.running.files import cache_dir, slug
+from distill_hub.running.versions import versions
 
 FIT_VERSION = 2  # raised when the code that fits generators or teachers changes what it makes
 
@@ -219,8 +220,8 @@ def check_ipc(source: Source, ipc: int) -> None:
 
 
 def fit_folder(source: Source, what: str, *settings: Any) -> Path:
-    """Return the folder in the user's cache for a model fitted to a source: one per content of the source and settings."""
-    key = json.dumps([FIT_VERSION, source.fingerprint, source.class_names, what, *settings])
+    """Return the folder in the user's cache for what is made from a source: one per content of it, settings and versions."""
+    key = json.dumps([FIT_VERSION, versions(), source.fingerprint, source.class_names, what, *settings])
     return cache_dir() / f"{slug(source.name)}-{what}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 

@@ -1,7 +1,7 @@
 """Scoring a published set again: by its own record where it has one, and sets made elsewhere, too."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +118,7 @@ class DistilledSet(Artifact):
         train_split: str | None = None,
         test_split: str | None = None,
         test_fraction: float = 0.0,
+        deliver: Callable[[list[Comparison]], None] | None = None,
         **training,
     ) -> list[Comparison]:
         """Train students on the set as its records say, or as you say, and compare with what its author claims.
@@ -131,6 +132,7 @@ class DistilledSet(Artifact):
             train_split: Of `source`; default: as recorded.
             test_split: Of `source`; default: as recorded.
             test_fraction: Of `source`; default: as recorded.
+            deliver: See `evaluate`.
             **training: `protocol`, `students`, `repeats`, ...; see `Request`.
 
         Returns:
@@ -162,7 +164,7 @@ class DistilledSet(Artifact):
         views = open_views(find(self.location, self.revision), manifest) if wanted and manifest.views else None
         images = torch.from_numpy(self.pixels)
         given = _Given(images, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views)
-        return _measure(given, real, jobs, how)
+        return _measure(given, real, jobs, how, deliver)
 
 
 def load_distilled(location: str | Path, revision: str | None = None) -> DistilledSet:
@@ -212,6 +214,7 @@ def evaluate(
     pixel_range: float | None = None,
     max_clipped: float | None = None,
     label_kind: LabelKind | None = None,
+    deliver: Callable[[list[Comparison]], None] | None = None,
     **training,
 ) -> list[Comparison]:
     """Score any published set: one in this format by its own records, another one by what you say of it.
@@ -239,6 +242,7 @@ def evaluate(
         pixel_range: Full brightness in tensors.
         max_clipped: Share of values that may be clipped.
         label_kind: What soft labels are.
+        deliver: What the main process does with the result. Where that fails, the same call again trains nothing anew.
         **training: `protocol`, `students`, `repeats`, ...; see `Request`.
 
     Returns:
@@ -267,7 +271,8 @@ def evaluate(
             if value is not None:
                 raise InputError(name, value, f"{found.location} says it itself; leave the option out")
         # Without its encoded rows: they are not needed any more, and may be as large as the pixels.
-        return _scorable(read_artifact(found, rows=False, pixels=True)).evaluate(source=source, **real, **training)
+        own = _scorable(read_artifact(found, rows=False, pixels=True))
+        return own.evaluate(source=source, **real, deliver=deliver, **training)
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
     how = Request(**training)
@@ -277,7 +282,8 @@ def evaluate(
     names = [real.class_names[place] for place in own.places]
     if own.soft_labels is not None:
         refuse_chance("distilled set", foreign.location, own.soft_labels.argmax(1), own.labels, names, "its soft labels")
-    return _measure(_Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256), real, jobs, how)
+    given = _Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256)
+    return _measure(given, real, jobs, how, deliver)
 
 
 def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, how: Request) -> list[Job]:
@@ -297,7 +303,13 @@ def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_clas
     return jobs
 
 
-def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Request) -> list[Comparison]:
+def _measure(
+    given: _Given,
+    real: Source,
+    jobs: Sequence[Job],
+    how: Request,
+    deliver: Callable[[list[Comparison]], None] | None,
+) -> list[Comparison]:
     """Train the students of all jobs, spread over processes; an interrupted call goes on where it stopped.
 
     Raises:
@@ -342,6 +354,8 @@ def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Request) -> 
             else:
                 stage = f"{place + 1} of {len(jobs)}, {job.student}"
                 comparisons.append(_compare(run, subject, job, trials, how, stage))
+        if deliver and not run.is_dry:
+            run.on_main("deliver", lambda: deliver(comparisons))
     return comparisons
 
 

@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -118,6 +119,7 @@ def measure(
     together: bool = False,
     compiled: bool = False,
     stage: str = "evaluate",
+    made_from: Mapping[str, Any] | None = None,
 ) -> EvaluationRecord:
     """Train one student per trial and seed, spread over the processes of a run, and record how they did.
 
@@ -131,6 +133,7 @@ def measure(
         together: Train the students of all seeds side by side in one process.
         compiled: Compile the students.
         stage: Name of the run's stage.
+        made_from: What the trials' images and labels depend on, see `Run.key`; None: all settings of the run.
     """
     jobs = [(name, seed) for name in trials for seed in seeds]
     own, *baselines = trials
@@ -161,7 +164,11 @@ def measure(
             "curve": torch.tensor([training.curve for training in trainings], dtype=torch.float64),
         }
 
-    done = run.map(stage, jobs, train, chunk_size=len(seeds) if together else 1)
+    if made_from is not None:
+        rules_of = {name: dataclasses.asdict(trial.settings) for name, trial in trials.items()}
+        made_from = {**made_from, "student": student, "compiled": compiled, "rules": rules_of}
+    how = {"made_from": made_from, "lower": "a smaller network in --students"}
+    done = run.map(stage, jobs, train, chunk_size=len(seeds) if together else 1, **how)
     scores = {}
     for place, name in enumerate(trials):
         part = done.rows(place * len(seeds), (place + 1) * len(seeds))

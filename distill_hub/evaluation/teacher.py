@@ -68,6 +68,7 @@ def open_teacher(
             "fit teacher",
             lambda: _fit(run, source, config.parent, network, image_size, teacher_epochs, seed),
             makes=config,
+            lower="a smaller image size, or a --teacher that is there,",
         )
         name, id = str(config.parent), FITTED + source.name
     classifier = load_classifier(name, test.classes, revision=teacher_revision, device=run.device)

@@ -1,5 +1,7 @@
 """Making stored views: every image of every epoch as a student will see it, labelled by the teacher (FKD, SRe2L)."""
 
+import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -96,7 +98,12 @@ def draw_views(
             drawn.append({**epoch_draws, "logits": torch.cat(logits)})
         return {key: torch.stack([one[key] for one in drawn]) for key in drawn[0]}
 
-    stage = run.map("views", range(epochs), label, chunk_size=max(1, CHUNK_ROWS // count))
+    made_from = {
+        "images": hashlib.sha256(images.contiguous().numpy()).hexdigest(), "teacher": record.sha256,
+        "columns": teacher.columns, "rules": dataclasses.asdict(rules), "seed": seed, "batch_size": batch_size,
+    }  # fmt: skip
+    chunk_size = max(1, CHUNK_ROWS // count)
+    stage = run.map("views", range(epochs), label, chunk_size=chunk_size, made_from=made_from, lower="a smaller teacher")
     facts = ViewsFacts(
         epochs=epochs, batch_size=batch_size, image_size=size, crop_scale=rules.crop_scale, flip=rules.flip,
         mix_alpha=rules.mix_alpha, teacher=record, seed=seed,

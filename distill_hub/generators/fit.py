@@ -21,6 +21,7 @@ from diffusers.training_utils import EMAModel
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source
 from distill_hub.running.console import progress
+from distill_hub.running.files import remove
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
@@ -33,7 +34,7 @@ def fit_on_main(run: Run, source: Source, folder: Path, fit: Mapping[str, Any]) 
         parts = {key: run.part(settings[key]) for key in ("vae_steps", "dit_steps")}
         fit_generator(source, folder, **{**settings, **parts}, device=run.device)
 
-    run.on_main("fit generator", make, makes=folder)
+    run.on_main("fit generator", make, makes=folder, lower="a smaller --fit_batch_size")
 
 
 def fit_generator(
@@ -92,7 +93,7 @@ def fit_generator(
     labels = {str(place): name for place, name in enumerate(source.class_names)}
     _edit(partial / "pipeline" / "model_index.json", id2label=labels)
     _edit(partial / "pipeline" / "vae" / "config.json", _name_or_path="")  # where this disk held one that was resumed from
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     os.replace(partial / "pipeline", folder)
     shutil.rmtree(partial)
 

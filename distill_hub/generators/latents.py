@@ -1,6 +1,7 @@
 """The real images as a diffusion model sees them: encoded once, and kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -9,7 +10,15 @@ from distill_hub.generators.base import Generator
 from distill_hub.running.run import Run, Stage
 
 
-def encode(run: Run, generator: Generator, source: Source, *, mirrored: bool, batch_size: int) -> Stage:
+def encode(
+    run: Run,
+    generator: Generator,
+    source: Source,
+    *,
+    mirrored: bool,
+    batch_size: int,
+    made_from: Mapping[str, Any] | None = None,
+) -> Stage:
     """Encode the training images and keep mean and standard deviation of the VAE's posterior: the stage 'encode'.
 
     Minimax Diffusion's code encodes every image anew in each epoch, mirrored at random; both ways are kept here instead, so
@@ -22,6 +31,7 @@ def encode(run: Run, generator: Generator, source: Source, *, mirrored: bool, ba
         source: Real images.
         mirrored: Whether a mirrored image still shows its class.
         batch_size: Images per chunk of work.
+        made_from: What generator and source are, see `Run.key`; None: all settings of the run.
 
     Returns:
         One item per training image: `mean` and `std`, float16 (ways, channels, h, w) in the diffusion model's scale, with
@@ -37,7 +47,9 @@ def encode(run: Run, generator: Generator, source: Source, *, mirrored: bool, ba
         mean, std = (torch.stack(parts, dim=1).half() for parts in zip(*posteriors, strict=True))
         return {"mean": mean, "std": std}
 
-    return run.map("encode", range(len(source.train)), encode_chunk, chunk_size=batch_size)
+    if made_from is not None:
+        made_from = {**made_from, "mirrored": mirrored}
+    return run.map("encode", range(len(source.train)), encode_chunk, chunk_size=batch_size, made_from=made_from)
 
 
 class Latents:

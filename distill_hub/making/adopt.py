@@ -54,8 +54,8 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
     destination = None
     if config.push_to_hub:
         destination = check_destination(config.push_to_hub, name, private=config.private)
-    settings = {**resolved(config), "location": config.location, "set_sha256": own.content_sha256}
-    settings["source_fingerprint"] = source.fingerprint
+    given_set = {"location": config.location, "set_sha256": own.content_sha256, "source_fingerprint": source.fingerprint}
+    settings = {**resolved(config), "method": config.method.lower(), **given_set}
     run = Run(config.output_dir or Path("outputs", name), settings, overwrite=config.overwrite)
     soft_labels, whose, teacher, columns = given or _taught_soft_labels(config, run, source, own)
     notes = {
@@ -152,7 +152,8 @@ def _taught_soft_labels(config: AdoptConfig, run: Run, source: Source, own: Alig
     def label(chunk: range) -> dict[str, torch.Tensor]:
         return {"logits": classifier.logits(own.images[list(chunk)].to(run.device).float() / 255)}
 
-    stage = run.map("label", range(len(own.labels)), label, chunk_size=256)
+    made_from = {"set": own.content_sha256, "teacher": teacher.sha256}
+    stage = run.map("label", range(len(own.labels)), label, chunk_size=256, made_from=made_from)
     soft_labels = stage.rows(0, len(stage))["logits"].double().softmax(1).float().numpy()
     refuse_chance("teacher", teacher.id, soft_labels.argmax(1), own.labels, source.class_names, "its soft labels")
     return soft_labels, "teacher", teacher, classifier.columns

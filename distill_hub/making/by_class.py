@@ -24,7 +24,8 @@ def make_by_class(setup: Setup, make: Callable[[int], tuple[torch.Tensor, torch.
         images, seeds = make(labels[0])
         return {"images": images, "logits": setup.teacher.judge(images), "seeds": seeds}
 
-    return setup.run.map("select", setup.labels, select, chunk_size=setup.config.ipc)
+    how = {"made_from": setup.made_from, "whole": True, "lower": "a smaller --image_size"}
+    return setup.run.map("select", setup.labels, select, chunk_size=setup.config.ipc, **how)
 
 
 def choose_by_class(setup: Setup, choose: Callable[[int], torch.Tensor]) -> Stage:

@@ -106,6 +106,7 @@ def package_and_score(
             "together": config.seeds_together,
             "compiled": config.compile,
             "stage": f"evaluate {student}".replace("/", "-"),
+            "made_from": {**setup.made_from, "set": manifest.content_sha256, "pool": pool and pool.sha256},
         }
         records.append(measure(run, subject, rules, student, seeds, trials, **how))
     shown |= curves(records)

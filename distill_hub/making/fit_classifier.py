@@ -129,7 +129,7 @@ class Fit:
         self.per_epoch = task.images // size  # the rest of an epoch, other images each time, is left out
         self.steps = config.epochs * self.per_epoch
         self.epoch, self.drawn, self.seconds = 0, -1, 0.0  # epochs done, the one whose batches are drawn, time so far
-        self.file = run.output_dir / STATE / "fit" / "checkpoint.safetensors"
+        self.file = run.state("fit") / "checkpoint.safetensors"
         torch.manual_seed(draw_seed(config.seed, "classifier weights"))
         self.network = build(task.student, task.classes, task.image_size).train()
         has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in self.network.modules())
@@ -146,8 +146,9 @@ class Fit:
         size, device = self.task.image_size, self.run.device
         rows, train = range(self.task.images), self.source.train
         decoded = self.run.map(
-            "decode", rows, lambda part: {"images": train.pixels(part, size)}, chunk_size=DECODED_AT_A_TIME
-        )
+            "decode", rows, lambda part: {"images": train.pixels(part, size)}, chunk_size=DECODED_AT_A_TIME,
+            made_from={"source": self.source.fingerprint, "image_size": size},
+        )  # fmt: skip
         self.images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8, device=device)
         for start in range(0, len(rows), DECODED_AT_A_TIME):
             stop = min(start + DECODED_AT_A_TIME, len(rows))
@@ -326,7 +327,7 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
     test = HeldOut(source)
     fit = Fit(run, source, task, config)
     fit.load_images()
-    run.together("fit", fit.steps, fit.train)
+    run.together("fit", fit.steps, fit.train, lower="a smaller --batch_size")
     if run.is_dry:
         return run
     environment = EnvironmentRecord(**run.environment())

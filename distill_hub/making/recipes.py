@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distill_hub.config import InputError, check_settings, from_values, nearest
 from distill_hub.options.shared import SetOptions
 from distill_hub.running.files import shipped
+from distill_hub.running.lock import release_all
 
 if TYPE_CHECKING:
     from distill_hub.evaluation.reevaluate import DistilledSet
@@ -116,7 +117,11 @@ def make(recipe: str, **settings: Any) -> "DistilledSet | None":
     found = find_set_recipe(recipe)
     config = from_values(found.config_class, settings)
     check_settings(config)
-    folder = found.main(config)
+    try:
+        folder = found.main(config)
+    except BaseException:
+        release_all()  # this process goes on, but not with this run
+        raise
     if folder is None:
         return None
     from distill_hub.evaluation.reevaluate import load_distilled

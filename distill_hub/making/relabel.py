@@ -11,7 +11,7 @@ from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.finish import write_card
 from distill_hub.options.commands import RealOptions, RelabelConfig
-from distill_hub.running.session import session
+from distill_hub.running.session import session, working_in
 
 
 def relabel(found: Found, config: RelabelConfig) -> None:
@@ -36,7 +36,7 @@ def relabel(found: Found, config: RelabelConfig) -> None:
         if config.teacher
         else manifest.teacher and manifest.teacher.sha256,
     }
-    with session("views", settings, dry_run=config.dry_run) as run:
+    with session("views", settings, dry_run=config.dry_run) as run, working_in(run, found.folder):
         test, size = HeldOut(real, places), manifest.image_size
         teacher, record = open_known_teacher(
             run, test, size,

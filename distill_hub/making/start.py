@@ -25,6 +25,7 @@ from distill_hub.generators.open import open_generator
 from distill_hub.methods.candidates import draw_pool
 from distill_hub.networks.names import student_name
 from distill_hub.options.shared import (
+    EvaluationOptions,
     GeneratorFitOptions,
     GeneratorOptions,
     PixelOptions,
@@ -32,6 +33,7 @@ from distill_hub.options.shared import (
     SetOptions,
     SourceOptions,
     TeacherOptions,
+    ViewsOptions,
 )
 from distill_hub.publishing.destination import Destination, check_destination
 from distill_hub.running.dry_run import open_run
@@ -67,6 +69,13 @@ class Setup:
         """Labels of a set with IPC images per class, class by class."""
         return [label for label in range(len(self.source.classes)) for _ in range(self.config.ipc)]
 
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What the images of the set depend on, for `Run.map`: all settings but those of students and files."""
+        later = {*options(self.config, EvaluationOptions), *options(self.config, ViewsOptions), "image_format"}
+        settings = {name: value for name, value in self.run.settings.items() if name not in later}
+        return {**settings, "teacher_sha256": self.teacher_record.sha256}
+
     def manifest(self, facts: Mapping[str, str], notes: Mapping[str, Any] | None = None) -> Manifest:
         """Describe the set that a method made; see `artifact.describe.describe`. Call it on every process."""
         return self._describe(facts, notes)
@@ -94,11 +103,18 @@ class GeneratorSetup(Setup):
         tuning = self.generator_record.tuning
         return f"plain {tuning.method.name if tuning else self.generator.facts.name} samples"
 
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What the images of the set depend on; see `Setup.made_from`."""
+        return {**super().made_from, "generator_sha256": self.generator_record.sha256}
+
     def draw(self, count: int, stage: str = "pool") -> Stage:
-        """Draw `count` candidates of every class; see `draw_pool`."""
+        """Draw `count` candidates of every class; see `draw_pool`. They depend on nothing that a method does with them."""
+        named = {**options(self.config, GeneratorOptions), **options(self.config, TeacherOptions)}
+        weights = {"generator_sha256": self.generator_record.sha256, "teacher_sha256": self.teacher_record.sha256}
         return draw_pool(
             self.run, self.generator, self.teacher, self.source.class_names, self.class_ids, count,
-            seed=self.config.seed, batch_size=self.config.sample_batch_size, stage=stage,
+            seed=self.config.seed, batch_size=self.config.sample_batch_size, stage=stage, made_from={**named, **weights},
         )  # fmt: skip
 
     def plain_samples(self, pool: Stage) -> Callable[[int], TrainingSet]:
@@ -187,8 +203,9 @@ def _begin(config: SetOptions, method: str, image_size: int | None) -> tuple[Sou
         method = f"{method}-{tuning.method.name}"
     source = load_source(**options(config, SourceOptions))
     check_ipc(source, config.ipc)
-    # Finished work of other images is of no use.
-    settings = {**resolved(config), "source_fingerprint": source.fingerprint, "test_fingerprint": source.test.fingerprint}
+    # Two methods may take the same options, and finished work of other images is of no use.
+    images = {"source_fingerprint": source.fingerprint, "test_fingerprint": source.test.fingerprint}
+    settings = {**resolved(config), "method": method, **images}
     rules = protocol_named(config.protocol)
     epochs_of_views(config.view_epochs, rules, config.ipc, len(source.classes))
     rules.check_students(config.students, len(source.classes), image_size or source.image_size or 224)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from distill_hub.options.minimax import TuningOptions
 from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
-from distill_hub.running.files import STATE, atomic_write
+from distill_hub.running.files import STATE, atomic_write, remove
 
 
 def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup:
@@ -51,11 +50,13 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
     labels = torch.from_numpy(source.train.labels)
     micro_batch_size = check(config, source.class_names, labels, run.accelerator)
     folder = run.output_dir / "generator"
+    identity = {"generator": setup.generator_record.sha256, "source": source.fingerprint}
+    done = run.state("tuned", {**identity, "settings": settings, "class_ids": setup.class_ids}) / "done"
     pipeline, features = setup.generator.facts.folder, setup.generator.facts.timestep_features
-    if not folder.exists():
+    if not run.agree(done.exists() and folder.exists()):
         batch_size = config.encode_batch_size
         mirrored = is_mirrored(source.class_names)
-        encoded = encode(run, setup.generator, source, mirrored=mirrored, batch_size=batch_size)
+        encoded = encode(run, setup.generator, source, mirrored=mirrored, batch_size=batch_size, made_from=identity)
         tuning = Tuning(
             run,
             DiTGenerator.from_pretrained(str(pipeline), device=run.device, timestep_features=features),  # in float32
@@ -65,9 +66,10 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
             config,
             micro_batch_size=micro_batch_size,
             seed=config.seed,
-            identity={"generator": setup.generator_record.sha256, "source": source.fingerprint},
+            identity=identity,
         )
-        run.together("fine-tune", tuning.steps, tuning.train)
+        lower = "a smaller --micro_batch_size, or --gradient_checkpointing,"
+        run.together("fine-tune", tuning.steps, tuning.train, lower=lower)
         environment = EnvironmentRecord(**run.environment())
         record = TuningRecord(
             method=method_record(facts, settings, _notes(tuning)),
@@ -79,7 +81,7 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
             environment=environment,
             created=now(),
         )
-        run.on_main("save generator", lambda: _save(tuning, record, pipeline, folder))
+        run.on_main("save generator", lambda: _save(tuning, record, pipeline, folder, done))
     named = {**options(config, GeneratorOptions), "generator": str(folder), "generator_revision": None}
     generator, id = open_generator(run, source, **named, fit={})
     return dataclasses.replace(setup, generator=generator, generator_record=generator_record(generator, id))
@@ -111,7 +113,7 @@ def _notes(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path) -> None:
+def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path, done: Path) -> None:
     """Write the folder, complete or not at all, and drop what the fine-tuning needed to resume."""
     state = folder.parent / STATE
     partial = state / "generator"
@@ -121,6 +123,8 @@ def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path) -> Non
     files = [file.relative_to(partial).as_posix() for file in partial.rglob("*")]
     atomic_write(partial / "README.md", model_card(record, location=str(folder), files=files).encode())
     atomic_write(folder.parent / "assets" / "losses.png", (partial / "losses.png").read_bytes())
+    remove(folder)  # of other settings
     os.replace(partial, folder)
+    atomic_write(done, b"")
     for stage in ("encode", "tuning"):
-        shutil.rmtree(state / stage, ignore_errors=True)
+        remove(state / stage)

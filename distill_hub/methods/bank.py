@@ -222,7 +222,7 @@ def open_bank(
         return {name: tensor[None] for name, tensor in found.items()}
 
     if not run.agree((folder / RECORD).exists()):
-        stage = run.map("statistics", range(len(source.classes)), measure, chunk_size=1)
+        stage = run.map("statistics", range(len(source.classes)), measure, chunk_size=1, made_from=record)
 
         def keep() -> None:
             for label in range(len(source.classes)):

@@ -1,7 +1,8 @@
 """The pool every generative method starts from: candidates drawn, decoded and judged by the teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,6 +11,8 @@ from distill_hub.config import InputError
 from distill_hub.generators.base import Generator
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import draw_seed
+
+HALF = "--mixed_precision bf16"  # what helps where memory does not suffice for one image
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def draw_pool(
     seed: int,
     batch_size: int,
     stage: str = "pool",
+    made_from: Mapping[str, Any] | None = None,
 ) -> Stage:
     """Draw `count` candidates of every class, class by class; read them with `pool_of`.
 
@@ -72,6 +76,7 @@ def draw_pool(
         seed: The run's seed.
         batch_size: Candidates per chunk, across classes.
         stage: Name of the stage. The same generator draws the same candidates for each.
+        made_from: What generator and teacher are, see `Run.key`; None: all settings of the run.
     """
     items = [(label, index) for label in range(len(class_names)) for index in range(count)]
 
@@ -80,7 +85,9 @@ def draw_pool(
         latents = generator.sample([class_ids[label] for label, _ in chunk], seeds)
         return {"latents": latents, "seeds": torch.tensor(seeds), **render(generator, teacher, latents)}
 
-    return run.map(stage, items, draw, chunk_size=batch_size)
+    if made_from is not None:
+        made_from = {**made_from, "seed": seed, "class_names": list(class_names), "class_ids": list(class_ids)}
+    return run.map(stage, items, draw, chunk_size=batch_size, made_from=made_from, lower=HALF)
 
 
 def pool_of(pool: Stage, label: int, count: int, *, images: bool = True) -> Candidates:
@@ -97,4 +104,6 @@ def keep(run: Run, pool: Stage, rows: Sequence[int]) -> Stage:
         pool: What was drawn.
         rows: Of the pool, in the order of the set.
     """
-    return run.map("select", rows, lambda chunk: pool.take(chunk, "images", "logits", "seeds"), chunk_size=pool.chunk_size)
+    names = "images", "logits", "seeds"
+    made_from = {"pool": pool.sha256}
+    return run.map("select", rows, lambda chunk: pool.take(chunk, *names), chunk_size=pool.chunk_size, made_from=made_from)

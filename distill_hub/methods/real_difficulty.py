@@ -38,7 +38,8 @@ def real_difficulties(
         return {"difficulty": torch.from_numpy(difficulty(teacher.logits(pixels.float() / 255), labels[rows]))}
 
     if not run.agree(file.exists()):
-        stage = run.map("difficulty", range(len(labels)), measure, chunk_size=batch_size)
+        made_from = {"source": source.fingerprint, "teacher": teacher_sha256, "image_size": image_size}
+        stage = run.map("difficulty", range(len(labels)), measure, chunk_size=batch_size, made_from=made_from)
         run.on_main("keep difficulty", lambda: atomic_write(file, save(stage.rows(0, len(stage)))), makes=file)
     found = load_file(file)["difficulty"].numpy()
     return [found[rows] for rows in source.train.by_class]

@@ -10,7 +10,8 @@ LPLD (Xiao and He, NeurIPS 2024, Sec. 4) those of a batch of one class with that
 - there, the gradients of the network's weights are computed, too, and dropped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +133,8 @@ def recover_set(
     chunk_size: int,
     size: int,
     flip: bool,
+    made_from: Mapping[str, Any] | None = None,
+    lower: str | None = None,
 ) -> Stage:
     """Recover a set: the stage 'recover' with images, the teacher's logits of them, seeds, and losses.
 
@@ -145,6 +148,8 @@ def recover_set(
         chunk_size: Images optimised at a time.
         size: Side of the images in pixels.
         flip: Whether views are mirrored.
+        made_from: See `Run.map`.
+        lower: See `Run.map`: the images of a chunk are optimised together.
 
     Raises:
         InputError: See `recover`, and what `objective` raises.
@@ -174,7 +179,7 @@ def recover_set(
             "losses": ends.repeat_interleave(len(chunk) // len(ends), 0),
         }
 
-    return run.map("recover", items, distil, chunk_size=chunk_size)
+    return run.map("recover", items, distil, chunk_size=chunk_size, made_from=made_from, whole=True, lower=lower)
 
 
 def loss_note(recovered: Stage) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from accelerate import Accelerator
@@ -28,7 +28,7 @@ from distill_hub.generators.objective import Objective
 from distill_hub.methods.minimax import Memory, criteria
 from distill_hub.options.minimax import TuningOptions
 from distill_hub.running.console import progress
-from distill_hub.running.files import STATE, atomic_write
+from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
@@ -101,7 +101,7 @@ class Tuning:
         settings: See there; passed by `check`.
         micro_batch_size: Images per forward pass of one process.
         seed: Of every draw.
-        identity: What else the result depends on; a checkpoint with other values is refused.
+        identity: What else the result depends on; a checkpoint of other values is dropped.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Tuning:
         seed: int,
         identity: Mapping[str, str],
     ):
-        self.run, self.latents, self.settings, self.seed, self.identity = run, latents, settings, seed, dict(identity)
+        self.run, self.latents, self.settings, self.seed = run, latents, settings, seed
         self.labels, self.class_ids = labels, torch.tensor(class_ids)
         self.null_class = base.transformer.config.num_embeds_ada_norm
         self.objective = Objective(base.scheduler.betas, run.device)
@@ -137,7 +137,9 @@ class Tuning:
         self.per_epoch = len(labels) // settings.tuning_batch_size  # the rest of an epoch is left out
         self.losses = torch.zeros(settings.tuning_epochs * self.per_epoch, len(LOSSES))
         self.step, self.seconds, self.epoch = 0, 0.0, -1
-        self.file = run.output_dir / STATE / "tuning" / "checkpoint.safetensors"
+        rules = {f.name: getattr(settings, f.name) for f in fields(TuningOptions) if f.metadata["identity"]}
+        made_from = {**identity, **rules, "seed": seed, "class_ids": list(class_ids)}
+        self.file = run.state("tuning", made_from) / "checkpoint.safetensors"
         processes = run.accelerator.num_processes
         starts = range(
             run.accelerator.process_index * micro_batch_size, settings.tuning_batch_size, processes * micro_batch_size
@@ -278,24 +280,16 @@ class Tuning:
 
     def save(self) -> None:
         """Write the checkpoint in place of the last one, complete or not at all."""
-        facts = {**self.identity, "step": str(self.step), "seconds": str(self.seconds)}
+        facts = {"step": str(self.step), "seconds": str(self.seconds)}
         tensors = {name: tensor.contiguous() for name, tensor in self._state().items()}
         atomic_write(self.file, save({**tensors, "losses": self.losses}, facts))
 
     def resume(self) -> None:
-        """Go to where the checkpoint was taken, if there is one.
-
-        Raises:
-            InputError: When it was taken from something else.
-        """
+        """Go to where the checkpoint was taken, if there is one."""
         if not self.file.exists():
             return
         with safe_open(self.file, "pt") as file:
             facts = file.metadata()
-            for name, value in self.identity.items():
-                if facts.get(name) != value:
-                    valid = f"this run has {value!r}; --overwrite or another --output_dir starts afresh"
-                    raise InputError(f"{name} of {self.file}", facts.get(name), valid)
             for name, tensor in self._state().items():
                 tensor.copy_(file.get_tensor(name))
             self.losses = file.get_tensor("losses")

@@ -222,7 +222,7 @@ class ReproduceConfig(RealOptions):
     )
     print_command: bool = option(False, "print the line that would be run, and stop", common=True)
     output_dir: Path | None = option(None, "folder of the rebuild; default outputs/<name>-reproduced", common=True)
-    overwrite: bool = option(False, "start afresh when the folder holds another run", common=True)
+    overwrite: bool = option(False, "replace what the folder holds; finished stages that still fit are used", common=True)
     json: Path | None = option(None, "write what was compared to this file", common=True)
 
     def check_settings(self) -> None:
@@ -233,5 +233,4 @@ class ReproduceConfig(RealOptions):
         _check_files(json=self.json)
         if self.generator:
             check_generator(self.generator)
-        if self.output_dir:
-            check_folder(self.output_dir)
+        check_folder(self.output_dir or Path("outputs"))

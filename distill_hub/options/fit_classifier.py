@@ -27,11 +27,12 @@ class FitClassifierConfig(SourceOptions):
     seed: NonNegativeInt = option(0, "seed of every random draw", common=True)
     checkpoint_epochs: PositiveInt = option(5, "epochs between checkpoints", identity=False)
     output_dir: Path | None = option(None, "folder; default outputs/<source>-<network>", identity=False, common=True)
-    overwrite: bool = option(False, "start afresh when the folder holds another run", identity=False, common=True)
+    overwrite: bool = option(
+        False, "replace what the folder holds; finished stages that still fit are used", identity=False, common=True
+    )
     dry_run: bool = option(False, DRY_RUN_HELP, identity=False, common=True)
 
     def check_settings(self) -> None:
         """Refuse a network that does not exist, and a folder that cannot be written to."""
         check_network(self.network, "network")
-        if self.output_dir:
-            check_folder(self.output_dir)
+        check_folder(self.output_dir or Path("outputs"))

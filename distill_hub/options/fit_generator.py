@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distill_hub.config import option
 from distill_hub.options.shared import DRY_RUN_HELP, GeneratorFitOptions, SourceOptions
-from distill_hub.running.files import check_folder
+from distill_hub.running.files import cache_dir, check_folder
 
 
 @dataclass(frozen=True)
@@ -18,5 +18,4 @@ class FitGeneratorConfig(GeneratorFitOptions, SourceOptions):
 
     def check_settings(self) -> None:
         """Refuse a folder that cannot be written to."""
-        if self.output_dir:
-            check_folder(self.output_dir)
+        check_folder(self.output_dir) if self.output_dir else check_folder(cache_dir(), "DISTILL_HUB_CACHE")

@@ -146,7 +146,7 @@ class OutputOptions:
         None, "folder of the artifact; default outputs/<source>-ipc<IPC>-<method>", identity=False, common=True
     )
     image_format: Literal["png", "webp"] = option("png", "lossless encoding of the published images")
-    overwrite: bool = option(False, "start afresh when the folder holds another run", identity=False)
+    overwrite: bool = option(False, "replace what the folder holds; finished stages that still fit are used", identity=False)
     push_to_hub: str | None = option(
         None,
         "publish the finished set as NAMESPACE/NAME on the Hub; auto: under its own name, in your namespace",
@@ -160,8 +160,7 @@ class OutputOptions:
         from distill_hub.hub import check_target
         from distill_hub.running.files import check_folder
 
-        if self.output_dir:
-            check_folder(self.output_dir)
+        check_folder(self.output_dir or Path("outputs"))
         if self.push_to_hub:
             check_target(self.push_to_hub)
 

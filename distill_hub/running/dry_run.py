@@ -1,6 +1,6 @@
 """What a run would take: the first chunk of every stage is worked on and timed, and the rest is counted."""
 
-import shutil
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,11 @@ from rich.table import Table
 
 from distill_hub.running.console import duration, size_text
 from distill_hub.running.files import STATE
+from distill_hub.running.folder import check_is_run
 from distill_hub.running.machine import peak_memory
-from distill_hub.running.run import Item, Run, Stage
+from distill_hub.running.memory import in_parts, told
+from distill_hub.running.run import Item, Run
+from distill_hub.running.stages import Stage
 
 SHORT = 2.0  # seconds: what takes less is timed a second time, without what only the first time costs
 PART = 100  # a loop of steps is cut to this share
@@ -34,7 +37,10 @@ class Estimate:
 
 def open_run(output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool, dry_run: bool) -> Run:
     """Return the run of a recipe, or one that only finds out what it would take."""
-    return DryRun(output_dir, settings) if dry_run else Run(output_dir, settings, overwrite=overwrite)
+    if dry_run:
+        check_is_run(output_dir)  # a plan of what will be refused is of no use
+        return DryRun(output_dir, settings)
+    return Run(output_dir, settings, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ class DryRun(Run):
     is_dry = True
 
     def __init__(self, output_dir: Path, settings: Mapping[str, Any]):
-        super().__init__(output_dir.with_name(f".{output_dir.name}.dry-run"), settings, overwrite=True)
+        place = Path(os.path.realpath(output_dir))
+        super().__init__(place.with_name(f".{place.name}.dry-run"), settings, overwrite=True)
         self.planned_dir = output_dir
         self.estimates: list[Estimate] = []
         self._scale = 1.0
@@ -121,29 +128,35 @@ class DryRun(Run):
         function: Callable[[Sequence[Item]], dict[str, torch.Tensor]],
         *,
         chunk_size: int,
+        made_from: Mapping[str, Any] | None = None,
+        whole: bool = False,
+        lower: str | None = None,
     ) -> Stage:
         """Work on the first chunk, on every process at once, as they will; see `Run.map`."""
         first = items[:chunk_size]
-        seconds, result = self.timed(lambda: {name: tensor.cpu() for name, tensor in function(first).items()})
-        made = super().map(stage, first, lambda _: result, chunk_size=chunk_size)
+        with told(stage, lower):
+            seconds, result = self.timed(lambda: in_parts(first, function, chunk_size, whole=whole)[0])
+        made = super().map(stage, first, lambda _: result, chunk_size=chunk_size, made_from=made_from, whole=True)
         share = self.shared(-(-len(items) // chunk_size))
         seconds *= min(share * chunk_size, len(items)) / len(first)  # the last chunk may be smaller
         size = sum(tensor.nbytes for tensor in result.values()) * len(items) // len(first)
         self.expect(stage, len(items), seconds, size, chunks=share)
         return FirstChunk(made.folder, chunk_size, len(items))
 
-    def on_main(self, stage: str, function: Callable[[], None], *, makes: Path | None = None) -> None:
+    def on_main(
+        self, stage: str, function: Callable[[], None], *, makes: Path | None = None, lower: str | None = None
+    ) -> None:
         """Call it, unless it is in the cache; see `Run.on_main`."""
         if makes is not None and self.agree(makes.exists()):  # a process that comes late would see what is made below
             return
         if makes is not None and not makes.is_relative_to(self.output_dir):
             raise ValueError(f"a dry run makes nothing outside its folder, but stage {stage} would make {makes}")
-        super().on_main(stage, function, makes=makes)
+        super().on_main(stage, function, makes=makes, lower=lower)
         self.expect(stage, 1, max(gather_object([self.stages[-1]["wall"] if self.is_main else 0.0])))
 
-    def together(self, stage: str, items: int, function: Callable[[], float]) -> None:
+    def together(self, stage: str, items: int, function: Callable[[], float], *, lower: str | None = None) -> None:
         """Call it; it asks `part` how many steps to take; see `Run.together`."""
-        super().together(stage, items, function)
+        super().together(stage, items, function, lower=lower)
         self.expect(stage, items, self.stages[-1]["wall"])
 
     def plan(self) -> Table:
@@ -174,10 +187,10 @@ class DryRun(Run):
         plan = self.plan()
         self.say(plan)
         self.accelerator.wait_for_everyone()
-        if self.is_main:
-            shutil.rmtree(self.output_dir)
+        if self.lock:
+            self.lock.release(self.output_dir)
 
     def end(self) -> None:
         """Close, and leave the process group."""
         self.close()
-        super().end()
+        self.accelerator.end_training()

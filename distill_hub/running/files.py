@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -26,16 +27,51 @@ def atomic_write(path: Path, data: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse an output folder that is a file, or would lie in one.
+def remove(path: Path) -> None:
+    """Remove a file, a folder, or a link itself, never what it leads to; what is not there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path, field: str = "output_dir") -> None:
+    """Refuse an output folder that cannot be made or written to, before work is done for it.
+
+    Args:
+        folder: It need not exist.
+        field: What names it, for the error.
 
     Raises:
-        InputError: Naming the file.
+        InputError: Naming what is in the way.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        which = "it" if there == folder else there
-        raise InputError("output_dir", str(folder), f"{which} is a file; name a new folder")
+    if reason := _in_the_way(folder):
+        raise InputError(field, str(folder), f"{reason}; name a new folder")
+
+
+def _in_the_way(folder: Path) -> str | None:
+    name = Path(os.path.realpath(folder.absolute())).name if "\0" not in str(folder) else ""
+    if not name:
+        return "it is no name of a folder"
+    if folder.parts[:1] and folder.parts[0].startswith("~"):
+        return "there is no such home"
+    try:
+        str(folder).encode()  # cards and records name it
+        # What lies in it, and the folder of a dry run beside it, have longer names.
+        for longer in (folder.absolute() / ("x" * 200), folder.absolute().with_name(f".{name}.dry-run")):
+            longer.exists()
+        place = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        which = "it" if place == folder else place
+        if not place.exists():
+            return f"{which} is a link that leads to nothing"
+        if not place.is_dir():
+            return f"{which} is a file"
+        tempfile.TemporaryFile(dir=place).close()
+    except UnicodeEncodeError:
+        return "it is not UTF-8"
+    except OSError as error:
+        return f"nothing can be written there ({error.strerror})"
+    return None
 
 
 def check_file(field: str, file: Path) -> None:

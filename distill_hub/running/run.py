@@ -1,10 +1,9 @@
 """One distillation run: the Accelerator, the output folder, and stages that survive kill -9 and any number of processes."""
 
-import dataclasses
-import hashlib
+import errno
 import json
 import platform
-import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,99 +11,82 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock
 from rich.table import Table
-from safetensors import safe_open
-from safetensors.torch import load_file, save
 
 from distill_hub.config import InputError
 from distill_hub.running.console import Item, progress, show
-from distill_hub.running.files import STATE, atomic_write, check_folder
+from distill_hub.running.files import STATE, atomic_write, cache_dir, remove
+from distill_hub.running.folder import CONFIG, LOCK, check_is_run, clear, made_with, refuse_other
+from distill_hub.running.lock import Lock, hold, wait_for
 from distill_hub.running.machine import environment, peak_memory, start_accelerator
+from distill_hub.running.memory import in_parts, told
+from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of
+from distill_hub.running.versions import versions
 
 SEEN_AFTER = 90  # seconds in which a file that one machine wrote is there for all that share its folder
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """The finished results of one stage, read from disk chunk by chunk, in the order of its work items."""
-
-    folder: Path
-    chunk_size: int
-    items: int
-
-    def __len__(self) -> int:
-        return self.items
-
-    def rows(self, start: int, stop: int, *names: str) -> dict[str, torch.Tensor]:
-        """Read items [start, stop): one tensor per name, its first dimension over the items.
-
-        Args:
-            start: First item.
-            stop: Item behind the last.
-            names: Tensors to read; all by default. Nothing else is read from disk.
-        """
-        return self.take(range(start, stop), *names)
-
-    def take(self, items: Sequence[int], *names: str) -> dict[str, torch.Tensor]:
-        """Read some items, in the order asked for; see `rows`. A chunk is opened once, one after the other."""
-        ordered, order = torch.tensor(items).sort(stable=True)
-        chunks, sizes = (ordered // self.chunk_size).unique_consecutive(return_counts=True)
-        parts, result = zip(chunks.tolist(), *(x.split(sizes.tolist()) for x in (ordered, order)), strict=True), {}
-        for index, own, places in parts:
-            first, last = (int(own[end]) - index * self.chunk_size for end in (0, -1))
-            with safe_open(_chunk_file(self.folder, index), "pt") as file:
-                for name in names or file.keys():
-                    part = file.get_slice(name)[first : last + 1]
-                    if name not in result:
-                        result[name] = part.new_empty(len(items), *part.shape[1:])
-                    result[name][places] = part[own - own[0]]
-        return result
-
-    def batches(self, *names: str, size: int = 100) -> Iterator[dict[str, torch.Tensor]]:
-        """Read all items in order, `size` at a time; see `rows`."""
-        return (self.rows(start, min(start + size, self.items), *names) for start in range(0, self.items, size))
-
-    def mapped(self) -> list[dict[str, torch.Tensor]]:
-        """Open all chunks, their tensors mapped into memory: what is not used is not read."""
-        return [load_file(_chunk_file(self.folder, index)) for index in range(-(-self.items // self.chunk_size))]
-
-
 class Run:
-    """Processes, device and output folder of one run of a recipe.
+    """Processes, device and output folder of one run of a recipe. No other run works in the folder while this one lives.
+
+    What is finished is used again by a later run that makes it from the same: the same settings as far as they matter for
+    it, library versions, kind of device and precision.
 
     Args:
         output_dir: Folder of the artifact. Everything needed to resume lies in its `.run` folder.
-        settings: The resolved settings. A folder that holds a run with others is refused.
-        overwrite: Delete what is there and start afresh.
+        settings: The resolved settings. An unfinished run with others goes on with these.
+        overwrite: Replace what is there; finished stages are used where they still fit.
+        lock: Of the folder, where the caller holds it.
 
     Raises:
-        InputError: When the folder belongs to other settings, or is not empty and not a run.
+        InputError: When another run is at work in the folder; it holds a finished result of other settings, or a run of
+            another recipe; or it cannot be written to, or is not empty and not a run.
     """
 
     is_dry = False  # see running.dry_run
 
-    def __init__(self, output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool = False):
+    def __init__(self, output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool = False, lock: Lock | None = None):
         self.accelerator = start_accelerator()
-        self.output_dir = output_dir
+        self.output_dir, self.lock = output_dir, lock
         self.stages: list[dict[str, Any]] = []
-        settings = json.loads(json.dumps({**settings, "mixed_precision": self.accelerator.mixed_precision}, default=str))
-        if not overwrite:
-            self._check_folder(settings)
-        self.accelerator.wait_for_everyone()
-        if self.is_main:
-            if overwrite and output_dir.exists():
-                self._check_is_run()
-                # The state goes last: a folder half deleted is still known as a run's.
-                for old in sorted(output_dir.iterdir(), key=lambda path: path.name == STATE):
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
-            for temporary in output_dir.rglob(".*.tmp"):
-                if temporary.stat().st_mtime < time.time() - 3600:  # a younger one may be another run's, at work
-                    temporary.unlink()
-            atomic_write(output_dir / STATE / "config.json", json.dumps(settings, indent=2).encode())
-        self.accelerator.wait_for_everyone()
-        _see(output_dir / STATE / "config.json")
+        self._used: set[str] = set()  # folders in STATE
+        self._base = {
+            "mixed_precision": self.accelerator.mixed_precision,
+            "device": self.device.type,
+            "versions": versions(),
+        }
+        self.settings = json.loads(json.dumps({**settings, **self._base}, default=str))
+        main_decides(self.accelerator, lambda: self._open(overwrite))
+        _see(output_dir / STATE / CONFIG)
+
+    def _open(self, overwrite: bool) -> None:
+        """Take the folder, refuse what it holds or make room in it, and write down what this run is made with."""
+        folder, state = self.output_dir, self.output_dir / STATE
+        check_is_run(folder)
+        self.lock = self.lock or self._hold()
+        if overwrite:
+            if state.is_symlink():  # its lock showed that nobody works where it leads to
+                self.lock.release()
+                state.unlink()
+                self.lock = self._hold()
+            clear(folder, keep=(STATE,))
+            clear(state, keep=(LOCK, *(path.name for path in state.iterdir() if not path.is_symlink() and chunks_in(path))))
+        elif before := made_with(folder):
+            for line in refuse_other(folder, before, self.settings):
+                show(line)
+        for temporary in folder.rglob(".*.tmp"):  # of an attempt that was cut short
+            temporary.unlink()
+        atomic_write(state / CONFIG, json.dumps(self.settings, indent=2).encode())
+
+    def _check_lock(self) -> None:
+        if self.lock:
+            self.lock.check()
+
+    def _hold(self) -> Lock:
+        advice = "wait for its end, or name another --output_dir"
+        return hold(self.output_dir / STATE / LOCK, "output_dir", self.output_dir, advice, again=True)
 
     @property
     def device(self) -> torch.device:
@@ -138,39 +120,32 @@ class Run:
         if self.is_main:
             show(text)
 
-    def _check_is_run(self) -> None:
-        check_folder(self.output_dir)
-        # A run stopped at its very first write leaves STATE without config.json.
-        foreign = any(file.name != STATE for file in self.output_dir.iterdir())
-        if foreign and not (self.output_dir / STATE / "config.json").is_file():
-            raise InputError("output_dir", str(self.output_dir), "it holds files that are not a run's; name a new folder")
+    def key(self, made_from: Mapping[str, Any] | None = None) -> str:
+        """Return a short name of what goes into a result: what is named, and versions, device and precision.
 
-    def _check_folder(self, settings: Mapping[str, Any]) -> None:
-        if not self.output_dir.exists():
-            return
-        self._check_is_run()
-        path = self.output_dir / STATE / "config.json"
-        finished = [f for f in self.output_dir.iterdir() if f.name != STATE] + [*(self.output_dir / STATE).glob("*/*.json")]
-        if path.is_file() and finished:  # else there is nothing to lose
-            try:
-                before = json.loads(path.read_bytes())
-            except ValueError as error:
-                valid = f"{path} is broken ({error}); --overwrite starts afresh"
-                raise InputError("output_dir", str(self.output_dir), valid) from error
-            for name in sorted(before.keys() | settings.keys()):
-                if before.get(name) != settings.get(name):
-                    if name not in before or name not in settings:
-                        valid = (
-                            f"it was made by another recipe, or another version of it: {name} is not an option of both; "
-                            "--overwrite or another --output_dir starts afresh"
-                        )
-                        raise InputError("output_dir", str(self.output_dir), valid)
-                    raise InputError(
-                        name,
-                        settings[name],
-                        f"{self.output_dir} was made with {before[name]!r}; "
-                        "use that value, another --output_dir, or --overwrite to start afresh",
-                    )
+        Args:
+            made_from: What the result depends on, ready for JSON; None: all settings of the run.
+        """
+        return key_of(self.settings if made_from is None else {**made_from, "run": self._base})
+
+    def state(self, name: str, made_from: Mapping[str, Any] | None = None) -> Path:
+        """Return a folder for what work that is no chunk of a stage needs to resume; empty where that was made from others.
+
+        Args:
+            name: Of the folder.
+            made_from: See `key`.
+        """
+        folder, key = self.output_dir / STATE / name, self.key(made_from)
+        self._used.add(name)
+
+        def empty() -> None:
+            file = folder / "key"
+            if not (file.is_file() and file.read_text(encoding="utf-8") == key):
+                remove(folder)
+                atomic_write(file, key.encode())
+
+        main_decides(self.accelerator, empty)
+        return folder
 
     def map(
         self,
@@ -179,38 +154,69 @@ class Run:
         function: Callable[[Sequence[Item]], dict[str, torch.Tensor]],
         *,
         chunk_size: int,
+        made_from: Mapping[str, Any] | None = None,
+        whole: bool = False,
+        lower: str | None = None,
     ) -> Stage:
         """Apply a function to work items, spread over processes, and keep every finished chunk on disk.
 
         Chunks are cut by `chunk_size` alone and process r takes chunks r, r + P, r + 2P, ..., so what a chunk holds does
-        not depend on the number P of processes. A chunk whose marker is there and fits, checksum and all, is not redone.
+        not depend on the number P of processes. A chunk that is there, made from the same items and settings and whole by
+        its checksum, is not redone. One that does not fit into memory is worked on in parts, and so are those after it.
 
         Args:
             stage: Name of the stage and of its folder.
-            items: The same list on every process.
+            items: The same list on every process, ready for JSON.
             function: From a chunk's items to tensors, each with one row per item. It must draw every random number from
                 the items themselves, see `draw_seed`.
             chunk_size: Items per call of `function`.
+            made_from: What the results depend on beside the items; see `key`.
+            whole: What comes of an item depends on the others of its chunk, so that it cannot be worked on in parts.
+            lower: What needs less memory when it is made smaller; for the error.
+
+        Raises:
+            InputError: When memory does not suffice for one item, or for a chunk that is not worked on in parts.
         """
-        folder = self.output_dir / STATE / stage
-        chunks = [items[start : start + chunk_size] for start in range(0, len(items), chunk_size)]
+        folder, key = self.output_dir / STATE / stage, self.key(made_from)
+        self._used.add(stage)
+        parts = [items[start : start + chunk_size] for start in range(0, len(items), chunk_size)]
+        chunks = [Chunk(folder, index) for index in range(len(parts))]
+        keys = [key_of(key, list(part)) for part in parts]
+        if self.is_main and any(chunk.facts().get("key") not in keys for chunk in chunks_in(folder)):
+            show(f"{stage}: what it is made from has changed; what does not fit any more is done again")
         mine = range(self.accelerator.process_index, len(chunks), self.accelerator.num_processes)
-        todo = [index for index in mine if not _finished(folder, index, len(chunks[index]))]
+        todo = [index for index in mine if not chunks[index].is_finished(keys[index])]
+        at_a_time = min(
+            (chunks[i].facts().get("at_a_time") or chunk_size for i in set(mine) - set(todo)), default=chunk_size
+        )
         started = time.perf_counter()
         for index in progress(todo, stage, unit="chunk", disable=not self.is_main or not todo):
-            chunk, chunk_started = chunks[index], time.perf_counter()
-            result = {name: tensor.detach().cpu().contiguous() for name, tensor in function(chunk).items()}
-            if any(len(tensor) != len(chunk) for tensor in result.values()):
-                raise ValueError(f"stage {stage}: {len(chunk)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            _store(folder, index, save(result), items=len(chunk), seconds=time.perf_counter() - chunk_started)
+            part, chunk_started = parts[index], time.perf_counter()
+            with told(stage, lower):
+                result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
+            if any(len(tensor) != len(part) for tensor in result.values()):
+                raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
+            facts: dict[str, Any] = {"items": len(part), "seconds": round(time.perf_counter() - chunk_started, 3)}
+            if at_a_time < len(part):
+                facts["at_a_time"] = at_a_time
+            self._check_lock()
+            chunks[index].store(result, key=keys[index], **facts)
         self.accelerator.wait_for_everyone()
-        markers = [json.loads(_marker(folder, index).read_bytes()) for index in range(len(chunks))]
-        sha256 = hashlib.sha256("".join(marker["sha256"] for marker in markers).encode()).hexdigest()
-        seconds = sum(marker["seconds"] for marker in markers)
-        self._note(stage, len(items), seconds, started, reused=len(mine) > len(todo), sha256=sha256)
-        return Stage(folder, chunk_size, len(items))
+        made = [chunk.facts() for chunk in chunks]
+        sha256 = hash_of(facts["sha256"] for facts in made)
+        self._note(
+            stage, len(items), sum(facts["seconds"] for facts in made), started, reused=len(mine) > len(todo), sha256=sha256,
+            at_a_time=min((facts["at_a_time"] for facts in made if "at_a_time" in facts), default=None),
+        )  # fmt: skip
+        if self.is_main:
+            for chunk in chunks_in(folder)[len(chunks) :]:  # of more items
+                chunk.marker.unlink()
+                chunk.file.unlink(missing_ok=True)
+        return Stage(folder, chunk_size, len(items), sha256)
 
-    def on_main(self, stage: str, function: Callable[[], None], *, makes: Path | None = None) -> None:
+    def on_main(
+        self, stage: str, function: Callable[[], None], *, makes: Path | None = None, lower: str | None = None
+    ) -> None:
         """Call a function on the main process while the others wait.
 
         Args:
@@ -218,36 +224,71 @@ class Run:
             function: What to do.
             makes: File or folder that the function makes, complete from the moment it exists. When it is there already,
                 the function is not called; a run beside this one that makes the same is waited for.
+            lower: See `map`.
+
+        Raises:
+            InputError: When memory does not suffice, or nothing can be written where it is to be made.
         """
         if self.is_main:
             started = time.perf_counter()
-            with _claim(makes) as needed:
+            with self._claim(stage, makes) as needed:
                 if needed:
-                    function()
-                    self._note(stage, 1, time.perf_counter() - started, started, reused=False)
+                    self._check_lock()
+                    with told(stage, lower):
+                        function()
+                    self._note(stage, 1, time.perf_counter() - started, started)
         self.accelerator.wait_for_everyone()
         if makes:
             _see(makes)
 
-    def together(self, stage: str, items: int, function: Callable[[], float]) -> None:
+    @contextmanager
+    def _claim(self, stage: str, path: Path | None) -> Iterator[bool]:
+        """Hold the lock of what is to be made; yield whether it is still needed."""
+        if path is None:
+            yield True
+            return
+        lock = path.with_name(f"{path.name}.lock")
+        if path.exists() and not lock.exists():  # in a folder, perhaps, that only others can write to
+            yield False
+            return
+        try:
+            held = wait_for(lock, lambda holder: self.say(f"{stage}: waiting for the same of another run; {holder}"))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            field = "DISTILL_HUB_CACHE" if path.is_relative_to(cache_dir()) else "folder"
+            valid = f"nothing can be written there ({error.strerror}); name another folder"
+            raise InputError(field, str(path.parent), valid) from error
+        try:
+            yield not path.exists()
+        finally:
+            held.release()
+
+    def together(self, stage: str, items: int, function: Callable[[], float], *, lower: str | None = None) -> None:
         """Call a function on all processes at once.
 
         Args:
             stage: Name of the stage.
             items: How many of what it counts, for the table.
             function: What to do; resumes by its own means. Returns its seconds, interrupted attempts included.
+            lower: See `map`.
+
+        Raises:
+            InputError: When memory does not suffice.
         """
         started = time.perf_counter()
-        seconds = function()
+        with told(stage, lower):
+            seconds = function()
         self.accelerator.wait_for_everyone()
-        self._note(stage, items, seconds, started, reused=False)
+        self._note(stage, items, seconds, started)
 
     def _note(
-        self, name: str, items: int, seconds: float, started: float, *, reused: bool, sha256: str | None = None
-    ) -> None:
+        self, name: str, items: int, seconds: float, started: float, *,
+        reused: bool = False, sha256: str | None = None, at_a_time: int | None = None,
+    ) -> None:  # fmt: skip
         wall, seconds = time.perf_counter() - started, round(seconds, 2)
         note = {"name": name, "items": items, "seconds": seconds, "wall": wall, "reused": reused, "sha256": sha256}
-        self.stages.append(note)
+        self.stages.append({**note, "at_a_time": at_a_time})
 
     def environment(self) -> dict[str, Any]:
         """Describe this run for the records; see `environment`. Call it on every process."""
@@ -264,19 +305,32 @@ class Run:
         return table
 
     def end(self) -> None:
-        """Leave the process group."""
+        """Remove what no stage of this run needs, let go of the folder, and leave the process group."""
+        if self.is_main:
+            clear(self.output_dir / STATE, keep=(CONFIG, LOCK, *self._used))
+        if self.lock:
+            self.lock.release()
         self.accelerator.end_training()
 
 
-@contextmanager
-def _claim(path: Path | None) -> Iterator[bool]:
-    """Hold the lock of a path; yield whether it is still to be made."""
-    if path is None:
-        yield True
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f"{path.name}.lock")):
-        yield not path.exists()
+def main_decides(accelerator: Accelerator, function: Callable[[], None]) -> None:
+    """Call a function on the main process; where it finds input that cannot be used, all processes end.
+
+    Raises:
+        InputError: On the main process, which tells why.
+        SystemExit: On the others, with the code of the main process.
+    """
+    error = None
+    if accelerator.is_main_process:
+        try:
+            function()
+        except InputError as found:
+            error = found
+    (failed,) = broadcast_object_list([error is not None])
+    if error:
+        raise error
+    if failed:
+        sys.exit(2)
 
 
 def _see(path: Path) -> None:
@@ -286,27 +340,3 @@ def _see(path: Path) -> None:
             return
         time.sleep(0.1)
     raise InputError("file", str(path), f"{platform.node()} does not see it, but the main process does; share the folder")
-
-
-def _chunk_file(folder: Path, index: int) -> Path:
-    return folder / f"{index:06d}.safetensors"
-
-
-def _marker(folder: Path, index: int) -> Path:
-    return folder / f"{index:06d}.json"
-
-
-def _store(folder: Path, index: int, data: bytes, *, items: int, seconds: float) -> None:
-    atomic_write(_chunk_file(folder, index), data)
-    # The marker comes second: a chunk counts only when it is complete.
-    marker = {"sha256": hashlib.sha256(data).hexdigest(), "items": items, "seconds": round(seconds, 3)}
-    atomic_write(_marker(folder, index), json.dumps(marker).encode())
-
-
-def _finished(folder: Path, index: int, items: int) -> bool:
-    try:
-        marker = json.loads(_marker(folder, index).read_bytes())
-        fits = marker["items"] == items and marker["seconds"] >= 0  # another list of items has other last chunks
-        return fits and hashlib.sha256(_chunk_file(folder, index).read_bytes()).hexdigest() == marker["sha256"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or a damaged marker
-        return False

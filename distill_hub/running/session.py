@@ -2,21 +2,19 @@
 
 import hashlib
 import json
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
-import torch
-
 from distill_hub.config import InputError
 from distill_hub.running.dry_run import DryRun
-from distill_hub.running.files import STATE, cache_dir
+from distill_hub.running.files import STATE, cache_dir, check_folder
+from distill_hub.running.folder import LOCK
+from distill_hub.running.lock import Lock, hold
 from distill_hub.running.machine import start_accelerator
-from distill_hub.running.run import Run
+from distill_hub.running.run import Run, main_decides
+from distill_hub.running.versions import versions
 
 
 @contextmanager
@@ -32,7 +30,7 @@ def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) ->
         InputError: When the same is running already.
     """
     accelerator = start_accelerator()
-    settings = {**settings, "mixed_precision": accelerator.mixed_precision, "torch": torch.__version__}
+    settings = {**settings, "mixed_precision": accelerator.mixed_precision, "versions": versions()}
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     folder = cache_dir() / what / key
     if dry_run:
@@ -40,27 +38,46 @@ def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) ->
         yield dry
         dry.close()
         return
-    lock = folder.with_name(f"{key}.lock")
-    with ExitStack() as stack:
-        if accelerator.is_main_process:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(filelock.FileLock(lock, timeout=0))
-            except filelock.Timeout as error:
-                raise InputError(what, str(folder), "the same is running already; wait for it to end") from error
-        run = Run(folder, settings)
-        try:
-            yield run
-        except InputError:
-            if run.is_main and not any((folder / STATE).glob("*/*.json")):  # no work is lost
-                _remove(folder, lock)
-            raise
+    locks: list[Lock] = []
+
+    def take() -> None:
+        check_folder(folder, "DISTILL_HUB_CACHE")
+        locks.append(hold(folder / STATE / LOCK, what, folder, "the same is running already; wait for it to end"))
+
+    main_decides(accelerator, take)
+    try:
+        run = Run(folder, settings, lock=next(iter(locks), None))
+        yield run
         run.accelerator.wait_for_everyone()
-        if run.is_main:
-            _remove(folder, lock)  # the next call works anew
+        for lock in locks:
+            lock.release(folder)  # the next call works anew
+    except InputError:
+        if not any((folder / STATE).glob("*/*.json")):  # no work is lost
+            for lock in locks:
+                lock.release(folder)
+        raise
+    finally:
+        for lock in locks:
+            lock.release()
 
 
-def _remove(folder: Path, lock: Path) -> None:
-    shutil.rmtree(folder)
-    if sys.platform != "win32":  # which deletes no open file
-        lock.unlink(missing_ok=True)  # nobody waits for it: whoever finds it held is refused
+@contextmanager
+def working_in(run: Run, folder: Path) -> Iterator[None]:
+    """Keep other runs out of the folder of a set while it is worked on.
+
+    Raises:
+        InputError: When one is at work there.
+    """
+    locks: list[Lock] = []
+
+    def take() -> None:
+        if not run.is_dry:
+            check_folder(folder, "location")
+            locks.append(hold(folder / STATE / LOCK, "location", folder, "wait for its end", again=True))
+
+    main_decides(run.accelerator, take)
+    try:
+        yield
+    finally:
+        for lock in locks:
+            lock.release()

@@ -14,6 +14,7 @@ from processes import kill, start_python
 
 from distill_hub import InputError, evaluate
 from distill_hub.cli import main
+from distill_hub.config import HubError
 from distill_hub.evaluation import scores
 from distill_hub.evaluation.train import Training
 
@@ -123,6 +124,29 @@ def test_the_command_writes_what_it_measured_and_has_nothing_to_check(image_fold
     (pair,) = json.loads((tmp_path / "found.json").read_text())
     assert pair["claimed"] is pair["difference"] is pair["agrees"] is None
     assert pair["measured"]["score"]["last"] == plain.measured.score.last
+
+
+def test_nothing_is_lost_when_what_was_measured_cannot_be_delivered(image_folder, tmp_path, monkeypatch):
+    """A pull request that the Hub refuses, or a file that cannot be written, after all the training."""
+    trained = []
+
+    def students(*_, **__):
+        trained.append(1)
+        return [Training(None, last=0.25, best=0.25, best_epoch=1, curve=(0.25,))]
+
+    def fail(comparisons):
+        assert comparisons[0].measured.score.last == [0.25]
+        raise error
+
+    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(scores, "train_students", students)
+    for error in (HubError("the Hub is down"), OSError("Read-only file system"), InputError("json", "x", "no")):
+        with pytest.raises(type(error)):
+            evaluate(image_folder, **HOW, deliver=fail)
+    delivered = []
+    evaluate(image_folder, **HOW, deliver=delivered.append)
+    assert len(delivered) == 1 and len(trained) == 2  # this set and random real images, once
+    assert not list((tmp_path / "evaluations").iterdir())
 
 
 def test_a_killed_evaluation_goes_on_where_it_stopped(image_folder, plain, tmp_path, monkeypatch):

@@ -187,16 +187,25 @@ def test_the_loss_scale_of_half_precision_is_kept(tmp_path, digits):
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
-def test_a_run_on_other_images_is_refused(tmp_path, digits, monkeypatch):
-    def killed(*_):
-        raise Killed
+def test_a_run_on_other_images_begins_anew_and_says_so(tmp_path, digits, monkeypatch, capsys):
+    def killed(fit, step):
+        if step == 2 * fit.per_epoch:
+            raise Killed
+        return update(fit, step)
 
-    monkeypatch.setattr(Fit, "update", killed)
-    for seed in (0, 0):  # the same images are no reason to refuse
-        with pytest.raises(Killed):
-            fit_in(tmp_path / "c", first_images(digits, 70), seed=seed)
-    with pytest.raises(InputError, match=r"source_fingerprint: .* was made with .* --overwrite"):
-        fit_in(tmp_path / "c", first_images(digits, 71))
+    update, first = Fit.update, first_images(digits, 70)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Fit, "update", killed)
+        fit_in(tmp_path / "c", first, checkpoint_epochs=1)
+    assert (tmp_path / "c" / ".run" / "fit" / "checkpoint.safetensors").exists()
+    capsys.readouterr()
+    other = first_images(digits, 71)
+    run = fit_in(tmp_path / "c", other)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"source_fingerprint ({first.fingerprint[:40]} before, {other.fingerprint[:40]} now)" in told
+    fit_in(tmp_path / "undisturbed", other)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("c", "undisturbed")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0]) and not run.stages[0]["reused"]
 
 
 def test_two_processes_do_what_one_does(tmp_path):
@@ -230,7 +239,8 @@ def test_it_learns_and_says_how_well(finished, digits):
 
 
 def test_nothing_is_left_that_only_resuming_needs(finished):
-    folder, _ = finished
+    folder, run = finished
+    run.end()
     assert {path.name for path in folder.iterdir()} == {".run", "README.md", "config.json", "model.safetensors"}
     assert [path.name for path in (folder / ".run").iterdir()] == ["config.json"]
 

@@ -195,14 +195,13 @@ class TestBadInput:
             tuning.train()
         assert all(tensor.isfinite().all() for tensor in load_file(tuning.file).values())
 
-    def test_a_checkpoint_of_something_else(self, tmp_path):
+    def test_a_checkpoint_of_something_else_is_dropped(self, tmp_path):
         first = build(tmp_path, identity={"generator": "one", "source": "digits"})
         first.save()
-        other = build(tmp_path, identity={"generator": "one", "source": "letters"})
-        with pytest.raises(
-            InputError, match=r"source of .*checkpoint.safetensors: 'digits' cannot be used; .*'letters'.*--overwrite"
-        ):
-            other.train()
+        assert build(tmp_path, identity={"generator": "one", "source": "digits"}).file.exists()
+        assert not build(tmp_path, identity={"generator": "one", "source": "letters"}).file.exists()
+        first.save()
+        assert not build(tmp_path, identity={"generator": "one", "source": "digits"}, ema_decay=0.5).file.exists()
 
     @pytest.mark.parametrize(
         ("changes", "words"),

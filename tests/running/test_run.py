@@ -2,7 +2,6 @@ import errno
 import hashlib
 import json
 import os
-import time
 import uuid
 from itertools import permutations, product
 
@@ -12,10 +11,12 @@ from processes import end_process, start_processes
 from safetensors.torch import load_file
 
 import distill_hub.running.run
+import distill_hub.running.stages
 from distill_hub.config import InputError
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.running.versions import versions
 
 # atomic_write
 
@@ -103,8 +104,8 @@ def test_rows_by_name_read_nothing_else(run):
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 100])
 def test_items_are_taken_in_any_order_and_every_chunk_is_opened_once(run, chunk_size, monkeypatch):
     stage = run.map("stage", range(7), lambda chunk: numbered(list(chunk)), chunk_size=chunk_size)
-    opened, real = [], distill_hub.running.run.safe_open
-    monkeypatch.setattr(distill_hub.running.run, "safe_open", lambda file, kind: opened.append(file) or real(file, kind))
+    opened, real = [], distill_hub.running.stages.safe_open
+    monkeypatch.setattr(distill_hub.running.stages, "safe_open", lambda file, kind: opened.append(file) or real(file, kind))
     for items in ([6, 0, 3], [2, 2, 5, 2], [4], range(1, 6), list(permutations(range(4)))[17]):
         opened.clear()
         taken = stage.take(items, "x", "half")
@@ -254,18 +255,14 @@ def test_a_chunk_counts_only_when_its_marker_is_written_after_it(tmp_path, monke
     assert written == ["config.json", *names]
 
 
-def test_temporary_files_that_no_run_can_be_writing_are_swept(tmp_path):
+def test_temporary_files_of_an_attempt_that_was_cut_short_are_swept(tmp_path):
     mapped(tmp_path)
     (tmp_path / "assets").mkdir()
     names = ".run/.config.json.node1.1.tmp", ".run/stage/.000001.safetensors.node1.99.tmp", "assets/.preview.png.node1.1.tmp"
-    old = [tmp_path / name for name in names]
-    young = [path.with_name(path.name.replace("node1", "node2")) for path in old]
-    for path in old + young:
-        path.write_bytes(b"half")
-    for path in old:
-        os.utime(path, (time.time() - 4000,) * 2)
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
     mapped(tmp_path)
-    assert not any(path.exists() for path in old) and all(path.exists() for path in young)
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -312,15 +309,30 @@ def test_settings_may_change_while_nothing_is_finished(tmp_path):
     assert json.loads((tmp_path / ".run" / "config.json").read_bytes())["generator"] == "right"
 
 
-def test_a_folder_of_other_settings_is_refused_with_both_values(tmp_path):
+def test_a_finished_set_of_other_settings_is_refused_with_both_values(tmp_path):
     out = tmp_path / "out"
     start(out, {"ipc": 10, "seed": 0})
+    (out / "manifest.json").write_text("{}")
     before = tree(out)
     with pytest.raises(InputError) as caught:
         Run(out, {"ipc": 50, "seed": 0})
     assert caught.value.field == "ipc"
     assert all(part in str(caught.value) for part in ("10", "50", str(out), "--overwrite"))
     assert tree(out) == before
+
+
+def test_an_unfinished_run_goes_on_with_other_settings_and_says_which(tmp_path, capsys):
+    start(tmp_path, {"ipc": 10, "seed": 0, "order": "auto"})
+    Run(tmp_path, {"ipc": 50, "seed": 0, "order": "random"})
+    told = " ".join(capsys.readouterr().out.split())
+    assert "other settings: ipc (10 before, 50 now), order (auto before, random now); what depends on them" in told
+    assert json.loads((tmp_path / ".run" / "config.json").read_bytes())["ipc"] == 50
+
+
+def test_another_method_of_the_same_options_is_another_recipe(tmp_path):
+    start(tmp_path, {"method": "herding"})
+    with pytest.raises(InputError, match=r"^output_dir: .* another recipe: herding, not kcenter; --overwrite"):
+        Run(tmp_path, {"method": "kcenter"})
 
 
 @pytest.mark.parametrize("settings", [{"ipc": 10}, {"ipc": 10, "seed": 0, "order": "auto"}])
@@ -373,12 +385,208 @@ def test_an_empty_folder_will_do(tmp_path, overwrite):
     assert mapped(tmp_path, overwrite=overwrite)[0] == SQUARES
 
 
-def test_overwrite_starts_afresh(tmp_path):
+def test_overwrite_replaces_the_set_and_redoes_what_does_not_fit(tmp_path):
     Run(tmp_path, {"seed": 1}).map("stage", ITEMS, lambda chunk: {"square": torch.zeros(len(chunk))}, chunk_size=2)
     (tmp_path / "README.md").write_text("the card of the old set")
+    (tmp_path / ".run" / "fit").mkdir()
     result, calls, _ = mapped(tmp_path, overwrite=True)
     assert result == SQUARES and len(calls) == 4 and os.listdir(tmp_path) == [".run"]
     assert json.loads((tmp_path / ".run" / "config.json").read_bytes())["seed"] == 0
+    assert sorted(os.listdir(tmp_path / ".run")) == ["config.json", "lock", "stage"]
+
+
+def test_overwrite_keeps_what_still_fits(tmp_path):
+    mapped(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    result, calls, _ = mapped(tmp_path, overwrite=True)
+    assert result == SQUARES and calls == [] and not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["data", "README.md", ".run", ".run/stage", ".run/config.json"])
+def test_overwrite_unlinks_links_and_follows_none(tmp_path, name):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    mapped(out)[2].end()
+    (out / "data").mkdir()
+    for file in ("data/train.parquet", "README.md", "manifest.json"):
+        (out / file).write_text("old")
+    os.rename(out / name, elsewhere)
+    (out / name).symlink_to(elsewhere)
+    before = tree(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()
+    result, _, run = mapped(out, overwrite=True)
+    run.end()
+    assert result == SQUARES and os.listdir(out) == [".run"] and not (out / ".run").is_symlink()
+    assert (tree(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["data", "views", "evaluations", "assets", "manifest.json", "README.md", ".run/lock"])
+def test_a_folder_where_a_file_should_be_or_the_other_way_round_is_refused_untouched(tmp_path, name, overwrite):
+    out = tmp_path / "out"
+    mapped(out)[2].end()
+    (out / name).mkdir() if "." in name else (out / name).write_text("x")
+    (out / "thesis.txt").write_text("years of work")
+    before = tree(out)
+    with pytest.raises(InputError, match=r"^output_dir: "):
+        Run(out, {"seed": 0}, overwrite=overwrite)
+    assert tree(out) == before
+
+
+# What finished work is made from
+
+
+def chain(out, **settings):
+    """Run two stages, of which the second reads the first; return which chunks of each were worked on."""
+    defaults = {"draw": 1, "refine": 1, "students": "a", "size": 2}
+    config = {**defaults, **settings}
+    run, first, second = Run(out, config), Counting(), Counting()
+    pool = run.map("pool", ITEMS, first, chunk_size=2, made_from={"draw": config["draw"]})
+    made_from = {"pool": pool.sha256, "refine": config["refine"]}
+    run.map("refine", ITEMS, second, chunk_size=config["size"], made_from=made_from)
+    run.end()
+    return len(first.calls), len(second.calls)
+
+
+@pytest.mark.parametrize(
+    ("changed", "worked"),
+    [
+        ({}, (0, 0)),
+        ({"students": "b"}, (0, 0)),
+        ({"refine": 2}, (0, 4)),
+        ({"size": 4}, (0, 2)),
+        ({"draw": 2}, (4, 0)),  # it comes out as before: what reads it stays
+    ],
+)
+def test_what_does_not_depend_on_a_changed_setting_is_kept(tmp_path, changed, worked):
+    assert chain(tmp_path) == (4, 4)
+    assert chain(tmp_path, **changed) == worked
+    assert chain(tmp_path, **changed) == (0, 0)
+    assert sorted(os.listdir(tmp_path / ".run")) == ["config.json", "pool", "refine"]
+    assert len(list((tmp_path / ".run" / "refine").glob("*.json"))) == (2 if "size" in changed else 4)
+
+
+def test_what_reads_a_stage_is_redone_when_that_comes_out_differently(tmp_path):
+    chain(tmp_path)
+    run = Run(tmp_path, {"draw": 3, "refine": 1, "students": "a", "size": 2})
+    pool = run.map("pool", ITEMS, lambda chunk: {"square": torch.zeros(len(chunk))}, chunk_size=2, made_from={"draw": 3})
+    second = Counting()
+    run.map("refine", ITEMS, second, chunk_size=2, made_from={"pool": pool.sha256, "refine": 1})
+    assert len(second.calls) == 4
+
+
+@pytest.mark.parametrize("what", ["torch", "pillow", "distill-hub"])
+def test_another_version_of_a_library_is_noticed_and_named(tmp_path, monkeypatch, capsys, what):
+    mapped(tmp_path)
+    now = {**versions(), what: "99.0"}
+    monkeypatch.setattr(distill_hub.running.run, "versions", lambda: now)
+    result, calls, _ = mapped(tmp_path)
+    assert result == SQUARES and len(calls) == 4
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"version of {what} ({versions()[what]} before, 99.0 now)" in told
+    assert "stage: what it is made from has changed" in told
+
+
+def test_a_finished_set_of_another_version_is_not_replaced_unasked(tmp_path, monkeypatch):
+    mapped(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(distill_hub.running.run, "versions", lambda: {**versions(), "torch": "99.0"})
+    with pytest.raises(InputError, match=r"^version of torch: '99.0' .* --overwrite"):
+        mapped(tmp_path)
+
+
+def test_stages_that_a_run_has_no_more_go_at_its_end(tmp_path):
+    mapped(tmp_path)
+    run = Run(tmp_path, {"seed": 0})
+    run.map("other", ITEMS, Counting(), chunk_size=2)
+    (run.state("tuned") / "done").touch()
+    assert (tmp_path / ".run" / "stage").is_dir()
+    run.end()
+    assert sorted(os.listdir(tmp_path / ".run")) == ["config.json", "other", "tuned"]
+
+
+def test_the_state_of_a_loop_is_dropped_when_it_was_made_from_others(tmp_path):
+    (Run(tmp_path, {"seed": 0}).state("fit") / "checkpoint").touch()
+    assert (Run(tmp_path, {"seed": 0}).state("fit") / "checkpoint").exists()
+    assert os.listdir(Run(tmp_path, {"seed": 1}).state("fit")) == ["key"]
+
+
+def test_a_list_of_items_that_cannot_be_named_is_refused(run):
+    with pytest.raises(TypeError):
+        run.map("stage", [object()], lambda chunk: {"x": torch.zeros(1)}, chunk_size=1)
+
+
+# Memory
+
+
+class Small:
+    """Has memory for a few items at a time."""
+
+    def __init__(self, most, error):
+        self.most, self.error, self.sizes = most, error, []
+
+    def __call__(self, chunk):
+        self.sizes.append(len(chunk))
+        if len(chunk) > self.most:
+            raise self.error
+        return {"square": torch.tensor([item**2 for item in chunk])}
+
+
+CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried ...")
+USED_UP = [torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), CPU]
+
+
+@pytest.mark.parametrize("error", USED_UP, ids=lambda error: type(error).__name__)
+def test_a_chunk_that_does_not_fit_into_memory_is_worked_on_in_parts_and_so_are_those_after_it(tmp_path, error):
+    run, small = Run(tmp_path, {}), Small(2, error)
+    stage = run.map("stage", list(range(12)), small, chunk_size=5)
+    assert stage.rows(0, 12)["square"].tolist() == [item**2 for item in range(12)]
+    assert small.sizes == [5, 3, 2, 2, 1, 2, 2, 1, 2]
+    assert run.stages[0]["at_a_time"] == 2
+    marker = json.loads((tmp_path / ".run" / "stage" / "000000.json").read_bytes())
+    assert (marker["items"], marker["at_a_time"]) == (5, 2)
+    (tmp_path / ".run" / "stage" / "000001.json").unlink()
+    again = Small(2, error)
+    run = Run(tmp_path, {})
+    run.map("stage", list(range(12)), again, chunk_size=5)
+    assert again.sizes == [2, 2, 1] and run.stages[0]["at_a_time"] == 2  # a resumed run knows
+
+
+def test_where_memory_suffices_nothing_is_noted(run):
+    run.map("stage", ITEMS, Small(2, MemoryError()), chunk_size=2)
+    assert run.stages[0]["at_a_time"] is None
+
+
+def test_an_item_that_does_not_fit_is_one_line_that_says_what_to_lower(run):
+    small = Small(0, MemoryError())
+    with pytest.raises(InputError, match=r"^stage: 'pool' .* not enough memory for it; a smaller --x needs less; finished"):
+        run.map("pool", ITEMS, small, chunk_size=4, lower="a smaller --x")
+    assert small.sizes == [4, 2, 1]
+
+
+def test_items_that_belong_together_are_not_parted(run):
+    small = Small(2, MemoryError())
+    with pytest.raises(InputError, match="not enough memory"):
+        run.map("recover", ITEMS, small, chunk_size=4, whole=True)
+    assert small.sizes == [4]
+
+
+@pytest.mark.parametrize("how", ["on_main", "together"])
+def test_loops_say_what_to_lower_too(run, how):
+    def fail():
+        raise CPU
+
+    with pytest.raises(InputError, match="a smaller --batch_size needs less"):
+        if how == "on_main":
+            run.on_main("fit", fail, lower="a smaller --batch_size")
+        else:
+            run.together("fit", 1, fail, lower="a smaller --batch_size")
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(run):
+    with pytest.raises(RuntimeError, match="shape"):
+        run.map("stage", ITEMS, Small(0, RuntimeError("shape '[2]' is invalid")), chunk_size=4)
+
+
+# Starting again
 
 
 def test_a_run_stopped_by_a_full_disk_at_its_first_file_can_be_run_again(tmp_path, monkeypatch):
