@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import tarfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ _UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot b
 # What `datasets` raises for files, cards and tables that are damaged, missing or not what it expects.
 _BROKEN = (
     *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, RecursionError, OverflowError),
-    *(AssertionError, pa.ArrowException, DatasetsError, yaml.YAMLError),
+    *(AssertionError, pa.ArrowException, DatasetsError, yaml.YAMLError, tarfile.TarError),
 )
 
 
