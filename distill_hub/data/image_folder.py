@@ -54,6 +54,8 @@ def open_image_folder(
     if labels is not None:
         layout = _labelled(layout, labels, found)
     elif found.metadata:
+        if len({label for images in layout.splits.values() for label in images.values()}) < 2:
+            read_labels(source, found.root, found.metadata, label_column, needed=True)  # says what they lack
         layout.left_out["that give no labels"] = found.metadata
     if found.tables:
         layout.left_out.setdefault("of other kinds", []).extend(found.tables)
