@@ -300,7 +300,7 @@ def test_metadata_jsonl_by_split_with_a_column_of_another_name(root, capsys):
     source = load_source(str(root), label_column="species")
     assert source.class_names == ["a", "b"] and source.label_column == "species"
     assert (reds(source.train), source.train.labels.tolist(), reds(source.test)) == ([0, 1], [1, 0], [10, 11])
-    assert "2 without a label in the metadata (test/images/2.png, train/images/2.png)" in capsys.readouterr().out
+    assert "2 without a label in the metadata (train/images/2.png, test/images/2.png)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
