@@ -101,7 +101,7 @@ def _open(
     for split, images in wanted.items():
         used = [path for path, label in images.items() if label in train and not known[path].broken]
         other += [p for p, label in images.items() if label is not None and label not in train and not known[p].broken]
-        cells = [{"bytes": None, "path": os.path.join(found.root, path)} for path in used]
+        cells = [{"bytes": None, "path": os.path.join(os.path.abspath(found.root), path)} for path in used]
         dataset = Dataset.from_dict({"image": cells}, features=Features({"image": Image(decode=False)}))
         labels = [place[images[path]] if by_name else images[path] for path in used]
         splits[split] = Rows(dataset, labels, names, [known[path] for path in used], files=True)
