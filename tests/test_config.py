@@ -266,8 +266,10 @@ def test_options_of_a_group():
     assert options(config, SourceOptions) == {
         "source": "cifar10",
         "source_revision": None,
+        "source_config": None,
         "image_column": None,
         "label_column": None,
+        "train_split": None,
         "test_split": None,
         "test_fraction": 0.5,
     }

@@ -42,13 +42,17 @@ def list_folder(source: str, root: str) -> Listing:
     Raises:
         InputError: For a folder that cannot be read, is too deep or holds too much, or gives way to the whole system.
     """
-    if os.path.realpath(root).split(os.sep)[1] in ("", "proc", "sys", "dev"):
+    if _is_of_the_system(os.path.realpath(root)):
         raise InputError("source", source, "a folder of images is needed, not one of the system")
     found = Listing(root)
     _list(source, found, "", (os.path.realpath(root),))
     for names in (found.images, found.tables, found.metadata, *found.left_out.values()):
         names.sort()
     return found
+
+
+def _is_of_the_system(real: str) -> bool:
+    return real.split(os.sep)[1] in ("", "proc", "sys", "dev")
 
 
 def _list(source: str, found: Listing, place: str, above: tuple[str, ...]) -> None:
@@ -60,17 +64,21 @@ def _list(source: str, found: Listing, place: str, above: tuple[str, ...]) -> No
         name, path = entry.name, f"{place}{entry.name}"
         if name.startswith(".") or name.lower() in _UNTOLD or name in _UNTOLD_FOLDERS:
             continue
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # links in a circle, or to what this user may not see
+            is_folder = is_file = False
         if any("\ud800" <= c <= "\udfff" for c in name):  # what Python makes of other bytes
             found.left_out["with names that are not UTF-8"].append(path)
-        elif entry.is_dir():
+        elif is_folder:
             real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{name}"
-            if real in above:
-                found.left_out["links to a folder above them"].append(path)
+            if real in above or _is_of_the_system(real):
+                found.left_out["links to a folder above them, or of the system"].append(path)
             elif len(above) > _DEEPEST:
                 raise InputError("source", source, f"its folders lie more than {_DEEPEST} deep in each other")
             else:
                 _list(source, found, f"{path}/", (*above, real))
-        elif not entry.is_file():
+        elif not is_file:
             what = "links to nothing" if entry.is_symlink() else "no regular files"
             found.left_out[what].append(path)
         else:

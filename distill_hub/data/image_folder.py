@@ -54,6 +54,8 @@ def open_image_folder(
     if labels is not None:
         layout = _labelled(layout, labels, found)
     elif found.metadata:
+        if len({label for images in layout.splits.values() for label in images.values()}) < 2:
+            read_labels(source, found.root, found.metadata, label_column, needed=True)  # says what they lack
         layout.left_out["that give no labels"] = found.metadata
     if found.tables:
         layout.left_out.setdefault("of other kinds", []).extend(found.tables)
@@ -99,7 +101,7 @@ def _open(
     for split, images in wanted.items():
         used = [path for path, label in images.items() if label in train and not known[path].broken]
         other += [p for p, label in images.items() if label is not None and label not in train and not known[p].broken]
-        cells = [{"bytes": None, "path": os.path.join(found.root, path)} for path in used]
+        cells = [{"bytes": None, "path": os.path.join(os.path.abspath(found.root), path)} for path in used]
         dataset = Dataset.from_dict({"image": cells}, features=Features({"image": Image(decode=False)}))
         labels = [place[images[path]] if by_name else images[path] for path in used]
         splits[split] = Rows(dataset, labels, names, [known[path] for path in used], files=True)

@@ -128,6 +128,8 @@ def load_source(
         training, testing = _hold_out(training, test_fraction)
     else:
         testing = _split(source, test, opened.splits[test], classes, opened)
+    if len(classes) < 2:
+        raise InputError("source", source, f"its images are all of one class, {classes[0].name!r}; two or more are needed")
     if not (known and known.wnids):
         _count_left_out(left_out, opened, classes)
     result = Source(

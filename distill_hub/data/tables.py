@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import tarfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ from fsspec.utils import glob_translate
 from huggingface_hub import DatasetCard, HfApi
 
 from distill_hub.config import InputError
-from distill_hub.data.folders import SUFFIXES, TABLES, LeftOut, Listing, lay_out
+from distill_hub.data.folders import METADATA, TABLES, LeftOut, Listing, lay_out
+from distill_hub.data.images import SUFFIXES
 from distill_hub.data.rows import Choose, Opened, Rows
 from distill_hub.data.rows import image_column as find_image_column
 from distill_hub.data.rows import label_column as find_label_column
@@ -36,7 +38,7 @@ _UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot b
 # What `datasets` raises for files, cards and tables that are damaged, missing or not what it expects.
 _BROKEN = (
     *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, RecursionError, OverflowError),
-    *(AssertionError, pa.ArrowException, DatasetsError, yaml.YAMLError),
+    *(AssertionError, pa.ArrowException, DatasetsError, yaml.YAMLError, tarfile.TarError),
 )
 
 
@@ -256,32 +258,28 @@ def open_hub(
 def _by_top_folder(
     source: str, builder: DatasetBuilder, revision: str | None, named: Collection[str | None]
 ) -> DatasetBuilder:
-    """Return a builder whose splits are what this module would find in the same folder on this machine."""
+    """Return a builder whose splits are what would be found in the same folder on this machine."""
     if not builder.config.data_files:  # read from the cache, without the Hub
         return builder
     names = HfApi().list_repo_files(source, repo_type="dataset", revision=builder.hash)
-    names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    names = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
     if builder.name == "imagefolder":
-        images = sorted(name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES)
-        layout = lay_out(source, Listing("", images=images), named)
-        own = {split: list(paths) for split, paths in layout.splits.items()}
-        found = {split: [f"{os.path.commonpath([os.path.dirname(p) for p in paths])}/**"] for split, paths in own.items()}
-        found = {split: [pattern.lstrip("/") for pattern in patterns] for split, patterns in found.items()}
+        images = [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+        by_folder = not any(os.path.basename(name) in METADATA for name in names)
+        layout = lay_out(source, Listing("", images=images), named, by_folder=by_folder)
+        splits = {split: list(own) for split, own in layout.splits.items()}
+        tops = {split: os.path.commonpath([os.path.dirname(name) for name in own]) for split, own in splits.items()}
+        patterns = {split: [os.path.join(glob.escape(top), "**")] for split, top in tops.items()}
     else:
-        suffix = next((s for s, name in _BUILDERS.items() if name == builder.name), "")
-        tables = [name for name in names if name.endswith(suffix) and os.path.basename(name) not in _UNTOLD]
-        own = table_splits(source, sorted(tables), named)
-        found = {split: [glob.escape(path) for path in paths] for split, paths in own.items()}
+        suffixes = tuple(suffix for suffix, name in _BUILDERS.items() if name == builder.name)
+        tables = [name for name in names if name.endswith(suffixes) and os.path.basename(name) not in _UNTOLD]
+        splits = table_splits(source, tables, named)
+        patterns = {split: [glob.escape(name) for name in own] for split, own in splits.items()}
     prefix = f"hf://datasets/{source}@{builder.hash}/"
-    theirs = {
-        split: sorted(
-            file.removeprefix(prefix) for file in files if file.endswith(tuple(_BUILDERS)) or builder.name == "imagefolder"
-        )
-        for split, files in builder.config.data_files.items()
-    }
-    if {split: sorted(paths) for split, paths in own.items()} == theirs:
+    theirs = {split: {file.removeprefix(prefix) for file in own} for split, own in builder.config.data_files.items()}
+    if {split: set(own) for split, own in splits.items()} == theirs:
         return builder
-    return load_dataset_builder(source, data_files=found, revision=revision)
+    return load_dataset_builder(source, data_files=patterns, revision=revision)
 
 
 def _refuse_shared(source: str, data_files: Mapping[str, Sequence[str]]) -> None:
@@ -312,7 +310,7 @@ def _opened(
         if empty := [name for name in chosen if splits[name].num_examples == 0]:
             raise InputError("source", source, f"split {empty[0]!r} is empty")
         data = {split: builder.as_dataset(split) for split in chosen}
-        files = builder.name == "imagefolder"
+        files = "imagefolder" in (builder.name, builder.info.builder_name)  # the second of one from the cache
         rows = {split: _rows(own, image, label, files=files) for split, own in data.items()}
     except InputError:
         raise

@@ -74,15 +74,20 @@ def test_a_truncated_generator(start, tmp_path):
 
 def test_a_folder_without_images(start, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "a dataset with images is needed" in start("cao2.py", "--source", str(tmp_path / "empty"))
+    assert "it holds no images" in start("cao2.py", "--source", str(tmp_path / "empty"))
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("no image\n")
-    assert "image_column" in start("cao2.py", "--source", str(tmp_path / "texts"))
+    assert "it holds no images" in (line := start("cao2.py", "--source", str(tmp_path / "texts"))) and "(a.txt)" in line
 
 
 def test_a_corrupt_image(start, tmp_path):
-    folder = photos(tmp_path / "photos")
-    (folder / "train" / "dog" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    folder, features = tmp_path / "tables", Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})
+    folder.mkdir()
+    image = (photos(tmp_path / "photos") / "train" / "dog" / "2.png").read_bytes()
+    for split in ("train", "test"):  # of a table: from a folder it would be left out
+        cells = [{"bytes": image[:40] if row == 6 else image, "path": None} for row in range(8)]
+        dataset = Dataset.from_dict({"image": cells, "label": [0, 1] * 4}, features=features)
+        dataset.to_parquet(folder / f"{split}.parquet")
     line = start("fit_generator.py", "--source", str(folder), "--output_dir", "generator", "--fit_image_size", "16")
     assert "source" in line and str(folder) in line and "row 6" in line and "train" in line
     assert not (tmp_path / "generator").exists()

@@ -1,0 +1,131 @@
+"""Datasets on the Hub as sources, by the real clients over HTTP against a Hub on this machine."""
+
+import io
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image
+from processes import run_python
+
+CODE = """
+import json, sys
+from distill_hub.config import InputError
+from distill_hub.data.sources import load_source
+for name, options in json.loads(sys.argv[1]):
+    try:
+        source = load_source(name, **options)
+        reds = [split.pixels(None, 8)[:, 0, 0, 0].tolist() for split in (source.train, source.test)]
+        print(json.dumps([source.class_names, *reds, source.config, source.revision]))
+    except InputError as error:
+        print(json.dumps(str(error)))
+"""
+CARD = """---
+configs:
+- config_name: {0}
+  data_files:
+  - split: train
+    path: {0}/train-*
+  - split: test
+    path: {0}/test-*
+- config_name: {1}
+  data_files:
+  - split: train
+    path: {1}/train-*
+  - split: test
+    path: {1}/test-*
+---
+"""
+
+
+def picture(value):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.full((8, 8, 3), (value, 0, 7), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def table(first):
+    """Return a parquet file of four images of two classes."""
+    features = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b"])})
+    cells = [{"bytes": picture(first + row), "path": None} for row in range(4)]
+    buffer = io.BytesIO()
+    Dataset.from_dict({"image": cells, "label": [0, 1, 0, 1]}, features=features).to_parquet(buffer)
+    return buffer.getvalue()
+
+
+REPOS = {
+    "org/splits": {
+        f"{split}/{name}/{j}.png": picture(10 * k + first + j)
+        for split, first, count in (("train", 0, 3), ("test", 100, 2))
+        for k, name in enumerate(("bus", "car", "train"))
+        for j in range(count)
+    },
+    "org/classes": {
+        f"{name}/{j}.png": picture(10 * k + j) for k, name in enumerate(("bus", "car", "train")) for j in range(4)
+    },
+    "org/tables": {f"data/{split}-00000-of-00001.parquet": table(first) for split, first in (("train", 0), ("test", 10))},
+    "org/configs": {
+        "README.md": CARD.format("small", "large").encode(),
+        **{
+            f"{name}/{split}-00000-of-00001.parquet": table(first)
+            for name, k in (("small", 0), ("large", 20))
+            for split, first in (("train", k), ("test", k + 10))
+        },
+    },
+    "org/folders": {f"{name}/{split}.parquet": table(0) for name in ("small", "large") for split in ("train", "test")},
+}  # fmt: skip
+CALLS = {
+    "splits": ("org/splits", {}),
+    "classes": ("org/classes", {"test_fraction": 0.5}),
+    "tables": ("org/tables", {}),
+    "no configuration": ("org/configs", {}),
+    "large": ("org/configs", {"source_config": "large"}),
+    "huge": ("org/configs", {"source_config": "huge"}),
+    "folders": ("org/folders", {}),
+    "nowhere": ("org/nowhere", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def answers(hub, tmp_path_factory):
+    """What `load_source` says to each call."""
+    for repo, files in REPOS.items():
+        hub.create(repo)
+        hub.commit(repo, files)
+    home = tmp_path_factory.mktemp("home")
+    environment = {**hub.environment(home), "DISTILL_HUB_CACHE": str(home / "fits")}
+    done = run_python("-c", CODE, json.dumps(list(CALLS.values())), environment=environment)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line[0] in '["']
+    return dict(zip(CALLS, map(json.loads, lines), strict=True))
+
+
+def test_a_class_called_like_a_split_leaks_nothing(hub, answers):
+    classes, train, test, config, revision = answers["splits"]
+    assert classes == ["bus", "car", "train"] and config is None and revision == hub.repos["org/splits"].head().sha
+    assert sorted(train) == [0, 1, 2, 10, 11, 12, 20, 21, 22] and sorted(test) == [100, 101, 110, 111, 120, 121]
+
+
+def test_a_class_called_like_a_split_without_splits(answers):
+    classes, train, test, *_ = answers["classes"]
+    assert classes == ["bus", "car", "train"]
+    assert sorted(train + test) == [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23] and len(train) == 6
+
+
+def test_tables_are_read_as_before(answers):
+    assert answers["tables"][:3] == [["a", "b"], [0, 1, 2, 3], [10, 11, 12, 13]]
+
+
+def test_one_of_several_configurations_is_named(answers):
+    assert answers["no configuration"].endswith("several configurations; pass one with --source_config: small, large")
+    assert answers["large"][:4] == [["a", "b"], [20, 21, 22, 23], [30, 31, 32, 33], "large"]
+    assert answers["huge"].startswith("source_config: 'huge'") and "small, large" in answers["huge"]
+
+
+def test_tables_in_folders_that_may_be_configurations_are_not_joined(answers):
+    assert "its tables lie in large, small" in answers["folders"]
+
+
+def test_a_dataset_that_is_not_there_is_one_line(answers):
+    assert answers["nowhere"].startswith("source: 'org/nowhere'")
