@@ -29,8 +29,9 @@ def _listed(names: Any) -> Any:
 Side = Annotated[int, Field(gt=0, le=1024)]  # pixels
 Count = Annotated[int, Field(gt=0, le=100_000)]
 Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1, max_length=100_000)]
-Means = list[Annotated[float, Field(ge=-1e6, le=1e6)]]
-Stds = list[Annotated[float, Field(ge=1e-6, le=1e6)]]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+Std = Annotated[float, Field(ge=1e-6, le=1e6)]
+Means, Stds = list[Mean], list[Std]
 
 
 class TimmData(Config):
@@ -154,8 +155,8 @@ class ProcessorConfig(Config):
     rescale_offset: bool | None = False
     do_normalize: bool | None = False
     include_top: bool | None = False
-    image_mean: float | Means = 0.0
-    image_std: Annotated[float, Field(ge=1e-6)] | Stds = 1.0
+    image_mean: Mean | Means = 0.0
+    image_std: Std | Stds = 1.0
 
     @model_validator(mode="after")
     def _of_one_length(self):
