@@ -49,9 +49,10 @@ class _Bar(tqdm):
         total, starts = len(self.iterable), []  # of items; the first may also load and compile
         for item in super().__iter__():
             starts.append(time.perf_counter())
-            if not (_Bar.said or self.disable) and starts[-1] - starts[0] >= SOON:
-                first = min(1, len(starts) - 2)
-                left = (total - len(starts) + 1) * (starts[-1] - starts[first]) / (len(starts) - 1 - first)
+            known, spent = len(starts) - 1, starts[-1] - starts[0]
+            if not (_Bar.said or self.disable) and spent >= (SOON if known > 1 else 6 * SOON):
+                first = 1 if known > 1 else 0
+                left = (total - known) * (starts[-1] - starts[first]) / (known - first)
                 if left > LONG:
                     _Bar.said = True
                     self.write(f"{self.desc}: about {duration(left)} to go on this machine. {QUICKER}", file=sys.stderr)
