@@ -6,9 +6,8 @@ Importing this package stays cheap; each name below loads what it needs when it 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from distill_hub.config import HubError, InputError
-
 if TYPE_CHECKING:
+    from distill_hub.config import HubError, InputError
     from distill_hub.evaluation.reevaluate import evaluate, load_distilled
     from distill_hub.making.recipes import make
     from distill_hub.publishing.generator import push_generator
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "HubError": "distill_hub.config",
+    "InputError": "distill_hub.config",
     "load_distilled": "distill_hub.evaluation.reevaluate",
     "evaluate": "distill_hub.evaluation.reevaluate",
     "make": "distill_hub.making.recipes",

@@ -19,7 +19,7 @@ exit codes, also of the recipes:
   0    done; with `evaluate --check`, the scores agree; with `reproduce`, the set is identical
   1    they do not, the Hub or the network failed, or something failed that should not
   2    what was asked for cannot be done; one line says why
-  130  interrupted by Ctrl-C; the same command goes on
+  130  interrupted by Ctrl-C; the same command goes on, as after any other signal N, 128 + N: 143 for SIGTERM
 """
 
 import atexit
@@ -28,32 +28,28 @@ import os
 import sys
 
 import distill_hub
-from distill_hub.config import InputError, interrupted, launch, nearest
-from distill_hub.options.commands import (
-    AdoptConfig,
-    CompareConfig,
-    EnvConfig,
-    EvaluateConfig,
-    InfoConfig,
-    PushConfig,
-    RelabelConfig,
-    ReproduceConfig,
-)
+from distill_hub.text import adapt_streams
 
-COMMANDS = {  # `run` of the file of that name in distill_hub/commands, whose docstring is its --help
-    "info": InfoConfig,
-    "compare": CompareConfig,
-    "evaluate": EvaluateConfig,
-    "reproduce": ReproduceConfig,
-    "relabel": RelabelConfig,
-    "push": PushConfig,
-    "adopt": AdoptConfig,
-    "env": EnvConfig,
+# `run` of the file of that name in distill_hub/commands, whose docstring is its --help, and its settings in
+# `options.commands`. Both are imported by `main`: what is imported here cannot be interrupted without a traceback.
+COMMANDS = {
+    "info": "InfoConfig",
+    "compare": "CompareConfig",
+    "evaluate": "EvaluateConfig",
+    "reproduce": "ReproduceConfig",
+    "relabel": "RelabelConfig",
+    "push": "PushConfig",
+    "adopt": "AdoptConfig",
+    "env": "EnvConfig",
 }
 
 
 def main() -> None:
     """Run a command of `distill-hub` by the words of the command line."""
+    adapt_streams()
+    from distill_hub.config import InputError, launch, nearest
+    from distill_hub.ending import fail
+
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(f"usage: distill-hub COMMAND ...\n\n{__doc__}")
@@ -69,12 +65,12 @@ def main() -> None:
     if name not in COMMANDS:
         known = ["make", *COMMANDS]
         error = InputError("command", name, f"known: {', '.join(known)}{nearest(name, known)}")
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(fail(str(error)))
     # Read when `datasets` is loaded. Its bars for copying rows of a source to its cache say nothing of what was asked for.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     run = importlib.import_module(f"distill_hub.commands.{name}").run
-    launch(run, COMMANDS[name], run.__doc__, words, f"distill-hub {name}", light=True)
+    settings = getattr(importlib.import_module("distill_hub.options.commands"), COMMANDS[name])
+    launch(run, settings, run.__doc__, words, f"distill-hub {name}", light=True)
 
 
 def command() -> None:
@@ -91,18 +87,30 @@ def command() -> None:
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
         raise
-    except KeyboardInterrupt:
-        code = interrupted()  # before or after `launch`, which has its own
+    except KeyboardInterrupt:  # before or after `launch`, which has its own
+        from distill_hub.ending import interrupted
+
+        code = interrupted()
     except BrokenPipeError:
         pass  # nobody reads the output any more, as behind `| head`; broken connections have errors of their own
+    except OSError as error:
+        from distill_hub.ending import fail, of_the_machine
+
+        if (line := of_the_machine(error)) is None:
+            raise
+        code = fail(line)
 
 
 def _end(code: int) -> None:
+    from distill_hub.ending import drop, fail
+
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         code = 1
-    sys.stderr.flush()
+    except OSError as error:
+        code = code or fail(f"output: it cannot be written ({error.strerror})")
+    drop(sys.stderr)
     os._exit(code)
 
 

@@ -6,23 +6,23 @@ A value means the same in all three and in Python; unknown names are errors ever
 import argparse
 import dataclasses
 import difflib
-import errno
 import inspect
 import os
 import re
 import shutil
-import signal
-import socket
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 import yaml
 
-from distill_hub.kinds import Kind
+from distill_hub.ending import OUT_OF_MEMORY, drop, end_on_interrupt, fail, interrupted, of_the_machine, tell
+from distill_hub.kinds import Kind, local_name
+from distill_hub.parsing import read_file, read_yaml
+from distill_hub.starter import end_with_starter
+from distill_hub.text import LONGEST, adapt_streams, complaint, printable, shortened
 
 
 class Dataclass(Protocol):
@@ -35,24 +35,36 @@ Config = TypeVar("Config", bound=Dataclass)
 LOADING = "distill-hub: loading torch and diffusers ..."
 _SAID = "DISTILL_HUB_LOADING_SAID"  # variable of the environment of what a process starts
 _WIDEST = 110  # characters of a line of --help
+_YAML_BYTES = 1_000_000
 
 
 class InputError(ValueError):
-    """Something that came from outside cannot be used. One line: the field, its value, what would be valid."""
+    """Something that came from outside cannot be used. One line: the field, its value (None: not given), what is valid."""
 
     def __init__(self, field: str, value: Any, valid: str):
         self.field, self.value = field, value
-        super().__init__(" ".join(f"{field}: {value!r} cannot be used; {valid}".split()))
+        super().__init__(complaint(field, value, valid))
 
 
 class HubError(RuntimeError):
     """The Hub or the network failed. One line that says how to go on; nothing on either side is left half done."""
 
+    def __init__(self, line: str):
+        super().__init__(printable(shortened(" ".join(line.split()), LONGEST)))
+
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Return ' (did you mean X?)' for the known name closest to `name`, or nothing when none is close."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """Return ' (did you mean X?)' for the known name closest to `name`, or nothing when none is close.
+
+    Capitals, and dashes in front or in place of '_', make no difference.
+    """
+    bare = {_bare(one): one for one in known}
+    close = difflib.get_close_matches(_bare(name), bare, n=1, cutoff=0.5)
+    return f" (did you mean {bare[close[0]]!r}?)" if close else ""
+
+
+def _bare(name: str) -> str:
+    return name[:100].lower().strip("-").replace("-", "_")
 
 
 def option(default: Any, help: str, *, identity: bool = True, common: bool = False) -> Any:
@@ -81,6 +93,13 @@ def resolved(config: Any) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata.get("identity", True)}
 
 
+def recorded(config: Any) -> dict[str, Any]:
+    """Return the same as it is published: what lies on this machine is called by its name there, without its place."""
+    places = {f.name for f in dataclasses.fields(config) if Kind(f.type).is_location}
+    settings = resolved(config)
+    return {name: local_name(str(value)) if value and name in places else value for name, value in settings.items()}
+
+
 def options(config: Any, group: type) -> dict[str, Any]:
     """Return one group's settings by name, e.g. ``load_source(config.source, **options(config, SourceOptions))``."""
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(group)}
@@ -105,7 +124,7 @@ def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config
     for name, field in fields.items():
         if name not in values:
             if field.default is dataclasses.MISSING:
-                raise InputError(name, None, f"needed: {field.metadata['help']}")
+                raise InputError(name, None, field.metadata["help"])
             continue
         kind, value = Kind(field.type), values[name]
         try:
@@ -151,20 +170,26 @@ def parse(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for place, word in enumerate(argv):
-        if word in ("-h", "--help"):
-            full = argv[place + 1 : place + 2] == ["all"]
+        if word in ("-h", "--help", "--help=all"):
+            full = "all" in (word.partition("=")[2], *argv[place + 1 : place + 2])
             _parser(config_class, prog, description, full=full).print_help()
             sys.exit()
     named = [f for f in dataclasses.fields(config_class) if not f.metadata.get("positional")]
-    flags = [*(f.name for f in named), *(f"no_{f.name}" for f in named if f.type is bool)]
+    flags = [f"--{name}" for f in named for name in (f.name, *[f"no_{f.name}"] * (f.type is bool))]
+    known = [*flags, "--config", "--print_config"]
     for word in argv:
-        name = word.removeprefix("--").split("=")[0]
-        if word.startswith("--") and name not in [*flags, "config", "print_config"]:
-            raise InputError("command line", word, f"there is no option --{name}{nearest(name, flags)}; see --help all")
+        if re.match("-[^0-9.]", word) and word.split("=")[0] not in known:
+            valid = f"there is no such option{nearest(word.split('=')[0], flags)}; see --help all"
+            raise InputError("command line", word, valid)
     try:
-        given = vars(_parser(config_class, prog).parse_intermixed_args(argv))
+        given, more = _parser(config_class, prog).parse_known_intermixed_args(argv)
     except argparse.ArgumentError as error:
         raise InputError("command line", " ".join(argv), str(error)) from None
+    if more:
+        name = more[0].split("=")[0]
+        valid = f"nothing is expected in its place{nearest(name, flags) if name.isidentifier() else ''}; see --help"
+        raise InputError("command line", more[0], valid)
+    given = vars(given)
     files, printed = given.pop("config", []), given.pop("print_config", False)
     values: dict[str, Any] = {}
     for file in files:
@@ -186,8 +211,10 @@ def _plain(value: Any) -> Any:
 
 def _read_yaml(file: str, known: Sequence[str]) -> dict[str, Any]:
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), yaml.BaseLoader)  # every value as it is written
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        content = read_yaml(read_file(os.path.expanduser(file), _YAML_BYTES).decode(), yaml.BaseLoader)
+    except OSError as error:
+        raise InputError("config", file, f"a readable YAML file is needed ({error.strerror})") from error
+    except ValueError as error:
         raise InputError("config", file, f"a readable YAML file is needed ({error})") from error
     if not isinstance(content, dict):
         raise InputError("config", file, "the file must hold 'option: value' lines")
@@ -266,8 +293,11 @@ def launch(
     One line says that heavy imports begin, unless it is `light`: it has none, or says so itself. The rest is as in `parse`.
 
     The exit code is 2 for what the user can put right, 1 for a failure of the Hub, the network or another process, and 130
-    after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept.
+    after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept. A process that another
+    one started ends with that, see `starter`.
     """
+    adapt_streams()
+    end_with_starter()
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         # Every process uses all cores (see running.machine.start_accelerator): a thread that waits must not spin on
         # another's. Read when torch is loaded, which no recipe does before this line.
@@ -276,72 +306,33 @@ def launch(
         # The bars of libraries move the cursor, which a log file has not; ours write lines there. Read when tqdm is loaded.
         os.environ.setdefault("TQDM_DISABLE", "1")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _end_on_interrupt()
+        end_on_interrupt()
     try:
         config = parse(config_class, argv, description, prog, printed_class=printed_class, configs=configs)
         check_settings(config)
         if not light:
             say_loading()
         main(config)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(interrupted())
+    except BrokenPipeError:  # nobody reads the output any more, as behind `| head`; connections have errors of their own
+        drop(sys.stdout)
+        sys.exit(1)
     except Exception as error:
-        if full := _full_disk(error):
-            where = getattr(full, "filename", None) or "the output folder or a cache"
-            valid = "free some and run the same command again: finished work is kept"
-            sys.exit(_fail(f"disk: no space left for {where}; {valid}"))
+        drop(sys.stdout)
+        if line := of_the_machine(error):
+            sys.exit(fail(line))
         if re.search("gloo/.* by peer|ncclRemoteError", str(error)):
-            sys.exit(_fail("the connection to another process broke; look for what that one says", code=1))
+            lost = "the connection to another process broke; look for what that one says. One that was killed says nothing"
+            sys.exit(fail(f"{lost}: {OUT_OF_MEMORY}", code=1))
         if not isinstance(error, (InputError, HubError)):
             raise
-        sys.exit(_fail(str(error), code=2 if isinstance(error, InputError) else 1))
+        sys.exit(fail(str(error), code=2 if isinstance(error, InputError) else 1))
 
 
 def say_loading() -> None:
     """Say that what takes seconds to load is about to be, if it is: once, also where one process starts others."""
     if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0" and _SAID not in os.environ:
         os.environ[_SAID] = "true"
-        print(LOADING, file=sys.stderr, flush=True)
-
-
-def _fail(message: str, code: int = 2) -> int:
-    rank = os.environ.get("RANK", "0")
-    print(f"error: {message}" if rank == "0" else f"error on rank {rank}: {message}", file=sys.stderr, flush=True)
-    return code
-
-
-def _full_disk(error: BaseException | None) -> BaseException | None:
-    """Return what in a chain of errors is a full disk or a used-up quota, if anything."""
-    numbers = errno.ENOSPC, errno.EDQUOT
-    in_text = re.compile("os error ({}|{})\\b".format(*numbers))  # of a library in Rust: safetensors, hf_xet
-    while error and getattr(error, "errno", None) not in numbers and not in_text.search(str(error)):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def interrupted() -> int:
-    """Say that Ctrl-C ended the command, on the main process; return the exit code."""
-    if os.environ.get("RANK", "0") == "0":
-        # On a line of its own, behind a progress bar.
-        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
-    return 128 + signal.SIGINT
-
-
-def _end_on_interrupt() -> None:
-    """End this process on Ctrl-C even while it waits for others.
-
-    Python handles signals between two of its own instructions, so not before a barrier is over, and torchrun waits for 30 s
-    before it kills. The interpreter's C part, however, writes a signal's number to a socket at once. Nothing is lost by
-    `os._exit`: a run may be killed at any moment.
-    """
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    signal.set_wakeup_fd(writer.detach())
-    signal.signal(signal.SIGINT, lambda *_: None)
-
-    def wait() -> None:
-        while reader.recv(1)[0] != signal.SIGINT:
-            pass
-        os._exit(interrupted())
-
-    threading.Thread(target=wait, daemon=True).start()
+        tell(LOADING)

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import tenacity
 from huggingface_hub import HfApi, constants, get_token, snapshot_download
@@ -28,6 +30,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from distill_hub.config import HubError, InputError
+from distill_hub.kinds import is_path
 
 RepoType = Literal["dataset", "model"]
 
@@ -59,9 +62,14 @@ retried = tenacity.retry(
 )
 
 
+def address() -> str:
+    """Return the address of the Hub that is asked, without the credentials that it may hold."""
+    return re.sub(r"^(\w+://)[^/]*@", r"\1", constants.ENDPOINT)
+
+
 def page_of(repo_id: str, repo_type: RepoType) -> str:
     """Return the address of a repository's page."""
-    return f"{constants.ENDPOINT}/{constants.REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{repo_id}"
+    return f"{address()}/{constants.REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{quote(repo_id)}"
 
 
 @contextmanager
@@ -92,7 +100,7 @@ def plain_errors(
         page = page_of(repo_id, repo_type)
         raise InputError("repository", repo_id, f"it is gated: accept its terms at {page}, then {LOG_IN}") from error
     except RepositoryNotFoundError as error:
-        who = "your token may not read it" if get_token() else f"it is private: {LOG_IN}"
+        who = "your token may not read it" if read_token() else f"it is private: {LOG_IN}"
         raise InputError("repository", repo_id, f"the Hub has no such {repo_type}, or {who}") from error
     except RevisionNotFoundError as error:
         raise InputError("revision", revision, f"{repo_id} has no such branch, tag or commit") from error
@@ -138,29 +146,51 @@ def check_target(repo_id: str) -> None:
         check_repo_id(repo_id if "/" in repo_id else f"namespace/{repo_id}")
 
 
+def missing(name: str) -> str | None:
+    """Say why a name stands for nothing: nothing here is called that, and it is a path or no Hub id; None where it may."""
+    if os.path.exists(name) or (is_repo_id(name) and not is_path(name)):
+        return None
+    if os.path.lexists(name):
+        return "it is a link to nothing"
+    if is_path(name):
+        return "there is no such file" if os.path.splitext(name)[1] else "there is no such folder"
+    return "there is no such folder, and it is not a Hub id NAMESPACE/NAME"
+
+
 def check_model(field: str, name: str, file: str, valid: str) -> None:
     """Refuse what cannot be a network: neither a folder here that holds a certain file, nor a Hub id.
 
     Raises:
         InputError: It blames `field`, and says what is valid and what is missing.
     """
-    if os.path.isdir(name):
-        missing = None if os.path.isfile(os.path.join(name, file)) else f"there is no {file} in it"
-    else:
-        known = is_repo_id(name) and not os.path.exists(name)
-        missing = None if known else "there is no such folder, and it is not a Hub id"
-    if missing:
-        raise InputError(field, name, f"{valid} ({missing})")
+    reason = missing(name)
+    if os.path.exists(name) and not os.path.isfile(os.path.join(name, file)):
+        reason = f"there is no {file} in it" if os.path.isdir(name) else "it is a file"
+    if reason:
+        raise InputError(field, name, f"{reason}; {valid}")
 
 
 def check_location(location: str) -> None:
     """Refuse what cannot be a distilled set: nothing here has that name, and it is not a Hub id.
 
     Raises:
-        InputError: Saying what is valid.
+        InputError: Saying what is missing.
     """
-    if not os.path.exists(location) and not is_repo_id(location):
-        raise InputError("distilled set", location, "there is no such folder, and it is not a Hub id NAMESPACE/NAME")
+    if reason := missing(location):
+        raise InputError("distilled set", location, reason)
+
+
+def read_token() -> str | None:
+    """Return the user's token, if there is one.
+
+    Raises:
+        InputError: When its file cannot be read.
+    """
+    try:
+        return get_token()
+    except (OSError, UnicodeDecodeError) as error:
+        valid = f"no token can be read there ({error}); set HF_HOME to a folder of yours"
+        raise InputError("HF_TOKEN_PATH", constants.HF_TOKEN_PATH, valid) from error
 
 
 def check_token() -> None:
@@ -169,7 +199,7 @@ def check_token() -> None:
     Raises:
         InputError: Without showing the token.
     """
-    token = get_token()
+    token = read_token()
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise InputError("token", "(not shown)", f"it holds characters that no token has; {LOG_IN} anew")
 
@@ -318,7 +348,7 @@ def _download(remote: RemoteSet, names: list[str], *, force: bool) -> Path:
         remote.repo_id,
         repo_type=remote.repo_type,
         revision=remote.commit,
-        allow_patterns=names,
+        allow_patterns=[escape(name) for name in names],  # names, not patterns
         force_download=force,
         tqdm_class=tqdm if sum(remote.files[name].size for name in names) >= LONG_DOWNLOAD else _NoBar,
     )

@@ -8,12 +8,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-PositiveInt = Annotated[int, (">", 0)]
-NonNegativeInt = Annotated[int, (">=", 0)]
+from distill_hub.text import printable
+
+PositiveInt = Annotated[int, (">", 0), ("<=", 10**9)]
+NonNegativeInt = Annotated[int, (">=", 0), ("<=", 2**63 - 1)]  # a seed, among others
+Pixels = Annotated[int, (">", 0), ("<=", 4096)]  # side of an image
 PositiveFloat = Annotated[float, (">", 0)]
 NonNegativeFloat = Annotated[float, (">=", 0)]
 Fraction = Annotated[float, (">=", 0), ("<=", 1)]
+Location = Annotated[str, os.path.expanduser]  # a path, or the name of what lies elsewhere
 _SIGNS = {">": operator.gt, ">=": operator.ge, "<=": operator.le}
+_FILES = (
+    ".arrow .bin .bmp .csv .gif .jfif .jpeg .jpg .json .jsonl .md .npy .npz .parquet .pickle .pkl .png .pt .pth "
+    ".safetensors .tar .tif .tiff .txt .webp .yaml .yml .zip"
+).split()
+
+
+def is_path(name: str) -> bool:
+    """Whether a name that may be a path or an id on the Hub is meant as a path, judged by its look alone."""
+    suffix = os.path.splitext(name)[1].lower()
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name.endswith("/") or suffix in _FILES
+
+
+def local_name(name: str) -> str:
+    """Return what a location is called where others read it: what lies on this machine by its last part alone."""
+    if not (is_path(name) or os.path.exists(name)):
+        return name
+    return printable(os.path.basename(os.path.abspath(name))) or "images"
 
 
 class Kind:
@@ -27,12 +48,16 @@ class Kind:
         self.base: Any = annotation
         self.choices: Sequence[str] = ()
         self.bounds: Sequence[tuple[str, float]] = ()
+        self.is_location = False
         if annotation is bool:
             self.choices = ("true", "false")
         elif get_origin(annotation) is Literal:
             self.base, self.choices = str, get_args(annotation)
         elif get_origin(annotation) is Annotated:
-            self.base, *self.bounds = get_args(annotation)
+            self.base, *more = get_args(annotation)
+            self.bounds = [bound for bound in more if isinstance(bound, tuple)]
+            self.is_location = os.path.expanduser in more
+        self.is_location |= self.base is Path
 
     def read(self, value: Any) -> Any:
         """Return what a value means. One from Python means the same as its text on a command line.
@@ -45,6 +70,9 @@ class Kind:
         if not isinstance(value, (str, os.PathLike, numbers.Real)) or value == "":
             raise ValueError
         text = str(value).lower() if bool in (type(value), self.base) else str(value)
+        if "\0" in text:
+            raise ValueError
+        text = os.path.expanduser(text) if self.is_location else text
         if self.choices and text not in self.choices:
             raise ValueError
         meant = text == "true" if self.base is bool else self.base(text)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "distill_hub"
 FLOORS = [
-    ["kinds"],
+    ["text"],
+    ["kinds", "parsing", "ending", "starter"],
     ["config"],
     ["hub", "running"],
     ["networks", "data"],

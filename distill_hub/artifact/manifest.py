@@ -72,7 +72,8 @@ class SourceRecord(Record):
     name: str  # as the user named it: known name, Hub id or path
     hub_id: str | None = None
     revision: str | None = None  # commit of the Hub dataset
-    fingerprint: str  # sha256 over the training split's labels and encoded images
+    config: str | None = None  # its configuration, where one was named
+    fingerprint: str  # sha256 over the training split's labels and encoded images, or the sha256 of each image file
     train_split: str
     test_split: str
     image_column: str

@@ -9,9 +9,11 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants
 
 import distill_hub
+from distill_hub.config import InputError
+from distill_hub.hub import address, read_token
 from distill_hub.options.commands import EnvConfig
 from distill_hub.running.console import size_text
 from distill_hub.running.files import cache_dir
@@ -50,14 +52,21 @@ def run(config: EnvConfig) -> None:
         "Hub's cache": _folder(hub_cache),
         "datasets' cache": _folder(datasets_cache),
         "accelerate's file": str(launcher) if launcher.is_file() else "none",
-        "Hub": re.sub("//.*@", "//...@", constants.ENDPOINT),  # an address may hold a password
-        "token": "set" if get_token() else "not set",
+        "Hub": address(),
+        "token": _token(),
         **{name: os.environ[name] for name in VARIABLES if name in os.environ},
         **_versions(),
     }
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         print(f"{name + ':':{width}}{value}")
+
+
+def _token() -> str:
+    try:
+        return "set" if read_token() else "not set"
+    except InputError as error:
+        return str(error)
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,8 @@ from rich.text import Text
 from distill_hub.artifact.find import find, folder_bytes, read_description
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.options.commands import InfoConfig
-from distill_hub.running.console import printable, show, size_text
+from distill_hub.running.console import show, size_text
+from distill_hub.text import printable
 
 
 def run(config: InfoConfig) -> None:

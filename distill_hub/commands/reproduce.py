@@ -9,8 +9,9 @@ from rich.text import Text
 
 from distill_hub.data.known import FITTED
 from distill_hub.options.commands import ReproduceConfig
-from distill_hub.running.console import printable, show
+from distill_hub.running.console import show
 from distill_hub.running.files import atomic_write
+from distill_hub.text import printable
 
 if TYPE_CHECKING:
     from distill_hub.making.reproduce import Reproduction

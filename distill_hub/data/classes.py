@@ -98,8 +98,7 @@ def find_classes(
         InputError: Naming the needed ones that fit no class or several, or that stand for the same class.
     """
     needed = range(len(names)) if needed is None else needed
-    fits = _fits([_of_name(name) for name in _ids(names, classes)], [_of_class(c) for c in classes])
-    found = [places[0] if len(places) == 1 else -1 for places in fits]
+    found = places_of(names, classes)
     advice = f"pass the name or wnid of each with --{field}"
     if missing := [names[i] for i in needed if found[i] < 0]:
         theirs = f"the source's {_some([c.name for c in classes])}"
@@ -109,6 +108,12 @@ def find_classes(
         raise InputError(field, what, f"several of its names stand for one class: {_listed(double)}; {advice}")
     alone = Counter(found)
     return [place if i in needed or alone[place] == 1 else -1 for i, place in enumerate(found)]
+
+
+def places_of(names: Sequence[str], classes: Sequence[SourceClass]) -> list[int]:
+    """Return the position in `classes` that each name stands for; -1 where it is none, or several."""
+    fits = _fits([_of_name(name) for name in _ids(names, classes)], [_of_class(c) for c in classes])
+    return [places[0] if len(places) == 1 else -1 for places in fits]
 
 
 def _ids(names: Sequence[str], classes: Sequence[SourceClass]) -> Sequence[str]:

@@ -21,6 +21,8 @@ SUFFIXES = (
 READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF and PPM"
 MAX_SIDE = 16_384  # pixels
 MAX_PIXELS = 2**27  # 400 MB as RGB
+LONGEST = 100  # times the shorter side: scaled up, a line of pixels would fill the memory
+_TOO_LONG = f"no side may be more than {LONGEST} times the other"
 _TOO_LARGE = f"it is larger than {MAX_SIDE:,} px a side or {MAX_PIXELS:,} px in all"
 # What Pillow raises for a damaged file, or for one made to confuse it.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, LookupError, OverflowError)
@@ -54,6 +56,34 @@ def size_of(data: bytes) -> tuple[int, int]:
         return image.size
 
 
+def check(data: bytes) -> tuple[int, int]:
+    """Return width and height in pixels as stored, and see to it that `decode` and `square` will take the image.
+
+    The coefficients of a JPEG are all read, which finds whatever is missing, but an eighth of its pixels is made of them.
+
+    Raises:
+        ValueError: See `decode`; or for an image that `square` refuses.
+    """
+    with _opened(data) as image:
+        size = image.size
+        _refuse_unknown_range(image)
+        if max(size) > LONGEST * min(size):
+            raise ValueError(f"{size[0]} x {size[1]} px: {_TOO_LONG}")
+        image.draft("RGB", (1, 1))  # of other formats: nothing
+        image.load()
+        return size
+
+
+def _refuse_unknown_range(image: PIL.Image.Image) -> bool:
+    """Return whether an image is of 16-bit values in Pillow's mode of 32 bits; refuse values without a known range."""
+    deep = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits, by those formats' definition
+    if image.mode == "F" or (image.mode == "I" and not deep):
+        raise ValueError(
+            f"its values are {'floats' if image.mode == 'F' else '32-bit'}, of unknown range; save 8 or 16 bits"
+        )
+    return deep
+
+
 def decode(data: bytes) -> PIL.Image.Image:
     """Decode the first frame of an encoded image as RGB of 8 bits, turned as its EXIF orientation says.
 
@@ -65,11 +95,7 @@ def decode(data: bytes) -> PIL.Image.Image:
             `MAX_SIDE` and `MAX_PIXELS`: what is wrong, in one line.
     """
     with _opened(data) as image:
-        deep = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits, by those formats' definition
-        if image.mode == "F" or (image.mode == "I" and not deep):
-            raise ValueError(
-                f"its values are {'floats' if image.mode == 'F' else '32-bit'}, of unknown range; save 8 or 16 bits"
-            )
+        deep = _refuse_unknown_range(image)
         image.load()
         PIL.ImageOps.exif_transpose(image, in_place=True)
         if deep or image.mode.startswith("I;16"):
@@ -93,8 +119,8 @@ def square(image: PIL.Image.Image, size: int, resize: int | None = None) -> np.n
         InputError: For an image that is more than 100 times as long as it is wide, or the other way round.
     """
     shorter, longer = sorted(image.size)
-    if longer > 100 * shorter:  # scaled up, a line of pixels would fill the memory
-        raise InputError("image", f"{image.width} x {image.height} px", "no side may be more than 100 times the other")
+    if longer > LONGEST * shorter:
+        raise InputError("image", f"{image.width} x {image.height} px", _TOO_LONG)
     scaled = [int((resize or size) * side / shorter) for side in image.size]
     left, top = (round((side - size) / 2) for side in scaled)
     whole = image.convert("RGB").resize(scaled, PIL.Image.Resampling.BILINEAR)

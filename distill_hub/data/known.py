@@ -4,10 +4,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from huggingface_hub.utils import HFValidationError, validate_repo_id
-
 from distill_hub.config import InputError, nearest
 from distill_hub.data.classes import IMAGENET100, IMAGENETTE, IMAGEWOOF
+from distill_hub.kinds import is_path
 
 FITTED = "fitted on "  # and the name of a source: the id of a generator or classifier that was fitted to it
 
@@ -40,17 +39,20 @@ KNOWN = {
 
 
 def check_source(name: str) -> None:
-    """Refuse what cannot be a source: neither a known name, nor anything here, nor a Hub id.
+    """Refuse what cannot be a source: neither a known name, nor a folder here, nor a Hub id.
 
     Raises:
         InputError: Naming what is known.
     """
-    if name in KNOWN or os.path.exists(name):
+    from distill_hub.hub import missing  # not above: --help needs no Hub
+
+    place = os.path.expanduser(name)
+    if name in KNOWN or os.path.isdir(place):
         return
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise InputError("source", name, "there is no such folder, and it is not a Hub dataset id") from None
-    if "/" not in name:
-        valid = f"known: {', '.join(KNOWN)}{nearest(name, list(KNOWN))}; or a Hub id org/name, or an existing folder"
-        raise InputError("source", name, valid)
+    if os.path.exists(place):
+        raise InputError("source", name, "it is not a folder; name the one that it lies in")
+    if (reason := missing(name)) is None:
+        return
+    if not is_path(name):
+        reason = f"known: {', '.join(KNOWN)}{nearest(name, list(KNOWN))}; or a Hub id org/name, or an existing folder"
+    raise InputError("source", name, reason)

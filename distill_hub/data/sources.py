@@ -2,93 +2,33 @@
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset_builder
-from datasets.exceptions import DatasetGenerationError
+from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, imagenet_classes, is_imagenet
-from distill_hub.data.images import decode, size_of, square
+from distill_hub.data.folders import LeftOut, left_out_line, list_folder
+from distill_hub.data.image_folder import open_image_folder
+from distill_hub.data.images import READABLE
 from distill_hub.data.known import KNOWN, check_source
+from distill_hub.data.rows import Choose, Opened, Rows
+from distill_hub.data.rows import image_column as find_image_column
+from distill_hub.data.rows import label_column as find_label_column
+from distill_hub.data.split import Split
+from distill_hub.data.split_names import TEST_SPLITS, find_split
+from distill_hub.data.tables import card_splits, choose_config, open_hub, open_tables, read_card
+from distill_hub.running.console import show
 from distill_hub.running.files import cache_dir, slug
 
 FIT_VERSION = 2  # raised when the code that fits generators or teachers changes what it makes
-T = TypeVar("T")
-_TEST_SPLITS = ("test", "validation", "valid", "val")
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split: the rows, and their labels as positions in `Source.classes`."""
-
-    source: str
-    name: str
-    dataset: Dataset = field(repr=False)  # the image column alone, encoded
-    labels: np.ndarray = field(repr=False)  # (N,) int64
-    image_column: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def by_class(self) -> list[np.ndarray]:
-        """The rows of every class, in their order, from one pass over the labels."""
-        return np.split(np.argsort(self.labels, kind="stable"), np.cumsum(np.bincount(self.labels))[:-1])
-
-    def image(self, row: int) -> PILImage.Image:
-        """Decode one image, as RGB."""
-        return self._read(row, decode)
-
-    def size(self, row: int) -> tuple[int, int]:
-        """Return width and height in px of one image as stored, from its header."""
-        return self._read(row, size_of)
-
-    def _read(self, row: int, reader: Callable[[bytes], T]) -> T:
-        try:
-            return reader(_encoded(self.dataset[row][self.image_column]))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                "source", self.source, f"image of row {row} in split {self.name!r} cannot be decoded ({error})"
-            ) from error
-
-    def pixels(self, indices: Sequence[int] | None, size: int, *, resize: int | None = None) -> torch.Tensor:
-        """Decode images and make them `square`.
-
-        Args:
-            indices: Rows to decode; None for all.
-            size: Side of the result in pixels.
-            resize: Length of the shorter side before the centre is cropped; default: `size`.
-
-        Returns:
-            uint8 (N, 3, size, size).
-
-        Raises:
-            InputError: For an image that cannot be decoded; see also `square`.
-        """
-        indices = range(len(self)) if indices is None else indices
-        result = torch.empty(len(indices), 3, size, size, dtype=torch.uint8)
-        for place, row in enumerate(indices):
-            result[place] = torch.from_numpy(square(self.image(int(row)), size, resize)).permute(2, 0, 1)
-        return result
-
-    def draw_per_class(self, count: int | np.ndarray, seed: int) -> np.ndarray:
-        """Return `count` random rows of every class, class by class, as row numbers (C * count,), or (sum of counts,).
-
-        See `check_ipc` for classes with fewer.
-        """
-        generator = np.random.default_rng(seed)
-        counts = np.broadcast_to(count, len(self.by_class))
-        drawn = zip(self.by_class, counts, strict=True)
-        return np.concatenate([generator.choice(own, n, replace=False) for own, n in drawn])
 
 
 @dataclass(frozen=True)
@@ -102,6 +42,7 @@ class Source:
     label_column: str
     hub_id: str | None = None
     revision: str | None = None  # commit of the Hub dataset
+    config: str | None = None  # its configuration, where one was named
     license: str | None = None
     test_fraction: float = 0.0
 
@@ -112,116 +53,155 @@ class Source:
 
     @property
     def image_size(self) -> int | None:
-        """Side in pixels when the first images are square and agree, else None."""
-        sides = {side for row in range(min(8, len(self.train))) for side in self.train.image(row).size}
-        return sides.pop() if len(sides) == 1 else None
+        """Side in px when the training images are square and agree, see `Split.sizes`, else None."""
+        sides = np.unique(self.train.sizes)
+        return int(sides[0]) if len(sides) == 1 else None
 
-    @cached_property
+    @property
     def median_side(self) -> int:
-        """Median of the shorter sides of training images in px: of 256 at most, spread evenly over the rows."""
-        rows = np.unique(np.linspace(0, len(self.train) - 1, min(256, len(self.train))).astype(int))
-        return int(np.median([min(self.train.size(int(row))) for row in rows]))
+        """Median of the shorter sides of the training images in px, see `Split.sizes`."""
+        return int(np.median(self.train.sizes.min(1)))
 
     @property
     def has_wnids(self) -> bool:
         """Whether every class is known by its WordNet id, as a model trained on ImageNet needs it."""
         return all(c.wnid for c in self.classes)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """The sha256 over the training split's labels and encoded images (of files: name and size)."""
-        digest = hashlib.sha256(self.train.labels.astype("<i8").tobytes())
-        for batch in self.train.dataset.iter(1000):
-            for image in batch[self.train.image_column]:
-                if image["bytes"] is not None:
-                    digest.update(image["bytes"])
-                else:
-                    path = Path(image["path"])
-                    digest.update(f"{path.name} {path.stat().st_size}".encode())
-        return digest.hexdigest()
-
-
-def _encoded(cell: dict[str, Any] | None) -> bytes:
-    """Return the bytes of an image as the image column holds it, from the file it names where they are not in the cell."""
-    if cell is None:
-        raise ValueError("there is none")
-    return Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
+        """That of the training split."""
+        return self.train.fingerprint
 
 
 def load_source(
     source: str,
     *,
     source_revision: str | None = None,
+    source_config: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
-    test_split: str | None = None,
     test_fraction: float = 0.0,
 ) -> Source:
-    """Load a real dataset.
+    """Load a real dataset, and say on the main process what of it is not used.
 
     Args:
-        source: A key of `KNOWN`, a Hub id `org/name`, or a local folder (imagefolder or parquet).
+        source: A key of `KNOWN`, a Hub id `org/name`, or a local folder of images or tables.
         source_revision: Branch, tag or commit of a Hub dataset. The commit it stands for is recorded.
-        image_column: Name of the image column; default: the known one, or the only column of type Image.
-        label_column: Name of the label column; default: the known one, or the only ClassLabel.
+        source_config: Configuration, where there are several.
+        train_split: Name of the training split; default: train, or the only split when a part of it is held out.
         test_split: Name of the test split; default: the first of test, validation, valid, val.
+        image_column: Name of the image column; default: the known one, or the only column of images.
+        label_column: Name of the label column; default: the known one, or the only ClassLabel.
         test_fraction: Share of the training split held out, stratified with seed 0, when there is no test split.
 
     Raises:
-        InputError: For a source, column or split that does not exist.
+        InputError: For a source, configuration, column or split that does not exist, or one that would be a guess.
     """
+    check_source(source)
     known = KNOWN.get(source)
+
+    def choose(splits: Sequence[str]) -> list[str]:
+        train = _train_split(source, splits, train_split, test_fraction)
+        test = _test_split(source, splits, train, test_split or (known and known.test_split), test_fraction)
+        return [train, test] if test else [train]
+
+    how: dict[str, Any] = {
+        "named": [name for name in (train_split, test_split) if name],
+        "image_column": image_column or (known and known.image),
+        "label_column": label_column or (known and known.label),
+    }
     if source == "digits":
-        splits, commit = _digits(), None
+        choose_config(source, {}, None, source_config)
+        opened = _digits(choose, image_column, label_column)
+    elif known or not os.path.isdir(folder := os.path.expanduser(source)):
+        opened = open_hub(known.hub_id if known else source, source_revision, source_config, choose, **how)
     else:
-        splits, commit = _load(known.hub_id if known else source, source_revision)
-    if "train" not in splits:
-        raise InputError("source", source, f"a split named 'train' is needed; it has {sorted(splits)}")
-    features = splits["train"].features
-    image_column = _column("image_column", image_column or (known and known.image), features, Image)
-    label_column = _column("label_column", label_column or (known and known.label), features, ClassLabel)
-    test_split = test_split or (known and known.test_split) or next((s for s in _TEST_SPLITS if s in splits), None)
-    held_out = test_split is None and test_fraction > 0
-    if held_out:
-        splits = _hold_out(splits["train"], label_column, test_fraction)
-        test_split = "test"
-    if test_split not in splits:
-        raise InputError(
-            "test_split", test_split, f"{source} has {sorted(splits)}; name one with --test_split, or pass --test_fraction"
-        )
-    train, test = splits["train"], splits[test_split]
-    feature = train.features[label_column]
-    # What a row of the label column holds, class by class.
-    if isinstance(feature, ClassLabel):
-        names, values = feature.names, list(range(len(feature.names)))
+        opened = _open_folder(source, folder, source_config, choose, how)
+    train, test = (*opened.splits, None)[:2]
+    rows = opened.splits[train]
+    classes = _classes(*_names(source, rows), known.wnids if known else None)
+    training, left_out = _split(source, train, rows, classes, opened), dict(opened.left_out)
+    if test is None:
+        training, testing = _hold_out(training, test_fraction)
     else:
-        values = sorted(set(train[label_column][:]) - {None})
-        names = [str(value) for value in values]
-    classes = _classes(names, values, known.wnids if known else None)
-    return Source(
+        testing = _split(source, test, opened.splits[test], classes, opened)
+    if not (known and known.wnids):
+        _count_left_out(left_out, opened, classes)
+    result = Source(
         name=source,
-        train=_split(source, "train", train, label_column, classes, image_column),
-        test=_split(source, test_split, test, label_column, classes, image_column),
+        train=training,
+        test=testing,
         classes=classes,
-        label_column=label_column,
-        hub_id=known.hub_id if known else (source if commit else None),
-        revision=commit,
+        label_column=opened.label_column,
+        hub_id=known.hub_id if known else (source if opened.commit else None),
+        revision=opened.commit,
+        config=source_config,
         license=known.license if known else None,
-        test_fraction=test_fraction if held_out else 0.0,
+        test_fraction=test_fraction if test is None else 0.0,
     )
+    _say(result, left_out)
+    return result
 
 
-def _hold_out(dataset: Dataset, label_column: str, fraction: float) -> DatasetDict:
-    """Split off a share (or an integer number) of the rows, stratified with seed 0, and leave the columns as they are."""
+def _open_folder(source: str, folder: str, config: str | None, choose: Choose, how: Mapping[str, Any]) -> Opened:
+    """Open a local folder: as its card says, or by what lies in it."""
+    found = list_folder(source, folder)
+    configs, infos = read_card(source, folder)
+    chosen = choose_config(source, configs, configs.get_default_config_name(), config)
+    given = None
+    if chosen is not None:
+        given = card_splits(source, configs[chosen], [*found.images, *found.tables])
+        if given is None and configs[chosen].get("data_dir"):
+            found = list_folder(source, os.path.join(folder, configs[chosen]["data_dir"]))
+    info = infos.get(chosen or "default")
+    images, stores = len(found.images), sum(name.lower().endswith((".parquet", ".arrow", ".tar")) for name in found.tables)
+    if given is not None:
+        of_images = any(name in set(found.images) for own in given.values() for name in own)
+    else:
+        of_images = images > 10 * stores  # beside tables, a few pictures belong to the card
+    if of_images:
+        return open_image_folder(source, found, choose, given=given, quiet=not _is_main(), **how)
+    if not found.tables:
+        what = left_out_line(found.left_out) or "nothing"
+        raise InputError("source", source, f"it holds no images ({READABLE}) and no tables; what it holds: {what}")
+    return open_tables(source, found, choose, given=given, features=info.features if info else None, **how)
+
+
+def _train_split(source: str, splits: Sequence[str], wanted: str | None, fraction: float) -> str:
+    if found := find_split(wanted or "train", splits):
+        return found
+    if wanted is None and len(splits) == 1 and fraction > 0:
+        return splits[0]
+    valid = f"{source} has the splits {', '.join(splits)}"
+    if wanted is None:
+        raise InputError(
+            "source", source, f"a split named 'train' is needed, or one named with --train_split; it has {list(splits)}"
+        )
+    raise InputError("train_split", wanted, valid)
+
+
+def _test_split(source: str, splits: Sequence[str], train: str, wanted: str | None, fraction: float) -> str | None:
+    """Return the test split; None: a part of the training split is to be held out."""
+    found = find_split(wanted, splits) if wanted else next((s for s in TEST_SPLITS if s in splits and s != train), None)
+    if found == train:
+        raise InputError("test_split", wanted, "it is the training split; name another one, or pass --test_fraction alone")
+    if found is None and (wanted is not None or fraction == 0):
+        valid = f"{source} has {list(splits)}; name one with --test_split, or pass --test_fraction"
+        raise InputError("test_split", wanted, valid)
+    return found
+
+
+def _hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
+    """Split off a share (or an integer number) of the rows as test split, stratified with seed 0."""
     from sklearn.model_selection import train_test_split
 
     try:
-        train, test = train_test_split(
-            range(len(dataset)), test_size=fraction, stratify=dataset[label_column][:], random_state=0
-        )
+        train, test = train_test_split(range(len(whole)), test_size=fraction, stratify=whole.labels, random_state=0)
     except ValueError as error:
         raise InputError("test_fraction", fraction, f"the training split must allow it ({error})") from error
-    return DatasetDict(train=dataset.select(sorted(train)), test=dataset.select(sorted(test)))
+    return whole.select(sorted(train), whole.name), whole.select(sorted(test), "test")
 
 
 def check_ipc(source: Source, ipc: int) -> None:
@@ -244,49 +224,35 @@ def fit_folder(source: Source, what: str, *settings: Any) -> Path:
     return cache_dir() / f"{slug(source.name)}-{what}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def _digits() -> DatasetDict:
+def _digits(choose: Choose, image: str | None, label: str | None) -> Opened:
     """Load scikit-learn's 1,797 handwritten digits, enlarged from 8x8 to 16x16, with 500 of them as test split."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     small = [PILImage.fromarray(np.uint8(image / 16 * 255)) for image in digits.images]  # grey values 0..16
     images = [image.resize((16, 16), PILImage.Resampling.BILINEAR).convert("RGB") for image in small]
-    features = Features({"image": Image(), "label": ClassLabel(names=[str(d) for d in range(10)])})
-    whole = Dataset.from_dict({"image": images, "label": digits.target}, features=features)
-    return _hold_out(whole, "label", 500)
+    whole = Dataset.from_dict({"image": images}, features=Features({"image": Image()}))
+    parts = _hold_out(Split("digits", "train", whole, np.asarray(digits.target), "image"), 500)
+    names = [str(digit) for digit in range(10)]
+    splits = {part.name: Rows(part.dataset, part.labels.tolist(), names) for part in parts}
+    features = Features({"image": Image(), "label": ClassLabel(names=names)})
+    columns = find_image_column(image, features), find_label_column(label, features)
+    return Opened({split: splits[split] for split in choose(list(splits))}, *columns, {})
 
 
-def _load(path: str, revision: str | None) -> tuple[DatasetDict, str | None]:
-    """Return the splits, and the commit for a Hub dataset."""
-    check_source(path)
-    local = Path(path).exists()
-    try:
-        builder = load_dataset_builder(path, revision=revision)
-        builder.download_and_prepare()
-        if empty := [name for name, split in builder.info.splits.items() if split.num_examples == 0]:
-            raise ValueError(f"split {empty[0]!r} is empty")
-        # For a dataset on the Hub, the builder's hash is the commit that the revision stands for.
-        return builder.as_dataset(), None if local else builder.hash
-    # No such dataset, no data files, unreadable files, a loading script, an empty split.
-    except (FileNotFoundError, DatasetGenerationError, RuntimeError, ValueError) as error:
-        raise InputError("source", path, f"a dataset with images is needed ({error.__cause__ or error})") from error
-    except ConnectionError as error:
-        raise InputError("source", path, f"the Hub cannot be reached and it is not in the cache ({error})") from error
-
-
-def _column(field: str, name: str | None, features: Features, kind: type) -> str:
-    if name is not None:
-        if name not in features:
-            raise InputError(field, name, f"the columns are {', '.join(features)}")
-        if isinstance(features[name], Image) != (kind is Image):
-            raise InputError(field, name, f"the columns are {features}")
-        return name
-    found = [column for column, feature in features.items() if isinstance(feature, kind)]
-    if not found and kind is ClassLabel:
-        found = [column for column in ("label", "labels", "class_id", "class", "target") if column in features]
-    if len(found) != 1:
-        raise InputError(field, None, f"name one with --{field}; the columns are {', '.join(features)}")
-    return found[0]
+def _names(source: str, rows: Rows) -> tuple[list[str], list[int | str]]:
+    """Return the names of a source's classes, and what a row of its label column holds for each."""
+    values: list[int | str]
+    if rows.names is None:
+        values = sorted(set(rows.labels) - {None})
+        names = [str(value) for value in values]
+    else:
+        names, values = rows.names, [*range(len(rows.names))]
+        if outside := sorted({v for v in rows.labels if v is not None and not -1 <= v < len(names)}):
+            raise InputError("source", source, f"it has labels such as {outside[0]}, and names of {len(names)} classes")
+    if bad := [name for name in names if not name.strip() or not name.isprintable()]:
+        raise InputError("source", source, f"a class is called {bad[0][:60]!r}; names of printable characters are needed")
+    return names, [int(value) if isinstance(value, bool) else value for value in values]
 
 
 def _classes(names: Sequence[str], values: Sequence, wnids: Sequence[str] | None) -> list[SourceClass]:
@@ -300,12 +266,41 @@ def _classes(names: Sequence[str], values: Sequence, wnids: Sequence[str] | None
     return [SourceClass(n, v, n if is_wnid(n) else None) for n, v in zip(names, values, strict=True)]
 
 
-def _split(source: str, name: str, dataset: Dataset, label: str, classes: Sequence[SourceClass], image: str) -> Split:
+def _split(source: str, name: str, rows: Rows, classes: Sequence[SourceClass], opened: Opened) -> Split:
     place = {c.index: position for position, c in enumerate(classes)}
-    # [:]: without it `datasets` reads row by row, a second for 60,000.
-    labels = np.array([place.get(value, -1) for value in dataset[label][:]], dtype=np.int64)
-    rows = np.flatnonzero(labels >= 0)  # classes that are not taken, and unlabelled rows (-1), are left out
-    if len(rows) == 0:
+    labels = np.array([place.get(value, -1) for value in rows.labels], dtype=np.int64)
+    whole = Split(source, name, rows.dataset, labels, opened.image_column, rows.facts, rows.files)
+    used = np.flatnonzero(labels >= 0)  # classes that are not taken, and unlabelled rows (-1), are left out
+    if len(used) == 0:
         raise InputError("source", source, f"split {name!r} holds no labelled images of the {len(classes)} classes")
-    images = dataset.select_columns([image]).cast_column(image, Image(decode=False))
-    return Split(source, name, images if len(rows) == len(images) else images.select(rows), labels[rows], image)
+    return whole if len(used) == len(labels) else whole.select(used, name)
+
+
+def _count_left_out(left_out: LeftOut, opened: Opened, classes: Sequence[SourceClass]) -> None:
+    """Add the rows that are not used, because they have no label or one that the training split has not."""
+    known = {c.index for c in classes}
+    for split, rows in opened.splits.items():
+        for number, label in enumerate(rows.labels):
+            if label is None or (rows.names is not None and label == -1 and not rows.facts):
+                left_out.setdefault("without a label", []).append(f"row {number} of {split}")
+            elif label not in known and not rows.facts:
+                left_out.setdefault("of classes that the training split has not", []).append(f"row {number} of {split}")
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(source: Source, left_out: LeftOut) -> None:
+    """Say what is not used, and which test images are training images byte for byte; nothing where there is none."""
+    lines = []
+    if left_out:
+        used = len(source.train) + len(source.test)
+        lines.append(f"{used:,} images of {len(source.classes):,} classes; not used: {left_out_line(left_out)}")
+    if source.train.facts and source.test.facts:
+        known = {facts.sha256 for facts in source.train.facts}
+        if count := sum(facts.sha256 in known for facts in source.test.facts):
+            lines.append(f"{count:,} of its {len(source.test):,} test images are training images, too, byte for byte")
+    if _is_main():
+        for line in lines:
+            show(f"source: {line}")

@@ -1,7 +1,6 @@
 """Scoring a published set again: by its own record where it has one, and sets made elsewhere, too."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from distill_hub.evaluation.subject import HeldOut, Subject, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.foreign.align import align
+from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.read import read_foreign
 from distill_hub.networks.build import check_student
 from distill_hub.running.machine import start_accelerator
@@ -112,8 +112,10 @@ class DistilledSet(Artifact):
         *,
         source: str | None = None,
         source_revision: str | None = None,
+        source_config: str | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
+        train_split: str | None = None,
         test_split: str | None = None,
         test_fraction: float = 0.0,
         **training,
@@ -123,8 +125,10 @@ class DistilledSet(Artifact):
         Args:
             source: The real dataset, where it lies now; default: where the manifest says.
             source_revision: Of `source`; default: the recorded commit.
+            source_config: Of `source`; default: as recorded.
             image_column: Of `source`; default: as recorded.
             label_column: Of `source`; default: as recorded.
+            train_split: Of `source`; default: as recorded.
             test_split: Of `source`; default: as recorded.
             test_fraction: Of `source`; default: as recorded.
             **training: `protocol`, `students`, `repeats`, ...; see `Request`.
@@ -147,8 +151,10 @@ class DistilledSet(Artifact):
             published=self.revision is not None,
             source=source,
             source_revision=source_revision,
+            source_config=source_config,
             image_column=image_column,
             label_column=label_column,
+            train_split=train_split,
             test_split=test_split,
             test_fraction=test_fraction,
         )
@@ -188,15 +194,24 @@ def evaluate(
     revision: str | None = None,
     source: str | None = None,
     source_revision: str | None = None,
-    test_split: str | None = None,
-    test_fraction: float = 0.0,
+    source_config: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    test_fraction: float = 0.0,
+    set_image_column: str | None = None,
+    set_label_column: str | None = None,
     classes: str | None = None,
     data_dir: str | None = None,
+    split: str | None = None,
+    index: int | None = None,
     image_size: int | None = None,
     mean: str | None = None,
     std: str | None = None,
+    pixel_range: float | None = None,
+    max_clipped: float | None = None,
+    label_kind: LabelKind | None = None,
     **training,
 ) -> list[Comparison]:
     """Score any published set: one in this format by its own records, another one by what you say of it.
@@ -205,16 +220,25 @@ def evaluate(
         location: Folder, or NAMESPACE/NAME on the Hub; or what `artifact.find.find` found there.
         revision: Branch, tag or commit on the Hub. The commit it stands for is looked up first, so no cache can answer.
         source: The real dataset; needed for a set that was made elsewhere.
-        source_revision: Of `source`.
+        source_revision: Of `source`; default, as of the next six: for a set in this format, as recorded.
+        source_config: Of `source`.
+        image_column: Of `source`.
+        label_column: Of `source`.
+        train_split: Of `source`.
         test_split: Of `source`.
         test_fraction: Of `source`.
-        image_column: Of the set; of `source` for a set in this format.
-        label_column: Of the set; of `source` for a set in this format.
-        classes: Of a set made elsewhere, as the next four; see `foreign.read`.
+        set_image_column: Of a set made elsewhere, as all that follow down to `label_kind`; see `foreign.read`.
+        set_label_column: Its label column.
+        classes: Its classes.
         data_dir: Sub-folder.
+        split: Which of several.
+        index: Which of several in a file.
         image_size: Side in pixels.
         mean: Of normalised tensors.
         std: Of normalised tensors.
+        pixel_range: Full brightness in tensors.
+        max_clipped: Share of values that may be clipped.
+        label_kind: What soft labels are.
         **training: `protocol`, `students`, `repeats`, ...; see `Request`.
 
     Returns:
@@ -224,22 +248,26 @@ def evaluate(
         InputError: When set or source cannot be used, or the order of the classes is not on record.
         HubError: When the Hub fails.
     """
-    real = {"source_revision": source_revision, "test_split": test_split, "test_fraction": test_fraction}
-    columns = {"image_column": image_column, "label_column": label_column}
-    layout = {"data_dir": data_dir, "image_size": image_size, "mean": mean, "std": std}
+    real = {
+        "source_revision": source_revision, "source_config": source_config, "image_column": image_column,
+        "label_column": label_column, "train_split": train_split, "test_split": test_split, "test_fraction": test_fraction,
+    }  # fmt: skip
+    columns = {"set_image_column": set_image_column, "set_label_column": set_label_column}
+    pixels = {"image_size": image_size, "mean": mean, "std": std, "pixel_range": pixel_range, "max_clipped": max_clipped}
+    layout = {"data_dir": data_dir, "split": split, "index": index, "label_kind": label_kind, **pixels}
     with start_accelerator().main_process_first():
         found = location if isinstance(location, Found) else find(location, revision)
         commit = found.remote.commit if found.remote else None
         if not found.is_artifact:
-            foreign = read_foreign(found.location, revision=commit, **columns, **layout)
+            foreign = read_foreign(
+                found.location, revision=commit, image_column=set_image_column, label_column=set_label_column, **layout
+            )
     if found.is_artifact:
-        for name, value in {"classes": classes, **layout}.items():
+        for name, value in {"classes": classes, **columns, **layout}.items():
             if value is not None:
                 raise InputError(name, value, f"{found.location} says it itself; leave the option out")
         # Without its encoded rows: they are not needed any more, and may be as large as the pixels.
-        return _scorable(read_artifact(found, rows=False, pixels=True)).evaluate(
-            source=source, **real, **columns, **training
-        )
+        return _scorable(read_artifact(found, rows=False, pixels=True)).evaluate(source=source, **real, **training)
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
     how = Request(**training)
@@ -284,7 +312,7 @@ def _measure(given: _Given, real: Source, jobs: Sequence[Job], how: Request) -> 
     settings = {
         "content_sha256": given.content_sha256,
         "views_sha256": given.views.record.sha256 if given.views else None,
-        "source": [real.name, real.revision, hashlib.sha256(real.test.labels.tobytes()).hexdigest()],
+        "source": [real.name, real.revision or real.fingerprint, real.test.fingerprint],
         "jobs": [[job.rules.name, job.rules.version, job.student, list(job.seeds), job.claim is None] for job in jobs],
         "teachers": [record.sha256 if record else None for record in recorded],
         "how": dataclasses.asdict(how),

@@ -129,8 +129,10 @@ def real_source(manifest: Manifest, *, published: bool, source: str | None = Non
         raise InputError("source", None, valid)
     recorded = {
         "source_revision": None if source else known.revision,
+        "source_config": None if source else known.config,
         "image_column": known.image_column,
         "label_column": known.label_column,
+        "train_split": known.train_split,
         "test_split": None if known.test_fraction else known.test_split,
         "test_fraction": known.test_fraction,
     }

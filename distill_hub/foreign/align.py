@@ -9,7 +9,7 @@ import torch
 from distill_hub.artifact.schema import hash_row, one_hot
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source
-from distill_hub.foreign.encoded import ForeignSet
+from distill_hub.foreign.contents import ForeignSet
 from distill_hub.foreign.read import label_order
 
 

@@ -1,19 +1,27 @@
 """What a set made elsewhere is made of, told by the names of its files: nothing is opened, and nothing heavy is loaded."""
 
+import os
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from distill_hub.artifact.find import Found
 from distill_hub.config import InputError
+from distill_hub.data.images import SUFFIXES as PICTURES
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npy", ".npz")  # of tensors
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+METADATA = ("metadata.csv", "metadata.jsonl")  # of an image folder: a file name and a label per row
+MOST_FILES = 1_000_000
 READABLE = (
     "readable are parquet files and image folders (<class>/<file>.png), here or on the Hub; and here also a .zip of an image"
     " folder, a .pt, .pth, .safetensors or .npz file of tensors images and labels, and files images*, labels* of .pt or .npy"
 )
+_TRAIN = ("train", "training")
+_HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation")
+_PARTS = ("", "part", "shard", "data", "chunk", "file")  # what numbered files are called that are parts of one split
+
+Groups = Mapping[tuple[str, ...], Sequence[str]]  # file names by where they lie
 
 
 def refusal(location: str, why: str) -> InputError:
@@ -24,7 +32,8 @@ def refusal(location: str, why: str) -> InputError:
 def few(names: Iterable[str]) -> str:
     """Return the first of some names, for a message."""
     names = list(names)
-    return (", ".join(names[:5]) or "nothing") + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+    shown = ", ".join(name if len(name) <= 60 else f"{name[:57]}..." for name in names[:5])
+    return (shown or "nothing") + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def check_layout(found: Found, data_dir: str | None) -> None:
@@ -40,7 +49,37 @@ def check_layout(found: Found, data_dir: str | None) -> None:
     if found.folder and found.folder.is_file():
         layout_of_file(found.location)
     else:
-        layout_of(found.location, within(found.location, found.files, data_dir)[1], on_hub=found.remote is not None)
+        names = files_below(found.folder) if found.folder else found.files
+        layout_of(found.location, within(found.location, names, data_dir)[1], on_hub=found.remote is not None)
+
+
+def files_below(folder: Path) -> list[str]:
+    """Return the names of everything in a folder that is no folder, hidden ones left out; links are followed.
+
+    Raises:
+        InputError: When there are more than `MOST_FILES`, or a folder cannot be read.
+    """
+    names, seen = [], 0
+    open_folders: list[tuple[Path, str, tuple]] = [(folder, "", ())]
+    try:
+        while open_folders:
+            path, prefix, above = open_folders.pop()
+            facts = path.stat()
+            if (facts.st_dev, facts.st_ino) in above:
+                continue  # a link to a folder that it lies in
+            inside = (*above, (facts.st_dev, facts.st_ino))
+            for entry in os.scandir(path):
+                if (seen := seen + 1) > MOST_FILES:
+                    raise refusal(str(folder), f"it holds more than {MOST_FILES:,} files and folders, links followed")
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    open_folders.append((Path(entry.path), f"{prefix}{entry.name}/", inside))
+                else:
+                    names.append(prefix + entry.name)
+    except OSError as error:
+        raise refusal(str(folder), f"it cannot be read ({error.strerror})") from error
+    return names
 
 
 def layout_of_file(location: str) -> Literal["archive", "tensors"]:
@@ -67,6 +106,8 @@ def layout_of(location: str, names: Sequence[str], *, on_hub: bool) -> Literal["
     Raises:
         InputError: When it holds none of them; see also `find_pair`.
     """
+    if unread := [name for name in names if PurePosixPath(name).name == "metadata.parquet"]:
+        raise refusal(location, f"its labels lie in {unread[0]}, which is not read; save it as metadata.csv")
     if of_kind(names, ".parquet"):
         return "tables"
     if not on_hub and find_pair(location, names):
@@ -109,3 +150,83 @@ def within(location: str, names: Iterable[str], data_dir: str | None) -> tuple[s
         folders = sorted({str(PurePosixPath(name).parent) for name in seen})
         raise InputError("data_dir", data_dir, f"the folders of {location} are {few(folders)}")
     return prefix, found
+
+
+def table_groups(tables: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
+    """Group parquet files by folder and split: data/train-00000-of-00002.parquet is of ('data', 'train')."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in tables:
+        *folders, file = name.split("/")
+        stem = re.sub(r"(^|[-_.])\d+-of-\d+(-[0-9a-f]+)?$", "", file[: -len(".parquet")])
+        numbered = re.fullmatch(r"(.*?)[-_.]?\d+", stem)
+        # train-0 and part_1 are pieces of one split; ipc_1 and ipc_4 are two.
+        if numbered and numbered[1].lower() in (*_PARTS, *_TRAIN, *_HELD_OUT):
+            stem = "" if numbered[1].lower() in _PARTS else numbered[1]
+        groups.setdefault((*folders, stem) if stem else tuple(folders), []).append(name)
+    return groups
+
+
+def picture_groups(location: str, pictures: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
+    """Group pictures by the folder of their class folders: train/cat/0.png is of ('train',).
+
+    Raises:
+        InputError: When a picture lies in no class folder, or the folders that would be classes are named like splits.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in pictures:
+        groups.setdefault(tuple(name.split("/")[:-2]), []).append(name)
+    if loose := [name for name in groups.get((), ()) if "/" not in name]:
+        raise refusal(location, f"every image must lie in a folder named by its class, unlike {few(loose)}")
+    for names in groups.values():
+        classes = {name.split("/")[-2] for name in names}
+        if all(_split_word(name) for name in classes):
+            raise refusal(location, f"its images lie in {few(sorted(classes))} and in no folder named by their class")
+    return groups
+
+
+def choose(
+    location: str, groups: Groups, split: str | None, data_dir: str | None, *, in_folders: bool = True
+) -> tuple[str, ...]:
+    """Choose one of the splits of a set: the one that is named, or the only one, or the only one to train on.
+
+    A split is called by its top folder, or by the prefix of its files, never by a folder in between: that may be a class.
+
+    Args:
+        location: The set.
+        groups: Files by where they lie: folders, then for tables the prefix of the file's name.
+        split: The user's choice, by one of these.
+        data_dir: The user's choice of a folder, made already.
+        in_folders: Whether they lie in folders of these names; not so where the card names them.
+
+    Raises:
+        InputError: When there is no such split, or there are several and it is not said which.
+    """
+    shared = 0
+    while len(groups) > 1 and len({parts[: shared + 1] for parts in groups}) == 1:
+        shared += 1
+    left = {parts: parts[shared:] for parts in groups}
+    if split is not None:
+        named = {parts: own for parts, own in left.items() if split in (*own, "/".join(own))}
+        if not named:
+            shown = few("/".join(own) or "." for own in left.values()) if any(left.values()) else "not named"
+            raise InputError("split", split, f"the splits of {location} are {shown}")
+        left = named
+    if len(left) > 1:
+        kinds = {parts: _split_word(own[0]) or _split_word(own[-1]) if own else None for parts, own in left.items()}
+        if "train" in kinds.values() and all(kinds.values()):
+            left = {parts: own for parts, own in left.items() if kinds[parts] == "train"}
+    if len(left) > 1:
+        shown = few(sorted("/".join(own) or "." for own in left.values()))
+        if not in_folders or all(len(own) == 1 for own in left.values()):
+            raise InputError("split", split, f"{location} holds several splits; pass one with --split: {shown}")
+        folders = sorted({"/".join(parts if () in left.values() else parts[: shared + 1]) or "." for parts in left})
+        raise InputError("data_dir", data_dir, f"{location} holds several folders; pass one with --data_dir: {few(folders)}")
+    return next(iter(left))
+
+
+def _split_word(name: str) -> Literal["train", "held out"] | None:
+    """Return what a name like cifar_train or val-2 says of a split."""
+    words = re.split("[^a-z]+", name.lower())
+    if any(word in _TRAIN for word in words):
+        return "train"
+    return "held out" if any(word in _HELD_OUT for word in words) else None

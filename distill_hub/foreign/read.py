@@ -5,37 +5,77 @@ unpacked to disk, or guessed.
 """
 
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from distill_hub.config import InputError
-from distill_hub.data.classes import find_classes, imagenet_classes
-from distill_hub.data.known import KNOWN
+from distill_hub.data.classes import find_classes, places_of
 from distill_hub.data.sources import Source
-from distill_hub.foreign.encoded import ForeignSet, from_pictures, from_tables, open_archive, reading
+from distill_hub.foreign.card import CARD, CARD_BYTES, Card, read_card
+from distill_hub.foreign.class_files import CLASSES, names_in
+from distill_hub.foreign.contents import MAX_ENTRY_BYTES, MAX_ROWS, MAX_SIDE, ForeignSet, read_file
+from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.layout import (
+    METADATA,
     PICTURES,
     READABLE,
+    choose,
     few,
+    files_below,
     find_pair,
     layout_of,
     layout_of_file,
     of_kind,
+    picture_groups,
     refusal,
+    table_groups,
     within,
 )
-from distill_hub.foreign.tensors import from_tensors, load_file_of_tensors, load_tensors, parse_normalisation
+from distill_hub.foreign.pictures import from_pictures, metadata_folders, open_archive, read_metadata
+from distill_hub.foreign.tables import from_tables
+from distill_hub.foreign.tensors import (
+    MAX_CLIPPED,
+    from_tensors,
+    load_file_of_tensors,
+    load_tensors,
+    parse_normalisation,
+)
 from distill_hub.hub import RemoteSet, check_repo_id, fetch, look
 
-_CLASSES = (
-    "a file of one class name or wnid per line in label order, a comma-separated list, 'source' for the source's own order, "
-    "or imagenet1k, imagenette, imagewoof, imageidc, imagenet100 for the papers' order"
-)
-_SPLIT = re.compile(r"(?<![a-z])(train|test|val)").search
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a set, here, on the Hub or in an archive.
+
+    Args:
+        location: The set, as the user named it.
+        names: Of its files, without the prefix that `data_dir` means.
+        fetch: Makes some of the files ready, at once.
+        read: Returns the bytes of one, of at most so many.
+        path: Returns the path of one that was fetched; an archive has none.
+        data_dir: The user's choice of a folder.
+        split: The user's choice of a split.
+    """
+
+    location: str
+    names: Sequence[str]
+    fetch: Callable[[Sequence[str]], None]
+    read: Callable[[str, int], bytes]
+    path: Callable[[str], Path]
+    data_dir: str | None
+    split: str | None
+
+    @property
+    def card(self) -> Card:
+        """What the set's README.md says of its files."""
+        if CARD not in self.names:
+            return Card()
+        self.fetch([CARD])
+        return read_card(self.location, self.read(CARD, CARD_BYTES))
 
 
 def read_foreign(
@@ -43,140 +83,175 @@ def read_foreign(
     *,
     revision: str | None = None,
     data_dir: str | None = None,
+    split: str | None = None,
+    index: int | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     image_size: int | None = None,
     mean: str | None = None,
     std: str | None = None,
+    pixel_range: float | None = None,
+    max_clipped: float | None = None,
+    label_kind: LabelKind | None = None,
 ) -> ForeignSet:
     """Read a distilled set of any readable format; each image is decoded once.
 
-    Class names are those of the set: of a table's label column, or the folders of an image folder in natural order (2
-    before 10), which is also the order of its rows within a class. Soft labels are taken as logits when some are negative,
-    else they must be probabilities.
+    Class names are those of the set: of a table's label column, in its file or its card, of a list metadata.csv or .jsonl,
+    or the folders of an image folder in natural order (2 before 10), which is also the order of its rows within a class.
 
     Args:
         location: A file or folder, or a Hub id `org/name` when there is none of that name.
         revision: Branch, tag or commit, on the Hub.
         data_dir: Folder within the set, when it holds several.
+        split: Which of several splits or configurations: by the card, the top folder, or the prefix of the file's name.
+        index: Which of several sets that a file of tensors holds, from 0.
         image_column: Image column of a table; default: the only one that holds images or is named so.
-        label_column: Label column of a table; default: the only ClassLabel, or the only one named so.
+        label_column: Label column of a table or list; default: the only ClassLabel, or the only one named so.
         image_size: Side in pixels to which images are made `square`; default: theirs, when all are square and equal.
         mean: Of the normalisation that tensors went through: one number or three, comma separated, each in [0, 1].
         std: Likewise, each in (0, 1].
+        pixel_range: Value of full brightness in tensors, e.g. 255; default: 1, or 255 for whole numbers.
+        max_clipped: Share of values that may lie outside the range of pixels, once mean and std are undone; default 0.01.
+        label_kind: What soft labels are, where their values do not tell; see `labels.probabilities`.
 
     Raises:
         InputError: For a set that cannot be read safely or without a guess, and for an option it has no use for.
         HubError: When Hub or network fail.
     """
-    if image_size is not None and image_size < 1:
-        raise InputError("image_size", image_size, "a positive number of pixels is needed")
+    if image_size is not None and not 0 < image_size <= MAX_SIDE:
+        raise InputError("image_size", image_size, f"a number of pixels from 1 to {MAX_SIDE:,} is needed")
     if os.path.exists(location) and revision is not None:
         raise InputError("revision", revision, f"{location} lies on this machine; only a set on the Hub has revisions")
-    normalisation = parse_normalisation(mean, std)
-    given = {"data_dir": data_dir, "image_column": image_column, "label_column": label_column, "mean": mean}
-    if os.path.isfile(location):
-        if layout_of_file(location) == "archive":
-            _check_useful(location, given, "data_dir")
-            with open_archive(location) as (names, read):
-                prefix, names = within(location, names, data_dir)
-                if not (pictures := of_kind(names, *PICTURES)):
-                    raise refusal(location, f"it holds {few(names)}; {READABLE}")
-                pictures = _training_files(location, pictures, data_dir, images=True)
-                return from_pictures(location, pictures, lambda name: read(prefix + name), "zip of images", image_size)
-        _check_useful(location, given, "mean")
-        return from_tensors(location, load_file_of_tensors(location), image_size, normalisation)
+    pixels = {
+        "image_size": image_size,
+        "normalisation": parse_normalisation(mean, std, pixel_range),
+        "max_clipped": MAX_CLIPPED if max_clipped is None else max_clipped,
+        "label_kind": label_kind,
+    }
+    columns = {"image_column": image_column, "label_column": label_column}
+    numbers = {"mean": mean, "pixel_range": pixel_range, "max_clipped": max_clipped}
+    given = {"data_dir": data_dir, "split": split, "index": index, "label_kind": label_kind, **numbers}
+    given |= {f"set_{option}": value for option, value in columns.items()}
 
-    root, remote = Path(location), None
+    def useful(*options: str) -> None:
+        for option, value in given.items():
+            if value is not None and option not in options:
+                raise InputError(option, value, f"{location} is of a format that has no use for it")
+
     if os.path.isdir(location):
-        names = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
-    else:
+        return _of_folder(location, Path(location), None, given, useful, columns, pixels)
+    if not os.path.exists(location):
         remote = _remote(location, revision)
-        names = remote.files
-    prefix, names = within(location, names, data_dir)
+        return replace(_of_folder(location, None, remote, given, useful, columns, pixels), revision=remote.commit)
+    if layout_of_file(location) == "archive":
+        useful("data_dir", "split", "set_label_column")
+        with open_archive(location) as (names, read):
+            prefix, names = within(location, names, data_dir)
+            files = _Files(location, names, lambda _: None, lambda name, _: read(prefix + name), Path, data_dir, split)
+            return _of_pictures(files, "zip of images", image_size, label_column)
+    useful("index", "label_kind", *numbers)
+    content, class_names = load_file_of_tensors(location, index)
+    return from_tensors(location, content, class_names, **pixels)
+
+
+def _of_folder(
+    location: str,
+    root: Path | None,
+    remote: RemoteSet | None,
+    given: Mapping[str, Any],
+    useful: Callable[..., None],
+    columns: Mapping[str, str | None],
+    pixels: Mapping[str, Any],
+) -> ForeignSet:
+    """Read a folder here, or a repository on the Hub."""
+    prefix, names = within(location, files_below(root) if root else remote.files, given["data_dir"])
     layout = layout_of(location, names, on_hub=remote is not None)
+    base = root
 
-    def folder(chosen: Sequence[str]) -> Path:
-        return (root if remote is None else fetch(remote, [prefix + name for name in chosen])) / prefix
+    def make_ready(chosen: Sequence[str]) -> None:
+        nonlocal base
+        base = root or fetch(remote, [prefix + name for name in chosen])
 
+    def path(name: str) -> Path:
+        return base / prefix / name
+
+    def read(name: str, limit: int) -> bytes:
+        return read_file(location, path(name), name, limit)
+
+    files = _Files(location, names, make_ready, read, path, given["data_dir"], given["split"])
     if layout == "tables":
-        _check_useful(location, given, "data_dir", "image_column", "label_column")
-        tables = _training_files(location, of_kind(names, ".parquet"), data_dir, images=False)
-        base = folder(tables)
-        found = from_tables(location, [base / name for name in tables], image_column, label_column, image_size)
-    elif layout == "pair":
-        _check_useful(location, given, "data_dir", "mean")
-        content = load_tensors(location, {key: root / prefix / name for key, name in find_pair(location, names).items()})
-        found = from_tensors(location, content, image_size, normalisation)
+        useful("data_dir", "split", "label_kind", "set_image_column", "set_label_column")
+        return _of_tables(files, columns, pixels["image_size"], pixels["label_kind"])
+    if layout == "pair":
+        useful("data_dir", "index", "label_kind", "mean", "pixel_range", "max_clipped")
+        pair = find_pair(location, names)
+        content = load_tensors(location, {key: path(name) for key, name in pair.items()}, given["index"])
+        return replace(from_tensors(location, content, None, **pixels), unused=_unused(files, pair.values()))
+    useful("data_dir", "split", "set_label_column")
+    return _of_pictures(files, "image folder", pixels["image_size"], columns["label_column"])
+
+
+def _unused(files: _Files, used: Sequence[str], *more: str) -> list[str]:
+    read = {CARD, *used, *more}
+    return [name for name in files.names if name not in read]
+
+
+def _of_tables(
+    files: _Files, columns: Mapping[str, str | None], image_size: int | None, label_kind: LabelKind | None
+) -> ForeignSet:
+    card, tables = files.card, of_kind(files.names, ".parquet")
+    recorded = card.groups(tables)
+    groups = recorded or table_groups(tables)
+    key = choose(files.location, groups, files.split, files.data_dir, in_folders=not recorded)
+    chosen = sorted(groups[key])
+    files.fetch(chosen)
+    found = from_tables(
+        files.location,
+        [files.path(name) for name in chosen],
+        lambda column: card.names_of(files.location, column, key[0] if recorded else None),
+        **columns,
+        image_size=image_size,
+        label_kind=label_kind,
+    )
+    return replace(found, unused=_unused(files, chosen))
+
+
+def _of_pictures(files: _Files, kind: str, image_size: int | None, label_column: str | None) -> ForeignSet:
+    location, pictures = files.location, of_kind(files.names, *PICTURES)
+    if not pictures:
+        raise refusal(location, f"it holds {few(files.names)}; {READABLE}")
+    lists = metadata_folders(files.names)
+    files.fetch(list(lists.values()))
+    listed, used_lists = {}, []
+    for folder, name in lists.items():
+        labels = read_metadata(location, name, files.read(name, MAX_ENTRY_BYTES), label_column)
+        if labels is not None:
+            listed |= {folder + PurePosixPath(file).as_posix(): (folder, label) for file, label in labels.items()}
+            used_lists.append(name)
+    if label_column is not None and not listed:
+        raise InputError("set_label_column", label_column, f"{location} holds no {' or '.join(METADATA)}")
+    if missing := [name for name in listed if name not in set(files.names)]:
+        raise refusal(location, f"its list of labels names files that are not there: {few(missing)}")
+    if listed:
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for name, (folder, _) in listed.items():
+            groups.setdefault(tuple(folder.split("/")[:-1]), []).append(name)
     else:
-        _check_useful(location, given, "data_dir")
-        pictures = _training_files(location, of_kind(names, *PICTURES), data_dir, images=True)
-        base = folder(pictures)
-
-        def read(name: str) -> bytes:
-            with reading(location, name, (OSError,)):
-                return (base / name).read_bytes()
-
-        found = from_pictures(location, pictures, read, "image folder", image_size)
-    return found if remote is None else replace(found, revision=remote.commit)
-
-
-def _check_useful(location: str, given: Mapping[str, str | None], *useful: str) -> None:
-    """Refuse an option that would silently do nothing."""
-    for option, value in given.items():
-        if value is not None and option not in useful:
-            raise InputError(option, value, f"{location} is of a format that has no use for it")
-
-
-def label_order(foreign: ForeignSet, source: Source, classes: str | None) -> np.ndarray:
-    """Find the class of the source that each label value of a set stands for, by name and never by position.
-
-    Args:
-        foreign: The set.
-        source: The real images.
-        classes: Names or wnids of label value 0, 1, ...: a file with one per line; a comma-separated list; 'source' or the
-            source's name for the source's own order; or imagenet1k, imagenette, imagewoof, imageidc, imagenet100 for the
-            papers' order. None: the set's own names.
-
-    Returns:
-        int64 (K,), positions in `source.classes` of label values 0..K-1. -1 for a value that no row has, when its name
-        stands for no class of the source, or not alone.
-
-    Raises:
-        InputError: When names are not on record, too few, not as many as the soft labels have columns, or stand for no
-            class of the source, for several, or for the same.
-    """
-    own_order = classes in ("source", source.name)
-    names = source.class_names if own_order else foreign.class_names if classes is None else _named(classes)
-    if names is None:
-        raise InputError("classes", None, f"labels are numbers whose order is not on record: pass --classes with {_CLASSES}")
-    used = [int(value) for value in np.unique(foreign.labels)]
-    if used[-1] >= len(names):
-        raise InputError("classes", classes, f"{len(names)} names are too few for {len(used)} label values up to {used[-1]}")
-    if foreign.soft_labels is not None and foreign.soft_labels.shape[1] != len(names):
-        columns = foreign.soft_labels.shape[1]
-        raise InputError("classes", classes, f"{len(names)} names are not one for each of {columns} columns of soft labels")
-    if own_order:
-        return np.arange(len(names))
-    return np.array(find_classes(names, source.classes, "classes", classes or foreign.location, used), dtype=np.int64)
-
-
-def _named(classes: str) -> list[str]:
-    """Return the names that a value of --classes stands for, in label order."""
-    known = KNOWN.get(classes)
-    if classes == "imagenet1k":
-        return imagenet_classes()[0]
-    if known and known.wnids:
-        return list(known.wnids)
-    if os.path.isfile(classes):
-        try:
-            lines = Path(classes).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError("classes", classes, f"the file cannot be read as text ({error})") from error
-        return [line.strip() for line in lines if line.strip()]
-    if "," in classes:
-        return [part.strip() for part in classes.split(",")]
-    raise InputError("classes", classes, f"valid: {_CLASSES}")
+        groups = picture_groups(location, pictures)
+    recorded = files.card.groups(pictures)
+    if recorded and not listed:  # the card's splits, of which each may lie in several folders
+        key = choose(location, recorded, files.split, files.data_dir, in_folders=False)
+        groups = {parts: own for parts, own in groups.items() if set(own) & set(recorded[key])}
+        key = choose(location, groups, None, files.data_dir)
+    else:
+        key = choose(location, groups, files.split, files.data_dir)
+    chosen = groups[key]
+    if len(chosen) > MAX_ROWS:
+        raise refusal(location, f"it holds more than {MAX_ROWS:,} images")
+    files.fetch(chosen)
+    labels = {name: label for name, (_, label) in listed.items()} if listed else None
+    found = from_pictures(location, chosen, lambda name: files.read(name, MAX_ENTRY_BYTES), image_size, labels)
+    return replace(found, notes={"format": kind, **found.notes}, unused=_unused(files, chosen, *used_lists))
 
 
 def _remote(location: str, revision: str | None) -> RemoteSet:
@@ -187,29 +262,59 @@ def _remote(location: str, revision: str | None) -> RemoteSet:
     return look(location, revision)
 
 
-def _training_files(location: str, names: Sequence[str], data_dir: str | None, *, images: bool) -> list[str]:
-    """Keep the files of the training split where names tell it, and refuse files of several folders.
+def label_order(foreign: ForeignSet, source: Source, classes: str | None) -> np.ndarray:
+    """Find the class of the source that each label value of a set stands for.
+
+    Names that the set has on record win: where they are the source's, they say it, and `classes` may not say otherwise.
 
     Args:
-        location: The set.
-        names: Names of files.
-        data_dir: The user's choice among the folders.
-        images: Whether the files lie in a folder per class, whose name tells no split.
+        foreign: The set.
+        source: The real images.
+        classes: Names or wnids of label value 0, 1, ...: see `class_files.names_in`; 'source' or the source's name for the
+            source's own order. None: the set's own names.
+
+    Returns:
+        int64 (K,), positions in `source.classes` of label values 0..K-1. -1 for a value that no row has, when its name
+        stands for no class of the source, or not alone.
+
+    Raises:
+        InputError: When names are not on record, too few, not as many as the soft labels have columns, stand for no class of
+            the source, for several, or for the same, or contradict those of the set.
     """
-    if loose := [name for name in names if images and "/" not in name]:
-        raise refusal(location, f"every image must lie in a folder named by its class, unlike {few(loose)}")
+    own_order, own, used = classes in ("source", source.name), foreign.class_names, np.unique(foreign.labels).tolist()
+    if own is None and classes is None:
+        raise InputError("classes", None, f"labels are numbers whose order is not on record: pass --classes with {CLASSES}")
+    recorded = None  # place of each of the set's own names
+    if own is not None:
+        recorded = places_of(own, source.classes)
+        fitting = [value for value in used if recorded[value] >= 0]
+        if classes is None or (own_order and fitting):
+            _check_columns(foreign, len(own), classes)
+            return np.array(find_classes(own, source.classes, "classes", foreign.location, used), dtype=np.int64)
+    names = source.class_names if own_order else names_in(classes)
+    # Folders or texts 0, 1, 3 are labels 0, 1 and 3, whatever lies between them.
+    value_of = [int(name) for name in own] if own and all(name.isdecimal() and len(name) < 10 for name in own) else None
+    values = used if value_of is None else [value_of[value] for value in used]
+    if max(values) >= len(names):
+        shown = f"{len(names)} names are too few for {len(used)} label values up to {max(values)}"
+        raise InputError("classes", classes, shown)
+    if own is not None and value_of is not None and len(set(value_of)) != len(value_of):
+        raise InputError("classes", classes, f"several of the set's own names are the same number: {few(own)}")
+    _check_columns(foreign, len(names) if value_of is None else len(own), classes)
+    if own_order:
+        places = np.arange(len(names))
+    else:
+        places = np.array(find_classes(names, source.classes, "classes", classes, values), dtype=np.int64)
+    order = places if value_of is None else np.array([places[v] if v < len(places) else -1 for v in value_of])
+    for value in used if recorded else ():
+        if recorded[value] >= 0 and recorded[value] != order[value]:
+            there, said = source.class_names[recorded[value]], source.class_names[order[value]]
+            why = f"the set itself calls label {value} {own[value]!r}, which is {there!r} of the source, not {said!r}"
+            raise InputError("classes", classes, f"{why}; leave the option out to go by the set's own names")
+    return order
 
-    def split(name: str) -> str | None:
-        parts = name.lower().split("/")
-        told = [found[1] for part in (parts[:-2] if images else parts) if (found := _SPLIT(part))]
-        return told[-1] if told else None
 
-    splits = {name: split(name) for name in names}
-    if "train" in splits.values():
-        names = [name for name in names if splits[name] == "train"]
-    elif len(set(splits.values())) > 1:
-        raise refusal(location, f"its files are of several splits, of which none is called train: {few(names)}")
-    folders = sorted({str(PurePosixPath(name).parents[1 if images else 0]) for name in names})
-    if len(folders) > 1:
-        raise InputError("data_dir", data_dir, f"{location} holds several folders; pass one with --data_dir: {few(folders)}")
-    return names
+def _check_columns(foreign: ForeignSet, names: int, classes: str | None) -> None:
+    if foreign.soft_labels is not None and foreign.soft_labels.shape[1] != names:
+        columns = foreign.soft_labels.shape[1]
+        raise InputError("classes", classes, f"{names} names are not one for each of {columns} columns of soft labels")

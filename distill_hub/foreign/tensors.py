@@ -1,57 +1,77 @@
-"""The formats of foreign sets that hold tensors: .pt, .pth, .safetensors, .npz, and pairs of .pt or .npy files.
+"""Foreign sets of tensors: which of them are images and labels, and what their numbers mean.
 
-Nothing here unpickles more than tensors. Normalised images are turned back into pixels only by the numbers a user gives.
+Normalised images are turned back into pixels only by the numbers a user gives.
 """
 
-import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from distill_hub.config import InputError
 from distill_hub.data.images import square
-from distill_hub.foreign.encoded import (
-    SOFT_LABELS,
-    ZIP_ERRORS,
-    ForeignSet,
-    check_labels,
-    probabilities,
-    reading,
-    room,
-)
+from distill_hub.foreign.contents import MAX_BYTES, ForeignSet, check_labels, numbered, room
+from distill_hub.foreign.labels import LabelKind, check_decided, hard_labels, probabilities
 from distill_hub.foreign.layout import few, refusal
+from distill_hub.foreign.tensor_files import load, plain, plainly
 
+# In small letters; those that the field's programs save.
 _KEYS = {
-    "images": ("images", "image", "data", "x"),
-    "labels": ("labels", "label", "targets", "y"),
-    "soft_labels": SOFT_LABELS,
+    "images": (
+        *("images", "image", "imgs", "img", "data", "x", "syn", "syn_data"),
+        *(
+            "images_train",
+            "images_syn",
+            "image_syn",
+            "syn_images",
+            "syn_image",
+            "train_images",
+            "x_train",
+            "x_syn",
+            "x_proto",
+        ),
+    ),
+    "labels": (
+        *("labels", "label", "targets", "target", "y", "syn_targets"),
+        *(
+            "labels_train",
+            "labels_syn",
+            "label_syn",
+            "syn_labels",
+            "syn_label",
+            "train_labels",
+            "y_train",
+            "y_syn",
+            "y_proto",
+        ),
+    ),
+    "soft_labels": (
+        *("soft_labels", "soft_label", "labels_soft", "label_soft", "soft_y", "y_soft", "soft_targets"),
+        *("logits", "teacher_logits", "probs", "probabilities"),
+    ),
 }
-# What each reader raises for a damaged file, or for one made to confuse it: found by damaging files.
-_NUMPY = (*ZIP_ERRORS, RuntimeError, TypeError, KeyError, SyntaxError, TokenError, OverflowError, MemoryError)
-_SAFETENSORS = (SafetensorError, OSError, ValueError, KeyError)
-_TORCH = (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError)
-_TORCH_LEGACY = (AssertionError, struct.error)
 _BLOCK = 64  # images that are converted at a time
 _TOLERANCE = 1e-3  # of values that should lie in [0, 1]
 _HALF_STEP = 0.5 / 255  # a value beyond [0, 1] by less is the rounding of a pixel
+MAX_CLIPPED = 0.01
 
+Content = dict[str, np.ndarray]
 Normalisation = tuple[np.ndarray, np.ndarray]  # mean and standard deviation, (1, 1, 1) or (3, 1, 1)
 
 
-def parse_normalisation(mean: str | None, std: str | None) -> Normalisation | None:
-    """Read the options mean and std: one number or three each.
+def parse_normalisation(mean: str | None, std: str | None, pixel_range: float | None = None) -> Normalisation | None:
+    """Read the options mean and std, one number or three each, or pixel_range, which stands for 0 and its inverse.
 
     Raises:
-        InputError: For one without the other, and for numbers that no images in [0, 1] have.
+        InputError: For one without the other, for both ways at once, and for numbers that no images in [0, 1] have.
     """
+    if pixel_range is not None:
+        if mean is not None or std is not None:
+            raise InputError("pixel_range", pixel_range, "pass either it or --mean and --std")
+        return np.zeros((1, 1, 1)), np.full((1, 1, 1), 1 / pixel_range)
     if mean is None and std is None:
         return None
     values = []
@@ -68,34 +88,139 @@ def parse_normalisation(mean: str | None, std: str | None) -> Normalisation | No
     return values[0], values[1]
 
 
-def load_tensors(location: str, files: Mapping[str, Path]) -> dict[str, np.ndarray]:
-    """Load one tensor from each of the files, by what they are for."""
-    return {key: _array(location, key, _load(location, file)) for key, file in files.items()}
+def load_tensors(location: str, files: Mapping[str, Path], index: int | None) -> Content:
+    """Load images, labels and, if there are, soft labels from one file each."""
+    content = {key: plainly(load(location, file)) for key, file in files.items()}
+    return _arrays(location, _chosen(location, content, index))
 
 
-def load_file_of_tensors(location: str) -> dict[str, np.ndarray]:
+def load_file_of_tensors(location: str, index: int | None) -> tuple[Content, list[str] | None]:
     """Load images, labels and, if there are, soft labels from one file, or from images* and the files beside it.
 
+    Args:
+        location: The file.
+        index: Which of several sets that it holds, from 0.
+
+    Returns:
+        The tensors, and names of label value 0, 1, ... where they are on record.
+
     Raises:
-        InputError: For a file of another format, or one that cannot be read without executing what it holds.
+        InputError: For a file of another format, one that cannot be read without executing what it holds, or one of several
+            sets of which none is chosen.
     """
     path = Path(location)
-    content = _load(location, path)
+    content = plainly(load(location, path))
     if isinstance(content, torch.Tensor | np.ndarray):
-        return {"images": _array(location, "images", content), **load_tensors(location, _beside(location, path))}
-    if isinstance(content, Mapping) and isinstance(content.get("data"), list):  # Dataset Condensation: one pair per run
-        if len(content["data"]) != 1:
-            raise refusal(location, f"it holds {len(content['data'])} sets; save the pair of images and labels you mean")
-        content = content["data"][0]
+        _refuse_index(location, index)
+        beside = {key: plainly(load(location, file)) for key, file in _beside(location, path).items()}
+        return _arrays(location, {"images": content, **beside}), None
+    if isinstance(content, Mapping) and isinstance(content.get("data"), list | tuple) and not _names_labels(content):
+        content = list(content["data"])  # Dataset Condensation: one pair per run
+        content = content if not content or _is_set(content[0]) else [content]
+    return _of_classes(location, content) or (_arrays(location, _chosen(location, content, index)), None)
+
+
+def _refuse_index(location: str, index: int | None) -> None:
+    if index is not None:
+        raise InputError("index", index, f"{location} holds one set")
+
+
+def _chosen(location: str, content: Any, index: int | None) -> Mapping[str, Any]:
+    """Return images and labels by what they are, of the set of several that is meant."""
+    several = content
+    if isinstance(content, Mapping) and not any(_found(content).values()):
+        several = list(content.values())  # by step
+    if isinstance(several, list | tuple) and (not several or all(map(_is_set, several))):
+        if index is None and len(several) != 1:
+            valid = f"0 to {len(several) - 1}" if several else "none, it is empty"
+            raise InputError("index", None, f"{location} holds {len(several)} sets; choose one with --index: {valid}")
+        if not 0 <= (index or 0) < len(several):
+            raise InputError("index", index, f"{location} holds {len(several)} sets, 0 to {len(several) - 1}")
+        content, index = several[index or 0], None
+    _refuse_index(location, index)
     if isinstance(content, list | tuple) and len(content) in (2, 3):
-        content = dict(zip(_KEYS, content, strict=False))
+        return dict(zip(_KEYS, content, strict=False))
     if not isinstance(content, Mapping):
         raise refusal(location, f"it holds a {type(content).__name__}; two or three tensors or a dict of them is needed")
-    found = {key: [name for name in names if name in content] for key, names in _KEYS.items()}
+    found = _found(content)
     if not (len(found["images"]) == len(found["labels"]) == 1 and len(found["soft_labels"]) <= 1):
-        raise refusal(location, f"one of {', '.join(_KEYS['images'])} and one of {', '.join(_KEYS['labels'])} is needed; "
-                      f"it holds {few(map(str, content))}")  # fmt: skip
-    return {key: _array(location, key, content[names[0]]) for key, names in found.items() if names}
+        raise refusal(
+            location,
+            f"one tensor of images, one of labels and at most one of soft labels is needed, called e.g. "
+            f"{', '.join(names[0] for names in _KEYS.values())}; it holds {few(map(str, content))}",
+        )
+    return {key: content[names[0]] for key, names in found.items() if names}
+
+
+def _found(content: Mapping[Any, Any]) -> dict[str, list[Any]]:
+    return {key: [name for name in content if str(name).lower() in names] for key, names in _KEYS.items()}
+
+
+def _names_labels(content: Mapping[Any, Any]) -> bool:
+    found = _found(content)
+    return bool(found["labels"] or found["soft_labels"])
+
+
+def _is_set(value: Any) -> bool:
+    """Whether something holds images and labels by itself."""
+    if isinstance(value, Mapping):
+        return bool(_found(value)["images"] and _found(value)["labels"])
+    if not (isinstance(value, list | tuple) and len(value) in (2, 3)):
+        return False
+    images, labels = value[0], value[1]
+    if isinstance(images, list | tuple):
+        return bool(images) and _ndim(images[0]) >= 2 and _ndim(labels) in (1, 2)
+    return _ndim(images) >= 3 and _ndim(labels) in (1, 2)
+
+
+def _ndim(value: Any) -> int:
+    if isinstance(value, list | tuple):
+        return 1 + (_ndim(value[0]) if value else 0)
+    return getattr(value, "ndim", 0)
+
+
+def _of_classes(location: str, content: Any) -> tuple[Content, list[str] | None] | None:
+    """Return the set that a dict of one tensor of images per class is, by label or class name; None for anything else."""
+    if not isinstance(content, Mapping) or not content or any(_found(content).values()):
+        return None
+    if len({type(key) for key in content}) != 1 or not isinstance(next(iter(content)), int | str):
+        return None
+    if not all(_ndim(images) == 4 for images in content.values()):
+        return None
+    parts = {key: _joined(location, f"images of {key}", images, None) for key, images in content.items()}
+    given = [key for key, images in parts.items() for _ in range(len(images))]
+    labels, names = numbered(given) if isinstance(given[0], str) else (np.array(given), None)
+    images = _joined(location, "images", list(parts.values()), None)
+    return {"images": images, "labels": labels}, names
+
+
+def _arrays(location: str, content: Mapping[str, Any]) -> Content:
+    images = _joined(location, "images", content["images"], None)
+    count = len(images) if images.ndim else 0
+    others = {key: value for key, value in content.items() if key != "images"}
+    return {"images": images, **{key: _joined(location, key, value, count) for key, value in others.items()}}
+
+
+def _joined(location: str, key: str, value: Any, count: int | None) -> np.ndarray:
+    """Return one array. A list holds one tensor per image (images have 2 or 3 axes), or one per class.
+
+    Args:
+        location: The set.
+        key: What it is for.
+        value: A tensor, numbers, or a list of either.
+        count: Images, for labels.
+    """
+    if not (isinstance(value, list | tuple) and value and _ndim(value[0]) + (count is not None) > 0):
+        return plain(location, key, value)
+    if count is not None and all(isinstance(one, int | float) for one in value):
+        return plain(location, key, value)
+    parts = [plain(location, key, one) for one in value]
+    if sum(part.nbytes for part in parts) > MAX_BYTES:
+        raise refusal(location, f"{key} have more than {MAX_BYTES:,} bytes")
+    stacked = parts[0].ndim < 4 if count is None else len(parts) == count
+    if len({part.shape if stacked else part.shape[1:] for part in parts}) != 1 or not (stacked or parts[0].ndim):
+        raise refusal(location, f"{key} are {len(parts)} tensors of different shapes")
+    return np.stack(parts) if stacked else np.concatenate(parts)
 
 
 def _beside(location: str, images: Path) -> dict[str, Path]:
@@ -107,62 +232,47 @@ def _beside(location: str, images: Path) -> dict[str, Path]:
     return {key: file for key, file in files.items() if file.is_file()}
 
 
-def _load(location: str, file: Path) -> Any:
-    kind = file.suffix.lower()
-    if kind in (".pt", ".pth"):
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except (*_TORCH, *_TORCH_LEGACY) as error:  # its text advises to load the file without the safeguard
-            raise refusal(location, f"{file.name} is damaged, or holds more than tensors, which would have to be executed; "
-                          "ask its author for tensors, safetensors or parquet") from error  # fmt: skip
-    if kind == ".safetensors":
-        with reading(location, file.name, _SAFETENSORS):
-            return load_file(file)
-    with reading(location, file.name, _NUMPY):
-        content = np.load(file, mmap_mode="r", allow_pickle=False)
-        return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else content
-
-
-def _array(location: str, key: str, value: Any) -> np.ndarray:
-    with reading(location, key, (RuntimeError, TypeError)):  # sparse, quantised or without data
-        if isinstance(value, torch.Tensor):
-            plain = (torch.float16, torch.float32, torch.float64)
-            widened = value.float() if value.is_floating_point() and value.dtype not in plain else value  # bfloat16
-            value = widened.numpy(force=True)
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
-        raise refusal(location, f"{key} must be a tensor of numbers; it is {getattr(value, 'dtype', type(value).__name__)}")
-    return value
-
-
 def from_tensors(
-    location: str, content: Mapping[str, np.ndarray], image_size: int | None, normalisation: Normalisation | None
+    location: str,
+    content: Content,
+    class_names: Sequence[str] | None,
+    *,
+    image_size: int | None,
+    normalisation: Normalisation | None,
+    max_clipped: float,
+    label_kind: LabelKind | None,
 ) -> ForeignSet:
     """Read tensors images, labels and, if there are, soft_labels. See `read_foreign` for the options.
 
     Args:
         location: The set.
-        content: images (N, 3, H, W), (N, H, W, 3), (N, 1, H, W) or (N, H, W), labels (N,) or as probabilities or logits
-            (N, C), soft_labels (N, C).
+        content: images (N, 3, H, W), (N, H, W, 3), (N, 1, H, W) or (N, H, W); labels: see `hard_labels`, or floats (N, C),
+            then soft labels; soft_labels (N, C).
+        class_names: Of label value 0, 1, ..., where they are on record.
         image_size: Side in pixels; default: theirs, when square.
         normalisation: What the images went through.
+        max_clipped: Share of values that may lie outside the range of pixels once the normalisation is undone.
+        label_kind: What soft labels are.
     """
     images, labels, soft = content["images"], content["labels"], content.get("soft_labels")
     notes: dict[str, Any] = {"format": "tensors"}
-    what = "tensor 'soft_labels'"
-    if labels.ndim == 2 and labels.dtype.kind == "f" and labels.shape[1] > 0:
+    what, hard = "tensor 'soft_labels'", hard_labels(location, labels)
+    if hard is None:
         if soft is not None:
             raise refusal(location, "its labels are soft labels already, so that it has two kinds of them")
-        what, soft, labels = "tensor 'labels'", labels, labels.argmax(1)
+        what, soft, hard = "tensor 'labels'", labels, labels.argmax(1)
         notes["labels"] = "argmax of the soft labels"
-    if labels.ndim != 1 or labels.dtype.kind == "f":
-        raise refusal(location, f"labels must be integers (N,) or floats (N, C); they are {labels.dtype} of {labels.shape}")
-    labels = labels.astype(np.int64)
-    check_labels(location, labels, len(images) if images.ndim else 0, None)
+    check_labels(location, hard, len(images) if images.ndim else 0, class_names)
     soft_labels = None
     if soft is not None:
-        soft_labels, notes["soft_labels"] = probabilities(location, soft, labels, what)
-    pixels, done = _pixels(location, _channels_first(location, images), image_size, normalisation)
-    return ForeignSet(location, pixels, labels, None, soft_labels, {**notes, **done})
+        soft_labels, notes["soft_labels"] = probabilities(location, soft, hard, what, label_kind)
+        if soft is labels:
+            check_decided(location, soft, what)
+    elif label_kind is not None:
+        raise InputError("label_kind", label_kind, f"{location} has no soft labels")
+    pixels, done = _pixels(location, _channels_first(location, images), image_size, normalisation, max_clipped)
+    names = list(class_names) if class_names else None
+    return ForeignSet(location, pixels, hard, names, soft_labels, {**notes, **done})
 
 
 def _channels_first(location: str, images: np.ndarray) -> np.ndarray:
@@ -171,13 +281,14 @@ def _channels_first(location: str, images: np.ndarray) -> np.ndarray:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
-        raise refusal(location, f"images must be (N, 3, H, W), (N, H, W, 3), (N, 1, H, W) or (N, H, W), not {images.shape}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape or images.dtype.kind == "b":
+        shapes = "(N, 3, H, W), (N, H, W, 3), (N, 1, H, W) or (N, H, W)"
+        raise refusal(location, f"images must be numbers {shapes}, not {images.dtype} of {images.shape}")
     return images
 
 
 def _pixels(
-    location: str, images: np.ndarray, image_size: int | None, normalisation: Normalisation | None
+    location: str, images: np.ndarray, image_size: int | None, normalisation: Normalisation | None, max_clipped: float
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return numbers (N, C, H, W) as uint8 (N, 3, S, S), and what was done."""
     count, _, height, width = images.shape
@@ -189,7 +300,7 @@ def _pixels(
     clipped = 0
     for start in range(0, count, _BLOCK):
         block = images[start : start + _BLOCK]
-        if images.dtype != np.uint8:
+        if images.dtype != np.uint8 or normalisation is not None:
             values = block.astype(np.float64) * std + mean
             clipped += np.count_nonzero(np.abs(values - 0.5) > 0.5 + _HALF_STEP)
             block = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
@@ -201,11 +312,19 @@ def _pixels(
                 pixels[row] = scaled.transpose(2, 0, 1)
     notes: dict[str, Any] = {}
     if normalisation is not None:
+        if clipped > max_clipped * images.size:
+            advice = "pass the --mean and --std, or the --pixel_range, that they went through, or a larger --max_clipped"
+            share = f"{100 * clipped / images.size:.3g} % of its values then lie outside the range of pixels"
+            raise InputError("mean" if mean.any() else "std", _numbers(mean, std), f"{share}; {advice}")
         notes["normalisation"] = {"mean": mean.ravel().tolist(), "std": std.ravel().tolist()}
         notes["clipped_values"] = clipped / images.size
     if (height, width) != result.shape[2:]:
         notes["scaled_images"] = count
     return result, notes
+
+
+def _numbers(mean: np.ndarray, std: np.ndarray) -> str:
+    return f"mean {mean.ravel().tolist()}, std {std.ravel().tolist()}"
 
 
 def _scale(
@@ -215,22 +334,27 @@ def _scale(
     low, high = float(images.min()), float(images.max())
     if not np.isfinite([low, high]).all():
         raise refusal(location, "its images hold values that are not finite")
+    values = f"its values lie in [{low:.4g}, {high:.4g}]"
+    ranged = normalisation is not None and not normalisation[0].any()
+    if normalisation is not None and any(len(numbers) not in (1, images.shape[1]) for numbers in normalisation):
+        mean = normalisation[0].ravel().tolist()
+        raise InputError("mean", mean, f"its images have {images.shape[1]} channel, so --mean and --std need one number")
     std = None
     if images.dtype.kind == "f" and low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
         std = 1.0
-    elif low >= 0 and high <= 255 and _are_whole(images):
+    elif low >= 0 and 1 < high <= 255 and _are_whole(images):
         std = 1 / 255
-    values = f"its values lie in [{low:.4g}, {high:.4g}]"
     if normalisation is None:
+        if std is None and low >= -_TOLERANCE:
+            raise InputError(
+                "pixel_range", None, f"{values}: pass --pixel_range with the value of full brightness, e.g. 255"
+            )
         if std is None:
             advice = "pass --mean and --std of the normalisation (a ZCA-whitened set cannot be undone)"
-            raise InputError("mean", None, f"{values}, not in [0, 1]: {advice}")
+            raise InputError("mean", None, f"{values}, not in [0, 1]: {advice}; where they are pixels, --pixel_range")
         return 0.0, std
-    mean = normalisation[0].ravel().tolist()
-    if std is not None:
-        raise InputError("mean", mean, f"{values}: they are pixels, with no normalisation to undo")
-    if any(len(numbers) not in (1, images.shape[1]) for numbers in normalisation):
-        raise InputError("mean", mean, f"its images have {images.shape[1]} channel, so --mean and --std need one number")
+    if std is not None and not (ranged and normalisation[1].size == 1 and np.isclose(normalisation[1].item(), std)):
+        raise InputError("mean", _numbers(*normalisation), f"{values}: they are pixels, with no normalisation to undo")
     return normalisation
 
 

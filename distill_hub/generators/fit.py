@@ -89,12 +89,16 @@ def fit_generator(
     transformer, scheduler = _fit_dit(vae, images, labels, source, dit_width, dit_layers, dit_steps, batch_size, seed)
     DiTPipeline(transformer, vae, scheduler).save_pretrained(partial / "pipeline")
     # save_pretrained does not write id2label, which the layout has and class matching needs.
-    index = partial / "pipeline" / "model_index.json"
     labels = {str(place): name for place, name in enumerate(source.class_names)}
-    index.write_text(json.dumps({**json.loads(index.read_bytes()), "id2label": labels}, indent=2))
+    _edit(partial / "pipeline" / "model_index.json", id2label=labels)
+    _edit(partial / "pipeline" / "vae" / "config.json", _name_or_path="")  # where this disk held one that was resumed from
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial / "pipeline", folder)
     shutil.rmtree(partial)
+
+
+def _edit(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), **values}, indent=2, sort_keys=True))
 
 
 def _scale(images: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,8 @@ from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.fit import fit_on_main
 from distill_hub.generators.known import IMAGENET_DIT, IMAGENET_DIT_REVISION
 from distill_hub.networks.folders import building, read_json
-from distill_hub.running.console import printable
 from distill_hub.running.run import Run
+from distill_hub.text import printable
 
 # How a pipeline is loaded, by what its model_index.json calls it.
 GENERATORS: Mapping[str, Callable[..., Generator]] = {"DiTPipeline": DiTGenerator.from_pretrained}

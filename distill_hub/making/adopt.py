@@ -18,7 +18,7 @@ from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.foreign.align import Aligned, align
 from distill_hub.foreign.read import read_foreign
 from distill_hub.making.finish import write_card
-from distill_hub.options.commands import AdoptConfig, ForeignOptions
+from distill_hub.options.commands import AdoptConfig, ForeignOptions, RealOptions
 from distill_hub.publishing.destination import check_destination
 from distill_hub.publishing.publish import publish
 from distill_hub.running.machine import start_accelerator
@@ -40,17 +40,13 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
             they have different numbers of images, or its labels contradict its soft labels or the teacher.
         HubError: When publishing fails; the set is complete in its folder.
     """
-    source = load_source(
-        config.source,
-        source_revision=config.source_revision,
-        test_split=config.test_split,
-        test_fraction=config.test_fraction,
-    )
+    source = load_source(**options(config, RealOptions))
     layout = options(config, ForeignOptions)
     classes = layout.pop("classes")
+    columns = {name: layout.pop(f"set_{name}") for name in ("image_column", "label_column")}
     commit = found.remote.commit if found.remote else None
     with start_accelerator().main_process_first():
-        foreign = read_foreign(config.location, revision=commit, **layout)
+        foreign = read_foreign(config.location, revision=commit, **columns, **layout)
     own = align(foreign, source, classes)
     given = None if config.teacher else _given_soft_labels(config.location, own, source)
     ipc = _images_per_class(config.location, own, source)
@@ -59,6 +55,7 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
     if config.push_to_hub:
         destination = check_destination(config.push_to_hub, name, private=config.private)
     settings = {**resolved(config), "location": config.location, "set_sha256": own.content_sha256}
+    settings["source_fingerprint"] = source.fingerprint
     run = Run(config.output_dir or Path("outputs", name), settings, overwrite=config.overwrite)
     soft_labels, whose, teacher, columns = given or _taught_soft_labels(config, run, source, own)
     notes = {

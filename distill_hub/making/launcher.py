@@ -13,8 +13,12 @@ from typing import Any
 import yaml
 
 from distill_hub.config import InputError, launch, options, say_loading
+from distill_hub.ending import OUT_OF_MEMORY, fail
 from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
 from distill_hub.options.launch import LaunchOptions
+from distill_hub.starter import as_starter
+
+_PASSED_ON = [name for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
 def make_command(line: Sequence[str]) -> None:
@@ -29,8 +33,7 @@ def make_command(line: Sequence[str]) -> None:
     try:
         recipe = find_recipe(line[0])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(fail(str(error)))
 
     def start(config: Any) -> None:
         own = recipe.config_class(**options(config, recipe.config_class))
@@ -96,11 +99,14 @@ def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
     asked_for = how.num_processes or known.num_processes
     processes = asked_for if asked_for > 0 else max(1, gpus) * machines
     if how.multi_gpu and gpus < 2:
-        raise InputError("multi_gpu", True, f"this machine has {gpus} GPUs to use; leave it out")
+        raise InputError("command line", "--multi_gpu", f"this machine has {gpus} GPUs to use; leave it out")
     if processes % machines:
         raise InputError("num_processes", processes, f"a multiple of the {machines} machines is needed")
     if gpus and processes // machines > gpus:
         raise InputError("num_processes", processes, f"this machine has {gpus} GPUs to use; --cpu takes its cores instead")
+    if not gpus and processes // machines > max(8, os.cpu_count() or 1):
+        valid = f"this machine has {os.cpu_count()} cores; more processes than cores are slower than fewer"
+        raise InputError("num_processes", processes, valid)
     if machines > 1 and wanted["main_process_ip"] is None:
         raise InputError("main_process_ip", None, f"{machines} machines need the address of machine 0")
     if machines > 1 and file is None and how.machine_rank is None:
@@ -127,6 +133,7 @@ def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
         "mixed_precision": how.mixed_precision or (None if file else "no"),
         "dynamo_backend": known.dynamo_config.get("dynamo_backend", "no").lower(),
         "num_cpu_threads_per_process": os.environ.get("OMP_NUM_THREADS", 1),
+        "log_dir": os.devnull,  # instead of an empty folder in /tmp that nobody removes
     }
     # Without --multi_gpu Accelerate starts one process on a CPU, however many it is asked for.
     several = ["--multi_gpu"] * (known.distributed_type in ("NO", "MULTI_CPU", "MULTI_GPU"))
@@ -152,21 +159,29 @@ def _read_launch_file(file: Path | None) -> Any:
 def _hand_over(start: list[str], script: list[str]) -> None:
     """Let Accelerate's launcher start several processes, and wait for them.
 
-    Exits with the code of the process that failed; 128 + N where a signal N ended it, or was sent to this process, which
-    passes it on.
+    Exits with the code of the process that failed; 128 + N where a signal N ended it, which is said, or was sent to this
+    process, which passes it on.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.ERROR)  # what failed says so itself; this process only starts and waits
+    how = launch_command_parser().parse_args([*start, *script])
+    # torchrun would take what `nohup` lets this process ignore for a reason to end.
+    how.signals_to_handle = ",".join(name for name in _PASSED_ON if signal.getsignal(signal.Signals[name]) != signal.SIG_IGN)
     try:
-        launch_command(launch_command_parser().parse_args([*start, *script]))
+        with as_starter():
+            launch_command(how)
     except ChildFailedError as error:
         # A process that lost its connection to another one ends with 1, and what is left the launcher ends with SIGTERM.
         follows = {1: 1, -signal.SIGTERM: 2}
-        code = min((failure.exitcode for failure in error.failures.values()), key=lambda code: follows.get(code, 0))
-        sys.exit(code if code > 0 else 128 - code)
+        first = min(error.failures.values(), key=lambda failure: follows.get(failure.exitcode, 0))
+        if first.exitcode < 0:
+            name = signal.Signals(-first.exitcode).name
+            why = f": {OUT_OF_MEMORY}" if name == "SIGKILL" else ""
+            print(f"error: process {first.local_rank} (id {first.pid}) was ended by {name}{why}", file=sys.stderr)
+        sys.exit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode)
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except (ValueError, ConnectionError) as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
+from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.making.launcher import with_launch_options
 from distill_hub.making.recipes import find_set_recipe, recipes_folder, word
 from distill_hub.options.commands import RealOptions, ReproduceConfig
 from distill_hub.options.shared import EvaluationOptions, ViewsOptions
+from distill_hub.starter import as_starter
 
 RECIPES = {"random": "random_real", "difffit": "minimax"}  # of methods that are not called as their recipes are
 # Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
@@ -162,7 +165,10 @@ def _run(words: list[str]) -> None:
     Raises:
         InputError: When it fails.
     """
-    code = subprocess.run([sys.executable, "-m", "distill_hub.cli", *words[1:]]).returncode
+    with as_starter():
+        code = subprocess.run([sys.executable, "-m", "distill_hub.cli", *words[1:]]).returncode
+    if code == -signal.SIGKILL:
+        raise InputError("command", shlex.join(words), f"it was killed: {OUT_OF_MEMORY}")
     if code:
         valid = f"it ended with code {code}, for the reason above; the same command goes on where it stopped"
         raise InputError("command", shlex.join(words), valid)
@@ -227,7 +233,7 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     if config.source:
-        settings.setdefault("source_revision", None)  # a branch of another place
+        settings = {"source_revision": None, "source_config": None, **settings}  # recorded ones are of another place
     else:
         if known.revision:
             settings.setdefault("source_revision", known.revision)

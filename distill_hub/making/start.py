@@ -197,7 +197,8 @@ def _begin(config: _Options, method: str) -> tuple[_Options, Source, str, Destin
         config = with_size(config, source, "fit_image_size" if draws else "image_size")
     # 224 px is what no student exceeds: a generator is not known yet, nor a teacher that gives images of no one size theirs.
     size = 224 if draws else config.image_size or source.image_size or 224
-    settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # finished work of other images is of no use
+    # Finished work of other images is of no use.
+    settings = {**resolved(config), "source_fingerprint": source.fingerprint, "test_fingerprint": source.test.fingerprint}
     rules = protocol_named(config.protocol)
     epochs_of_views(config.view_epochs, rules, config.ipc, len(source.classes))
     rules.check_students(config.students, len(source.classes), size)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from distill_hub.config import InputError
 from distill_hub.networks.configs import Own, ShardIndex
-from distill_hub.running.console import printable
+from distill_hub.text import printable
 
 MAX_BYTES = 2**25  # of a JSON file
 # What timm, transformers and diffusers raise for a configuration, or weights, that they cannot build a network from.

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from distill_hub.config import InputError, argument, option
-from distill_hub.kinds import Fraction, NonNegativeInt, PositiveInt
+from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, split_students
 from distill_hub.options.shared import DRY_RUN_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
 
@@ -13,7 +14,7 @@ from distill_hub.options.shared import DRY_RUN_HELP, PROTOCOL_HELP, OutputOption
 class InfoConfig:
     """The set."""
 
-    location: str = argument("a distilled set: folder, or id on the Hub")
+    location: Location = argument("a distilled set: folder, or id on the Hub")
     revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
 
 
@@ -21,7 +22,7 @@ class InfoConfig:
 class CompareConfig:
     """The sets."""
 
-    locations: list[str] = argument("distilled sets: folders, or ids on the Hub")
+    locations: list[Location] = argument("distilled sets: folders, or ids on the Hub")
     html: Path | None = option(None, "write the comparison to this file, as one page with previews and plots", common=True)
     json: Path | None = option(None, "write the rows to this file, with unrounded numbers", common=True)
 
@@ -36,7 +37,7 @@ class CompareConfig:
 class PushConfig:
     """Publishing."""
 
-    path: str = argument("folder of a distilled set, or of a tuned generator")
+    path: Location = argument("folder of a distilled set, or of a tuned generator")
     repository: str = argument("NAMESPACE/NAME on the Hub; auto: its own name, in your namespace", "auto")
     private: bool = option(False, "make a new repository private; one that exists must already be", common=True)
     revision: str | None = option(None, "branch to publish to; made when there is none; default main", common=True)
@@ -53,10 +54,14 @@ class EnvConfig:
 class RealOptions:
     """The real dataset: by default what a set's own record names."""
 
-    source: str | None = option(
+    source: Location | None = option(
         None, "a known name (digits, cifar10, imagewoof, ...), a Hub dataset id, or a local folder", common=True
     )
     source_revision: str | None = option(None, "branch, tag or commit of the Hub dataset")
+    source_config: str | None = option(None, "its configuration, when it has several")
+    image_column: str | None = option(None, "its image column, when it cannot be detected")
+    label_column: str | None = option(None, "its label column, when it cannot be detected")
+    train_split: str | None = option(None, "name of its training split, when it is not train")
     test_split: str | None = option(None, "name of its test split, when it cannot be detected")
     test_fraction: Fraction = option(0.0, "hold out this share of its training split (seeded) as test split")
 
@@ -88,25 +93,36 @@ def _check_files(**files: Path | None) -> None:
 class ForeignOptions:
     """What a set made elsewhere does not say of itself."""
 
-    classes: str | None = option(
+    classes: Location | None = option(
         None,
-        "class of each label: a file with one name or wnid per line, a comma-separated list, source for the source's order, "
-        "or imagenet1k, imagenette, imagewoof, imageidc, imagenet100 for the papers' order",
+        "class of each label: a file with one name or wnid per line or id2label JSON, a comma-separated list, source for "
+        "the source's order, or imagenet1k, imagenette, imagewoof, imageidc, imagenet100 for the papers' order",
         common=True,
     )
     data_dir: str | None = option(None, "sub-folder of the repository that holds the set")
-    image_column: str | None = option(None, "image column, when it cannot be detected")
-    label_column: str | None = option(None, "label column, when it cannot be detected")
-    image_size: PositiveInt | None = option(None, "scale and crop to this side in pixels, when sizes differ")
+    split: str | None = option(None, "which of several splits or configurations is the set", common=True)
+    index: NonNegativeInt | None = option(None, "which of several sets in one file of tensors, e.g. runs or steps, from 0")
+    set_image_column: str | None = option(None, "image column of the set, when it cannot be detected")
+    set_label_column: str | None = option(None, "label column of the set, when it cannot be detected")
+    image_size: Pixels | None = option(None, "scale and crop to this side in pixels, when sizes differ")
     mean: str | None = option(None, "mean of normalised tensors, one or three numbers, e.g. 0.485,0.456,0.406")
     std: str | None = option(None, "standard deviation of normalised tensors, one or three numbers")
+    pixel_range: PositiveFloat | None = option(
+        None, "full brightness in tensors, e.g. 255; default 1, or 255 for whole numbers"
+    )
+    max_clipped: Fraction | None = option(
+        None, "share of values that may lie outside the range of pixels once mean and std are undone; default 0.01"
+    )
+    label_kind: Literal["probabilities", "logits", "centred"] | None = option(
+        None, "what soft labels are, where their values do not tell; centred: probabilities less 1 / classes"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     """The set and its students."""
 
-    location: str = argument("a distilled set: folder, or id on the Hub")
+    location: Location = argument("a distilled set: folder, or id on the Hub")
     revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
     protocol: ProtocolName | None = option(None, PROTOCOL_HELP + "; default: as the set's record says", common=True)
     students: str | None = option(
@@ -116,7 +132,7 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
         common=True,
     )
     repeats: PositiveInt | None = option(None, "students per set; default: as the set's record says, else 3", common=True)
-    teacher: str | None = option(
+    teacher: Location | None = option(
         None,
         "for protocols whose labels a teacher gives: timm/NAME, a transformers Hub id, a folder, or auto to fit one; "
         "default: as the set's record says",
@@ -145,13 +161,13 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
 class RelabelConfig(RealOptions):
     """The set and its views."""
 
-    location: str = argument("folder of a distilled set")
+    location: Location = argument("folder of a distilled set")
     epochs: PositiveInt = option(300, "epochs of views; every epoch holds every image once", common=True)
     batch_size: PositiveInt | None = option(
         None, "images that CutMix mixes among each other, and batch size of the students; default: the protocol's"
     )
     seed: NonNegativeInt = option(0, "seed of the views")
-    teacher: str | None = option(
+    teacher: Location | None = option(
         None,
         "timm/NAME, a transformers Hub id, a folder, or auto to fit one; default: as the set's record says",
         common=True,
@@ -168,7 +184,9 @@ class RelabelConfig(RealOptions):
 class AdoptConfig(OutputOptions, ForeignOptions, RealOptions):
     """The set and where it comes from."""
 
-    location: str = argument("folder of images or tensors, .zip, .safetensors, .npy, .npz or .pt file, or id on the Hub")
+    location: Location = argument(
+        "folder of images or tensors, .zip, .safetensors, .npy, .npz or .pt file, or id on the Hub"
+    )
     revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
     method: str | None = option(
         None, "the method that made it: letters, digits and dashes; enters the name of the set", common=True
@@ -176,7 +194,7 @@ class AdoptConfig(OutputOptions, ForeignOptions, RealOptions):
     title: str | None = option(None, "the method's name as people write it")
     paper: str | None = option(None, "URL of the method's paper")
     license: str | None = option(None, "licence of the set")
-    teacher: str | None = option(
+    teacher: Location | None = option(
         None,
         "label the images with this teacher: timm/NAME, a transformers Hub id, a folder, or auto to fit one",
         common=True,
@@ -194,12 +212,12 @@ class AdoptConfig(OutputOptions, ForeignOptions, RealOptions):
 class ReproduceConfig(RealOptions):
     """The set, and what lies elsewhere now."""
 
-    location: str = argument("a distilled set: folder, or id on the Hub")
+    location: Location = argument("a distilled set: folder, or id on the Hub")
     revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
-    generator: str | None = option(
+    generator: Location | None = option(
         None, "where its generator lies now: Hub id or folder; default: as the set's record says", common=True
     )
-    teacher: str | None = option(
+    teacher: Location | None = option(
         None, "where its teacher lies now: Hub id or folder; default: as the set's record says", common=True
     )
     print_command: bool = option(False, "print the line that would be run, and stop", common=True)

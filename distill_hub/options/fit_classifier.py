@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill_hub.config import option
-from distill_hub.kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from distill_hub.kinds import NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import check_network
 from distill_hub.options.shared import DRY_RUN_HELP, SourceOptions
 from distill_hub.running.files import check_folder
@@ -17,8 +17,8 @@ class FitClassifierConfig(SourceOptions):
     network: str = option(
         "auto", "resnet-18-bn, ..., or timm/NAME; auto: the convnet-D-bn that suits the image size", common=True
     )
-    image_size: PositiveInt | None = option(
-        None, "side of the square images in pixels; default: the source's own", common=True
+    image_size: Pixels | None = option(
+        None, "side of the square images in pixels; default: the source's own, else chosen and said", common=True
     )
     epochs: PositiveInt = option(100, "passes over the training split", common=True)
     batch_size: PositiveInt = option(128, "images per optimiser step, all processes together")

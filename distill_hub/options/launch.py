@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from distill_hub.config import InputError, option
-from distill_hub.kinds import NonNegativeInt, PositiveInt
+from distill_hub.kinds import NonNegativeInt
 from distill_hub.running.files import shipped
 
 Port = Annotated[int, (">=", 0), ("<=", 65535)]
+Count = Annotated[int, (">", 0), ("<=", 4096)]  # of processes or machines
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
     """Processes and devices, as for `accelerate launch`; what else that takes stands in its launch file."""
 
-    num_processes: PositiveInt | None = option(
+    num_processes: Count | None = option(
         None, "of all machines together; default: one per GPU, or one without a GPU", common=True
     )
     mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "of the networks; default: no", common=True)
@@ -23,7 +24,7 @@ class LaunchOptions:
     multi_gpu: bool = option(False, "refuse to start without several GPUs")
     gpu_ids: str | None = option(None, "GPUs to use, comma-separated; default: all")
     config_file: Path | None = option(None, "launch file; default: the one that `accelerate config` wrote, if any")
-    num_machines: PositiveInt | None = option(None, "machines that run the same command together; default: 1")
+    num_machines: Count | None = option(None, "machines that run the same command together; default: 1")
     machine_rank: NonNegativeInt | None = option(None, "which of them this one is, from 0")
     main_process_ip: str | None = option(None, "address of machine 0")
     main_process_port: Port | None = option(None, "port of machine 0; default: 29500, on one machine any free one")

@@ -1,6 +1,7 @@
 """Options of RDED."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from distill_hub.config import option
 from distill_hub.kinds import PositiveInt
@@ -16,8 +17,10 @@ class RdedConfig(PixelOptions):
         "real images that crops are taken from, per class; all where there are fewer; at least factor^2 * IPC",
         common=True,
     )
-    num_crops: PositiveInt = option(5, "random crops per real image, of which the teacher keeps one", common=True)
-    factor: PositiveInt | None = option(
+    num_crops: Annotated[int, (">", 0), ("<=", 1000)] = option(
+        5, "random crops per real image, of which the teacher keeps one", common=True
+    )
+    factor: Annotated[int, (">", 0), ("<=", 64)] | None = option(
         None,
         "a distilled image is tiled from factor x factor crops; default as in the released code: 1 up to 64 px, else 2",
         common=True,

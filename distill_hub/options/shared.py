@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill_hub.config import option
-from distill_hub.kinds import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
+from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, split_students
 
 PROTOCOL_HELP = (
@@ -24,12 +24,14 @@ DRY_RUN_HELP = "work on the first chunk of every stage, print what the whole wou
 class SourceOptions:
     """Source: the real images."""
 
-    source: str = option(
+    source: Location = option(
         "digits", "a known name (digits, cifar10, imagewoof, ...), a Hub dataset id, or a local folder", common=True
     )
     source_revision: str | None = option(None, "branch, tag or commit of the Hub dataset")
+    source_config: str | None = option(None, "configuration of the dataset, when it has several")
     image_column: str | None = option(None, "image column, when it cannot be detected")
     label_column: str | None = option(None, "label column, when it cannot be detected")
+    train_split: str | None = option(None, "name of the training split, when it is not train")
     test_split: str | None = option(None, "name of the test split, when it cannot be detected")
     test_fraction: Fraction = option(
         0.0, "hold out this share of the training split (seeded) when there is no test split", common=True
@@ -46,9 +48,7 @@ class SourceOptions:
 class GeneratorFitOptions:
     """Fitting a small generator: used when no pretrained one is named or known for the source."""
 
-    fit_image_size: PositiveInt | None = option(
-        None, "side of the square images in pixels; detected when all agree", common=True
-    )
+    fit_image_size: Pixels | None = option(None, "side of the square images in pixels; detected when all agree", common=True)
     fit_vae_steps: PositiveInt = option(300, "optimiser steps of the autoencoder")
     fit_dit_steps: PositiveInt = option(3000, "optimiser steps of the diffusion transformer", common=True)
     fit_batch_size: PositiveInt = option(32, "images per optimiser step")
@@ -62,7 +62,7 @@ class GeneratorFitOptions:
 class GeneratorOptions:
     """Generator: the class-conditional DiT that draws the candidates."""
 
-    generator: str = option(
+    generator: Location = option(
         "auto",
         "Hub id or folder in the DiTPipeline layout, tuned or not; auto: facebook/DiT-XL-2-256 for ImageNet, else fit one",
         common=True,
@@ -88,7 +88,7 @@ class GeneratorOptions:
 class TeacherOptions:
     """Teacher: the classifier that selects and writes the soft labels."""
 
-    teacher: str = option(
+    teacher: Location = option(
         "auto",
         "timm/NAME, a transformers Hub id, or a folder; auto: timm/resnet18.tv_in1k for ImageNet, else fit a ConvNet",
         common=True,
@@ -179,9 +179,10 @@ class SetOptions(OutputOptions, EvaluationOptions, ViewsOptions, TeacherOptions,
 class PixelOptions(SetOptions):
     """The images: of methods without a generator."""
 
-    image_size: PositiveInt | None = option(
+    image_size: Pixels | None = option(
         None,
-        "side of the square images in pixels; default: that of the source's images when they agree, else the teacher's",
+        "side of the square images in pixels; default: that of the source's images when they agree, else the teacher's, or "
+        "where one is fitted a chosen one",
         common=True,
     )
     fit_seed: NonNegativeInt = option(0, "seed of the fit of the teacher")

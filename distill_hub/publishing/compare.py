@@ -20,7 +20,7 @@ from distill_hub.artifact.find import Found, find, folder_bytes, read_descriptio
 from distill_hub.artifact.manifest import Manifest, model_name, source_name
 from distill_hub.artifact.records import RANDOM, EvaluationRecord, Score
 from distill_hub.config import InputError
-from distill_hub.running.console import printable
+from distill_hub.text import printable
 
 AUTHOR = "author"
 NOTHING = "-"

@@ -20,7 +20,8 @@ from distill_hub.hub import page_of
 from distill_hub.publishing.card import PICTURES, templates
 from distill_hub.publishing.compare import ACCURACY, EXPLANATIONS, RANDOM, WORDS, DescribedSet, Group, Row, columns, pooled
 from distill_hub.publishing.plots import short
-from distill_hub.running.console import printable, size_text
+from distill_hub.running.console import size_text
+from distill_hub.text import printable
 
 PREVIEW = "assets/preview.png"
 PREVIEW_BYTES = 20_000_000

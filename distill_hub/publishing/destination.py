@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, constants, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, constants
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from distill_hub.artifact.find import MANIFEST, MANIFEST_BYTES
@@ -24,6 +24,7 @@ from distill_hub.hub import (
     look_if_there,
     page_of,
     plain_errors,
+    read_token,
     retried,
 )
 from distill_hub.publishing.readme import README
@@ -102,7 +103,7 @@ def check_destination(
     if constants.HF_HUB_OFFLINE:
         raise InputError("HF_HUB_OFFLINE", "1", "publishing needs the Hub; unset it")
     check_token()
-    if get_token() is None:
+    if read_token() is None:
         raise InputError("token", None, f"{LOG_IN}; {WRITE_TOKEN}")
     if create_pr and tag:
         raise InputError("tag", tag, "a pull request has no commit to tag yet; tag the merged one")

@@ -1,11 +1,16 @@
 """What people see in a terminal, or in a log file."""
 
+import copy
+import dataclasses
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from rich.console import Console
+from rich.table import Column, Table
 from tqdm import tqdm
 
 Item = TypeVar("Item")
@@ -19,8 +24,50 @@ _LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{remainin
 
 
 def show(text: Any) -> None:
-    """Print text or a table; in a log file, which has no width, a table is not folded at 80 columns."""
-    Console(width=None if sys.stdout.isatty() else 160).print(text, highlight=False, soft_wrap=True)
+    """Print text or a table, as it stands: nothing in it is markup.
+
+    A table that is wider than the terminal is broken between columns, its first one repeated. A log file has no width: there
+    a table may have 160 characters, unless the variable COLUMNS says otherwise.
+    """
+    console = Console(width=shutil.get_terminal_size((160, 24)).columns, markup=False, emoji=False)
+    for part in _parts(text, console) if isinstance(text, Table) else [text]:
+        console.print(part, highlight=False, soft_wrap=True)
+
+
+def _parts(table: Table, console: Console) -> list[Table]:
+    """Break a table between columns into some that are not wider than the console, as far as that can be."""
+    first, *rest = table.columns
+    groups: list[list[Column]] = [[first]]
+    for column in rest:
+        if len(groups[-1]) > 1 and _width(table, [*groups[-1], column], console) > console.width:
+            groups.append([first])
+        groups[-1].append(column)
+    return [_with_columns(table, group, place, len(groups)) for place, group in enumerate(groups)]
+
+
+def _width(table: Table, columns: Sequence[Column], console: Console) -> int:
+    part = _with_columns(table, columns, 1, 3)
+    return console.measure(part, options=console.options.update(width=10_000)).maximum
+
+
+def _with_columns(table: Table, columns: Sequence[Column], place: int, count: int) -> Table:
+    """Return one of several parts of a table; its title stands above the first of them, its caption below the last."""
+    part = copy.copy(table)
+    part.columns = [dataclasses.replace(column, _index=index) for index, column in enumerate(columns)]
+    part.title = table.title if place == 0 else None
+    part.caption = table.caption if place == count - 1 else None
+    return part
+
+
+def facts(pairs: Mapping[str, str]) -> str:
+    """Return lines of names and values, filled to the terminal's width; no word is broken, least of all a hash."""
+    width = shutil.get_terminal_size((160, 24)).columns
+    indent = max(map(len, pairs)) + 2
+    lines = []
+    for name, value in pairs.items():
+        filled = textwrap.wrap(value, max(20, width - indent), break_long_words=False, break_on_hyphens=False) or [""]
+        lines += [f"{name if place == 0 else '':{indent}}{line}" for place, line in enumerate(filled)]
+    return "\n".join(lines)
 
 
 def progress(items: Collection[Item], title: str, *, unit: str, done: int = 0, disable: bool = False) -> tqdm:
@@ -70,11 +117,6 @@ class _Lines(_Bar):
             self.told = self.n
             self.fp.write(f"{self}\n")
             self.fp.flush()
-
-
-def printable(text: str) -> str:
-    """Replace what moves a terminal's cursor or turns the direction of a line: a stranger wrote it."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def duration(seconds: float) -> str:

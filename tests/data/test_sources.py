@@ -1,3 +1,4 @@
+import io
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from distill_hub.data import sources
 from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.data.images import square
 from distill_hub.data.known import KNOWN
+from distill_hub.data.rows import Opened, Rows
 from distill_hub.data.sources import check_ipc, fit_folder, load_source
 from distill_hub.running.files import slug
 
@@ -39,6 +41,12 @@ def digits():
 def picture(value, size=(8, 8)):
     """One colour, told apart by its red value."""
     return PILImage.fromarray(np.full((size[1], size[0], 3), (value, 255 - value, 7), np.uint8))
+
+
+def encoded(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
 
 
 def noise(size, seed=0):
@@ -341,23 +349,29 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("garbage", [b"", b"garbage", "truncated"])
-def test_a_corrupt_image_is_an_input_error_with_its_row(image_folder, tmp_path, garbage):
+def test_a_corrupt_file_of_a_folder_is_left_out_and_named(image_folder, tmp_path, garbage, capsys):
     folder = image_folder({"train": {"a": 2, "b": 2}, "test": {"a": 1, "b": 1}}, lambda value: noise((8, 8), value))
     broken = tmp_path / "folder" / "train" / "b" / "0.png"
     broken.write_bytes(broken.read_bytes()[:-60] if garbage == "truncated" else garbage)
     split = load_source(folder).train
-    with pytest.raises(InputError) as caught:
+    assert split.labels.tolist() == [0, 0, 1] and split.pixels(None, 8).shape == (3, 3, 8, 8)
+    said = capsys.readouterr().out
+    assert said.count("not used") == 1 and "5 images of 2 classes; not used: 1 broken (train/b/0.png: " in said
+
+
+def test_a_corrupt_cell_of_a_table_is_an_input_error_with_its_row(tmp_path):
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    cells = [{"bytes": data, "path": None} for data in (encoded(picture(1)), b"garbage")]
+    for split in ("train", "test"):
+        dataset = Dataset.from_dict({"image": cells, "label": [0, 1]}, features=features)
+        dataset.to_parquet(str(tmp_path / f"{split}.parquet"))
+    split = load_source(str(tmp_path)).train
+    with pytest.raises(InputError, match="row 1 in split 'train'") as caught:
         split.pixels(None, 8)
-    assert caught.value.field == "source" and "row 2 in split 'train'" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert split.pixels([0, 1, 3], 8).shape == (3, 3, 8, 8)
-
-
-def test_a_corrupt_image_is_an_input_error_when_the_size_is_looked_up(image_folder, tmp_path):
-    folder = image_folder(SMALL)
-    (tmp_path / "folder" / "train" / "a" / "1.png").write_bytes(b"garbage")
+    assert caught.value.field == "source" and "\n" not in str(caught.value)
+    assert split.pixels([0], 8).shape == (1, 3, 8, 8)
     with pytest.raises(InputError, match="row 1 in split 'train'"):
-        _ = load_source(folder).image_size
+        _ = load_source(str(tmp_path)).image_size
 
 
 def test_a_row_without_an_image_is_an_input_error_with_its_row(tmp_path):
@@ -414,9 +428,10 @@ def test_square_images_are_scaled_as_pillow_scales_them(size, side):
 
 def test_a_line_of_pixels_is_no_image(image_folder):
     assert square(noise((200, 2)), 8).shape == (8, 8, 3)
-    split = load_source(image_folder(SMALL, lambda value: noise((201, 2), value))).train
     with pytest.raises(InputError, match=r"201 x 2 px.*no side may be more than 100 times the other"):
-        split.pixels(None, 8)
+        load_source(image_folder(SMALL, lambda value: noise((201, 2), value)))
+    with pytest.raises(InputError, match=r"201 x 2 px.*no side may be more than 100 times the other"):
+        square(noise((201, 2)), 8)
 
 
 def test_grey_and_transparent_images_become_rgb(image_folder):
@@ -555,7 +570,8 @@ def test_a_subset_takes_its_classes_in_the_papers_order_and_drops_the_others(ima
     assert [c.wnid for c in classes] == KNOWN["imagewoof"].wnids
     assert [c.index for c in classes] == [WNIDS.index(w) for w in KNOWN["imagewoof"].wnids]
     assert classes[1].name == "Border terrier"
-    split = sources._split("imagewoof", "train", dataset, "label", classes, "image")
+    opened = Opened({"train": Rows(dataset.select_columns("image"), dataset["label"][:], names)}, "image", "label", {})
+    split = sources._split("imagewoof", "train", opened.splits["train"], classes, opened)
     assert split.labels.tolist() == [KNOWN["imagewoof"].wnids.index(WNIDS[row]) for row in rows[:3]]
     assert split.labels.tolist() != sorted(split.labels) and reds(split) == [0, 1, 2]
 

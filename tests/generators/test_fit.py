@@ -74,6 +74,8 @@ def test_stopped_between_the_two_models_the_autoencoder_is_kept(digits, folder, 
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
     resumed, whole = (DiTGenerator.from_pretrained(str(f), steps=2) for f in (target, folder))
     assert torch.equal(resumed.sample([4], [7]), whole.sample([4], [7]))
+    for name in (file.relative_to(target) for file in target.rglob("*") if file.is_file()):
+        assert (target / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from helpers import ROOT
 
 from distill_hub.cli import main
 from distill_hub.config import LOADING, InputError, parse
+from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.making import recipes
 from distill_hub.making.launcher import with_launch_options
 from distill_hub.making.recipes import find_recipe, titles
@@ -272,12 +273,16 @@ def start(tmp_path):
         place.mkdir()
     for name in ("torch", "accelerate", "datasets", "random"):
         (here / f"{name}.py").write_text("raise RuntimeError('the current folder was searched')")
-    environment = {**os.environ, "HF_HOME": str(tmp_path)}  # nothing is configured
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "TMPDIR": str(temporary)}  # nothing is configured
 
-    def run(*words):
-        command = [sys.executable, str(driver), "make", "ends", str(folder), "--num_processes", "2", *words]
+    def run(*words, before=()):
+        command = [*before, sys.executable, str(driver), "make", "ends", str(folder), "--num_processes", "2", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=here, env=environment, start_new_session=True, **pipes), folder
+        process = subprocess.Popen(command, cwd=here, env=environment, start_new_session=True, **pipes)
+        process.temporary = temporary
+        return process, folder
 
     return run
 
@@ -301,29 +306,58 @@ def test_two_processes_on_a_cpu(start):
     [
         ("refused", 1, 2, "error on rank 1: weather: 'rain' cannot be used; sun"),
         ("a bug", 0, 1, "RuntimeError: a bug"),
-        ("killed", 1, 137, None),
+        ("killed", 1, 137, f"error: process 1 (id PID) was ended by SIGKILL: {OUT_OF_MEMORY}"),
     ],
 )
 def test_the_code_is_that_of_the_process_that_failed(start, how, rank, code, end):
-    process, _ = start("--how", how, "--rank", str(rank))
+    process, folder = start("--how", how, "--rank", str(rank))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == code
-    assert end is None or end in errors.splitlines()
+    assert end.replace("PID", str(told(folder, rank)["pid"])) in errors.splitlines()
     assert errors.count("Traceback") == (how == "a bug") and "elastic" not in errors and "torchrun" not in errors, errors
 
 
 @pytest.mark.parametrize(
     ("number", "code", "lines"),
-    [(signal.SIGINT, 130, ["interrupted; the same command goes on where it stopped"]), (signal.SIGTERM, 143, [])],
+    [
+        (signal.SIGINT, 130, ["interrupted; the same command goes on where it stopped"]),
+        (signal.SIGTERM, 143, []),
+        (signal.SIGHUP, 129, []),
+        (signal.SIGKILL, -signal.SIGKILL, []),  # which the launcher cannot pass on
+    ],
 )
 def test_a_signal_ends_all_processes(start, number, code, lines):
     process, folder = start("--how", "asleep")
+    ranks = both(process, folder)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=20)  # the other processes hold its pipes, too
+    assert process.returncode == code
+    assert [line for line in errors.splitlines() if line and line != LOADING and "on its errors" not in line] == lines
+    assert not any(map(works, ranks))
+    assert not list(Path(process.temporary).iterdir())
+
+
+def works(pid):
+    """Whether a process has not ended; what nobody has asked for its exit code yet, has."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def both(process, folder):
+    """Wait until both processes work; return their ids."""
     deadline = time.monotonic() + 60
     while not all((folder / f"{rank}.json").exists() for rank in (0, 1)):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    os.kill(process.pid, number)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == code
-    assert [line for line in errors.splitlines() if line and line != LOADING and "on its errors" not in line] == lines
-    assert not any(psutil.pid_exists(told(folder, rank)["pid"]) for rank in (0, 1))
+    return [told(folder, rank)["pid"] for rank in (0, 1)]
+
+
+def test_a_terminal_that_closes_ends_nothing_behind_nohup(start):
+    process, folder = start("--how", "asleep", before=["nohup"])
+    ranks = both(process, folder)
+    for pid in (process.pid, *ranks):
+        os.kill(pid, signal.SIGHUP)
+    time.sleep(1)
+    assert all(map(works, ranks)) and process.poll() is None
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143 and not any(map(works, ranks))

@@ -1,0 +1,230 @@
+"""Folders of images: which files there are, and the split and the class of each, by the folders it lies in."""
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from distill_hub.config import InputError
+from distill_hub.data.images import READABLE, SUFFIXES
+from distill_hub.data.split_names import by_split, is_split_word, split_named
+from distill_hub.text import printable
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+TABLES = (".parquet", ".arrow", ".tar", ".jsonl", ".json", ".csv", ".tsv")  # the first of which there is one is read
+_OTHER_IMAGES = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".svg", ".eps", ".ps", ".psd", ".tga", ".ico", ".icns", ".pcx"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".dcm", ".exr", ".hdr", ".npy"),
+)
+_UNTOLD = ("readme.md", "license", "license.txt", "license.md", "thumbs.db", "desktop.ini")
+_UNTOLD_FOLDERS = ("__MACOSX", "__pycache__")
+_DEEPEST, _MOST = 16, 10_000_000  # folders below each other; files
+
+LeftOut = dict[str, list[str]]  # why, and the names of what is not used
+
+
+@dataclass
+class Listing:
+    """The files of a folder, as paths from it with '/', sorted."""
+
+    root: str
+    images: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=lambda: defaultdict(list))
+
+
+def list_folder(source: str, root: str) -> Listing:
+    """List a folder; links are followed, hidden files and folders are not looked at.
+
+    Raises:
+        InputError: For a folder that cannot be read, is too deep or holds too much, or gives way to the whole system.
+    """
+    if os.path.realpath(root).split(os.sep)[1] in ("", "proc", "sys", "dev"):
+        raise InputError("source", source, "a folder of images is needed, not one of the system")
+    found = Listing(root)
+    _list(source, found, "", (os.path.realpath(root),))
+    for names in (found.images, found.tables, found.metadata, *found.left_out.values()):
+        names.sort()
+    return found
+
+
+def _list(source: str, found: Listing, place: str, above: tuple[str, ...]) -> None:
+    try:
+        entries = sorted(os.scandir(os.path.join(found.root, place)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError("source", source, f"its folder {place or '.'!r} cannot be read ({error.strerror})") from error
+    for entry in entries:
+        name, path = entry.name, f"{place}{entry.name}"
+        if name.startswith(".") or name.lower() in _UNTOLD or name in _UNTOLD_FOLDERS:
+            continue
+        if any("\ud800" <= c <= "\udfff" for c in name):  # what Python makes of other bytes
+            found.left_out["with names that are not UTF-8"].append(path)
+        elif entry.is_dir():
+            real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{name}"
+            if real in above:
+                found.left_out["links to a folder above them"].append(path)
+            elif len(above) > _DEEPEST:
+                raise InputError("source", source, f"its folders lie more than {_DEEPEST} deep in each other")
+            else:
+                _list(source, found, f"{path}/", (*above, real))
+        elif not entry.is_file():
+            what = "links to nothing" if entry.is_symlink() else "no regular files"
+            found.left_out[what].append(path)
+        else:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES:
+                found.images.append(path)
+            elif name.lower() in METADATA:
+                found.metadata.append(path)
+            elif suffix in TABLES:
+                found.tables.append(path)
+            else:
+                found.left_out["of other kinds"].append(path)
+    if len(found.images) + sum(map(len, found.left_out.values())) > _MOST:
+        raise InputError("source", source, f"more than {_MOST:,} files lie in it")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The images of each split, and the class that the folders give each; None: none."""
+
+    splits: dict[str, dict[str, str | None]]
+    left_out: LeftOut
+
+
+def lay_out(
+    source: str,
+    found: Listing,
+    named: Collection[str | None] = (),
+    *,
+    given: Mapping[str, Iterable[str]] | None = None,
+    by_folder: bool = True,
+) -> Layout:
+    """Find split and class of every image of a folder.
+
+    The split is the top folder, where all of these are called like splits, and else everything is 'train'; the class is the
+    next folder. A lone folder around everything is looked through. Nothing is taken for a split further down.
+
+    Args:
+        source: What the user calls it.
+        found: The files of the folder.
+        named: Names of splits that the user gave.
+        given: Images of each split where the dataset's card says so; then the class is the folder that an image lies in.
+        by_folder: Whether folders are classes; else no image has one here.
+
+    Raises:
+        InputError: When folders could be read in more than one way.
+    """
+    if given is not None:
+        return Layout({s: {path: _normal(PurePosixPath(path).parent.name) for path in own} for s, own in given.items()}, {})
+    paths = {path: path.split("/") for path in found.images}
+    while len(tops := {parts[0] for parts in paths.values()}) == 1 and all(len(parts) > 1 for parts in paths.values()):
+        (top,) = tops
+        if split_named(top, named) or all(len(parts) == 2 for parts in paths.values()):
+            break
+        paths = {path: parts[1:] for path, parts in paths.items()}
+    left_out: LeftOut = {}
+    folders = {parts[0] for parts in paths.values() if len(parts) > 1}
+    splits = by_split(source, sorted(folders), named)
+    classes = _classes if by_folder else lambda source, paths: dict.fromkeys(paths)
+    if splits is None:
+        if by_folder:
+            _check_tops(source, paths.values(), named)
+        return Layout({"train": classes(source, paths)}, left_out)
+    if loose := [path for path, parts in paths.items() if len(parts) == 1]:
+        left_out["beside the folders of the splits"] = loose
+    result: dict[str, dict[str, str | None]] = {}
+    for top, split in splits.items():
+        own = {path: parts[1:] for path, parts in paths.items() if parts[0] == top and len(parts) > 1}
+        result[split] = classes(source, own)
+    return Layout(result, left_out)
+
+
+def _check_tops(source: str, paths: Iterable[Sequence[str]], named: Collection[str | None]) -> None:
+    """Refuse folders of classes, of which one may be a split: it is called so, and holds folders instead of images."""
+    depths = defaultdict(set)
+    for parts in paths:
+        depths[parts[0]].add(len(parts))
+    for top, own in depths.items():
+        if split_named(top, named) and min(own) > 2:
+            other = next(name for name in depths if not split_named(name, named))
+            valid = f"{top!r} looks like a split and {other!r} beside it like a class; keep splits or classes there alone"
+            raise InputError("source", source, valid)
+
+
+def _classes(source: str, paths: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
+    """Return the class of each image: the folder it starts in; None for one that lies in none."""
+    inner = defaultdict(set)  # of each class: the folders in it, '' for images that lie in it directly
+    for parts in paths.values():
+        if len(parts) > 1:
+            inner[parts[0]].add(parts[1] if len(parts) > 2 else "")
+    for name, own in inner.items():
+        for below in own:
+            if is_split_word(below):
+                valid = f"the class {name!r} holds a folder {below!r}: is it a split? Put splits on top: {below}/{name}/..."
+                raise InputError("source", source, valid)
+        if len(own) > 1 and "" not in own:
+            some = ", ".join(sorted(own)[:3])
+            valid = f"{name!r} holds images only in folders of its own ({some}): which of them are the classes? "
+            raise InputError("source", source, valid + "One folder of images for each class is needed")
+    return {path: _normal(parts[0]) if len(parts) > 1 else None for path, parts in paths.items()}
+
+
+def _normal(name: str) -> str:
+    """Return a name in the one of its spellings that most systems write: macOS takes accents apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def refuse_twins(source: str, root: str, layout: Layout) -> None:
+    """Refuse a file that is reached on two ways, by links, in two splits or in two classes.
+
+    Raises:
+        InputError: Naming both ways.
+    """
+    folders: dict[str, str] = {}
+    seen: dict[str, tuple[str, str, str | None]] = {}
+    for split, images in layout.splits.items():
+        for path, name in images.items():
+            full = os.path.join(root, path)
+            parent, last = os.path.split(full)
+            if os.path.islink(full):
+                real = os.path.realpath(full)
+            else:
+                if parent not in folders:
+                    folders[parent] = os.path.realpath(parent)
+                real = os.path.join(folders[parent], last)
+            other, *place = seen.setdefault(real, (path, split, name))
+            if place != [split, name]:
+                raise InputError("source", source, f"{other!r} and {path!r} are the same file, in two splits or classes")
+
+
+def refuse_unread(source: str, left_out: LeftOut, classes: Collection[str | None]) -> None:
+    """Refuse a class of which no image is in a format that is read: a set without it would be another one.
+
+    Raises:
+        InputError: Naming the folder.
+    """
+    for path in left_out.get("of other kinds", ()):
+        folder, _, name = path.rpartition("/")
+        known = not folder or any(_normal(part) in classes for part in folder.split("/"))
+        if not known and os.path.splitext(name)[1].lower() in _OTHER_IMAGES:
+            valid = f"{folder!r} holds no image in a format that is read ({name}); save them as {READABLE}"
+            raise InputError("source", source, valid)
+
+
+def left_out_line(left_out: Mapping[str, Sequence[str]]) -> str:
+    """Write what is not used in one line: counts, reasons, and the first names of each."""
+    parts = []
+    for why, names in left_out.items():
+        some = ", ".join(shortened(name, 130) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+        parts.append(f"{len(names):,} {why} ({some})")
+    return ", ".join(parts)
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """Return a name or a reason as it can be shown in a line: printable, its beginning and end where it is long."""
+    text = printable(text)
+    return text if len(text) <= length else f"{text[: length // 2 - 3]}...{text[-length // 2 :]}"

@@ -1,0 +1,131 @@
+"""One split of a real dataset: its images, which are read and decoded one by one, and their labels."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from PIL import Image as PILImage
+
+from distill_hub.config import InputError
+from distill_hub.data.file_facts import Facts
+from distill_hub.data.folders import shortened
+from distill_hub.data.images import decode, size_of, square
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: the rows, and their labels as positions in `Source.classes`."""
+
+    source: str
+    name: str
+    dataset: Dataset = field(repr=False)  # the image column alone
+    labels: np.ndarray = field(repr=False)  # (N,) int64
+    image_column: str
+    facts: Sequence[Facts] | None = field(default=None, repr=False)  # of the file that each row names
+    files: bool = False  # whether a row may name a file, see `Rows`
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def by_class(self) -> list[np.ndarray]:
+        """The rows of every class, in their order, from one pass over the labels."""
+        return np.split(np.argsort(self.labels, kind="stable"), np.cumsum(np.bincount(self.labels))[:-1])
+
+    def select(self, rows: Sequence[int], name: str) -> "Split":
+        """Return some of the rows as a split of another name."""
+        facts = None if self.facts is None else [self.facts[row] for row in rows]
+        return replace(self, name=name, dataset=self.dataset.select(rows), labels=self.labels[rows], facts=facts)
+
+    def image(self, row: int) -> PILImage.Image:
+        """Decode one image, as RGB."""
+        return self._read(row, decode)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Width and height in px as stored, int (M, 2): of all files, or of 256 rows at most, spread evenly."""
+        if self.facts is not None:
+            return np.array([(facts.width, facts.height) for facts in self.facts])
+        rows = np.unique(np.linspace(0, len(self) - 1, min(256, len(self))).astype(int))
+        return np.array([self._read(int(row), size_of) for row in rows])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 over the labels and the encoded images, or, of files, over the sha256 of each."""
+        digest = hashlib.sha256(self.labels.astype("<i8").tobytes())
+        if self.facts is not None:
+            for facts in self.facts:
+                digest.update(facts.sha256)
+            return digest.hexdigest()
+        row = 0
+        for batch in self._cells.iter(1000):  # row by row `datasets` takes many times as long
+            for cell in batch[self.image_column]:
+                digest.update(self._read(row, bytes, cell))
+                row += 1
+        return digest.hexdigest()
+
+    @cached_property
+    def _cells(self) -> Dataset:
+        """The images as they are stored: nothing but `data.images` decodes them."""
+        stored = isinstance(self.dataset.features[self.image_column], Image)
+        return self.dataset.cast_column(self.image_column, Image(decode=False)) if stored else self.dataset
+
+    def _encoded(self, row: int, cell: dict[str, Any] | bytes | None) -> bytes:
+        """Return the bytes of one image, from the file that its cell names where it may name one."""
+        data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+        if data is not None:
+            return data
+        if path is None:
+            raise ValueError("there is none")
+        if not self.files:
+            raise ValueError(f"the table holds a path or an address instead, {shortened(path)!r}, which is not opened")
+        data = Path(path).read_bytes()
+        if self.facts is not None and hashlib.sha256(data).digest() != self.facts[row].sha256:
+            raise ValueError(f"{shortened(path)} has changed since it was first read; run the command again")
+        return data
+
+    def _read(self, row: int, reader: Callable[[bytes], T], cell: dict[str, Any] | bytes | None = None) -> T:
+        try:
+            return reader(self._encoded(row, cell or self._cells[row][self.image_column]))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "source", self.source, f"image of row {row} in split {self.name!r} cannot be decoded ({error})"
+            ) from error
+
+    def pixels(self, indices: Sequence[int] | None, size: int, *, resize: int | None = None) -> torch.Tensor:
+        """Decode images and make them `square`.
+
+        Args:
+            indices: Rows to decode; None for all.
+            size: Side of the result in pixels.
+            resize: Length of the shorter side before the centre is cropped; default: `size`.
+
+        Returns:
+            uint8 (N, 3, size, size).
+
+        Raises:
+            InputError: For an image that cannot be decoded; see also `square`.
+        """
+        indices = range(len(self)) if indices is None else indices
+        result = torch.empty(len(indices), 3, size, size, dtype=torch.uint8)
+        for place, row in enumerate(indices):
+            result[place] = torch.from_numpy(square(self.image(int(row)), size, resize)).permute(2, 0, 1)
+        return result
+
+    def draw_per_class(self, count: int | np.ndarray, seed: int) -> np.ndarray:
+        """Return `count` random rows of every class, class by class, as row numbers (C * count,), or (sum of counts,).
+
+        See `check_ipc` for classes with fewer.
+        """
+        generator = np.random.default_rng(seed)
+        counts = np.broadcast_to(count, len(self.by_class))
+        drawn = zip(self.by_class, counts, strict=True)
+        return np.concatenate([generator.choice(own, n, replace=False) for own, n in drawn])

@@ -1,0 +1,341 @@
+"""Sources that `datasets` reads: local folders of tables (parquet, arrow, ...), and datasets on the Hub."""
+
+import glob
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from datasets import ClassLabel, Dataset, DatasetBuilder, Features, Image, load_dataset_builder
+from datasets.data_files import sanitize_patterns
+from datasets.exceptions import DatasetsError
+from datasets.info import DatasetInfosDict
+from datasets.load import dataset_module_factory
+from datasets.utils.metadata import MetadataConfigs
+from fsspec.utils import glob_translate
+from huggingface_hub import DatasetCard, HfApi
+
+from distill_hub.config import InputError
+from distill_hub.data.folders import SUFFIXES, TABLES, LeftOut, Listing, lay_out
+from distill_hub.data.rows import Choose, Opened, Rows
+from distill_hub.data.rows import image_column as find_image_column
+from distill_hub.data.rows import label_column as find_label_column
+from distill_hub.data.split_names import by_split, split_named
+
+_BUILDERS = {
+    ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".jsonl": "json", ".json": "json", ".csv": "csv",
+    ".tsv": "csv",
+}  # fmt: skip
+# Those that can hold images or paths to them; others run queries, or read what is none.
+_READ = {*_BUILDERS.values(), "imagefolder", "cache"}
+_UNTOLD = ("state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "config.json")
+_UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot be reached ({})"
+# What `datasets` raises for files, cards and tables that are damaged, missing or not what it expects.
+_BROKEN = (
+    *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, RecursionError, OverflowError),
+    *(AssertionError, pa.ArrowException, DatasetsError, yaml.YAMLError),
+)
+
+
+def read_card(source: str, root: str) -> tuple[MetadataConfigs, DatasetInfosDict]:
+    """Read the configurations, and what is on record of them, from the card of a local dataset.
+
+    Raises:
+        InputError: When it cannot be read.
+    """
+    file = os.path.join(root, "README.md")
+    try:
+        if not os.path.isfile(file):
+            return MetadataConfigs(), DatasetInfosDict()
+        with open(file, encoding="utf-8") as opened:
+            text = opened.read(2**24)
+        if not text.lstrip("\ufeff").startswith("---"):
+            return MetadataConfigs(), DatasetInfosDict()
+        data = DatasetCard(text).data
+        return MetadataConfigs.from_dataset_card_data(data), DatasetInfosDict.from_dataset_card_data(data)
+    except _BROKEN as error:
+        raise InputError("source", source, f"its README.md cannot be read ({_reason(error)})") from error
+
+
+def choose_config(source: str, configs: Mapping[str, Any], default: str | None, wanted: str | None) -> str | None:
+    """Return the configuration to read, None where there are none.
+
+    Raises:
+        InputError: When one must be named, or the one named is not there.
+    """
+    listed = ", ".join(configs) or "none"
+    if wanted is not None and wanted not in configs:
+        raise InputError("source_config", wanted, f"the configurations of {source} are: {listed}")
+    if len(configs) < 2:
+        return wanted or next(iter(configs), None)
+    if (wanted or default) is None:
+        raise InputError("source", source, f"it has several configurations; pass one with --source_config: {listed}")
+    return wanted or default
+
+
+def card_splits(source: str, config: Mapping[str, Any], names: Collection[str]) -> dict[str, list[str]] | None:
+    """Return the files of each split that a configuration in a card names; None when it names none.
+
+    Args:
+        source: What the user calls it.
+        config: The configuration, as the card has it.
+        names: Files of the folder, as paths from it: no others are ever read.
+
+    Raises:
+        InputError: When a split is empty, or a file is in two of them.
+    """
+    if config.get("data_files") is None:
+        return None
+    folder = config.get("data_dir")
+    result: dict[str, list[str]] = {}
+    owner: dict[str, str] = {}
+    for split, patterns in sanitize_patterns(config["data_files"]).items():
+        full = [os.path.normpath(os.path.join(folder or "", pattern)) for pattern in patterns]
+        matched = [re.compile(glob_translate(pattern)).match for pattern in full]
+        own = [name for name in names if any(match(name) for match in matched)]
+        if not own:
+            valid = f"its card says that split {split!r} is {', '.join(patterns)[:100]}, but the folder holds no such file"
+            raise InputError("source", source, valid)
+        for name in own:
+            if owner.setdefault(name, split) != split:
+                raise InputError("source", source, f"its card puts {name!r} into two splits, {owner[name]!r} and {split!r}")
+        result[split] = own
+    return result
+
+
+def table_splits(source: str, names: Sequence[str], named: Collection[str | None]) -> dict[str, list[str]]:
+    """Return the tables of each split: by the top folders, where there are any, and else by what the files are called.
+
+    Raises:
+        InputError: When some are called after a split and others are not, or they lie in folders that are no splits.
+    """
+    paths = {name: name.split("/") for name in names}
+    while len({parts[0] for parts in paths.values()}) == 1 and all(len(parts) > 1 for parts in paths.values()):
+        if split_named(next(iter(paths.values()))[0], named):
+            break
+        paths = {name: parts[1:] for name, parts in paths.items()}
+    result: dict[str, list[str]] = {}
+    if folders := sorted({parts[0] for parts in paths.values() if len(parts) > 1}):
+        splits = by_split(source, folders, named)
+        if splits is None or any(len(parts) == 1 for parts in paths.values()):
+            valid = f"its tables lie in {', '.join(folders[:5])}, which are not all splits; name one of these folders"
+            raise InputError("source", source, valid)
+        for name, parts in paths.items():
+            result.setdefault(splits[parts[0]], []).append(name)
+        return result
+    found = {name: split_named(os.path.splitext(parts[0])[0], named) for name, parts in paths.items()}
+    if not any(found.values()):
+        return {"train": list(names)}
+    if others := [name for name, split in found.items() if split is None]:
+        called = next(name for name, split in found.items() if split)
+        raise InputError("source", source, f"{others[0]!r} is not called after a split, as {called!r} is; rename or move it")
+    for name, split in found.items():
+        result.setdefault(str(split), []).append(name)
+    return result
+
+
+def open_tables(
+    source: str,
+    found: Listing,
+    choose: Choose,
+    *,
+    named: Collection[str | None] = (),
+    given: Mapping[str, Iterable[str]] | None = None,
+    features: Features | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Opened:
+    """Open a local folder of tables.
+
+    Args:
+        source: What the user calls it.
+        found: The files of the folder.
+        choose: The splits to open, of those that there are.
+        named: Names of splits that the user gave.
+        given: Tables of each split where the dataset's card says so.
+        features: Of the columns, where the card has them.
+        image_column: Name; default: the only one of images.
+        label_column: Name; default: the only ClassLabel, or one that is called so.
+
+    Raises:
+        InputError: For tables that cannot be read or contradict each other, or columns that are not there.
+    """
+    tables = [name for name in found.tables if name.rpartition("/")[2] not in _UNTOLD]
+    if given is not None:
+        tables = [name for own in given.values() for name in own]
+    suffixes = {os.path.splitext(name)[1].lower() for name in tables}
+    suffix = next((suffix for suffix in TABLES if suffix in suffixes), None)
+    if suffix is None or not suffixes <= {*TABLES}:
+        raise InputError("source", source, f"tables or images are needed; its card names {', '.join(tables[:3])}")
+    read = [name for name in tables if name.lower().endswith(suffix)]
+    left_out: LeftOut = {why: list(names) for why, names in found.left_out.items()}
+    if others := [*found.images, *(name for name in tables if name not in set(read))]:
+        left_out.setdefault("of other kinds", []).extend(others)
+    splits = {s: [n for n in own if n in set(read)] for s, own in given.items()} if given else None
+    splits = splits or table_splits(source, read, named)
+    files = {split: [os.path.join(os.path.abspath(found.root), name) for name in own] for split, own in splits.items()}
+    if suffix == ".parquet":
+        _refuse_contradiction(source, found.root, [file for own in files.values() for file in own])
+    how: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
+    try:
+        builder = load_dataset_builder(
+            _BUILDERS[suffix],
+            data_files={split: [glob.escape(file) for file in own] for split, own in files.items()},
+            features=features,
+            **how,
+        )
+    except _BROKEN as error:
+        raise _unreadable(source, error) from error
+    return _opened(source, builder, choose, image_column, label_column, left_out)
+
+
+def _refuse_contradiction(source: str, root: str, files: Sequence[str]) -> None:
+    """Refuse parquet files that name their classes differently: `datasets` would take the names of the first."""
+    first: dict[str, tuple[list[str], str]] = {}
+    for file in files:
+        name = os.path.relpath(file, root)
+        try:
+            features = Features.from_arrow_schema(pq.read_schema(file))
+        except _BROKEN as error:
+            raise InputError("source", source, f"{name} cannot be read ({_reason(error)})") from error
+        for column, feature in features.items():
+            if isinstance(feature, ClassLabel):
+                names, other = first.setdefault(column, (feature.names, name))
+                if names != feature.names:
+                    raise InputError("source", source, f"{other} and {name} name the classes of {column!r} differently")
+
+
+def open_hub(
+    source: str,
+    revision: str | None,
+    config: str | None,
+    choose: Choose,
+    *,
+    named: Collection[str | None] = (),
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Opened:
+    """Open a dataset on the Hub.
+
+    Args:
+        source: Its id.
+        revision: Branch, tag or commit.
+        config: Its configuration, where it has several.
+        choose: The splits to open, of those that there are.
+        named: Names of splits that the user gave.
+        image_column: Name; default: the only one of images.
+        label_column: Name; default: the only ClassLabel, or one that is called so.
+
+    Raises:
+        InputError: When there is no such dataset, or it cannot be read.
+    """
+    try:
+        module = dataset_module_factory(source, revision=revision)
+        parameters = module.builder_configs_parameters
+        configs = parameters.metadata_configs or {}
+        chosen = choose_config(source, configs, parameters.default_config_name, config) if configs else config
+        builder = load_dataset_builder(source, name=chosen, revision=revision)
+        # What no card says, `datasets` reads from any part of a path: a class called like a split is taken for one.
+        if chosen is None or configs.get(chosen, {}).get("data_files") is None:
+            builder = _by_top_folder(source, builder, revision, named)
+        _refuse_shared(source, builder.config.data_files or {})
+    except InputError:
+        raise
+    except ConnectionError as error:
+        raise InputError("source", source, _UNREACHED.format(error)) from error
+    except _BROKEN as error:
+        raise _unreadable(source, error) from error
+    opened = _opened(source, builder, choose, image_column, label_column, {})
+    # For a dataset on the Hub, the builder's hash is the commit that the revision stands for.
+    return Opened(opened.splits, opened.image_column, opened.label_column, opened.left_out, builder.hash)
+
+
+def _by_top_folder(
+    source: str, builder: DatasetBuilder, revision: str | None, named: Collection[str | None]
+) -> DatasetBuilder:
+    """Return a builder whose splits are what this module would find in the same folder on this machine."""
+    if not builder.config.data_files:  # read from the cache, without the Hub
+        return builder
+    names = HfApi().list_repo_files(source, repo_type="dataset", revision=builder.hash)
+    names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    if builder.name == "imagefolder":
+        images = sorted(name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES)
+        layout = lay_out(source, Listing("", images=images), named)
+        own = {split: list(paths) for split, paths in layout.splits.items()}
+        found = {split: [f"{os.path.commonpath([os.path.dirname(p) for p in paths])}/**"] for split, paths in own.items()}
+        found = {split: [pattern.lstrip("/") for pattern in patterns] for split, patterns in found.items()}
+    else:
+        suffix = next((s for s, name in _BUILDERS.items() if name == builder.name), "")
+        tables = [name for name in names if name.endswith(suffix) and os.path.basename(name) not in _UNTOLD]
+        own = table_splits(source, sorted(tables), named)
+        found = {split: [glob.escape(path) for path in paths] for split, paths in own.items()}
+    prefix = f"hf://datasets/{source}@{builder.hash}/"
+    theirs = {
+        split: sorted(
+            file.removeprefix(prefix) for file in files if file.endswith(tuple(_BUILDERS)) or builder.name == "imagefolder"
+        )
+        for split, files in builder.config.data_files.items()
+    }
+    if {split: sorted(paths) for split, paths in own.items()} == theirs:
+        return builder
+    return load_dataset_builder(source, data_files=found, revision=revision)
+
+
+def _refuse_shared(source: str, data_files: Mapping[str, Sequence[str]]) -> None:
+    owner: dict[str, str] = {}
+    for split, files in data_files.items():
+        for file in files:
+            if owner.setdefault(str(file), split) != split:
+                valid = f"{os.path.basename(file)!r} is in two of its splits, {owner[str(file)]!r} and {split!r}"
+                raise InputError("source", source, valid)
+
+
+def _opened(
+    source: str,
+    builder: DatasetBuilder,
+    choose: Choose,
+    image_column: str | None,
+    label_column: str | None,
+    left_out: LeftOut,
+) -> Opened:
+    """Read tables, and find their columns."""
+    if builder.name not in _READ:
+        raise InputError("source", source, f"a dataset of images is needed; its files are {builder.name}")
+    try:
+        builder.download_and_prepare()
+        features, splits = builder.info.features, builder.info.splits
+        image, label = find_image_column(image_column, features), find_label_column(label_column, features)
+        chosen = choose(list(splits))
+        if empty := [name for name in chosen if splits[name].num_examples == 0]:
+            raise InputError("source", source, f"split {empty[0]!r} is empty")
+        data = {split: builder.as_dataset(split) for split in chosen}
+        files = builder.name == "imagefolder"
+        rows = {split: _rows(own, image, label, files=files) for split, own in data.items()}
+    except InputError:
+        raise
+    except ConnectionError as error:
+        raise InputError("source", source, _UNREACHED.format(error)) from error
+    except _BROKEN as error:
+        raise _unreadable(source, error) from error
+    return Opened(rows, image, label, left_out)
+
+
+def _rows(data: Dataset, image: str, label: str, *, files: bool) -> Rows:
+    images = data.select_columns([image])
+    if isinstance(data.features[image], Image):
+        images = images.cast_column(image, Image(decode=False))
+    names = data.features[label].names if isinstance(data.features[label], ClassLabel) else None
+    # Without [:] `datasets` reads row by row, a second for 60,000.
+    labels = data.select_columns([label])[label][:]
+    return Rows(images, [int(value) if isinstance(value, bool) and names else value for value in labels], names, files=files)
+
+
+def _unreadable(source: str, error: BaseException) -> InputError:
+    return InputError("source", source, f"a dataset with images is needed ({_reason(error.__cause__ or error)})")
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,88 @@
+"""How a process ends: with one line on the standard error and an exit code, whoever is there to read them."""
+
+import contextlib
+import errno
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TextIO
+
+from distill_hub.text import complaint
+
+OUT_OF_MEMORY = "most likely memory ran out, so try fewer processes or smaller batches; the same command goes on"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_NO_MEMORY = re.compile("can't allocate memory|CUDA out of memory").search  # of PyTorch, which has no class for the first
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Say why the process ends; return the exit code."""
+    rank = os.environ.get("RANK", "0")
+    tell(f"error: {message}" if rank == "0" else f"error on rank {rank}: {message}")
+    return code
+
+
+def tell(line: str) -> None:
+    """Print a line on the standard error, if that can be written to."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+        return
+    drop(sys.stderr)
+
+
+def drop(stream: TextIO) -> None:
+    """Let what a stream has not written vanish, where nobody takes it: Python would fail at it again at its end."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def of_the_machine(error: BaseException) -> str | None:
+    """Return the line for what this machine lacks, or does not allow; None for an error of another kind."""
+    for one in _chain(error):
+        if getattr(one, "errno", None) in _FULL or re.search(r"os error ({}|{})\b".format(*_FULL), str(one)):  # hf_xet's
+            where = getattr(one, "filename", None) or "the output, its folder or a cache"
+            return f"disk: no space left for {where}; free some and run the same command again: finished work is kept"
+    if isinstance(error, OSError) and error.filename and error.errno in _UNUSABLE:
+        return complaint("file", str(error.filename), f"it cannot be read or written ({error.strerror})")
+    if isinstance(error, MemoryError) or _NO_MEMORY(str(error)):
+        return "memory: there is not enough for what was asked for; smaller images, batches or sets need less"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def interrupted() -> int:
+    """Say that Ctrl-C ended the command, on the main process; return the exit code."""
+    if os.environ.get("RANK", "0") == "0":
+        tell("\ninterrupted; the same command goes on where it stopped")  # on a line of its own, behind a progress bar
+    return 128 + signal.SIGINT
+
+
+def end_on_interrupt() -> None:
+    """End this process on Ctrl-C even while it waits for others.
+
+    Python handles signals between two of its own instructions, so not before a barrier is over, and torchrun waits for 30 s
+    before it kills. The interpreter's C part, however, writes a signal's number to a socket at once. Nothing is lost by
+    `os._exit`: a run may be killed at any moment.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach())
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+    def wait() -> None:
+        while reader.recv(1)[0] != signal.SIGINT:
+            pass
+        os._exit(interrupted())
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,79 @@
+"""Lists of class names as people keep them: a name per line, "wnid words" lines, id2label or label2id JSON, lists."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from distill_hub.config import InputError
+from distill_hub.data.classes import imagenet_classes
+from distill_hub.data.known import KNOWN
+from distill_hub.foreign.contents import MAX_ROWS, read_file
+
+CLASSES = (
+    "a file of one class name or wnid per line in label order, or of JSON (a list, id2label or label2id), a comma-separated "
+    "list, 'source' for the source's own order, or imagenet1k, imagenette, imagewoof, imageidc, imagenet100 for the papers' "
+    "order"
+)
+_FILE_BYTES = 20_000_000
+_WNID = re.compile(r"(n\d{8})[\s,:]")
+
+
+def names_in(classes: str) -> list[str]:
+    """Return the names that a value of --classes stands for, in label order.
+
+    Raises:
+        InputError: When it stands for none, or a file holds no list of names.
+    """
+    known = KNOWN.get(classes)
+    if classes == "imagenet1k":
+        return imagenet_classes()[0]
+    if known and known.wnids:
+        return list(known.wnids)
+    if os.path.exists(classes) and not os.path.isdir(classes):
+        return _of_file(classes)
+    if "," in classes:
+        return [part.strip() for part in classes.split(",")]
+    raise InputError("classes", classes, f"valid: {CLASSES}")
+
+
+def _of_file(classes: str) -> list[str]:
+    data = read_file(classes, Path(classes), "it", _FILE_BYTES)
+    try:
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        names = _of_json(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
+    except (ValueError, RecursionError) as error:  # of a text's encoding, too
+        why = " ".join(str(error)[:150].split())
+        raise InputError(
+            "classes", classes, f"the file cannot be read as text, or as JSON ({why}); valid: {CLASSES}"
+        ) from error
+    if not names:
+        raise InputError("classes", classes, f"the file cannot be read: it is empty; valid: {CLASSES}")
+    return names
+
+
+def _of_lines(text: str) -> list[str]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # 'n01440764 tench, Tinca tinca': the wnid says it all.
+    wnids = [found[1] for line in lines if (found := _WNID.match(line))]
+    return wnids if len(wnids) == len(lines) else lines
+
+
+def _of_json(content: Any) -> list[str]:
+    for key in ("id2label", "label2id"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if isinstance(content, dict) and all(isinstance(value, int) for value in content.values()):  # label2id
+        content = {value: name for name, value in content.items()} if len({*content.values()}) == len(content) else {}
+    if isinstance(content, dict):
+        by_value = {int(value): name for value, name in content.items()}
+        if sorted(by_value) != list(range(len(content))):
+            raise ValueError("its classes are not numbered 0, 1, ..., each once")
+        content = [by_value[value] for value in range(len(content))]
+    # ImageNet's class index has pairs of wnid and name.
+    names = [name[0] if isinstance(name, list) and name else name for name in content]
+    if not names or len(names) > MAX_ROWS or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError("it holds no list of class names")
+    return [name.strip() for name in names]

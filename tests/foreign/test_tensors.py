@@ -1,0 +1,246 @@
+"""Files of tensors."""
+
+import contextlib
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from foreign_files import LABELS, LOGITS, PIXELS, PLANES, PROBABILITIES, VALUES, check, refusal
+
+from distill_hub.config import InputError
+from distill_hub.foreign.read import read_foreign
+
+
+@pytest.mark.parametrize("kind", ["pt", "pt tuple", "pth", "safetensors", "npz", "pair pt", "pair npy"])
+def test_tensors(save, kind):
+    check(read_foreign(str(save(kind))))
+    path = save(kind, soft_labels=torch.from_numpy(PROBABILITIES))
+    check(read_foreign(str(path)), soft=PROBABILITIES)
+
+
+@pytest.mark.parametrize("kind", ["pt", "npy"])
+def test_one_file_of_a_pair_is_enough_to_name_it(save, tmp_path, kind):
+    folder = save(f"pair {kind}")
+    for key in ("images", "labels"):
+        (folder / f"{key}_1000.{kind}").write_bytes((folder / f"{key}_best.{kind}").read_bytes())
+    error = refusal(folder)
+    assert f"images_1000.{kind}, images_best.{kind}" in str(error) and "pass the path" in str(error)
+    check(read_foreign(str(folder / f"images_best.{kind}")))
+    assert "call it images*" in str(refusal(folder / f"labels_best.{kind}"))
+    (folder / f"labels_best.{kind}").unlink()
+    assert "labels* of the same ending" in str(refusal(folder / f"images_best.{kind}"))
+
+
+def test_images_without_labels(save):
+    folder = save("pair pt")
+    (folder / "labels_best.pt").unlink()
+    assert "no labels*" in str(refusal(folder))
+
+
+@pytest.mark.parametrize(("images", "labels"), [("data", "targets"), ("x", "y"), ("image", "label")])
+def test_other_names_of_tensors(tmp_path, images, labels):
+    torch.save({images: PLANES, labels: VALUES}, tmp_path / "set.pt")
+    check(read_foreign(str(tmp_path / "set.pt")))
+
+
+def test_layout_of_dataset_condensation(tmp_path):
+    pair = [PLANES, VALUES]
+    torch.save({"data": [pair], "accs_all_exps": {"ConvNet": [0.5]}}, tmp_path / "set.pt")
+    check(read_foreign(str(tmp_path / "set.pt")))
+    torch.save({"data": [pair, pair, pair]}, tmp_path / "set.pt")
+    assert "3 sets" in str(refusal(tmp_path / "set.pt"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": PLANES}, "it holds images"),
+        ({"images": PLANES, "x": PLANES, "y": VALUES}, "it holds images, x, y"),
+        ({"data": []}, "0 sets"),
+        ([PLANES], "it holds a list"),
+        ("text", "it holds a str"),
+        ({"images": ["a"], "labels": VALUES}, "images must be a tensor of numbers; it is list"),
+        ({"images": PLANES.to(torch.complex64), "labels": VALUES}, "it is complex64"),
+        ({"images": PLANES, "labels": VALUES > 0}, "they are bool of (6,)"),
+        ({"images": PLANES.to_sparse(), "labels": VALUES}, "images cannot be read"),
+        ({"images": torch.empty(6, 3, 8, 8, device="meta"), "labels": VALUES}, "images cannot be read"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_contents_that_are_no_set(tmp_path, content, message):
+    torch.save(content, tmp_path / "set.pt")
+    assert message in str(refusal(tmp_path / "set.pt"))
+
+
+def test_float_labels_per_class_are_soft_labels(save):
+    found = read_foreign(str(save("pt", labels=torch.from_numpy(LOGITS))))
+    check(found, labels=[1] * 6, soft=[[0.25, 0.5, 0.25]] * 6)
+    assert found.notes["labels"] == "argmax of the soft labels"
+    assert found.notes["soft_labels"] == "softmax of tensor 'labels'"
+    both = save("pt", labels=torch.from_numpy(LOGITS), soft_labels=torch.from_numpy(LOGITS))
+    assert "two kinds" in str(refusal(both))
+
+
+@pytest.mark.parametrize(
+    ("labels", "soft", "message"),
+    [
+        (torch.full((6,), 0.5), None, "labels must be whole numbers"),
+        (torch.zeros(6, 3, dtype=torch.int64), None, "labels must be whole numbers"),
+        (torch.zeros(5, dtype=torch.int64), None, "6 images and 5 labels"),
+        (torch.tensor([0, 1, 2, 0, 1, -1]), None, "one is -1"),
+        (VALUES, torch.ones(6, 2), "at least 3"),
+        (VALUES, torch.ones(5, 3), "at least 3"),
+        (VALUES, torch.full((6, 3), torch.nan), "not finite"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_unusable_labels(save, kind, labels, soft, message):
+    assert message in str(refusal(save(kind, labels=labels, **({} if soft is None else {"soft_labels": soft}))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_floats_in_the_unit_interval_are_pixels(save, dtype):
+    sixteenths = torch.arange(6 * 3 * 8 * 8).reshape(6, 3, 8, 8) % 17
+    expected = torch.tensor([0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, 175, 191, 207, 223, 239, 255])  # 255 k / 16
+    # 127.5 rounds to the even 128.
+    check(read_foreign(str(save("pt", (sixteenths / 16).to(dtype)))), images=expected[sixteenths].to(torch.uint8))
+
+
+def test_floats_round_trip_every_pixel_value(save):
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(6, 3, 16, 16)
+    check(read_foreign(str(save("pt", images.float() / 255))), images=images)
+    check(read_foreign(str(save("pt", images.float()))), images=images)
+    check(read_foreign(str(save("pt", images.long()))), images=images)
+
+
+def test_a_little_beyond_the_unit_interval_is_rounding(save):
+    images = torch.full((6, 3, 8, 8), 1.0009)
+    images[:, :, 0] = -0.0009
+    found = read_foreign(str(save("pt", images))).images
+    assert (found[:, :, 0] == 0).all() and (found[:, :, 1:] == 255).all()
+
+
+def test_normalised_values_need_mean_and_std(save):
+    # (pixel / 255 - 0.5) / 0.25 for the pixels 0, 51, 255; one value in four is 2.4, i.e. 1.1 of full brightness.
+    row = torch.tensor([-2.0, -1.2, 2.0, 2.4])
+    path = save("pt", row.expand(6, 3, 4, 4))
+    error = refusal(path)
+    assert error.field == "mean" and "[-2, 2.4]" in str(error) and "ZCA" in str(error)
+    error = refusal(path, mean="0.5", std="0.25")
+    assert "25 % of its values" in str(error) and "--max_clipped" in str(error)
+    found = read_foreign(str(path), mean="0.5", std="0.25", max_clipped=0.25)
+    assert found.images[0, 0, 0].tolist() == [0, 51, 255, 255] and (found.images == found.images[0, 0, 0]).all()
+    assert found.notes["clipped_values"] == 0.25
+    assert found.notes["normalisation"] == {"mean": [0.5], "std": [0.25]}
+
+
+def test_each_channel_has_its_own_mean_and_std(save):
+    # One normalised value of 2 gives 0.1 + 2 * 0.2 = 0.5, 0.2 + 2 * 0.1 = 0.4 and 0 + 2 * 0.3 = 0.6.
+    images = torch.full((6, 3, 4, 4), 2.0)
+    images[0, 0, 0, 0] = -0.5  # 0.1 - 0.5 * 0.2 = 0
+    found = read_foreign(str(save("pt", images)), mean="0.1, 0.2, 0", std="0.2,0.1,0.3")
+    assert found.images[1, :, 0, 0].tolist() == [128, 102, 153]
+    assert found.images[0, 0, 0, 0] == 0 and found.notes["clipped_values"] == 0
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "field"),
+    [("0.5", None, "std"), (None, "0.5", "mean"), ("0.5,0.5", "0.5", "mean"), ("a", "0.5", "mean"), ("0.5", "0", "std"),
+     ("0.5", "nan", "std"), ("123.7", "58.4", "mean"), ("", "1", "mean")],
+)  # fmt: skip
+def test_unusable_mean_and_std(save, mean, std, field):
+    assert refusal(save("pt", torch.full((6, 3, 4, 4), -1.0)), mean=mean, std=std).field == field
+
+
+def test_pixels_have_no_normalisation_to_undo(save, image_folder):
+    for images in (PLANES, PLANES / 255):
+        assert "no normalisation" in str(refusal(save("pt", images), mean="0.5", std="0.5"))
+    assert refusal(image_folder({"a/0.png": PIXELS[0]}), mean="0.5", std="0.5").field == "mean"
+
+
+def test_grey_images_with_three_means(save):
+    images = torch.full((6, 1, 4, 4), -1.0)
+    assert "one number" in str(refusal(save("pt", images), mean="0.5,0.5,0.5", std="0.5"))
+    assert (read_foreign(str(save("pt", images)), mean="0.5", std="0.25").images == 64).all()  # 0.25 * 255 = 63.75
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_images_that_are_not_finite(save, value):
+    assert "not finite" in str(refusal(save("pt", torch.full((6, 3, 4, 4), value))))
+
+
+def test_layouts(save):
+    check(read_foreign(str(save("npz", torch.from_numpy(PIXELS)))))
+    grey = PLANES[:, :1]
+    check(read_foreign(str(save("pt", grey))), images=grey.expand(6, 3, 8, 8))
+    check(read_foreign(str(save("pt", grey[:, 0]))), images=grey.expand(6, 3, 8, 8))
+    for shape in ((6, 2, 8, 8), (6, 8), (6, 3, 8, 8, 1), (6, 3, 0, 0)):
+        assert "images must be" in str(refusal(save("pt", torch.zeros(shape))))
+
+
+def test_tensors_are_scaled_and_cropped_as_images_are(save):
+    wide = torch.zeros(6, 3, 8, 16, dtype=torch.uint8)
+    wide[..., 4:12] = 200
+    path = save("pt", wide)
+    assert refusal(path).field == "image_size"
+    found = read_foreign(str(path), image_size=4)
+    assert found.images.shape == (6, 3, 4, 4) and (found.images[..., 1:3] == 200).all()
+    assert found.notes["scaled_images"] == 6
+
+
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickle_is_not_executed(tmp_path, legacy):
+    trace = tmp_path / "trace"
+    content = {"images": PLANES, "labels": VALUES, "more": Evil(str(trace))}
+    torch.save(content, tmp_path / "set.pt", _use_new_zipfile_serialization=not legacy)
+    message = str(refusal(tmp_path / "set.pt"))
+    assert "more than tensors" in message and "weights_only" not in message
+    (tmp_path / "set.pth").write_bytes(pickle.dumps(content["more"]))
+    refusal(tmp_path / "set.pth")
+    assert not trace.exists()
+
+
+def test_object_array_is_not_executed(tmp_path):
+    trace = tmp_path / "trace"
+    objects = np.array([Evil(str(trace))], dtype=object)
+    np.save(tmp_path / "images.npy", objects, allow_pickle=True)
+    np.save(tmp_path / "labels.npy", LABELS)
+    np.savez(tmp_path / "set.npz", images=objects, labels=LABELS)
+    (tmp_path / "images_raw.npy").write_bytes(pickle.dumps(objects))
+    for path in (tmp_path / "images.npy", tmp_path / "set.npz", tmp_path / "images_raw.npy"):
+        assert "cannot be read" in str(refusal(path))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["set.pt", "set.safetensors", "set.npz", "images.npy", "set.zip", "set/train.parquet"])
+def test_garbage(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    for data in (b"", b"no set at all", bytes(1000)):
+        path.write_bytes(data)
+        refusal(path.parent if path.suffix == ".parquet" else path)
+
+
+@pytest.mark.parametrize("kind", ["pt", "legacy pt", "safetensors", "npz", "pair npy"])
+def test_damaged_byte_anywhere_is_refused_or_read(save, kind):
+    path = save(kind.removeprefix("legacy "))
+    path = path / "images_best.npy" if path.is_dir() else path
+    if kind == "legacy pt":
+        torch.save((PLANES, VALUES), path, _use_new_zipfile_serialization=False)
+    good = path.read_bytes()
+    for position in range(0, min(len(good), 600), 3):
+        path.write_bytes(good[:position] + bytes([good[position] ^ 0x15]) + good[position + 1 :])
+        with contextlib.suppress(InputError):  # any other error fails the test
+            read_foreign(str(path))
