@@ -17,6 +17,7 @@ def main(config: FitGeneratorConfig) -> None:
 
     from distill_hub.data.sources import fit_folder, load_source
     from distill_hub.generators.fit import fit_generator, fit_on_main
+    from distill_hub.making.size import with_size
     from distill_hub.running.dry_run import DryRun
     from distill_hub.running.lock import hold
     from distill_hub.running.machine import start_accelerator
@@ -24,9 +25,10 @@ def main(config: FitGeneratorConfig) -> None:
 
     started = time.perf_counter()
     accelerator = start_accelerator()
-    fit = options(config, GeneratorFitOptions)
     if config.dry_run or accelerator.is_main_process:
         source = load_source(**options(config, SourceOptions))
+        config = with_size(config, source, "fit_image_size")
+        fit = options(config, GeneratorFitOptions)
         folder = (config.output_dir or fit_folder(source, "generator", fit)).absolute()
     if config.dry_run:
         run = DryRun(folder, fit)

@@ -22,6 +22,7 @@ from distill_hub.artifact.manifest import (
 )
 from distill_hub.classifiers import Classifier
 from distill_hub.data.citations import SOURCES
+from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source
 from distill_hub.generators.base import Generator
 from distill_hub.running.run import Run, Stage
@@ -134,6 +135,15 @@ def source_record(source: Source) -> SourceRecord:
     )
 
 
+def set_license(source: Source, generator: ModelRecord | None) -> str | None:
+    """Return the licence of a set: its generator's, or its source's where it has none or one that was fitted to the source.
+
+    A generator from elsewhere whose licence is not known leaves that of its images unknown, too.
+    """
+    own = generator is None or generator.id.startswith(FITTED)
+    return source.license if own else generator.license
+
+
 def describe(
     run: Run,
     source: Source,
@@ -179,7 +189,7 @@ def describe(
         seed=seed,
         stages=[StageRecord(**{field: s[field] for field in StageRecord.model_fields}) for s in run.stages],
         environment=EnvironmentRecord(**run.environment()),
-        license=(generator and generator.license) or source.license,
+        license=set_license(source, generator),
         content_sha256="0" * 64,  # known once the rows are written
         created=now(),
     )

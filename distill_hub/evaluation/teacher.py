@@ -21,7 +21,7 @@ from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source, fit_folder
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.protocols import protocol
-from distill_hub.evaluation.settings import Task
+from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.networks.names import student_name
@@ -48,7 +48,7 @@ def open_teacher(
             teacher expects, which a fitted one does not know.
         teacher: Name for `load_classifier`; 'auto': `IMAGENET_TEACHER` when all classes have a wnid, else a fitted one.
         teacher_revision: Branch, tag or commit on the Hub.
-        teacher_epochs: Epochs of the fit.
+        teacher_epochs: Epochs of the fit; default: see `fit_settings`.
         seed: Of the fit.
         network: What is fitted: a name for `networks.build`; 'auto': the ConvNet that suits the image size.
 
@@ -63,10 +63,11 @@ def open_teacher(
         raise InputError("image_size", None, f"the images of {source.name} differ in size; pass --image_size")
     elif teacher == "auto":
         network = student_name(network, image_size)
-        config = run.cached(fit_folder(source, "teacher", network, image_size, teacher_epochs, seed) / "config.json")
+        settings = fit_settings(source, network, image_size, teacher_epochs)
+        config = run.cached(fit_folder(source, "teacher", network, image_size, settings.epochs, seed) / "config.json")
         run.on_main(
             "fit teacher",
-            lambda: _fit(run, source, config.parent, network, image_size, teacher_epochs, seed),
+            lambda: _fit(run, source, config.parent, network, image_size, settings, seed),
             makes=config,
             lower="a smaller image size, or a --teacher that is there,",
         )
@@ -129,14 +130,26 @@ def open_known_teacher(
     return classifier, found
 
 
-def _fit(run: Run, source: Source, folder: Path, name: str, size: int, epochs: int | None, seed: int) -> None:
-    """Train a network on the whole training split; by default 10 epochs, or as many as 600 optimiser steps take."""
-    images = source.train.pixels(None, size)
-    task = Task(len(images), tuple(source.class_names), size, source.name, name)
-    settings = protocol("quick").settings(task)
-    epochs = epochs or max(10, math.ceil(600 / math.ceil(len(images) / settings.batch_size)))
-    # It never looks at the test split: a teacher is not chosen by it.
-    settings = dataclasses.replace(settings, epochs=run.part(epochs), looks=())
-    train = TrainingSet(images, torch.from_numpy(source.train.labels)).at(settings.image_size, run.device)
+def fit_settings(source: Source, network: str, size: int, epochs: int | None = None) -> Settings:
+    """Return how a network is trained on the whole training split. The test split is not looked at: it must not choose it.
+
+    Args:
+        source: The real dataset.
+        network: Name for `networks.build`.
+        size: Side of the images in pixels.
+        epochs: Default: 10, or as many as a step per image takes where that is more, but at least 200 steps and at most 600.
+    """
+    count = len(source.train)
+    settings = protocol("quick").settings(Task(count, tuple(source.class_names), size, source.name, network))
+    steps = min(600, max(200, count))
+    epochs = epochs or max(10, math.ceil(steps / math.ceil(count / settings.batch_size)))
+    return dataclasses.replace(settings, epochs=epochs, looks=())
+
+
+def _fit(run: Run, source: Source, folder: Path, name: str, size: int, settings: Settings, seed: int) -> None:
+    """Train a network as the settings say, and save it."""
+    settings = dataclasses.replace(settings, epochs=run.part(settings.epochs))
+    whole = TrainingSet(source.train.pixels(None, size), torch.from_numpy(source.train.labels))
+    train = whole.at(settings.image_size, run.device)
     (fitted,) = train_students(name, [train], None, len(source.classes), settings, [seed], title="fit teacher")
     save_network(fitted.model, folder, name, source.class_names, settings.image_size)

@@ -28,6 +28,7 @@ from distill_hub.data.augment import Augmentation, augment, batch_of, draw
 from distill_hub.data.sources import Source
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.subject import HeldOut
+from distill_hub.making.size import with_size
 from distill_hub.networks.build import build, check_student
 from distill_hub.networks.names import student_name
 from distill_hub.options.fit_classifier import FitClassifierConfig
@@ -51,12 +52,9 @@ def classifier_task(config: FitClassifierConfig, source: Source) -> Task:
         source: The real dataset.
 
     Raises:
-        InputError: When the images differ in size and none is given, or the network is unknown, does not run on such images
-            or is no classifier that a recipe can use.
+        InputError: When the network is unknown, does not run on such images or is no classifier that a recipe can use.
     """
     size = config.image_size or source.image_size
-    if size is None:
-        raise InputError("image_size", None, f"the images of {source.name} differ in size; pass --image_size")
     network = f"{student_name('auto', size)}-bn" if config.network == "auto" else config.network
     check_student(network, len(source.classes), size, field="network")
     with torch.device("meta"):
@@ -317,6 +315,7 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
     Raises:
         InputError: See `classifier_task`, `Run`, `Fit` and `Fit.train`; or when the test split holds no image of a class.
     """
+    config = with_size(config, source, "image_size")
     task = classifier_task(config, source)
     folder = config.output_dir or Path("outputs", classifier_name(source.name, task.student))
     settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # decoded images and checkpoint depend on it

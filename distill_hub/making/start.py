@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,6 +22,7 @@ from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import epochs_of_views
 from distill_hub.generators.base import Generator
 from distill_hub.generators.open import open_generator
+from distill_hub.making.size import with_size
 from distill_hub.methods.candidates import draw_pool
 from distill_hub.networks.names import student_name
 from distill_hub.options.shared import (
@@ -38,6 +39,8 @@ from distill_hub.options.shared import (
 from distill_hub.publishing.destination import Destination, check_destination
 from distill_hub.running.dry_run import open_run
 from distill_hub.running.run import Run, Stage
+
+_Options = TypeVar("_Options", bound=SetOptions)
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Se
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
     """
-    source, name, destination, run = _begin(config, method, config.image_size)
+    config, source, name, destination, run = _begin(config, method)
     size, test = config.image_size or source.image_size, HeldOut(source)
     network = f"{student_name('auto', size)}-bn" if batch_norm and size else "auto"
     teacher, teacher_record = open_teacher(
@@ -168,7 +171,7 @@ def set_up_generator(config: SampleOptions, method: str, *, kind: str | None = N
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
     """
-    source, name, destination, run = _begin(config, method, 224)  # what no student exceeds: the generator is not known yet
+    config, source, name, destination, run = _begin(config, method)
     generator, id = open_generator(
         run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
     )
@@ -185,13 +188,15 @@ def set_up_generator(config: SampleOptions, method: str, *, kind: str | None = N
     )
 
 
-def _begin(config: SetOptions, method: str, image_size: int | None) -> tuple[Source, str, Destination | None, Run]:
-    """Refuse what can be refused without work; return the source, the set's name, where it is to be published, and its run.
+def _begin(config: _Options, method: str) -> tuple[_Options, Source, str, Destination | None, Run]:
+    """Refuse what can be refused without work.
 
     Args:
         config: The recipe's settings.
         method: Name of the method.
-        image_size: Side of the set's images in pixels; None: that of the source's, or, where they differ, 224.
+
+    Returns:
+        The settings, with the size of what will be fitted; the source, the set's name, where it is to be published, its run.
 
     Raises:
         InputError: For the first of these that cannot be used.
@@ -203,13 +208,19 @@ def _begin(config: SetOptions, method: str, image_size: int | None) -> tuple[Sou
         method = f"{method}-{tuning.method.name}"
     source = load_source(**options(config, SourceOptions))
     check_ipc(source, config.ipc)
+    draws = isinstance(config, SampleOptions)
+    if (config.generator if draws else config.teacher) == "auto" and not source.has_wnids:
+        config = with_size(config, source, "fit_image_size" if draws else "image_size")
+    # 224 px is what no student exceeds: a generator is not known yet, nor a teacher that gives images of no one size theirs.
+    size = 224 if draws else config.image_size or source.image_size or 224
     # Two methods may take the same options, and finished work of other images is of no use.
     images = {"source_fingerprint": source.fingerprint, "test_fingerprint": source.test.fingerprint}
     settings = {**resolved(config), "method": method, **images}
     rules = protocol_named(config.protocol)
     epochs_of_views(config.view_epochs, rules, config.ipc, len(source.classes))
-    rules.check_students(config.students, len(source.classes), image_size or source.image_size or 224)
+    rules.check_students(config.students, len(source.classes), size)
     name = set_name(source.name, config.ipc, method)
     destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     folder = config.output_dir or Path("outputs", name)
-    return source, name, destination, open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
+    run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
+    return config, source, name, destination, run

@@ -5,7 +5,7 @@ A stranger wrote these files. Fields that are not read here may hold anything.
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Config(BaseModel):
@@ -26,11 +26,20 @@ def _listed(names: Any) -> Any:
     return [names[str(place)] for place in range(len(names))]
 
 
+def _readable(name: str) -> str:
+    """Refuse what moves a terminal's cursor or turns the direction of a line."""
+    if not name.isprintable():
+        raise ValueError("a name must be printable")
+    return name
+
+
 Side = Annotated[int, Field(gt=0, le=1024)]  # pixels
 Count = Annotated[int, Field(gt=0, le=100_000)]
-Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1, max_length=100_000)]
-Means = list[Annotated[float, Field(ge=-1e6, le=1e6)]]
-Stds = list[Annotated[float, Field(ge=1e-6, le=1e6)]]
+Name = Annotated[str, Field(max_length=500), AfterValidator(_readable)]
+Names = Annotated[list[Name], BeforeValidator(_listed), Field(min_length=1, max_length=100_000)]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+Std = Annotated[float, Field(ge=1e-6, le=1e6)]
+Means, Stds = list[Mean], list[Std]
 
 
 class TimmData(Config):
@@ -154,8 +163,8 @@ class ProcessorConfig(Config):
     rescale_offset: bool | None = False
     do_normalize: bool | None = False
     include_top: bool | None = False
-    image_mean: float | Means = 0.0
-    image_std: Annotated[float, Field(ge=1e-6)] | Stds = 1.0
+    image_mean: Mean | Means = 0.0
+    image_std: Std | Stds = 1.0
 
     @model_validator(mode="after")
     def _of_one_length(self):

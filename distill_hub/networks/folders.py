@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 
@@ -20,7 +21,7 @@ MAX_BYTES = 2**25  # of a JSON file
 # What timm, transformers and diffusers raise for a configuration, or weights, that they cannot build a network from.
 _UNBUILT = (
     *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
-    *(NameError, ImportError, RecursionError, MemoryError, SafetensorError),
+    *(NameError, ImportError, RecursionError, MemoryError, SafetensorError, StrictDataclassError),
 )
 
 

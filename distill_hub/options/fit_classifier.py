@@ -17,7 +17,9 @@ class FitClassifierConfig(SourceOptions):
     network: str = option(
         "auto", "resnet-18-bn, ..., or timm/NAME; auto: the convnet-D-bn that suits the image size", common=True
     )
-    image_size: Pixels | None = option(None, "side of the square images in pixels; default: the source's own", common=True)
+    image_size: Pixels | None = option(
+        None, "side of the square images in pixels; default: the source's own, else chosen and said", common=True
+    )
     epochs: PositiveInt = option(100, "passes over the training split", common=True)
     batch_size: PositiveInt = option(128, "images per optimiser step, all processes together")
     learning_rate: PositiveFloat = option(

@@ -180,7 +180,8 @@ class PixelOptions(SetOptions):
 
     image_size: Pixels | None = option(
         None,
-        "side of the square images in pixels; default: that of the source's images when they agree, else the teacher's",
+        "side of the square images in pixels; default: that of the source's images when they agree, else the teacher's, or "
+        "where one is fitted a chosen one",
         common=True,
     )
     fit_seed: NonNegativeInt = option(0, "seed of the fit of the teacher")

@@ -5,8 +5,9 @@ import dataclasses
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeVar
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -14,6 +15,11 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 PAUSE = 30.0  # seconds between two lines of a bar in a log
+LONG, SOON = 600.0, 5.0  # seconds that are worth a warning, and after which they can be told
+QUICKER = (
+    "Quicker: fewer steps or images, a --teacher and --generator that are trained already, or a recipe without a generator "
+    "(random_real, herding, rded); --dry_run prints the plan."
+)
 _LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
@@ -76,11 +82,31 @@ def progress(items: Collection[Item], title: str, *, unit: str, done: int = 0, d
     """
     how = {"total": done + len(items), "unit": unit, "initial": done, "disable": disable}
     if sys.stderr.isatty():
-        return tqdm(items, title, **how)
+        return _Bar(items, title, **how)
     return _Lines(items, title, **how, mininterval=PAUSE, maxinterval=PAUSE, leave=False, bar_format=_LINE)
 
 
-class _Lines(tqdm):
+class _Bar(tqdm):
+    """A bar that says, once, when more than `LONG` is to go: after a few items, or after one that takes its time."""
+
+    said: ClassVar[bool] = False  # by any bar of this process
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the items."""
+        total, starts = len(self.iterable), []  # of items; the first may also load and compile
+        for item in super().__iter__():
+            starts.append(time.perf_counter())
+            known, spent = len(starts) - 1, starts[-1] - starts[0]
+            if not (_Bar.said or self.disable) and spent >= (SOON if known > 1 else 6 * SOON):
+                first = 1 if known > 1 else 0
+                left = (total - known) * (starts[-1] - starts[first]) / (known - first)
+                if left > LONG:
+                    _Bar.said = True
+                    self.write(f"{self.desc}: about {duration(left)} to go on this machine. {QUICKER}", file=sys.stderr)
+            yield item
+
+
+class _Lines(_Bar):
     """A bar in a log: whole lines one after the other, also of a bar within a bar; nothing moves the cursor."""
 
     told: int | None = None  # items finished, in the latest line

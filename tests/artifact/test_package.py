@@ -1,6 +1,7 @@
 import errno
 import os
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -8,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from distill_hub.artifact import package
+from distill_hub.artifact.describe import set_license
 from distill_hub.artifact.load import load_artifact
+from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.config import InputError
 
@@ -169,3 +172,18 @@ def test_manifest_with_other_classes_is_refused(tmp_path, make_rows, build_manif
     with pytest.raises(ValueError, match="the manifest has the classes"):
         write_artifact(tmp_path, make_rows(), build_manifest(), class_names=names[::-1])
     assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("id", "own", "expected"),
+    [
+        (None, None, "cc-by-4.0"),
+        ("fitted on digits", None, "cc-by-4.0"),
+        ("org/generator", "mit", "mit"),
+        ("org/generator", None, None),  # not the source's: what its images may be used for is not known
+    ],
+)
+def test_the_licence_is_that_of_what_drew_the_images(id, own, expected):
+    source = SimpleNamespace(license="cc-by-4.0")
+    generator = id and ModelRecord(id=id, architecture="DiT", sha256="0" * 64, license=own)
+    assert set_license(source, generator) == expected

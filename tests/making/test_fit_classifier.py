@@ -26,6 +26,7 @@ from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.making import fit_classifier as module
 from distill_hub.making.fit_classifier import Fit, classifier_task, fit_classifier, rate
+from distill_hub.making.size import with_size
 from distill_hub.networks.build import build
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.running.run import Run
@@ -343,12 +344,12 @@ def test_a_wrong_word(tmp_path, capfd, words, parts):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != "config.json"] == []
 
 
-def test_images_of_several_sizes_need_an_image_size(digits):
-    images = [Image.new("RGB", (side, 9)) for side in (9, 12)]
-    both = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
+def test_images_of_several_sizes_get_one(digits, capsys):
+    images = [Image.new("RGB", (side, 40)) for side in (33, 70)]
+    both = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature(decode=False)}))
     source = dataclasses.replace(digits, train=dataclasses.replace(digits.train, dataset=both, labels=np.array([0, 1])))
-    with pytest.raises(InputError, match=r"image_size: None .* differ in size; pass --image_size"):
-        classifier_task(FitClassifierConfig(), source)
+    assert classifier_task(with_size(FitClassifierConfig(), source, "image_size"), source).image_size == 32
+    assert "squares of 32 px" in capsys.readouterr().out
     assert classifier_task(FitClassifierConfig(image_size=9), source).student == "convnet-1-bn"
 
 

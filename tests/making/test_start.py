@@ -31,13 +31,21 @@ def test_a_generator_that_a_method_cannot_tune_is_refused_before_a_teacher_is_fi
         start.set_up_generator(DitConfig(output_dir=tmp_path / "b"), "dit")
 
 
-def test_images_of_several_sizes_need_an_image_size_where_a_teacher_is_fitted(digits, monkeypatch, tmp_path):
-    images = [Image.new("RGB", (side, 16)) for side in (16, 20)] * 5
-    both = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
+def test_images_of_several_sizes_get_one_that_is_recorded_where_a_teacher_is_fitted(digits, monkeypatch, tmp_path):
+    images = [Image.new("RGB", (side, 40)) for side in (33, 70)] * 5
+    both = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature(decode=False)}))
     train = dataclasses.replace(digits.train, dataset=both, labels=np.arange(10))
     monkeypatch.setattr(start, "load_source", lambda *args, **kwargs: dataclasses.replace(digits, train=train))
-    with pytest.raises(InputError, match=r"^image_size: None .* the images of digits differ in size; pass --image_size$"):
+    seen = []
+
+    def fit(run, test, size, **settings):
+        seen.append(size)
+        raise LookupError("the teacher")
+
+    monkeypatch.setattr(start, "open_teacher", fit)
+    with pytest.raises(LookupError):
         start.set_up(PixelOptions(ipc=1, output_dir=tmp_path / "set"), "herding")
+    assert seen == [32] and '"image_size": 32' in (tmp_path / "set" / ".run" / "config.json").read_text()
 
 
 def test_students_too_deep_for_the_images_are_refused_before_a_teacher_is_fitted(masked, tmp_path):

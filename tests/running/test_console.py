@@ -53,3 +53,23 @@ def test_on_a_terminal_it_is_a_bar():
     os.close(stderr)
     shown = os.read(terminal, 100_000).decode()
     assert re.search(r"\router: 100%\|█+\| 2/2 \[", shown)
+
+
+LONG_ONE = """
+import time
+from distill_hub.running import console
+console.SOON, console.LONG = 0.2, {long}
+for title in ("first", "second"):
+    for step in console.progress(range(10), title, unit="step"):
+        time.sleep(0.5 if step == 0 else 0.03)
+"""
+
+
+def test_what_takes_long_says_so_once_with_what_is_quicker(tmp_path):
+    """After two items that count, 7 or 8 are left, of 0.03 s each; the first, which also loads, would make it 4.5 s."""
+    for limit, times in ((0.1, 1), (2.0, 0)):
+        code = LONG_ONE.replace("{long}", str(limit))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        said = [line for line in done.stderr.splitlines() if "to go on this machine" in line]
+        assert len(said) == times and not done.stdout
+        assert all(line.startswith("first: about ") and "--dry_run" in line for line in said)
