@@ -30,7 +30,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from distill_hub.config import HubError, InputError
-from distill_hub.kinds import is_path
+from distill_hub.kinds import is_file_name, is_path
 
 RepoType = Literal["dataset", "model"]
 
@@ -151,7 +151,7 @@ def missing(name: str) -> str | None:
     if os.path.exists(name) or (is_repo_id(name) and not is_path(name)):
         return None
     if is_path(name):
-        return "there is no such file" if os.path.splitext(name)[1] else "there is no such folder"
+        return "there is no such file" if is_file_name(name) else "there is no such folder"
     return "there is no such folder, and it is not a Hub id NAMESPACE/NAME"
 
 
@@ -165,7 +165,7 @@ def check_model(field: str, name: str, file: str, valid: str) -> None:
     if os.path.exists(name) and not os.path.isfile(os.path.join(name, file)):
         reason = f"there is no {file} in it" if os.path.isdir(name) else "it is a file"
     if reason:
-        raise InputError(field, name, f"{reason}; {valid}")
+        raise InputError(field, name, f"{valid} ({reason})")
 
 
 def check_location(location: str) -> None:

@@ -17,6 +17,7 @@ from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
+from distill_hub.kinds import is_path
 from distill_hub.making.launcher import with_launch_options
 from distill_hub.making.recipes import find_set_recipe, recipes_folder, word
 from distill_hub.options.commands import RealOptions, ReproduceConfig
@@ -226,15 +227,19 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     """Return the settings that say where real images and networks lie: as pinned by the record, or as named now."""
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
+    folders = {} if known.name in KNOWN or known.hub_id else {"source": known.name}
+    for field in ("generator", "teacher"):
+        name = str(recorded.get(field, "auto"))
+        if is_path(name) or (name != "auto" and "/" not in name):  # as ids on the Hub and names of timm have it
+            folders[field] = name
+    for field, name in folders.items():
+        if not getattr(config, field) and (published or not os.path.exists(name)):
+            valid = f"it is a folder of whoever made the set; pass --{field} with the folder that holds the same here"
+            raise InputError(field, name, valid)
     if config.source:
         settings.setdefault("source_revision", None)  # a branch of another place
-    else:
-        if known.revision:
-            settings.setdefault("source_revision", known.revision)
-        local = known.name not in KNOWN and known.hub_id is None
-        if local and (published or not Path(known.name).exists()):
-            valid = "it is a folder of whoever made the set; pass --source with the folder of the real images here"
-            raise InputError("source", known.name, valid)
+    elif known.revision:
+        settings.setdefault("source_revision", known.revision)
     if config.generator:
         if generator is None:
             raise InputError("generator", config.generator, "the set was made without one")

@@ -205,7 +205,7 @@ def test_sets_are_one_or_more_words():
         (["SET", "--json", "LINK"], "it is a device or a link, which would be replaced"),
         (["SET", "--json", "/dev/null"], "it is a device or a link, which would be replaced"),
         (["SET", "--json", "one", "--html", "one"], "--html names the same file"),
-        (["SET", "--htm", "page.html"], "there is no option --htm (did you mean 'html'?)"),
+        (["SET", "--htm", "page.html"], "there is no such option (did you mean '--html'?)"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make_set, tmp_path, capsys, words, reason):

@@ -16,7 +16,8 @@ from compared import Page, run, score, shown, teacher
 
 from distill_hub.artifact.records import DDRanking
 from distill_hub.publishing.compare import compare, read_sets
-from distill_hub.publishing.compare_page import SERIES, THEMES, render_page, web_address
+from distill_hub.publishing.compare_page import SERIES, THEMES, render_page
+from distill_hub.publishing.markdown import web_address
 
 
 @pytest.fixture(scope="module")
