@@ -264,6 +264,31 @@ def look(repo_id: str, revision: str | None = None, repo_type: RepoType = "datas
     return RemoteSet(info.id, info.sha, bool(info.private), files, repo_type)
 
 
+def last_authors(remote: RemoteSet, names: Iterable[str]) -> dict[str, set[str]]:
+    """Return who wrote the commit that changed a file last, as far as the Hub tells it, by the file's name.
+
+    Args:
+        remote: What `look` found.
+        names: Names in `remote.files`.
+
+    Raises:
+        InputError, HubError: See `plain_errors`.
+    """
+    names = sorted(names)
+    if constants.HF_HUB_OFFLINE or not names:
+        return {}
+    with plain_errors(remote.repo_id, repo_type=remote.repo_type, revision=remote.commit):
+        files, commits = _history(remote.repo_id, remote.commit, remote.repo_type, names)
+    authors = {commit.commit_id: set(commit.authors) for commit in commits}
+    return {file.path: authors.get(file.last_commit.oid, set()) for file in files if getattr(file, "last_commit", None)}
+
+
+@retried
+def _history(repo_id: str, commit: str, repo_type: RepoType, names: list[str]):
+    how = {"revision": commit, "repo_type": repo_type}
+    return API.get_paths_info(repo_id, names, expand=True, **how), API.list_repo_commits(repo_id, **how)
+
+
 def look_if_there(repo_id: str, repo_type: RepoType) -> RemoteSet | None:
     """Return what `look` finds on main; None where the Hub shows no such repository.
 

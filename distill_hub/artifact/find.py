@@ -9,7 +9,7 @@ from pathlib import Path
 from distill_hub.artifact.manifest import MANIFEST_BYTES, Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.config import InputError
-from distill_hub.hub import RemoteSet, check_location, fetch, look
+from distill_hub.hub import RemoteSet, check_location, fetch, last_authors, look
 
 MANIFEST = "manifest.json"
 RECORD_BYTES = 1_000_000
@@ -120,6 +120,19 @@ def read_description(found: Found) -> tuple[Manifest, tuple[EvaluationRecord, ..
     folder = found.fetch([MANIFEST], most_bytes=MANIFEST_BYTES)
     manifest = Manifest.read(folder / MANIFEST)
     return manifest, of_content(read_records(folder).values(), manifest.content_sha256)
+
+
+def signed(found: Found, records: Iterable[EvaluationRecord]) -> set[str]:
+    """Return the names of the records' files that the account which they name sent to the Hub itself, as the Hub tells it.
+
+    Raises:
+        InputError, HubError: See `hub.plain_errors`.
+    """
+    named = {f"evaluations/{record.file_name}": record.submitted_by for record in records if record.submitted_by}
+    if found.remote is None:
+        return set()
+    authors = last_authors(found.remote, named.keys() & found.files.keys())
+    return {name.removeprefix("evaluations/") for name, account in named.items() if account in authors.get(name, ())}
 
 
 def folder_bytes(files: Mapping[str, int], folder: str) -> int:

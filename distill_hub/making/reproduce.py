@@ -142,7 +142,7 @@ def reproduce(config: ReproduceConfig) -> Reproduction | None:
     """
     found = find(config.location, config.revision)
     manifest, _ = read_description(found)
-    folder = config.output_dir or Path("outputs", f"{manifest.name}-reproduced")
+    folder = config.output_dir or default_folder(manifest)
     if found.folder and folder.resolve() == found.folder.resolve():
         raise InputError("output_dir", str(folder), "it holds the set itself; name a new folder")
     words = make_words(manifest, config, folder, published=found.remote is not None)
@@ -155,6 +155,11 @@ def reproduce(config: ReproduceConfig) -> Reproduction | None:
     print(f"{shlex.join(words)}\n", flush=True)
     _run(words)
     return compare(found, folder)
+
+
+def default_folder(manifest: Manifest) -> Path:
+    """Return where a set is rebuilt, unless another folder is named."""
+    return Path("outputs", f"{manifest.name}-reproduced")
 
 
 def _run(words: list[str]) -> None:

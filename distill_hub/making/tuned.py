@@ -25,7 +25,7 @@ from distill_hub.options.minimax import TuningOptions
 from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
-from distill_hub.running.files import STATE, atomic_write
+from distill_hub.running.files import STATE, atomic_write, folder_name
 
 
 def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup:
@@ -119,7 +119,7 @@ def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path) -> Non
     atomic_write(partial / TUNING, record.to_json().encode())
     loss_curves(tuning.losses.numpy(), LOSSES, partial / "losses.png")
     files = [file.relative_to(partial).as_posix() for file in partial.rglob("*")]
-    atomic_write(partial / "README.md", model_card(record, location=str(folder), files=files).encode())
+    atomic_write(partial / "README.md", model_card(record, location=folder_name(folder), files=files).encode())
     atomic_write(folder.parent / "assets" / "losses.png", (partial / "losses.png").read_bytes())
     os.replace(partial, folder)
     for stage in ("encode", "tuning"):

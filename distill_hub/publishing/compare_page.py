@@ -154,7 +154,7 @@ def _percent(row: Row) -> str:
 
 
 def _name(row: Row) -> str:
-    return row.set.label + (f", by {row.record.submitted_by}" if row.record.submitted_by else "")
+    return row.set.label + (f", by {row.by}" if row.record.submitted_by else "")
 
 
 def _svg(group: Group, draw: Callable[[Axes, Group, dict], None], height: float, colours: dict[str, str]) -> str:
@@ -204,8 +204,7 @@ def _by_size(axes: Axes, group: Group, colours: dict[str, str]) -> None:
     """Accuracy over images per class: a line for each method and who measured it, and one for random real images."""
 
     def series(row: Row) -> str:
-        who = row.record.submitted_by
-        return row.set.manifest.method.title + (f", by {who}" if who else "")
+        return row.set.manifest.method.title + (f", by {row.by}" if row.record.submitted_by else "")
 
     def size(row: Row) -> int:
         return row.set.manifest.ipc

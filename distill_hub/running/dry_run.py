@@ -173,6 +173,7 @@ class DryRun(Run):
         """Print the plan, and remove what was made for it."""
         plan = self.plan()
         self.say(plan)
+        self.say("Next: the same command without --dry_run does the work")
         self.accelerator.wait_for_everyone()
         if self.is_main:
             shutil.rmtree(self.output_dir)
