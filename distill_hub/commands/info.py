@@ -45,7 +45,7 @@ def run(config: InfoConfig) -> None:
     show(facts({name: shortened(printable(value), 1000) for name, value in told.items() if value is not None}))
     confirmed = signed(found, evaluations)
     for record in evaluations:
-        by = f"; {'' if record.file_name in confirmed else 'claimed to be '}measured by {record.submitted_by}"
+        by = f", {'' if record.file_name in confirmed else 'claimed to be '}measured by {record.submitted_by}"
         show(f"\n{record.protocol_label}, {record.student}{by if record.submitted_by else ''}: test accuracy in %")
         show(facts({f"  {shortened(printable(name), 60)}": score.percent() for name, score in record.scores.items()}))
     show(
