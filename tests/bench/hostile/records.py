@@ -297,7 +297,8 @@ SETTINGS = (
 --icp 3|-ipc 3|--IPC 3|ipc=5|ipc 5|--output-dir x|--ipc|--ipc=|--ipc 0|--ipc 1e3|--ipc -1|--ipc 99999999999999999999
 --seed -1|--seed 99999999999999999999999999|--num_processes 1000000000|--ipc nan|--num_processes 0|--num_processes 100 --cpu
 ---ipc 3|--=3|--num_machines 100000|--guidance_scale inf|--guidance_scale nan|--test_fraction 1e999|--fit_image_size 1000000
---no_ipc|-- x|--repeats 1_0x|--main_process_port 65536|--config|--cpu=maybe|--students [/1]|--protocol \x1b[2J|--overwrite yes|--source=
+--no_ipc|-- x|--repeats 1_0x|--main_process_port 65536|--config|--cpu=maybe
+--students [/1]|--protocol \x1b[2J|--overwrite yes|--source=
 """.strip()
     .replace("\n", "|")
     .split("|")
