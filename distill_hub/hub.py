@@ -148,9 +148,10 @@ def check_target(repo_id: str) -> None:
 
 def missing(name: str) -> str | None:
     """Say why a name stands for nothing: nothing here is called that, and it is a path or no Hub id; None where it may."""
-    if os.path.exists(name) or (is_repo_id(name) and not is_path(name)):
+    below_a_file = os.path.isfile(os.path.dirname(name))
+    if os.path.exists(name) or (is_repo_id(name) and not is_path(name) and not below_a_file):
         return None
-    if is_path(name):
+    if is_path(name) or below_a_file:
         return "there is no such file" if is_file_name(name) else "there is no such folder"
     return "there is no such folder, and it is not a Hub id NAMESPACE/NAME"
 

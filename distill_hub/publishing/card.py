@@ -102,8 +102,13 @@ def render_card(
 
 
 def fill_template(name: str, **facts: Any) -> str:
-    """Fill a card's template; one blank line between paragraphs, whichever optional parts are there."""
-    return re.sub(r"\n{3,}", "\n\n", _environment().get_template(name).render(**facts))
+    """Fill a card's template; one blank line between paragraphs, whichever optional parts are there.
+
+    The YAML block stays as it is: blank lines in it may be part of a name.
+    """
+    text = _environment().get_template(name).render(**facts)
+    block, body = re.fullmatch(r"(---\n.*?\n---\n)(.*)", text, re.DOTALL).groups()
+    return block + re.sub(r"\n{3,}", "\n\n", body)
 
 
 def templates(**how: Any) -> jinja2.Environment:

@@ -29,6 +29,7 @@ def code(value: Any, *, in_table: bool = False) -> str:
 
 def fenced(text: str, language: str) -> str:
     """Return a block of code, whatever fences are in it."""
+    text = "\n".join(_UNSEEN.sub("?", line.expandtabs()) for line in text.splitlines())
     fence = _fence(text, 3)
     return f"{fence}{language}\n{text}\n{fence}"
 
