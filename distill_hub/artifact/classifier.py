@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from distill_hub.artifact.manifest import EnvironmentRecord, Record, Seconds, Share, SourceRecord
+from distill_hub.artifact.manifest import EnvironmentRecord, Moment, Record, Seconds, Share, SourceRecord
 from distill_hub.running.files import slug
 
 
@@ -20,7 +20,7 @@ class ClassifierRecord(Record):
     steps: int = Field(gt=0)  # of the optimiser
     seconds: Seconds
     environment: EnvironmentRecord
-    created: AwareDatetime
+    created: Moment
 
 
 def classifier_name(source: str, network: str) -> str:

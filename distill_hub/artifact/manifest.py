@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED
@@ -19,6 +28,18 @@ FORMAT_VERSION = 1  # of `cards/FORMAT.md`
 MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
 
+
+def _read_moment(value: Any) -> Any:
+    """Read a time as it is written in a record; Pydantic would take '0' for one, too."""
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d", value):
+        moment = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if moment.tzinfo is None:
+            raise ValueError("a time zone is needed, as in 2026-01-02T03:04:05Z")
+        return moment
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
 Name = Annotated[str, Field(pattern=NAME, max_length=250)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]  # three centuries
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -177,7 +198,7 @@ class TuningRecord(Record):
     steps: int = Field(gt=0)  # of the optimiser
     seconds: Seconds
     environment: EnvironmentRecord
-    created: AwareDatetime
+    created: Moment
 
 
 class Manifest(Record):
@@ -205,7 +226,7 @@ class Manifest(Record):
     content_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     views: ViewsRecord | None = None
     superseded_by: str | None = None  # Hub id of the corrected set
-    created: AwareDatetime
+    created: Moment
 
     @field_validator("format_version")
     @classmethod

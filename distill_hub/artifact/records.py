@@ -4,9 +4,9 @@ import statistics
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 
-from distill_hub.artifact.manifest import NAME, EnvironmentRecord, ModelRecord, Name, Record, Seconds
+from distill_hub.artifact.manifest import NAME, EnvironmentRecord, ModelRecord, Moment, Name, Record, Seconds
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -80,7 +80,7 @@ class EvaluationRecord(Record):
     content_sha256: str
     environment: EnvironmentRecord
     seconds: Seconds
-    date: AwareDatetime
+    date: Moment
     # Account on the Hub; None: the author of the set. Another one may have sent the record, see `hub.last_authors`.
     submitted_by: str | None = Field(default=None, pattern=NAME, max_length=100)
 

@@ -42,7 +42,7 @@ def test_a_key_that_is_given_twice(changed):
     assert "'ipc' is given twice" in changed("manifest.json", lambda text: text.replace('"ipc"', '"ipc": 2, "ipc"'))
 
 
-@pytest.mark.parametrize("date", ["2026-01-02T03:04:05", "2026-01-02", "yesterday"])
+@pytest.mark.parametrize("date", ["2026-01-02T03:04:05", "2026-01-02", "yesterday", "0", "2026-13-01T00:00:00Z"])
 def test_a_date_without_a_time_zone(changed, date):
     assert f"date: '{date}' cannot be used" in changed("", date=date)
     assert f"created: '{date}' cannot be used" in changed("manifest.json", created=date)
