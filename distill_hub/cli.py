@@ -44,6 +44,11 @@ COMMANDS = {
 }
 
 
+def settings_of(command: str) -> type:
+    """Return the class of a command's settings."""
+    return getattr(importlib.import_module("distill_hub.options.commands"), COMMANDS[command])
+
+
 def main() -> None:
     """Run a command of `distill-hub` by the words of the command line."""
     adapt_streams()
@@ -69,8 +74,7 @@ def main() -> None:
     # Read when `datasets` is loaded. Its bars for copying rows of a source to its cache say nothing of what was asked for.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     run = importlib.import_module(f"distill_hub.commands.{name}").run
-    settings = getattr(importlib.import_module("distill_hub.options.commands"), COMMANDS[name])
-    launch(run, settings, run.__doc__, words, f"distill-hub {name}", light=True)
+    launch(run, settings_of(name), run.__doc__, words, f"distill-hub {name}", light=True)
 
 
 def command() -> None:

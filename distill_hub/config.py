@@ -182,14 +182,14 @@ def parse(
             valid = f"there is no such option{nearest(word.split('=')[0], flags)}; see --help all"
             raise InputError("command line", word, valid)
     try:
-        read, more = _parser(config_class, prog).parse_known_intermixed_args(argv)
+        parsed, more = _parser(config_class, prog).parse_known_intermixed_args(argv)
     except argparse.ArgumentError as error:
         raise InputError("command line", " ".join(argv), str(error)) from None
     if more:
         name = more[0].split("=")[0]
         valid = f"nothing is expected in its place{nearest(name, flags) if name.isidentifier() else ''}; see --help"
         raise InputError("command line", more[0], valid)
-    given = vars(read)
+    given = vars(parsed)
     files, printed = given.pop("config", []), given.pop("print_config", False)
     values: dict[str, Any] = {}
     for file in files:

@@ -30,7 +30,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from distill_hub.config import HubError, InputError
-from distill_hub.kinds import is_path
+from distill_hub.kinds import is_file_name, is_path
 
 RepoType = Literal["dataset", "model"]
 
@@ -148,12 +148,13 @@ def check_target(repo_id: str) -> None:
 
 def missing(name: str) -> str | None:
     """Say why a name stands for nothing: nothing here is called that, and it is a path or no Hub id; None where it may."""
-    if os.path.exists(name) or (is_repo_id(name) and not is_path(name)):
+    below_a_file = os.path.isfile(os.path.dirname(name))
+    if os.path.exists(name) or (is_repo_id(name) and not is_path(name) and not below_a_file):
         return None
     if os.path.lexists(name):
         return "it is a link to nothing"
-    if is_path(name):
-        return "there is no such file" if os.path.splitext(name)[1] else "there is no such folder"
+    if is_path(name) or below_a_file:
+        return "there is no such file" if is_file_name(name) else "there is no such folder"
     return "there is no such folder, and it is not a Hub id NAMESPACE/NAME"
 
 
@@ -167,7 +168,7 @@ def check_model(field: str, name: str, file: str, valid: str) -> None:
     if os.path.exists(name) and not os.path.isfile(os.path.join(name, file)):
         reason = f"there is no {file} in it" if os.path.isdir(name) else "it is a file"
     if reason:
-        raise InputError(field, name, f"{reason}; {valid}")
+        raise InputError(field, name, f"{valid} ({reason})")
 
 
 def check_location(location: str) -> None:
@@ -264,6 +265,31 @@ def look(repo_id: str, revision: str | None = None, repo_type: RepoType = "datas
         info = _info(repo_id, revision, repo_type)
     files = {s.rfilename: RemoteFile(s.size or 0, s.lfs.sha256 if s.lfs else None, s.blob_id) for s in info.siblings or ()}
     return RemoteSet(info.id, info.sha, bool(info.private), files, repo_type)
+
+
+def last_authors(remote: RemoteSet, names: Iterable[str]) -> dict[str, set[str]]:
+    """Return who wrote the commit that changed a file last, as far as the Hub tells it, by the file's name.
+
+    Args:
+        remote: What `look` found.
+        names: Names in `remote.files`.
+
+    Raises:
+        InputError, HubError: See `plain_errors`.
+    """
+    names = sorted(names)
+    if constants.HF_HUB_OFFLINE or not names:
+        return {}
+    with plain_errors(remote.repo_id, repo_type=remote.repo_type, revision=remote.commit):
+        files, commits = _history(remote.repo_id, remote.commit, remote.repo_type, names)
+    authors = {commit.commit_id: set(commit.authors) for commit in commits}
+    return {file.path: authors.get(file.last_commit.oid, set()) for file in files if getattr(file, "last_commit", None)}
+
+
+@retried
+def _history(repo_id: str, commit: str, repo_type: RepoType, names: list[str]):
+    how = {"revision": commit, "repo_type": repo_type}
+    return API.get_paths_info(repo_id, names, expand=True, **how), API.list_repo_commits(repo_id, **how)
 
 
 def look_if_there(repo_id: str, repo_type: RepoType) -> RemoteSet | None:

@@ -26,8 +26,14 @@ _FILES = (
 
 def is_path(name: str) -> bool:
     """Whether a name that may be a path or an id on the Hub is meant as a path, judged by its look alone."""
-    suffix = os.path.splitext(name)[1].lower()
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name.endswith("/") or suffix in _FILES
+    return (
+        name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name or is_file_name(name)
+    )
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name ends as those of files that are read here."""
+    return os.path.splitext(name)[1].lower() in _FILES
 
 
 def local_name(name: str) -> str:

@@ -39,7 +39,7 @@ def complaint(field: str, value: Any, valid: str) -> str:
 
 
 def _written(value: Any) -> str:
-    return repr(value[:1000]) if isinstance(value, str) else _REPR.repr(value)
+    return repr(shortened(value, 300)) if isinstance(value, str) else _REPR.repr(value)
 
 
 def adapt_streams() -> None:

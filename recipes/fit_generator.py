@@ -13,11 +13,13 @@ from distill_hub.options.shared import GeneratorFitOptions, SourceOptions
 
 def main(config: FitGeneratorConfig) -> None:
     """Fit and say where the result is."""
+    import shlex
     import time
 
     from distill_hub.data.sources import fit_folder, load_source
     from distill_hub.generators.fit import fit_generator, fit_on_main
     from distill_hub.making.size import with_size
+    from distill_hub.running.console import show
     from distill_hub.running.dry_run import DryRun
     from distill_hub.running.lock import hold
     from distill_hub.running.machine import start_accelerator
@@ -45,7 +47,9 @@ def main(config: FitGeneratorConfig) -> None:
         with told("fit generator", "a smaller --fit_batch_size"):
             fit_generator(source, folder, **settings, device=accelerator.device)
         lock.release()
-        print(f"The generator is in {folder} ({time.perf_counter() - started:.0f} s)")
+        show(f"The generator is in {folder} ({time.perf_counter() - started:.0f} s)")
+        words = shlex.join(["distill-hub", "make", "cao2", "--source", config.source, "--generator", str(folder)])
+        show(f"Next: `{words}` makes a set with it")
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import NamedTuple
@@ -328,7 +329,8 @@ class HubServer:
             if conflicts:
                 raise Refused(409, f"Merge conflict in {', '.join(conflicts)}")
             branch = branch_of(pull)
-            commit = repo.add(branch, tree, repo.refs[branch], f"{pull['title']} (#{num})", author)
+            by = ",".join(dict.fromkeys([pull["author"]["name"], author]))  # assumed: whoever proposed it stays an author
+            commit = repo.add(branch, tree, repo.refs[branch], f"{pull['title']} (#{num})", by)
             pull["changes"]["mergeCommitId"] = commit.sha
             repo.set_status(pull, author, "merged")
             return commit
@@ -529,8 +531,18 @@ class HubServer:
 
     @route("POST", "{api}/paths-info/{rev}")
     def _paths_info(self, request: Request, repo_id: str, rev: str):
-        rows = self._rows(request, repo_id, rev)
-        return [rows[path] for path in parse_qs(request.body.decode()).get("paths", []) if path in rows]
+        rows, asked = self._rows(request, repo_id, rev), parse_qs(request.body.decode())
+        found = [rows[path] for path in asked.get("paths", []) if path in rows]
+        if asked.get("expand") != ["true"]:
+            return found
+        history = self._readable(request, repo_id).history(rev)
+        for row in found:
+            last = next(
+                (one for one, older in pairwise(history) if one.files.get(row["path"]) != older.files.get(row["path"])),
+                history[-1],
+            )
+            row["lastCommit"] = {"id": last.sha, "title": last.title, "date": last.date}
+        return found
 
     @route("GET", "{api}/refs")
     def _refs(self, request: Request, repo_id: str):
@@ -544,7 +556,13 @@ class HubServer:
     @route("GET", "{api}/commits/{rev}")
     def _commits(self, request: Request, repo_id: str, rev: str):
         return [
-            {"id": one.sha, "title": one.title, "message": one.message, "date": one.date, "authors": [{"user": one.author}]}
+            {
+                "id": one.sha,
+                "title": one.title,
+                "message": one.message,
+                "date": one.date,
+                "authors": [{"user": name} for name in one.author.split(",")],
+            }
             for one in self._readable(request, repo_id).history(rev)
         ]
 

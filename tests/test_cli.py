@@ -238,3 +238,61 @@ def test_a_reader_that_has_enough_is_no_error(artifact, tmp_path):
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, cwd=tmp_path)
         assert done.stdout.split()[0] == first and done.stderr == ""
         assert done.returncode in ((0, 1) if "info" in command else (1,))  # a short text may be out before head ends
+
+
+@pytest.mark.parametrize(
+    ("words", "streams", "code", "said"),
+    [
+        ("--help", ">/dev/full", 2, "no space left"),
+        ("make", ">/dev/full", 2, "no space left"),
+        ("info SET", ">/dev/full", 2, "no space left"),
+        ("info SET", ">&-", 0, ""),
+        ("info SET", ">&- 2>&-", 0, ""),
+        ("info nothing", "2>/dev/full", 2, ""),
+        ("info nothing", "2>&-", 2, ""),
+        ("info nothing", ">&-", 2, "error: distilled set: 'nothing'"),
+    ],
+)
+def test_streams_that_take_nothing_change_no_code(words, streams, code, said, artifact, tmp_path):
+    line = f"{sys.executable} -m distill_hub.cli {words.replace('SET', str(artifact))} {streams}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == (1 if said else 0)
+
+
+def test_an_interruption_while_settings_are_loaded_has_no_traceback(tmp_path):
+    """What is imported before `command` can catch it is little: Python itself and two files."""
+    code = "import sys; before = set(sys.modules); import distill_hub.cli; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    assert {name for name in done.stdout.split() if name.startswith("distill_hub")} == {
+        "distill_hub", "distill_hub.cli", "distill_hub.text",
+    }  # fmt: skip
+    body = "def main():\n    import distill_hub.config\n    raise KeyboardInterrupt"
+    done = ends(body, tmp_path)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+
+
+def test_no_word_of_info_is_broken_at_any_width(artifact):
+    content = json.loads((artifact / "manifest.json").read_bytes())["content_sha256"]
+    for width in ("60", "80", "200"):
+        done = run("info", str(artifact), env={**os.environ, "COLUMNS": width})
+        lines = done.stdout.splitlines()
+        assert f"content      {content}" in lines
+        assert all(len(line) <= int(width) for line in lines if content not in line and "Next" not in line)
+        assert lines[-1] == f"Next: `distill-hub evaluate {artifact}` scores it again"
+
+
+def test_a_table_breaks_between_columns():
+    code = (
+        "from rich.table import Table; from distill_hub.running.console import show\n"
+        "table = Table(*'abcdefgh', title='mean \u00b1 std', caption='below')\n"
+        "table.add_row('the first', *['90.4 \u00b1 0.4'] * 7)\nshow(table)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "60"}, timeout=60
+    )
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert done.stdout.count("90.4 \u00b1 0.4") == 7 and done.stdout.count("the first") == 3
+    assert "mean" in lines[0] and lines[-1].strip() == "below" and done.stdout.count("below") == 1

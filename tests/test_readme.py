@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import FILES, RECIPES
 
-from distill_hub.cli import COMMANDS
+from distill_hub.cli import COMMANDS, settings_of
 from distill_hub.config import parse
 from distill_hub.making import reproduce
 from distill_hub.making.launcher import with_launch_options
@@ -39,7 +39,7 @@ def test_a_command_is_read_as_it_stands(line, monkeypatch):
     if words[:2] == ["distill-hub", "make"]:
         config, rest = with_launch_options(RECIPES[words[2]]), words[3:]
     elif words[0] == "distill-hub":
-        config, rest = COMMANDS[words[1]], words[2:]
+        config, rest = settings_of(words[1]), words[2:]
     else:
         place = next(i for i, word in enumerate(words) if word.endswith(".py"))
         config, rest = RECIPES[Path(words[place]).stem], words[place + 1 :]

@@ -1,11 +1,10 @@
 """A classifier that distill-hub trained: its record."""
 
-import datetime
 from typing import Any
 
 from pydantic import Field
 
-from distill_hub.artifact.manifest import EnvironmentRecord, Record, SourceRecord
+from distill_hub.artifact.manifest import EnvironmentRecord, Moment, Record, Seconds, Share, SourceRecord
 from distill_hub.running.files import slug
 
 
@@ -16,12 +15,12 @@ class ClassifierRecord(Record):
     source: SourceRecord
     classes: list[str] = Field(min_length=1, max_length=100_000)  # one per logit
     image_size: int  # side of its input, in pixels
-    test_accuracy: float  # fraction of the source's test split, after the last epoch
+    test_accuracy: Share  # fraction of the source's test split, after the last epoch
     settings: dict[str, Any]  # epochs, batch size, seed, ...
     steps: int = Field(gt=0)  # of the optimiser
-    seconds: float
+    seconds: Seconds
     environment: EnvironmentRecord
-    created: datetime.datetime
+    created: Moment
 
 
 def classifier_name(source: str, network: str) -> str:

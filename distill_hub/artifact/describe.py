@@ -18,6 +18,7 @@ from distill_hub.artifact.manifest import (
     SourceRecord,
     StageRecord,
     now,
+    public_name,
     source_name,
 )
 from distill_hub.classifiers import Classifier
@@ -25,6 +26,7 @@ from distill_hub.data.citations import SOURCES
 from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source
 from distill_hub.generators.base import Generator
+from distill_hub.generators.known import IMAGENET_DIT
 from distill_hub.running.run import Run, Stage
 
 
@@ -81,7 +83,7 @@ def teacher_record(teacher: Classifier, id: str, test_accuracy: float | None) ->
         test_accuracy: Share of the source's test images that it recognises; None where it was not measured.
     """
     return ModelRecord(
-        id=id,
+        id=public_name(id),
         architecture=teacher.architecture,
         revision=teacher.revision,
         sha256=weights_sha256(teacher.model),
@@ -105,7 +107,7 @@ def generator_record(generator: Generator, id: str) -> ModelRecord:
     if tuning and facts.revision is None:
         id = f"{base_name(tuning.base)}, tuned with {tuning.method.name} on {source_name(tuning.source)}"
     return ModelRecord(
-        id=id,
+        id=id if facts.revision or tuning or id == IMAGENET_DIT else public_name(id),
         architecture=facts.architecture,
         revision=facts.revision,
         sha256=weights_sha256(*facts.modules),
@@ -118,7 +120,7 @@ def generator_record(generator: Generator, id: str) -> ModelRecord:
 def source_record(source: Source) -> SourceRecord:
     """Describe a source."""
     return SourceRecord(
-        name=source.name,
+        name=source.name if source.hub_id else public_name(source.name),
         hub_id=source.hub_id,
         revision=source.revision,
         config=source.config,

@@ -3,21 +3,47 @@
 import datetime
 import json
 import re
-import reprlib
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED
+from distill_hub.kinds import local_name
+from distill_hub.parsing import read_file, read_json
 from distill_hub.running.files import slug
 
 FORMAT_VERSION = 1  # of `cards/FORMAT.md`
+MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
 
+
+def _read_moment(value: Any) -> Any:
+    """Read a time as it is written in a record; Pydantic would take '0' for one, too."""
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d", value):
+        moment = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if moment.tzinfo is None:
+            raise ValueError("a time zone is needed, as in 2026-01-02T03:04:05Z")
+        return moment
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
+Name = Annotated[str, Field(pattern=NAME, max_length=250)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]  # three centuries
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 Own = TypeVar("Own", bound="Record")
 
@@ -25,26 +51,32 @@ Own = TypeVar("Own", bound="Record")
 class Record(BaseModel):
     """A frozen record that refuses unknown fields and turns a bad one into one line."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=20_000)
 
     @classmethod
-    def read(cls: type[Own], path: Path) -> Own:
+    def read(cls: type[Own], path: Path, most_bytes: int = MANIFEST_BYTES) -> Own:
         """Read a JSON file.
 
         Raises:
-            InputError: When the file is missing, is not JSON, or a field is missing, unknown, or of the wrong type.
+            InputError: When the file is missing, not a plain file, or larger; when it is not JSON, gives a key twice or a
+                number that is not finite; when a field is missing, unknown, or of the wrong type.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            text = read_file(path, most_bytes).decode("utf-8-sig")
+            read_json(text)  # what Pydantic takes without a word
+            return cls.model_validate_json(text)
         except FileNotFoundError as error:
             raise InputError("file", str(path), "it is missing") from error
+        except OSError as error:
+            raise InputError("file", str(path), f"it cannot be read ({error.strerror})") from error
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "content"
-            # Pydantic gives the whole file as the input of a missing field; one line has no room for it.
-            given = first["input"]
-            value = textwrap.shorten(given if isinstance(given, str) else reprlib.repr(given), 80)
-            raise InputError(f"{path.name}: {field}", value, first["msg"]) from error
+            # Pydantic gives the whole record as the input of a missing field, and null is a value that somebody wrote.
+            given = None if first["type"] == "missing" else "null" if first["input"] is None else first["input"]
+            raise InputError(f"{path.name}: {field}", given, first["msg"]) from error
+        except ValueError as error:
+            raise InputError(f"{path.name}: content", str(path), f"JSON is needed ({error})") from error
 
     def to_json(self) -> str:
         """Return the record as indented JSON that ends in a newline."""
@@ -69,7 +101,7 @@ class ClassRecord(Record):
 class SourceRecord(Record):
     """The real dataset."""
 
-    name: str  # as the user named it: known name, Hub id or path
+    name: str  # known name or Hub id; of one on its author's machine the name of the folder
     hub_id: str | None = None
     revision: str | None = None  # commit of the Hub dataset
     config: str | None = None  # its configuration, where one was named
@@ -78,9 +110,9 @@ class SourceRecord(Record):
     test_split: str
     image_column: str
     label_column: str
-    test_fraction: float = 0.0  # share of the training split held out when the source has no test split
-    train_images: int
-    test_images: int
+    test_fraction: Share = 0.0  # share of the training split held out when the source has no test split
+    train_images: Count
+    test_images: Count
     license: str | None = None
     bibtex: str | None = None
 
@@ -88,12 +120,12 @@ class SourceRecord(Record):
 class ModelRecord(Record):
     """A generator or teacher."""
 
-    id: str  # Hub id, or `FITTED` and the source
+    id: str  # Hub id, timm/NAME, `FITTED` and the source, or the name of a folder on its author's machine
     architecture: str
     revision: str | None = None  # commit on the Hub
     sha256: str  # over all weights, by name
     license: str | None = None
-    test_accuracy: float | None = None  # teacher: fraction correct on the source's test split
+    test_accuracy: Share | None = None  # teacher: fraction correct on the source's test split
     timestep_features: Literal["dit", "diffusers"] | None = None  # generator; None: a choice that older versions had not
     tuning: "TuningRecord | None" = None  # generator: how it was fine-tuned
 
@@ -101,7 +133,7 @@ class ModelRecord(Record):
 class MethodRecord(Record):
     """The method and the resolved settings of the run."""
 
-    name: str = Field(pattern=NAME)  # stem of the recipe, e.g. cao2
+    name: Name  # stem of the recipe, e.g. cao2
     title: str
     paper: str | None = Field(default=None, pattern=r"^https?://\S+$")
     bibtex: str | None = None
@@ -113,8 +145,8 @@ class StageRecord(Record):
     """One stage of the run."""
 
     name: str
-    items: int
-    seconds: float  # compute time, summed over chunks and processes, interrupted attempts included
+    items: Count
+    seconds: Seconds  # compute time, summed over chunks and processes, interrupted attempts included
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")  # over the hashes of its chunks; None: it has none
     at_a_time: int | None = Field(default=None, gt=0)  # most items for which there was memory; None: for a whole chunk
 
@@ -130,7 +162,7 @@ class ViewsFacts(Record):
     mix: Literal["cutmix"] = "cutmix"
     mix_alpha: float = Field(gt=0)  # a mixed view's share of the image's own area is drawn from Beta(alpha, alpha)
     teacher: ModelRecord
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**63)
 
     @field_validator("crop_scale")
     @classmethod
@@ -143,7 +175,7 @@ class ViewsFacts(Record):
 class ViewsRecord(ViewsFacts):
     """The stored views of a set: files `views/`."""
 
-    rows: int  # images times epochs
+    rows: Count  # images times epochs
     sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over the values of all columns, see `views.view_dtype`
 
 
@@ -153,9 +185,9 @@ class EnvironmentRecord(Record):
     packages: dict[str, str]
     python: str
     hardware: str
-    processes: int
+    processes: int = Field(gt=0, le=1_000_000)
     mixed_precision: str
-    peak_memory_bytes: dict[str, int]  # largest over processes: "cpu", and "cuda" where there is one
+    peak_memory_bytes: dict[str, Count]  # largest over processes: "cpu", and "cuda" where there is one
 
 
 class TuningRecord(Record):
@@ -166,9 +198,9 @@ class TuningRecord(Record):
     source: SourceRecord
     classes: list[str] = Field(min_length=1, max_length=100_000)  # names of the source's classes
     steps: int = Field(gt=0)  # of the optimiser
-    seconds: float
+    seconds: Seconds
     environment: EnvironmentRecord
-    created: datetime.datetime
+    created: Moment
 
 
 class Manifest(Record):
@@ -179,7 +211,7 @@ class Manifest(Record):
     """
 
     format_version: int = FORMAT_VERSION
-    name: str = Field(pattern=NAME)  # e.g. digits-ipc10-cao2
+    name: Name  # e.g. digits-ipc10-cao2
     origin: Literal["distill-hub", "external"] = "distill-hub"  # external: made elsewhere; what is not known is null
     method: MethodRecord
     source: SourceRecord
@@ -189,14 +221,14 @@ class Manifest(Record):
     soft_labels: Literal["teacher", "author", "one-hot"] = "teacher"  # whose; author: of an external set, teacher unknown
     ipc: int = Field(gt=0, le=1_000_000)
     image_size: int = Field(gt=0, le=16_384)  # side of the square images, in pixels
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
     stages: list[StageRecord]
     environment: EnvironmentRecord | None = None
     license: str | None = None
     content_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     views: ViewsRecord | None = None
     superseded_by: str | None = None  # Hub id of the corrected set
-    created: datetime.datetime
+    created: Moment
 
     @field_validator("format_version")
     @classmethod
@@ -226,6 +258,12 @@ class Manifest(Record):
     def rows(self) -> int:
         """Number of images."""
         return len(self.classes) * self.ipc
+
+
+def public_name(name: str) -> str:
+    """Return what records call a source or a model: one on this machine by its folder's name, not by its place."""
+    prefix = FITTED if name.startswith(FITTED) else ""
+    return prefix + local_name(name.removeprefix(FITTED))
 
 
 def source_name(source: SourceRecord) -> str:

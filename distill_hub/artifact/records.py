@@ -1,13 +1,12 @@
 """Results beside the data: one record per (protocol, student), added by whoever ran it."""
 
-import datetime
 import statistics
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from distill_hub.artifact.manifest import NAME, EnvironmentRecord, ModelRecord, Record
+from distill_hub.artifact.manifest import NAME, EnvironmentRecord, ModelRecord, Moment, Name, Record, Seconds
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -17,7 +16,7 @@ class Score(Record):
 
     last: list[Fraction] = Field(min_length=1)  # after the last epoch
     best: list[Fraction] = Field(min_length=1)  # best look at the test set: what papers print, biased upwards
-    best_epoch: list[int]  # when that was, from 1
+    best_epoch: list[Annotated[int, Field(ge=0, le=10**9)]]  # when that was, from 1
     # At every look, those of the settings' `looks`; None in records that do not hold it.
     curve: list[Annotated[list[Fraction], Field(min_length=1)]] | None = None
 
@@ -63,14 +62,14 @@ RANDOM = "random real"  # the baseline of every score, where its labels allow on
 class EvaluationRecord(Record):
     """Students trained on a distilled set by a named protocol, and on its baselines."""
 
-    protocol: str = Field(pattern=NAME)
-    protocol_version: int
+    protocol: Name
+    protocol_version: int = Field(ge=0, le=10**6)
     standard: bool  # False: not a protocol of the literature, comparable only with itself
     settings: dict[str, Any] = Field(
         default_factory=dict
     )  # every number of the training, as the protocol gave it for this set
-    student: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")
-    seeds: list[int] = Field(min_length=1)
+    student: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$", max_length=100)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1)
     score: Score
     baselines: dict[str, Score] = Field(default_factory=dict)  # e.g. "random real", at the same IPC; and other trainings
     dd_ranking: DDRanking | None = None
@@ -80,15 +79,18 @@ class EvaluationRecord(Record):
     source_revision: str | None = None
     content_sha256: str
     environment: EnvironmentRecord
-    seconds: float
-    date: datetime.datetime
-    submitted_by: str | None = Field(default=None, pattern=NAME)  # account on the Hub; None: the author of the set
+    seconds: Seconds
+    date: Moment
+    # Account on the Hub; None: the author of the set. Another one may have sent the record, see `hub.last_authors`.
+    submitted_by: str | None = Field(default=None, pattern=NAME, max_length=100)
 
     @model_validator(mode="after")
     def _one_score_per_seed(self):
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"every seed counts once, not as in {self.seeds[:20]}")
         for score in (self.score, *self.baselines.values()):
             if not len(score.last) == len(score.best) == len(score.best_epoch) == len(self.seeds):
-                raise ValueError(f"every score needs one entry for each of the seeds {self.seeds}")
+                raise ValueError(f"every score needs one entry for each of the seeds {self.seeds[:20]}")
         return self
 
     @property

@@ -28,4 +28,6 @@ def run(config: CompareConfig) -> None:
         from distill_hub.publishing.compare_page import render_page  # loads matplotlib
 
         atomic_write(config.html, render_page(sets, groups).encode())
-        show(f"The page is in {config.html}")
+        show(f"The page is in {config.html}\nNext: open it in a browser; it loads nothing from elsewhere")
+    else:
+        show("Next: --html compare.html writes this as a page, with previews and plots")

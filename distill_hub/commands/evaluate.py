@@ -1,12 +1,13 @@
 """`distill-hub evaluate`."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 
 from rich.table import Table
 
-from distill_hub.artifact.find import find, read_description
+from distill_hub.artifact.find import Found, find, read_description
 from distill_hub.artifact.records import Comparison
 from distill_hub.config import InputError, options, say_loading
 from distill_hub.foreign.layout import check_layout
@@ -26,7 +27,7 @@ def run(config: EvaluateConfig) -> None:
     found = find(config.location, config.revision)
     if config.submit and found.remote is None:
         valid = f"{config.location} is not on the Hub; `distill-hub push` publishes it with its records"
-        raise InputError("submit", True, valid)
+        raise InputError("command line", "--submit", valid)
     if found.is_artifact or config.submit:
         manifest, _ = read_description(found)
     else:
@@ -55,7 +56,10 @@ def run(config: EvaluateConfig) -> None:
             ]
             atomic_write(config.json, json.dumps(records, indent=2).encode())
         if config.submit:
-            show(f"Submitted to {submit(destination, manifest, [pair.measured for pair in comparisons])}")
+            publication = submit(destination, manifest, [pair.measured for pair in comparisons])
+            show(f"Submitted to {publication}\n{publication.next_step}")
+        else:
+            show(_next_step(found))
 
     comparisons = evaluate(
         found,
@@ -66,9 +70,18 @@ def run(config: EvaluateConfig) -> None:
     )
     PartialState().destroy_process_group()
     if config.check and any(pair.claimed is None for pair in comparisons):
-        raise InputError("check", True, "the set claims nothing for this protocol and student")
+        raise InputError("command line", "--check", "the set claims nothing for this protocol and student")
     if config.check and any(pair.agrees is False for pair in comparisons):
         sys.exit(1)
+
+
+def _next_step(found: Found) -> str:
+    place = shlex.quote(found.location)
+    if not found.is_artifact:
+        return f"Next: `distill-hub adopt {place} ...` brings the set into this format, with a record of such scores"
+    if found.remote:
+        return "Next: --submit proposes the measurement for the set's records, in a pull request"
+    return f"Next: `distill-hub push {place}` publishes the set, --protocol and --students score it in other ways"
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:

@@ -1,15 +1,13 @@
 """`distill-hub info`."""
 
+import shlex
 from collections.abc import Mapping
 
-from rich.table import Table
-from rich.text import Text
-
-from distill_hub.artifact.find import find, folder_bytes, read_description
-from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.find import find, folder_bytes, read_description, signed
+from distill_hub.artifact.manifest import Manifest, model_name, source_name
 from distill_hub.options.commands import InfoConfig
-from distill_hub.running.console import show, size_text
-from distill_hub.text import printable
+from distill_hub.running.console import facts, show, size_text
+from distill_hub.text import printable, shortened
 
 
 def run(config: InfoConfig) -> None:
@@ -26,15 +24,15 @@ def run(config: InfoConfig) -> None:
     size = folder_bytes(found.files, "data")
     known = teacher is not None and teacher.test_accuracy is not None
     accuracy = f", {teacher.test_accuracy:.1%} on the test split" if known else ""
-    facts = {
+    told = {
         "name": manifest.name,
         "commit": found.remote.commit if found.remote else None,
         "method": method.title + (f" ({method.paper})" if method.paper else ""),
-        "source": f"{manifest.source.hub_id or manifest.source.name}, revision {manifest.source.revision or '-'}",
+        "source": f"{manifest.source.hub_id or source_name(manifest.source)}, revision {manifest.source.revision or '-'}",
         "classes": f"{len(names)}: {', '.join(names[:10])}{', ...' * (len(names) > 10)}",
         "images": f"{manifest.ipc} per class, {manifest.image_size}x{manifest.image_size} pixels, {size_text(size)}",
-        "generator": manifest.generator.id if manifest.generator else "-",
-        "teacher": f"{teacher.id} ({teacher.architecture}){accuracy}" if teacher else "-",
+        "generator": model_name(manifest.generator) if manifest.generator else "-",
+        "teacher": f"{model_name(teacher)} ({teacher.architecture}){accuracy}" if teacher else "-",
         "soft labels": f"the {manifest.soft_labels}'s" if manifest.soft_labels != "one-hot" else "one-hot",
         "views": _views_line(manifest, found.files),
         "licence": manifest.license or "not stated",
@@ -44,21 +42,19 @@ def run(config: InfoConfig) -> None:
         "content": manifest.content_sha256,
         "superseded by": manifest.superseded_by,
     }
+    show(facts({name: shortened(printable(value), 1000) for name, value in told.items() if value is not None}))
+    confirmed = signed(found, evaluations)
     for record in evaluations:
-        label = f"{record.protocol_label}, {record.student}"
-        label += f", measured by {record.submitted_by}" if record.submitted_by else ""
-        facts[label] = (
-            "; ".join(f"{name} {score.percent()}" for name, score in record.scores.items()) + " (test accuracy in %)"
-        )
-    table = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        if value is not None:
-            table.add_row(name, Text(printable(value)))  # as text, not as markup: a stranger wrote it
-    show(table)
+        by = f", {'' if record.file_name in confirmed else 'claimed to be '}measured by {record.submitted_by}"
+        show(f"\n{record.protocol_label}, {record.student}{by if record.submitted_by else ''}: test accuracy in %")
+        show(facts({f"  {shortened(printable(name), 60)}": score.percent() for name, score in record.scores.items()}))
+    show(
+        f"\nNext: `distill-hub evaluate {shlex.quote(config.location)}` {'scores it again' if evaluations else 'scores it'}"
+    )
 
 
 def _views_line(manifest: Manifest, files: Mapping[str, int]) -> str | None:
     if manifest.views is None:
         return None
     size = size_text(folder_bytes(files, "views"))
-    return f"{manifest.views.epochs} epochs, labelled by {manifest.views.teacher.id}, {size}"
+    return f"{manifest.views.epochs} epochs, labelled by {model_name(manifest.views.teacher)}, {size}"

@@ -29,4 +29,4 @@ def run(config: PushConfig) -> None:
         create_pr=config.create_pr,
         tag=config.tag,
     )
-    show(f"Published as {publication}")
+    show(f"Published as {publication}\n{publication.next_step}")

@@ -1,6 +1,7 @@
 """`distill-hub reproduce`."""
 
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_hub.data.known import FITTED
+from distill_hub.ending import tell
 from distill_hub.options.commands import ReproduceConfig
 from distill_hub.running.console import show
 from distill_hub.running.files import atomic_write
@@ -28,16 +30,19 @@ def run(config: ReproduceConfig) -> None:
         distill-hub reproduce outputs/digits-ipc10-cao2
         distill-hub reproduce org/digits-ipc10-cao2 --print_command
     """
-    from distill_hub.making.reproduce import reproduce  # reads rows, for which `datasets` is loaded
+    from distill_hub.making.reproduce import default_folder, reproduce  # reads rows, for which `datasets` is loaded
 
     found = reproduce(config)
     if found is None:
+        tell("Next: run that line, or leave --print_command out: then it is run here, and the sets are compared")
         return
     show(_steps_table(found))
     if found.environment:
         show(_environment_table(found))
     for line in _findings(found):
-        print(line)
+        show(line)
+    folder = config.output_dir or default_folder(found.recorded)
+    show(f"Next: `distill-hub compare {shlex.join([config.location, str(folder)])}` sets the two side by side")
     if config.json:
         atomic_write(config.json, json.dumps(found.summary(), indent=2).encode())
     if not found.identical:

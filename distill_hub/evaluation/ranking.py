@@ -28,9 +28,9 @@ def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy:
     """
     settings = trials[OWN].settings
     if settings.labels == "views":
-        raise InputError("dd_ranking", True, "stored views cannot be had without augmentation; choose sre2l")
+        raise InputError("command line", "--dd_ranking", "stored views cannot be had without augmentation; choose sre2l")
     if RANDOM not in trials:
-        raise InputError("dd_ranking", True, "soft labels of random real images are needed, too; pass --teacher")
+        raise InputError("command line", "--dd_ranking", "soft labels of random real images are needed, too; pass --teacher")
     plain = dataclasses.replace(settings, augmentation=Augmentation())
     added = {
         f"{OWN}, no augmentation": dataclasses.replace(trials[OWN], settings=plain),

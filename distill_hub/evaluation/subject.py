@@ -1,5 +1,6 @@
 """What is scored, and what it is tested on."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -124,7 +125,8 @@ def real_source(manifest: Manifest, *, published: bool, source: str | None = Non
         InputError: When it cannot be loaded, or does not know a class.
     """
     known = manifest.source
-    if source is None and known.name not in KNOWN and known.hub_id is None and published:
+    is_folder = known.name not in KNOWN and known.hub_id is None
+    if source is None and is_folder and (published or not os.path.exists(known.name)):
         valid = f"the set was made from a folder of its author's ({known.name}); pass --source with the real dataset"
         raise InputError("source", None, valid)
     recorded = {

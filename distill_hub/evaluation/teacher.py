@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,8 @@ def open_known_teacher(
     if record is None:
         raise InputError("teacher", None, "the set does not say who its teacher is; pass --teacher")
     fitted = record.id.startswith(FITTED)
+    if not fitted and "/" not in record.id and not os.path.exists(record.id):  # as ids on the Hub and names of timm have it
+        raise InputError("teacher", record.id, "it is a folder of whoever made the set; pass --teacher with its place here")
     classifier, found = open_teacher(
         run,
         test,

@@ -17,7 +17,7 @@ from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.foreign.align import Aligned, align
 from distill_hub.foreign.read import read_foreign
-from distill_hub.making.finish import write_card
+from distill_hub.making.finish import next_step, write_card
 from distill_hub.options.commands import AdoptConfig, ForeignOptions, RealOptions
 from distill_hub.publishing.destination import check_destination
 from distill_hub.publishing.publish import publish
@@ -109,6 +109,7 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
         run.on_main(
             "push", lambda: run.say(f"Published as {publish(load_artifact(run.output_dir, rows=False), destination)}")
         )
+    run.say(next_step(run.output_dir, source_record(source), config.source))
     run.end()
     return run.output_dir
 

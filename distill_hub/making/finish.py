@@ -1,5 +1,6 @@
 """The end of every recipe: package the set, score it and its baselines, write record, picture and card."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import torch
 from distill_hub.artifact.describe import rows, soft_labels
 from distill_hub.artifact.find import find, read_description, read_records
 from distill_hub.artifact.load import load_artifact
-from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.manifest import Manifest, SourceRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
+from distill_hub.data.known import KNOWN
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.scores import in_words, measure, score_table, settings_of, trials_of
 from distill_hub.evaluation.settings import is_mirrored
@@ -24,7 +26,7 @@ from distill_hub.making.start import Setup
 from distill_hub.publishing.plots import preview_grid
 from distill_hub.publishing.publish import publish
 from distill_hub.publishing.readme import card_of, readme_files
-from distill_hub.running.files import atomic_write
+from distill_hub.running.files import atomic_write, folder_name
 from distill_hub.running.run import Stage
 
 
@@ -122,8 +124,22 @@ def package_and_score(
     run.say(f"The distilled set is in {folder}")
     if setup.destination:
         run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
+    run.say(next_step(folder, manifest.source, config.source))
     run.end()
     return folder
+
+
+def next_step(folder: Path, source: SourceRecord, location: str) -> str:
+    """Say what to do with a finished set.
+
+    Args:
+        folder: Of the set.
+        source: The real dataset, as the set names it.
+        location: Where it lies here.
+    """
+    place = shlex.quote(str(folder))
+    real = "" if source.hub_id or source.name in KNOWN else f" --source {shlex.quote(location)}"
+    return f"Next: `distill-hub evaluate {place}{real}` scores it again, `distill-hub push {place}` publishes it"
 
 
 def _record_and_describe(
@@ -156,6 +172,6 @@ def write_card(folder: Path, manifest: Manifest, images: torch.Tensor) -> None:
     preview_grid(grid, manifest.class_names, folder / "assets" / "preview.png")
     found = find(folder)
     _, evaluations = read_description(found)
-    files = readme_files(manifest, evaluations, location=str(folder), files=found.files, edited=[card_of(folder)])
+    files = readme_files(manifest, evaluations, location=folder_name(folder), files=found.files, edited=[card_of(folder)])
     for name, content in files.items():
         atomic_write(folder / name, content)

@@ -7,6 +7,7 @@ share by itself, and the running statistics kept are those of the main process.
 """
 
 import math
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -35,7 +36,7 @@ from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.publishing.classifier import classifier_card
 from distill_hub.running.console import progress
 from distill_hub.running.dry_run import open_run
-from distill_hub.running.files import STATE, atomic_write, slug
+from distill_hub.running.files import STATE, atomic_write, folder_name, slug
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
@@ -290,7 +291,7 @@ class Fit:
             environment=environment,
             created=now(),
         )
-        atomic_write(folder / "README.md", classifier_card(record, location=str(folder)).encode())
+        atomic_write(folder / "README.md", classifier_card(record, location=folder_name(folder)).encode())
         facts = record.model_dump(mode="json")
         save_network(
             self.network, folder, task.student, self.source.class_names, task.image_size, mean=mean, std=std, record=facts
@@ -338,5 +339,6 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
 
     run.on_main("test and save", write)
     run.say(run.summary())
-    run.say(f"The classifier is in {folder}: pass --teacher {folder}")
+    options = f"--source {shlex.quote(config.source)} --teacher {shlex.quote(str(folder))}"
+    run.say(f"The classifier is in {folder}\nNext: `distill-hub make rded {options}` makes a set with it as teacher")
     return run

@@ -151,7 +151,7 @@ def _read_launch_file(file: Path | None) -> Any:
         return ClusterConfig("LOCAL_MACHINE", "NO", mixed_precision="no", use_cpu=False, debug=False)
     try:
         known = load_config_from_file(str(file))
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:  # AttributeError: it holds no mapping
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:  # AttributeError: it holds no mapping
         raise InputError("config_file", str(file), f"a file that `accelerate config` writes is needed ({error})") from error
     if not isinstance(known, ClusterConfig):
         raise InputError("config_file", str(file), "compute_environment: LOCAL_MACHINE is needed")

@@ -1,5 +1,7 @@
 """Adding stored views to a set that exists."""
 
+import shlex
+
 import torch
 
 from distill_hub.artifact.find import Found
@@ -55,3 +57,4 @@ def relabel(found: Found, config: RelabelConfig) -> None:
 
         run.on_main("store views", store)
         run.say(f"The views are in {found.folder / 'views'}; load_dataset({str(found.folder)!r}, 'views') reads them")
+        run.say(f"Next: `distill-hub evaluate {shlex.quote(str(found.folder))} --protocol fkd` trains students on them")

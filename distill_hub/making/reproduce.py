@@ -19,6 +19,7 @@ from distill_hub.artifact.manifest import Manifest
 from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
 from distill_hub.ending import OUT_OF_MEMORY
+from distill_hub.kinds import is_path
 from distill_hub.making.launcher import with_launch_options
 from distill_hub.making.recipes import find_set_recipe, recipes_folder, word
 from distill_hub.options.commands import RealOptions, ReproduceConfig
@@ -144,7 +145,7 @@ def reproduce(config: ReproduceConfig) -> Reproduction | None:
     """
     found = find(config.location, config.revision)
     manifest, _ = read_description(found)
-    folder = config.output_dir or Path("outputs", f"{manifest.name}-reproduced")
+    folder = config.output_dir or default_folder(manifest)
     if found.folder and folder.resolve() == found.folder.resolve():
         raise InputError("output_dir", str(folder), "it holds the set itself; name a new folder")
     words = make_words(manifest, config, folder, published=found.remote is not None)
@@ -157,6 +158,11 @@ def reproduce(config: ReproduceConfig) -> Reproduction | None:
     print(f"{shlex.join(words)}\n", flush=True)
     _run(words)
     return compare(found, folder)
+
+
+def default_folder(manifest: Manifest) -> Path:
+    """Return where a set is rebuilt, unless another folder is named."""
+    return Path("outputs", f"{manifest.name}-reproduced")
 
 
 def _run(words: list[str]) -> None:
@@ -232,15 +238,19 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     """Return the settings that say where real images and networks lie: as pinned by the record, or as named now."""
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
+    folders = {} if known.name in KNOWN or known.hub_id else {"source": known.name}
+    for field in ("generator", "teacher"):
+        name = str(recorded.get(field, "auto"))
+        if is_path(name) or (name != "auto" and "/" not in name):  # as ids on the Hub and names of timm have it
+            folders[field] = name
+    for field, name in folders.items():
+        if not getattr(config, field) and (published or not os.path.exists(name)):
+            valid = f"it is a folder of whoever made the set; pass --{field} with the folder that holds the same here"
+            raise InputError(field, name, valid)
     if config.source:
         settings = {"source_revision": None, "source_config": None, **settings}  # recorded ones are of another place
-    else:
-        if known.revision:
-            settings.setdefault("source_revision", known.revision)
-        local = known.name not in KNOWN and known.hub_id is None
-        if local and (published or not Path(known.name).exists()):
-            valid = "it is a folder of whoever made the set; pass --source with the folder of the real images here"
-            raise InputError("source", known.name, valid)
+    elif known.revision:
+        settings.setdefault("source_revision", known.revision)
     if config.generator:
         if generator is None:
             raise InputError("generator", config.generator, "the set was made without one")

@@ -11,7 +11,7 @@ from distill_hub.artifact.describe import describe, generator_record
 from distill_hub.artifact.generator import find_tuning
 from distill_hub.artifact.manifest import Manifest, ModelRecord, method_record, set_name
 from distill_hub.classifiers import Classifier
-from distill_hub.config import InputError, options, resolved
+from distill_hub.config import InputError, options, recorded, resolved
 from distill_hub.data.classes import match_classes
 from distill_hub.data.sources import Source, check_ipc, load_source
 from distill_hub.evaluation.protocols import Protocol
@@ -85,7 +85,7 @@ class Setup:
 
     def _describe(self, facts, notes, generator: ModelRecord | None = None, class_ids: list[int] | None = None) -> Manifest:
         return describe(
-            self.run, self.source, self.name, method_record(facts, resolved(self.config), notes),
+            self.run, self.source, self.name, method_record(facts, recorded(self.config), notes),
             generator=generator, generator_classes=class_ids,
             teacher=self.teacher_record, teacher_classes=self.teacher.columns,
             ipc=self.config.ipc, image_size=self.image_size, seed=self.config.seed,

@@ -24,7 +24,7 @@ from distill_hub.options.minimax import TuningOptions
 from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
-from distill_hub.running.files import STATE, atomic_write, remove
+from distill_hub.running.files import STATE, atomic_write, folder_name, remove
 
 
 def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup:
@@ -121,7 +121,7 @@ def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path, done: 
     atomic_write(partial / TUNING, record.to_json().encode())
     loss_curves(tuning.losses.numpy(), LOSSES, partial / "losses.png")
     files = [file.relative_to(partial).as_posix() for file in partial.rglob("*")]
-    atomic_write(partial / "README.md", model_card(record, location=str(folder), files=files).encode())
+    atomic_write(partial / "README.md", model_card(record, location=folder_name(folder), files=files).encode())
     atomic_write(folder.parent / "assets" / "losses.png", (partial / "losses.png").read_bytes())
     remove(folder)  # of other settings
     os.replace(partial, folder)

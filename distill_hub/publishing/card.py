@@ -19,6 +19,9 @@ from distill_hub.artifact.manifest import Manifest, SourceRecord, model_name, so
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
 from distill_hub.artifact.views import view_features
+from distill_hub.data.known import KNOWN
+from distill_hub.hub import address, page_of
+from distill_hub.publishing.markdown import code, fenced, link, one_line, plain
 from distill_hub.running.console import duration, size_text
 from distill_hub.running.files import shipped, slug
 
@@ -75,9 +78,6 @@ def render_card(
         YAML block and Markdown.
     """
     source = manifest.source
-    test_split = f"its split `{source.test_split}`"
-    if source.test_fraction:
-        test_split = f"{source.test_fraction:.0%} of its training split, held out"
     size_bytes = {kind: folder_bytes(files, kind) for kind in ("data", "views")}
     text = fill_template(
         "dataset_card.md.jinja",
@@ -93,7 +93,7 @@ def render_card(
         label_bytes=4 * manifest.rows * len(manifest.classes),
         view_label_bytes=2 * manifest.views.rows * len(manifest.classes) if manifest.views else 0,
         soft_label_meaning=SOFT_LABEL_MEANING[manifest.soft_labels],
-        test_split=test_split,
+        test_split=test_split(source),
         show_wnid=any(c.wnid for c in manifest.classes),
         show_generator=any(c.generator_index is not None for c in manifest.classes),
         bibtex=cited(manifest.method.bibtex, source.bibtex),
@@ -102,8 +102,13 @@ def render_card(
 
 
 def fill_template(name: str, **facts: Any) -> str:
-    """Fill a card's template; one blank line between paragraphs, whichever optional parts are there."""
-    return re.sub(r"\n{3,}", "\n\n", _environment().get_template(name).render(**facts))
+    """Fill a card's template; one blank line between paragraphs, whichever optional parts are there.
+
+    The YAML block stays as it is: blank lines in it may be part of a name.
+    """
+    text = _environment().get_template(name).render(**facts)
+    block, body = re.fullmatch(r"(---\n.*?\n---\n)(.*)", text, re.DOTALL).groups()
+    return block + re.sub(r"\n{3,}", "\n\n", body)
 
 
 def templates(**how: Any) -> jinja2.Environment:
@@ -116,30 +121,38 @@ def templates(**how: Any) -> jinja2.Environment:
 def _environment() -> jinja2.Environment:
     environment = templates(keep_trailing_newline=True)
     environment.filters |= {
-        "cell": _cell,
+        "cell": plain,
+        "code": code,
+        "fenced": fenced,
         "setting": _setting,
         "duration": duration,
         "bytes": size_text,
-        "shell": shlex.quote,
+        "shell": lambda text: shlex.quote(one_line(text)),
         "tojson_plain": lambda text: json.dumps(text, ensure_ascii=False),  # jinja's own escapes for HTML
-        "or_empty": lambda value: "" if value is None else _cell(value),
-        "or_unstated": lambda value: "not stated" if value is None else _cell(value),
+        "or_empty": lambda value: "" if value is None else plain(value),
+        "or_unstated": lambda value: "not stated" if value is None else plain(value),
         "source_link": _source_link,
         "method_link": lambda method: link(method.title, method.paper),
-        "model_name": lambda model: _cell(model_name(model)),
+        "model_name": lambda model: plain(model_name(model)),
     }
+    environment.globals["hub"] = address()
     return environment
 
 
 def _source_link(source: SourceRecord) -> str:
-    if source.hub_id:
-        return link(source.hub_id, f"https://huggingface.co/datasets/{source.hub_id}")
-    return _cell(source_name(source))
+    return link(source.hub_id, page_of(source.hub_id, "dataset")) if source.hub_id else plain(source_name(source))
 
 
-def link(text: str, url: str | None) -> str:
-    """Return a Markdown link, or the text alone where there is no address."""
-    return f"[{_cell(text)}]({url})" if url else _cell(text)
+def source_argument(source: SourceRecord) -> str:
+    """Return what a reader passes as --source."""
+    return source.name if source.hub_id or source.name in KNOWN else f"path/to/{slug(source.name)}"
+
+
+def test_split(source: SourceRecord) -> str:
+    """Say on which images of a source students are tested, in Markdown."""
+    if source.test_fraction:
+        return f"{source.test_fraction:.0%} of its training split, held out"
+    return f"its split {code(source.test_split)}"
 
 
 def cited(*entries: str | None) -> str:
@@ -181,10 +194,5 @@ def license_fields(license: str | None) -> dict[str, str]:
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")}
 
 
-def _cell(value: Any) -> str:
-    """Make text safe inside a Markdown table: one line, no column of its own, no HTML."""
-    return " ".join(str(value).split()).replace("|", r"\|").replace("<", "&lt;")
-
-
 def _setting(value: Any) -> str:
-    return "not set" if value is None else f"`{_cell(value if isinstance(value, str) else json.dumps(value))}`"
+    return "not set" if value is None else code(value if isinstance(value, str) else json.dumps(value), in_table=True)

@@ -4,10 +4,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from distill_hub.artifact.classifier import ClassifierRecord, classifier_name
 from distill_hub.artifact.manifest import source_name
-from distill_hub.data.known import KNOWN
 from distill_hub.networks.names import is_own
-from distill_hub.publishing.card import fill_template
-from distill_hub.running.files import slug
+from distill_hub.publishing.card import fill_template, source_argument, test_split
 
 
 def classifier_card(record: ClassifierRecord, *, location: str) -> str:
@@ -27,9 +25,6 @@ def classifier_card(record: ClassifierRecord, *, location: str) -> str:
         datasets=[source.hub_id] if source.hub_id else None,
         tags=["image-classification", "dataset-distillation", "distill-hub"],
     )
-    test_split = f"its split `{source.test_split}`"
-    if source.test_fraction:
-        test_split = f"{source.test_fraction:.0%} of its training split, held out"
     text = fill_template(
         "classifier_card.md.jinja",
         yaml=data.to_yaml(),
@@ -37,7 +32,7 @@ def classifier_card(record: ClassifierRecord, *, location: str) -> str:
         r=record,
         by_timm=by_timm,
         location=location,
-        source_argument=source.name if source.hub_id or source.name in KNOWN else f"path/to/{slug(source.name)}",
-        test_split=test_split,
+        source_argument=source_argument(source),
+        test_split=test_split(source),
     )
     return str(ModelCard(text))  # which refuses broken YAML

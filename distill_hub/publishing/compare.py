@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from distill_hub.artifact.find import Found, find, folder_bytes, read_description
+from distill_hub.artifact.find import Found, find, folder_bytes, read_description, signed
 from distill_hub.artifact.manifest import Manifest, model_name, source_name
 from distill_hub.artifact.records import RANDOM, EvaluationRecord, Score
 from distill_hub.config import InputError
@@ -34,6 +34,7 @@ class DescribedSet:
     found: Found
     manifest: Manifest
     records: tuple[EvaluationRecord, ...]
+    signed: frozenset[str] = frozenset()  # files of records that came from the account which they name
 
     @property
     def data_bytes(self) -> int:
@@ -59,6 +60,17 @@ class Row:
 
     set: DescribedSet
     record: EvaluationRecord
+
+    @property
+    def by(self) -> str:
+        """Who measured: the account that sent the record to the Hub, or one that it merely names."""
+        name = self.record.submitted_by
+        return AUTHOR if name is None else name if self.confirmed else f"{name} (claimed)"
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the Hub tells that the record came from the account which it names."""
+        return self.record.file_name in self.set.signed
 
     @property
     def random(self) -> Score | None:
@@ -123,6 +135,7 @@ class Row:
             "method": manifest.method.name,
             "ipc": manifest.ipc,
             "submitted_by": record.submitted_by,
+            "submitted_by_confirmed": self.confirmed if record.submitted_by else None,
             "seeds": record.seeds,
             "mean": record.score.mean,
             "std": record.score.std if len(record.seeds) > 1 else None,
@@ -213,7 +226,13 @@ def read_sets(locations: Sequence[str]) -> list[DescribedSet]:
         read.append((found, *read_description(found)))
     names = Counter(manifest.name for _, manifest, _ in read)
     return [
-        DescribedSet(manifest.name if names[manifest.name] == 1 else printable(found.location), found, manifest, records)
+        DescribedSet(
+            manifest.name if names[manifest.name] == 1 else printable(found.location),
+            found,
+            manifest,
+            records,
+            frozenset(signed(found, records)),
+        )
         for found, manifest, records in read
     ]
 
@@ -285,7 +304,7 @@ ACCURACY = "last, %"
 WORDS = ("set", "by")  # the columns that hold no numbers
 COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "set": lambda row: Cell(row.set.label, row.set.label),
-    "by": lambda row: Cell(row.record.submitted_by or AUTHOR, row.record.submitted_by or AUTHOR),
+    "by": lambda row: Cell(row.by, row.by),
     "IPC": lambda row: Cell(str(row.set.manifest.ipc), row.set.manifest.ipc),
     ACCURACY: _accuracy,
     "best look": lambda row: _number(100 * row.record.score.best_mean, "{:.1f}"),
@@ -299,7 +318,8 @@ COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "memory, GB": _memory,
 }
 EXPLANATIONS = {
-    "by": f"{AUTHOR} is the claim of the set's author, any other name an account on the Hub that measured",
+    "by": f"{AUTHOR} is the claim of the set's author; any other name an account on the Hub that measured, which its own "
+    "commit shows or, where it says claimed, the record alone",
     "IPC": "images per class",
     ACCURACY: "test accuracy after the last epoch, mean ± sample standard deviation over seeds",
     "best look": "mean of each student's best look at the test split, which is biased upwards",

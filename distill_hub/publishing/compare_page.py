@@ -4,10 +4,8 @@ import base64
 import hashlib
 import io
 import itertools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import matplotlib
 import PIL.Image
@@ -19,6 +17,7 @@ from distill_hub.artifact.manifest import model_name, source_name
 from distill_hub.hub import page_of
 from distill_hub.publishing.card import PICTURES, templates
 from distill_hub.publishing.compare import ACCURACY, EXPLANATIONS, RANDOM, WORDS, DescribedSet, Group, Row, columns, pooled
+from distill_hub.publishing.markdown import web_address
 from distill_hub.publishing.plots import short
 from distill_hub.running.console import size_text
 from distill_hub.text import printable
@@ -115,13 +114,6 @@ def _facts(own: DescribedSet) -> dict[str, Any]:
     }
 
 
-def web_address(url: str | None) -> str | None:
-    """Return an address that a link may have: http or https, a host and nothing before it; None for any other."""
-    if url is None or not re.fullmatch(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?(/[^\s\\]*)?", url):
-        return None
-    return url if urlsplit(url).hostname else None
-
-
 def _preview(own: DescribedSet) -> tuple[dict[str, Any] | None, str]:
     """Return a set's picture as data URI with its size, or None and why."""
     size = own.found.files.get(PREVIEW)
@@ -162,13 +154,14 @@ def _percent(row: Row) -> str:
 
 
 def _name(row: Row) -> str:
-    return row.set.label + (f", by {row.record.submitted_by}" if row.record.submitted_by else "")
+    return row.set.label + (f", by {row.by}" if row.record.submitted_by else "")
 
 
 def _svg(group: Group, draw: Callable[[Axes, Group, dict], None], height: float, colours: dict[str, str]) -> str:
     """Draw a group 5 inches wide, transparent, its text as outlines: the same on every machine."""
     style = {
         "svg.hashsalt": "compare",
+        "text.parse_math": False,  # a dollar sign in a stranger's title
         "text.color": colours["text"],
         "axes.labelcolor": colours["text"],
         "axes.edgecolor": colours["line"],
@@ -211,8 +204,7 @@ def _by_size(axes: Axes, group: Group, colours: dict[str, str]) -> None:
     """Accuracy over images per class: a line for each method and who measured it, and one for random real images."""
 
     def series(row: Row) -> str:
-        who = row.record.submitted_by
-        return row.set.manifest.method.title + (f", by {who}" if who else "")
+        return row.set.manifest.method.title + (f", by {row.by}" if row.record.submitted_by else "")
 
     def size(row: Row) -> int:
         return row.set.manifest.ipc

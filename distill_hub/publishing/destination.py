@@ -59,6 +59,15 @@ class Publication:
         """Say it in one line."""
         return f"{self.repo_id}{' (private)' if self.private else ''}, commit {self.commit}: {self.url}"
 
+    @property
+    def next_step(self) -> str:
+        """Say what to do with it."""
+        if "/discussions/" in self.url:
+            return "Next: whoever may write there merges the pull request"
+        if "/datasets/" in self.url:
+            return f"Next: `distill-hub info {self.repo_id}` shows it, `distill-hub evaluate {self.repo_id}` scores it again"
+        return f"Next: `distill-hub make dit --generator {self.repo_id}` draws a set from it"
+
 
 @dataclass(frozen=True)
 class Destination:
@@ -135,8 +144,8 @@ def check_destination(
 def _check_existing(remote: RemoteSet, kind: Kind, private: bool) -> None:
     if private and not remote.private:
         raise InputError(
-            "private",
-            True,
+            "command line",
+            "--private",
             f"{remote.repo_id} exists and is public; make it private in its settings, or leave --private out",
         )
     if remote.files.keys() <= {".gitattributes", README}:

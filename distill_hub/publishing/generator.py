@@ -9,13 +9,13 @@ from huggingface_hub import ModelCard, ModelCardData
 from distill_hub.artifact.generator import base_name, generator_name, is_on_hub, read_tuning
 from distill_hub.artifact.manifest import TuningRecord
 from distill_hub.config import InputError
-from distill_hub.data.known import KNOWN
 from distill_hub.generators.known import TUNING
-from distill_hub.hub import RemoteSet, fetch
-from distill_hub.publishing.card import cited, fill_template, license_fields, link
+from distill_hub.hub import RemoteSet, address, fetch, page_of
+from distill_hub.publishing.card import cited, fill_template, license_fields, source_argument
 from distill_hub.publishing.destination import Content, Kind, Publication, check_destination, commit
+from distill_hub.publishing.markdown import link
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
-from distill_hub.running.files import slug
+from distill_hub.running.files import folder_name
 
 TUNED_GENERATOR = Kind("model", "tuned generator", TUNING, TuningRecord)
 # Beside the card. What else lies in the folder is not published; in the repository it is left alone.
@@ -54,8 +54,8 @@ def model_card(record: TuningRecord, *, location: str, files: Collection[str]) -
         t=record,
         files=files,
         location=location,
-        base_link=link(base_name(base), f"https://huggingface.co/{base.id}" if on_hub else None),
-        source_argument=source.name if source.hub_id or source.name in KNOWN else f"path/to/{slug(source.name)}",
+        base_link=link(base_name(base), page_of(base.id, "model") if on_hub else None),
+        source_argument=source_argument(source),
         bibtex=cited(method.bibtex, source.bibtex),
     )
     return str(ModelCard(text))  # which refuses broken YAML
@@ -124,4 +124,7 @@ def _local_card(folder: Path, record: TuningRecord, files: Collection[str]) -> t
     if not card:
         return "", ""
     location = re.search(r'DiTPipeline\.from_pretrained\("(.+)"\)', card)
-    return card, model_card(record, location=location[1] if location else str(folder), files=files)
+    generated = model_card(record, location=location[1] if location else folder_name(folder), files=files)
+    ids = "|".join(re.escape(id) for id in (record.base.id, f"datasets/{record.source.hub_id}"))
+    hub = re.search(rf"\]\(<?(https?://\S+?)/(?:{ids})>?\)", card)  # the one that was asked then
+    return card, generated.replace(f"{address()}/", f"{hub[1]}/") if hub else generated

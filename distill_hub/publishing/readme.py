@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub.utils import yaml_dump
 
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.config import InputError
+from distill_hub.parsing import front_matter, read_file
 from distill_hub.publishing.card import render_card
 from distill_hub.publishing.merge import regions
 
@@ -29,12 +29,9 @@ def card_of(folder: Path) -> tuple[str, str]:
     """
     texts = []
     for file in (folder / README, folder / GENERATED):
-        size = file.stat().st_size if file.is_file() else 0
-        if size > CARD_BYTES:
-            raise InputError("card", str(file), f"it has {size:,} bytes, at most {CARD_BYTES:,} are read")
         try:
-            texts.append(file.read_text(encoding="utf-8") if size else "")
-        except UnicodeDecodeError as error:
+            texts.append(read_file(file, CARD_BYTES).decode() if file.exists() else "")
+        except ValueError as error:
             raise InputError("card", str(file), f"UTF-8 text is needed ({error})") from error
     return texts[0], texts[1]
 
@@ -142,21 +139,8 @@ def _whole(lines: list[str]) -> list[str]:
 
 def _parts(card: str) -> tuple[dict[str, Any], str]:
     """Split a card into its YAML block and its text."""
-    card = card.replace("\r\n", "\n")
-    if not (found := re.match(r"---\n(.*?)\n---[ ]*\n?(.*)", card, re.DOTALL)):
-        return {}, card
     try:
-        # An alias can stand for itself a million times over, and no card needs one; nor does any nest this deep.
-        depth = 0
-        for event in yaml.parse(found[1], yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > 20:
-                raise yaml.YAMLError("aliases and deep nesting are not taken")
-        data = yaml.safe_load(found[1])
-    except yaml.YAMLError as error:
-        raise InputError(
-            "card", README, f"the YAML block at its top cannot be read: mend it on the Hub ({error})"
-        ) from error
-    if not isinstance(data, dict):
-        raise InputError("card", README, "the YAML block at its top must hold 'key: value' lines")
-    return data, found[2]
+        return front_matter(card)
+    except ValueError as error:
+        valid = f"the YAML block at its top cannot be read: mend it on the Hub ({error})"
+        raise InputError("card", README, valid) from error

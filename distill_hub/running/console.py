@@ -29,9 +29,13 @@ def show(text: Any) -> None:
     A table that is wider than the terminal is broken between columns, its first one repeated. A log file has no width: there
     a table may have 160 characters, unless the variable COLUMNS says otherwise.
     """
-    console = Console(width=shutil.get_terminal_size((160, 24)).columns, markup=False, emoji=False)
+    console = Console(width=_width_of_output(), markup=False, emoji=False)
     for part in _parts(text, console) if isinstance(text, Table) else [text]:
         console.print(part, highlight=False, soft_wrap=True)
+
+
+def _width_of_output() -> int:
+    return max(40, shutil.get_terminal_size((160, 24)).columns)
 
 
 def _parts(table: Table, console: Console) -> list[Table]:
@@ -61,7 +65,7 @@ def _with_columns(table: Table, columns: Sequence[Column], place: int, count: in
 
 def facts(pairs: Mapping[str, str]) -> str:
     """Return lines of names and values, filled to the terminal's width; no word is broken, least of all a hash."""
-    width = shutil.get_terminal_size((160, 24)).columns
+    width = _width_of_output()
     indent = max(map(len, pairs)) + 2
     lines = []
     for name, value in pairs.items():

@@ -186,6 +186,7 @@ class DryRun(Run):
         """Print the plan, and remove what was made for it."""
         plan = self.plan()
         self.say(plan)
+        self.say("Next: the same command without --dry_run does the work")
         self.accelerator.wait_for_everyone()
         if self.lock:
             self.lock.release(self.output_dir)

@@ -109,6 +109,13 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
+def folder_name(folder: Path) -> str:
+    """Return what a card in a folder calls it: not its place on its author's machine, but for the default's `outputs`."""
+    name = os.path.basename(os.path.abspath(folder))
+    return f"outputs/{name}" if Path(folder).parent == Path("outputs") else name
+
+
 def slug(name: str) -> str:
     """Return the last part of a source's name as it enters names of folders and repositories: a-z, 0-9, '-', '.'."""
-    return re.sub(r"[^a-z0-9.]+|\.{2,}", "-", Path(name).resolve().name.lower()).strip("-.") or "images"
+    last = os.path.basename(os.path.abspath(name))
+    return re.sub(r"[^a-z0-9.]+|\.{2,}", "-", last.lower()).strip("-.") or "images"

@@ -70,7 +70,7 @@ def test_a_dry_run_makes_none(make, capsys):
         ("rdd", {}, ["recipe: 'rdd'", "did you mean 'rded'"]),
         ("fit_generator", {}, ["recipe: 'fit_generator'", "makes no distilled sets"]),
         ("evaluate", {}, ["recipe: 'evaluate'", "makes no distilled sets"]),
-        (None, {}, ["recipe: None", "there are the recipes"]),
+        (None, {}, ["recipe: needed", "there are the recipes"]),
         ("rded", {"output_dir": b"q"}, ["output_dir", "b'q'", "a path"]),
         ("rded", {"ipcs": 2}, ["ipcs", "did you mean 'ipc'"]),
         ("rded", {"ipc": 0}, ["ipc", "0", "> 0"]),

@@ -336,7 +336,7 @@ def test_processes_and_precision_are_as_recorded_where_there_are_devices(manifes
     ("change", "parts"),
     [
         ({"origin": "external"}, ["distilled set", "made elsewhere"]),
-        ({"seed": None}, ["seed", "None", "cannot be rebuilt"]),
+        ({"seed": None}, ["seed: needed", "cannot be rebuilt"]),
         ({"environment": None}, ["environment", "cannot be rebuilt"]),
         ({"method": ("random", {})}, ["method.config", "cannot be rebuilt"]),
         ({"method": ("kcentre", {"ipc": 2})}, ["method.name", "'kcentre'", "did you mean 'kcenter'"]),
@@ -344,7 +344,10 @@ def test_processes_and_precision_are_as_recorded_where_there_are_devices(manifes
         ({"method": ("random", {"ipc": 2, "teacher_epoch": 3})}, ["'teacher_epoch'", "did you mean 'teacher_epochs'"]),
         ({"method": ("random", {"ipc": 2, "output_dir": "/"})}, ["'output_dir'", "random_real.py has no such option"]),
         ({"method": ("random", {"ipc": "two"})}, ["ipc", "'two'", "> 0"]),
-        ({"method": ("random", {"teacher": "\x1b[2J"})}, ["manifest.json", "control characters"]),
+        ({"method": ("random", {"source_revision": "\x1b[2J"})}, ["manifest.json", "control characters"]),
+        ({"method": ("random", {"teacher": "photos-teacher"})}, ["teacher: 'photos-teacher'", "pass --teacher"]),
+        ({"method": ("cao2", {"generator": "photos-dit"})}, ["generator: 'photos-dit'", "pass --generator"]),
+        ({"method": ("cao2", {"generator": "/home/eve/dit"})}, ["generator: '/home/eve/dit'", "pass --generator"]),
     ],
 )
 def test_what_cannot_be_tried_is_refused_by_field(manifest, change, parts):

@@ -16,7 +16,8 @@ from compared import Page, run, score, shown, teacher
 
 from distill_hub.artifact.records import DDRanking
 from distill_hub.publishing.compare import compare, read_sets
-from distill_hub.publishing.compare_page import SERIES, THEMES, render_page, web_address
+from distill_hub.publishing.compare_page import SERIES, THEMES, render_page
+from distill_hub.publishing.markdown import web_address
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_the_page_is_well_formed_and_can_be_read_by_everyone(page):
     images = parsed.all("img")
     assert len(images) == 2 + 2  # a plot for each student, a preview for each set that has one
     assert all(len(attributes["alt"]) > 20 for attributes, _ in images)
-    assert "one, by bob, 2 images per class: 60.0 ± 10.0 (random real 40.0 ± 10.0)" in images[0][0]["alt"]
+    assert "one, by bob (claimed), 2 images per class: 60.0 ± 10.0 (random real 40.0 ± 10.0)" in images[0][0]["alt"]
     assert "The set has no preview." in page and "a corrected set is at org/three." in page
     assert len(parsed.all("caption")) == len(parsed.all("table")) == 2
     assert {attributes["scope"] for attributes, _ in parsed.all("th")} == {"col", "row"}
@@ -76,7 +77,7 @@ def test_every_column_has_a_button_and_says_how_it_is_sorted(page):
     values = [float(cell["data-value"]) for cell, text in Page(page).all("td") if "±" in text]
     assert values[:4] == sorted(values[:4], reverse=True) == pytest.approx([0.6, 0.6, 0.6, 0.5])
     # What there is none of has no value, so that it is sorted last.
-    assert all("data-value" not in cell for cell, text in Page(page).all("td") if text in ("-", "author", "bob"))
+    assert all("data-value" not in cell for cell, text in Page(page).all("td") if text in ("-", "author", "bob (claimed)"))
 
 
 def loaded(parsed: Page) -> list[str]:

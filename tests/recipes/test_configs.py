@@ -12,7 +12,7 @@ from helpers import RECIPES, ROOT
 from torch import nn
 from torchvision.models import resnet18
 
-from distill_hub.cli import COMMANDS
+from distill_hub.cli import settings_of
 from distill_hub.config import options, parse, resolved
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.networks.build import check_student
@@ -84,7 +84,7 @@ def read(line):
     """Return settings, IPC and folder of the set that a command makes or scores; IPC is None for a generator or teacher."""
     words = shlex.split(line)
     if words[:2] != ["distill-hub", "make"]:
-        config = parse(COMMANDS[words[1]], words[2:])
+        config = parse(settings_of(words[1]), words[2:])
         return config, int(re.search(r"-ipc(\d+)-", config.location)[1]), config.location
     method, config, _ = launched(line)
     if isinstance(config, (FitGeneratorConfig, FitClassifierConfig)):
