@@ -187,7 +187,7 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
             kept.append(part.data.table)
     if row != count:
         raise ValueError(f"its parquet files promise {count:,} images and hold {row:,}")
-    check_labels(labels, manifest.class_names, manifest.ipc)
+    check_labels(labels, manifest.class_names, manifest.counts)
     content = digest.hexdigest()
     if content != manifest.content_sha256:
         raise ValueError(

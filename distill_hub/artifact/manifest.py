@@ -5,11 +5,20 @@ import json
 import re
 import reprlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED
@@ -19,6 +28,7 @@ FORMAT_VERSION = 1  # of `cards/FORMAT.md`
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
 
 
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
 Own = TypeVar("Own", bound="Record")
 
 
@@ -185,7 +195,9 @@ class Manifest(Record):
     generator: ModelRecord | None = None
     teacher: ModelRecord | None = None
     soft_labels: Literal["teacher", "author", "one-hot"] = "teacher"  # whose; author: of an external set, teacher unknown
-    ipc: int = Field(gt=0, le=1_000_000)
+    ipc: int = Field(gt=0, le=1_000_000)  # images per class; of an uneven set their mean, rounded
+    # Images of each class, of an uneven set alone: readers that know no such set refuse it, and no other.
+    class_images: list[Count] | None = None
     image_size: int = Field(gt=0, le=16_384)  # side of the square images, in pixels
     seed: int | None = Field(default=None, ge=0)
     stages: list[StageRecord]
@@ -210,10 +222,23 @@ class Manifest(Record):
         return self
 
     @model_validator(mode="after")
+    def _uneven_where_it_says_so(self):
+        counts = self.class_images
+        if counts is None:
+            return self
+        if len(counts) != len(self.classes) or len(set(counts)) < 2 or self.ipc != mean_ipc(counts):
+            raise ValueError("class_images needs a number for each class, not all equal, and ipc is their mean, rounded")
+        return self
+
+    @model_validator(mode="after")
     def _views_of_every_image(self):
         if self.views and self.views.rows != self.views.epochs * self.rows:
             raise ValueError(f"{self.views.epochs} epochs of {self.rows} images are not {self.views.rows} stored views")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_even_sets_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if name != "class_images" or value is not None}
 
     @property
     def class_names(self) -> list[str]:
@@ -223,7 +248,22 @@ class Manifest(Record):
     @property
     def rows(self) -> int:
         """Number of images."""
-        return len(self.classes) * self.ipc
+        return sum(self.counts)
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of images of each class, in label order."""
+        return self.class_images or [self.ipc] * len(self.classes)
+
+    @property
+    def ipc_text(self) -> str:
+        """Images per class, in words: '10', or '2 to 5' of an uneven set."""
+        return f"{min(self.class_images)} to {max(self.class_images)}" if self.class_images else str(self.ipc)
+
+
+def mean_ipc(counts: Sequence[int]) -> int:
+    """Return what counts as images per class where classes have different numbers of them: the mean, rounded, at least 1."""
+    return max(1, round(sum(counts) / len(counts)))
 
 
 def source_name(source: SourceRecord) -> str:

@@ -13,7 +13,8 @@ import torch
 
 from distill_hub.config import InputError
 from distill_hub.data.images import decode, square
-from distill_hub.foreign.layout import refusal
+from distill_hub.foreign.layout import few, refusal
+from distill_hub.running.console import printable
 
 MAX_ROWS = 10_000_000
 MAX_BYTES = 64 * 2**30  # decoded or unpacked: eight times ImageNet-1K at IPC 50 and 224 px
@@ -33,6 +34,12 @@ class ForeignSet:
     notes: dict[str, Any]  # what was done to read it, ready for JSON
     revision: str | None = None  # commit, for a set on the Hub
     unused: Sequence[str] = ()  # files of the set that were not read, by name
+
+    @property
+    def left_out(self) -> str | None:
+        """What was not read, in one line; None when everything was."""
+        count = len(self.unused)
+        return printable(f"Not used, {count:,} of its files: {few(self.unused)}") if count else None
 
 
 @contextmanager
