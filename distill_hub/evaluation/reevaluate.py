@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from rich.text import Text
 
 from distill_hub.artifact.find import Found, find
 from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
@@ -258,7 +259,7 @@ def evaluate(
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
     how = Request(**training)
     if foreign.left_out and PartialState().is_main_process:
-        show(foreign.left_out)
+        show(Text(foreign.left_out))  # of names that a stranger wrote
     jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), how)
     real = load_source(source, **real)
     own = align(foreign, real, classes)
