@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from distill_hub.artifact.find import Found, find, read_description
 from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET, read_columns, rows_at_a_time
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import check_labels, check_rows, hash_row
 from distill_hub.config import InputError
@@ -86,8 +87,12 @@ def read_artifact(found: Found, *, rows: bool = True, pixels: bool = False) -> A
 
 def _most_bytes(manifest: Manifest) -> int:
     """Bound the size of the rows, stored or decoded: images without loss need not be larger than their pixels."""
-    pixels, classes = 3 * manifest.image_size**2, len(manifest.classes)
-    return manifest.rows * (2 * pixels + 8 * classes + 10_000) + 10_000_000
+    row = _most_bytes_of_image(manifest.image_size) + 8 * len(manifest.classes)
+    return manifest.rows * row + 10_000_000
+
+
+def _most_bytes_of_image(side: int) -> int:
+    return 2 * 3 * side**2 + 10_000
 
 
 def shard_names(found: Found, kind: str, field: str, most_bytes: int, holding: str) -> list[str]:
@@ -128,13 +133,17 @@ def _reading_parquet() -> Iterator[None]:
         raise ValueError(f"its parquet files cannot be read ({error})") from error
 
 
-def _check_footers(shards: Sequence[Path], manifest: Manifest) -> None:
-    """Check what parquet files say of themselves, before memory is given to what they hold."""
+def _check_footers(shards: Sequence[Path], manifest: Manifest) -> int:
+    """Check what parquet files say of themselves, before memory is given to what they hold.
+
+    Returns:
+        How many rows to read at a time.
+    """
     with _reading_parquet():
+        columns = [column for shard in shards for column in read_columns(shard)]
         footers = [pq.read_metadata(shard) for shard in shards]
         schemas = [footer.schema.to_arrow_schema() for footer in footers]
         groups = [footer.row_group(i) for footer in footers for i in range(footer.num_row_groups)]
-        # Of a damaged footer pyarrow's description of a column, asked for, ends the process.
         sizes = [group.total_byte_size for group in groups]
     rows = sum(group.num_rows for group in groups)
     if rows != manifest.rows:
@@ -143,15 +152,16 @@ def _check_footers(shards: Sequence[Path], manifest: Manifest) -> None:
         raise ValueError(f"its columns take {sum(sizes):,} bytes, more than its images can need")
     if any(schema != schemas[0] for schema in schemas):
         raise ValueError("its parquet files do not have the same columns")
+    return rows_at_a_time(columns, _PART_ROWS)
 
 
-def _parts(shards: Sequence[Path]) -> Iterator[Dataset]:
+def _parts(shards: Sequence[Path], rows: int) -> Iterator[Dataset]:
     """Yield the rows of parquet files, some at a time."""
     for shard in shards:
         with _reading_parquet(), pq.ParquetFile(shard, page_checksum_verification=True) as file:
             # Asked for all row groups at once, or with threads, pyarrow holds far more than it has yet to give.
             for group in range(file.num_row_groups):
-                for part in file.iter_batches(_PART_ROWS, row_groups=[group], use_threads=False):
+                for part in file.iter_batches(rows, row_groups=[group], use_threads=False):
                     yield _dataset(pa.Table.from_batches([part]), shard.name)
 
 
@@ -166,18 +176,22 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
     Raises:
         ValueError: When the files cannot be read, or are not what format and manifest say.
     """
-    _check_footers(shards, manifest)
+    part_rows = _check_footers(shards, manifest)
     count, classes, side = manifest.rows, len(manifest.classes), manifest.image_size
     needed = count * (8 + 4 * classes + (3 * side**2 if pixels else 0))
-    if needed > MOST_DECODED_BYTES:
-        raise ValueError(f"its images and labels take {needed:,} bytes, at most {MOST_DECODED_BYTES:,} are read")
+    stored = sum(shard.stat().st_size for shard in shards)
+    most = min(MOST_DECODED_BYTES, max(SMALL_SET, MOST_EXPANSION * stored))
+    if needed > most:
+        raise ValueError(f"its images and labels take {needed:,} bytes, at most {most:,} are read of files of {stored:,}")
     labels, soft_labels = np.empty(count, dtype=np.int64), np.empty((count, classes), dtype=np.float32)
     images = np.empty((count, 3, side, side), dtype=np.uint8) if pixels else None
     kept, digest, row = [], hashlib.sha256(), 0
-    for part in _parts(shards):
+    for part in _parts(shards, part_rows):
         own = slice(row, row + len(part))
         labels[own], soft_labels[own] = check_rows(part, manifest.class_names)
         for cell in part.data.column("image"):
+            if (size := cell["bytes"].as_buffer().size) > _most_bytes_of_image(side):
+                raise ValueError(f"an image of {side} pixels a side has {size:,} bytes, more than it can need")
             decoded = _decoded(cell.as_py(), side)
             hash_row(digest, decoded, labels[row], soft_labels[row])
             if pixels:
@@ -187,7 +201,7 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
             kept.append(part.data.table)
     if row != count:
         raise ValueError(f"its parquet files promise {count:,} images and hold {row:,}")
-    check_labels(labels, manifest.class_names, manifest.ipc)
+    check_labels(labels, manifest.class_names, manifest.counts)
     content = digest.hexdigest()
     if content != manifest.content_sha256:
         raise ValueError(

@@ -3,7 +3,7 @@
 import datetime
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,8 +13,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -219,7 +221,9 @@ class Manifest(Record):
     generator: ModelRecord | None = None
     teacher: ModelRecord | None = None
     soft_labels: Literal["teacher", "author", "one-hot"] = "teacher"  # whose; author: of an external set, teacher unknown
-    ipc: int = Field(gt=0, le=1_000_000)
+    ipc: int = Field(gt=0, le=1_000_000)  # images per class; of an uneven set their mean, rounded
+    # Images of each class, of an uneven set alone: readers that know no such set refuse it, and no other.
+    class_images: list[Annotated[int, Field(gt=0, le=1_000_000)]] | None = None
     image_size: int = Field(gt=0, le=16_384)  # side of the square images, in pixels
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stages: list[StageRecord]
@@ -244,10 +248,23 @@ class Manifest(Record):
         return self
 
     @model_validator(mode="after")
+    def _uneven_where_it_says_so(self):
+        counts = self.class_images
+        if counts is None:
+            return self
+        if len(counts) != len(self.classes) or len(set(counts)) < 2 or self.ipc != mean_ipc(counts):
+            raise ValueError("class_images needs a number for each class, not all equal, and ipc is their mean, rounded")
+        return self
+
+    @model_validator(mode="after")
     def _views_of_every_image(self):
         if self.views and self.views.rows != self.views.epochs * self.rows:
             raise ValueError(f"{self.views.epochs} epochs of {self.rows} images are not {self.views.rows} stored views")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_even_sets_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if name != "class_images" or value is not None}
 
     @property
     def class_names(self) -> list[str]:
@@ -257,7 +274,22 @@ class Manifest(Record):
     @property
     def rows(self) -> int:
         """Number of images."""
-        return len(self.classes) * self.ipc
+        return sum(self.counts)
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of images of each class, in label order."""
+        return self.class_images or [self.ipc] * len(self.classes)
+
+    @property
+    def ipc_text(self) -> str:
+        """Images per class, in words: '10', or '2 to 5' of an uneven set."""
+        return f"{min(self.class_images)} to {max(self.class_images)}" if self.class_images else str(self.ipc)
+
+
+def mean_ipc(counts: Sequence[int]) -> int:
+    """Return what counts as images per class where classes have different numbers of them: the mean, rounded, at least 1."""
+    return max(1, round(sum(counts) / len(counts)))
 
 
 def public_name(name: str) -> str:

@@ -68,7 +68,7 @@ def write_artifact(
     manifest = build_manifest(digest.hexdigest())
     if manifest.class_names != list(class_names):
         raise ValueError(f"the manifest has the classes {manifest.class_names}, the rows {list(class_names)}")
-    check_labels(np.asarray(labels, dtype=np.int64), class_names, manifest.ipc)
+    check_labels(np.asarray(labels, dtype=np.int64), class_names, manifest.counts)
     if sizes != {(manifest.image_size, manifest.image_size)}:
         raise ValueError(f"the manifest says {manifest.image_size} pixels a side, but images have {sorted(sizes)}")
     if manifest.views:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SMALL = 64 * 2**20  # bytes that a page or a column may unpack to, however little is stored
+SMALL = 32 * 2**20  # bytes that a page or a column may unpack to, however little is stored
 FACTOR = 64  # by which more may be unpacked than is stored
+SMALL_SET, MOST_EXPANSION = 256 * 2**20, 1000  # the same of decoded images: bytes, and by how much
 _WIDTHS = {0: 1, 1: 4, 2: 8, 3: 12, 4: 4, 5: 8}  # bytes of a value, by physical type; byte arrays are not among them
 _BYTE_ARRAYS, _PREFIXES = 6, 7  # a physical type, and the encoding that repeats the beginning of the value before
 _MOST_DEPTH = 20

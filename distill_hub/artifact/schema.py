@@ -62,8 +62,8 @@ def check_soft_labels(soft: np.ndarray) -> None:
         raise ValueError("soft_label rows must be finite, not negative, and sum to 1")
 
 
-def check_labels(labels: np.ndarray, class_names: Sequence[str], ipc: int) -> None:
-    """Check that labels (N,) hold `ipc` images of each of the C classes.
+def check_labels(labels: np.ndarray, class_names: Sequence[str], expected: Sequence[int]) -> None:
+    """Check that labels (N,) hold as many images of each of the C classes as are expected.
 
     Raises:
         ValueError: When a label is no class index, or a class has another number of images.
@@ -71,9 +71,11 @@ def check_labels(labels: np.ndarray, class_names: Sequence[str], ipc: int) -> No
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
         raise ValueError(f"labels must lie in [0, {len(class_names)}), but reach from {labels.min()} to {labels.max()}")
     counts = np.bincount(labels, minlength=len(class_names))
-    if (counts != ipc).any():
-        wrong = {class_names[i]: int(counts[i]) for i in np.flatnonzero(counts != ipc)[:5]}
-        raise ValueError(f"the manifest says {ipc} images per class, but there are {wrong}")
+    different = np.flatnonzero(counts != np.asarray(expected))[:5]
+    if len(different):
+        found, own = ({class_names[i]: int(numbers[i]) for i in different} for numbers in (counts, expected))
+        said = expected[0] if len(set(expected)) == 1 else own
+        raise ValueError(f"the manifest says {said} images per class, but there are {found}")
 
 
 def _is_png_or_webp(encoded: pa.Buffer) -> bool:

@@ -20,6 +20,7 @@ from distill_hub.artifact.find import Found
 from distill_hub.artifact.load import shard_names
 from distill_hub.artifact.manifest import Manifest, ViewsFacts, ViewsRecord
 from distill_hub.artifact.package import empty_staging, move_into_place, write_shards
+from distill_hub.artifact.pages import read_columns
 from distill_hub.config import InputError
 
 # Logits share hardly any values, so a dictionary of them only adds to the size; zstd takes some off their exponents.
@@ -141,6 +142,8 @@ def open_views(found: Found, manifest: Manifest) -> Views:
     folder = found.fetch(names)
     digest = hashlib.sha256()
     try:
+        for name in names:
+            read_columns(folder / name)  # a damaged footer, and what swells, ends here and not in PyArrow
         footers = [_footer(folder / name, classes) for name in names]
         _check_row_groups(footers, record, manifest.rows, classes)
         shards = tuple((folder / name, footer) for name, footer in zip(names, footers, strict=True))

@@ -30,7 +30,7 @@ def run(config: InfoConfig) -> None:
         "method": method.title + (f" ({method.paper})" if method.paper else ""),
         "source": f"{manifest.source.hub_id or source_name(manifest.source)}, revision {manifest.source.revision or '-'}",
         "classes": f"{len(names)}: {', '.join(names[:10])}{', ...' * (len(names) > 10)}",
-        "images": f"{manifest.ipc} per class, {manifest.image_size}x{manifest.image_size} pixels, {size_text(size)}",
+        "images": f"{manifest.ipc_text} per class, {manifest.image_size}x{manifest.image_size} pixels, {size_text(size)}",
         "generator": model_name(manifest.generator) if manifest.generator else "-",
         "teacher": f"{model_name(teacher)} ({teacher.architecture}){accuracy}" if teacher else "-",
         "soft labels": f"the {manifest.soft_labels}'s" if manifest.soft_labels != "one-hot" else "one-hot",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from rich.text import Text
 
 from distill_hub.artifact.find import Found, find
 from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
@@ -28,6 +30,7 @@ from distill_hub.foreign.align import align
 from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.read import read_foreign
 from distill_hub.networks.build import check_student
+from distill_hub.running.console import show
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
 from distill_hub.running.session import session
@@ -276,6 +279,8 @@ def evaluate(
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
     how = Request(**training)
+    if foreign.left_out and PartialState().is_main_process:
+        show(Text(foreign.left_out))  # of names that a stranger wrote
     jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), how)
     real = load_source(source, **real)
     own = align(foreign, real, classes)

@@ -29,10 +29,12 @@ class Card:
     def groups(self, names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
         """Return the files of each configuration and split that has some."""
         names = list(names)
-        found = {}
+        found: dict[tuple[str, ...], list[str]] = {}
         for key, patterns in self.splits.items():
             if own := [name for name in names if any(_fits(name, pattern) for pattern in patterns)]:
                 found[key] = own
+        if len(found) > 1 and len({split for _, split in found}) == 1:
+            return {(configuration,): own for (configuration, _), own in found.items()}
         return found
 
     def names_of(self, location: str, column: str, configuration: str | None) -> list[str] | None:

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET
 from distill_hub.config import InputError
 from distill_hub.data.images import decode, square
-from distill_hub.foreign.layout import refusal
+from distill_hub.foreign.layout import few, refusal
+from distill_hub.running.console import printable
 
 MAX_ROWS = 10_000_000
 MAX_BYTES = 64 * 2**30  # decoded or unpacked: eight times ImageNet-1K at IPC 50 and 224 px
@@ -33,6 +35,12 @@ class ForeignSet:
     notes: dict[str, Any]  # what was done to read it, ready for JSON
     revision: str | None = None  # commit, for a set on the Hub
     unused: Sequence[str] = ()  # files of the set that were not read, by name
+
+    @property
+    def left_out(self) -> str | None:
+        """What was not read, in one line; None when everything was."""
+        count = len(self.unused)
+        return printable(f"Not used, {count:,} of its files: {few(self.unused)}") if count else None
 
 
 @contextmanager
@@ -113,9 +121,20 @@ def room(location: str, count: int, size: int) -> torch.Tensor:
 
 
 def decoded(
-    location: str, count: int, encoded: Iterable[tuple[str, bytes]], image_size: int | None
+    location: str, count: int, encoded: Iterable[tuple[str, bytes]], image_size: int | None, stored: int
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Decode `count` images (name, bytes) in turn into one uint8 (N, 3, S, S); the notes say how many were scaled."""
+    """Decode images into one uint8 (N, 3, S, S).
+
+    Args:
+        location: The set.
+        count: How many they are.
+        encoded: Name and bytes of each in turn.
+        image_size: See `read_foreign`.
+        stored: Bytes that the set has: one image may stand for many.
+
+    Returns:
+        The images, and notes that say how many were scaled.
+    """
     result, scaled = None, 0
     for row, (name, data) in enumerate(encoded):
         try:
@@ -125,6 +144,8 @@ def decoded(
         if result is None:
             first = image.size
             result = room(location, count, image_size or min(first))
+            if result.numel() > max(SMALL_SET, MOST_EXPANSION * stored):
+                raise refusal(location, f"{count:,} images of {result.shape[2]} px cannot lie in {stored:,} bytes")
         if image.size != result.shape[2:]:
             if image_size is None:
                 sizes = " and ".join(dict.fromkeys(f"{width} x {height} px" for width, height in (first, image.size)))

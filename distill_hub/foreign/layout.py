@@ -12,7 +12,7 @@ from distill_hub.data.images import SUFFIXES as PICTURES
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npy", ".npz")  # of tensors
 METADATA = ("metadata.csv", "metadata.jsonl")  # of an image folder: a file name and a label per row
-MOST_FILES = 1_000_000
+MOST_FILES, MOST_FOLDERS = 1_000_000, 100_000
 READABLE = (
     "readable are parquet files and image folders (<class>/<file>.png), here or on the Hub; and here also a .zip of an image"
     " folder, a .pt, .pth, .safetensors or .npz file of tensors images and labels, and files images*, labels* of .pt or .npy"
@@ -57,9 +57,9 @@ def files_below(folder: Path) -> list[str]:
     """Return the names of everything in a folder that is no folder, hidden ones left out; links are followed.
 
     Raises:
-        InputError: When there are more than `MOST_FILES`, or a folder cannot be read.
+        InputError: When there are more than `MOST_FILES` or `MOST_FOLDERS`, or a folder cannot be read.
     """
-    names, seen = [], 0
+    names, seen, folders = [], 0, 0
     open_folders: list[tuple[Path, str, tuple]] = [(folder, "", ())]
     try:
         while open_folders:
@@ -68,9 +68,11 @@ def files_below(folder: Path) -> list[str]:
             if (facts.st_dev, facts.st_ino) in above:
                 continue  # a link to a folder that it lies in
             inside = (*above, (facts.st_dev, facts.st_ino))
+            if (folders := folders + 1) > MOST_FOLDERS:
+                raise refusal(str(folder), f"it holds more than {MOST_FOLDERS:,} folders, links followed")
             for entry in os.scandir(path):
                 if (seen := seen + 1) > MOST_FILES:
-                    raise refusal(str(folder), f"it holds more than {MOST_FILES:,} files and folders, links followed")
+                    raise refusal(str(folder), f"it holds more than {MOST_FILES:,} files, links followed")
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():

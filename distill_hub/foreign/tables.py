@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distill_hub.artifact.pages import Column, read_columns, rows_at_a_time
+from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET, Column, read_columns, rows_at_a_time
 from distill_hub.config import InputError
 from distill_hub.foreign.contents import (
     MAX_BYTES,
@@ -111,7 +111,9 @@ def from_tables(
         soft_labels, notes["soft_labels"] = probabilities(location, matrix, labels, what, label_kind)
     elif label_kind is not None:
         raise InputError("label_kind", label_kind, f"{location} has no soft labels")
-    images, scaled = decoded(location, tables.rows, _cells(tables, image), image_size)
+    images, scaled = decoded(
+        location, tables.rows, _cells(tables, image), image_size, sum(file.stat().st_size for file in files)
+    )
     return ForeignSet(location, images, labels, class_names, soft_labels, {**notes, **scaled})
 
 
@@ -173,7 +175,7 @@ def _agreed(location: str, column: str, own: list[str] | None, card: list[str] |
     value = next((i for i, pair in enumerate(zip(own, card, strict=False)) if pair[0] != pair[1]), min(len(own), len(card)))
     first, second = (names[value] if value < len(names) else "nothing" for names in (own, card))
     raise refusal(
-        location, f"its files and its card name the classes of {column!r} differently: {value} is {first} and {second}"
+        location, f"its files and its card name the classes of {column!r} differently: {value} is {first!r} and {second!r}"
     )
 
 
@@ -247,17 +249,21 @@ def _matrix(tables: _Tables, name: str, what: str) -> np.ndarray:
 
 def _cells(tables: _Tables, name: str) -> Iterator[tuple[str, bytes]]:
     """Return name and bytes of every image."""
-    location, row = tables.location, 0
+    location, row, seen = tables.location, 0, 0
+    most = max(SMALL_SET, MOST_EXPANSION * sum(file.stat().st_size for file in tables.files))
     kind = tables.schema.field(name).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     inside = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
     if not (pa.types.is_binary(inside) or pa.types.is_large_binary(inside)):
         raise refusal(location, f"its image column must hold encoded images; it is {kind}")
-    # A path alone would open any file of this machine, or a URL.
-    if empty := sum(_stored(batch).null_count for batch in tables.batches(name)):
-        raise refusal(location, f"every image must be stored in the file itself; {empty} are not")
-    for batch in tables.batches(name):
-        for cell in _stored(batch):
+    for cells in map(_stored, tables.batches(name)):
+        # A path alone would open any file of this machine, or a URL.
+        if cells.null_count:
+            first = f"among rows {row} to {row + len(cells) - 1}"
+            raise refusal(location, f"every image must be stored in the file itself; {cells.null_count} {first} are not")
+        if (seen := seen + cells.nbytes) > most:  # one cell for many rows
+            raise refusal(location, f"its images unpack to more than {most:,} bytes")
+        for cell in cells:
             if (size := cell.as_buffer().size) > MAX_ENTRY_BYTES:
                 raise refusal(location, f"the image of row {row} has {size:,} bytes; at most {MAX_ENTRY_BYTES:,} are read")
             yield f"of row {row}", cell.as_py()

@@ -1,16 +1,19 @@
 """Bringing a set that was made elsewhere into the artifact format, with a manifest that claims nothing it does not know."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.text import Text
 
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.find import Found
 from distill_hub.artifact.load import load_artifact
-from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, now, set_name
+from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, mean_ipc, now, set_name
 from distill_hub.artifact.package import write_artifact
-from distill_hub.config import InputError, options, resolved
+from distill_hub.config import options, resolved
+from distill_hub.data.classes import SourceClass
 from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.subject import HeldOut
@@ -36,20 +39,22 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
         The folder.
 
     Raises:
-        InputError: When the set cannot be read, the order of its classes is not on record, its classes are not the source's,
-            they have different numbers of images, or its labels contradict its soft labels or the teacher.
+        InputError: When the set cannot be read, the order of its classes is not on record, they are not the source's, or its
+            labels contradict its soft labels or the teacher.
         HubError: When publishing fails; the set is complete in its folder.
     """
     source = load_source(**options(config, RealOptions))
     layout = options(config, ForeignOptions)
-    classes = layout.pop("classes")
+    named = layout.pop("classes")
     columns = {name: layout.pop(f"set_{name}") for name in ("image_column", "label_column")}
     commit = found.remote.commit if found.remote else None
     with start_accelerator().main_process_first():
         foreign = read_foreign(config.location, revision=commit, **columns, **layout)
-    own = align(foreign, source, classes)
-    given = None if config.teacher else _given_soft_labels(config.location, own, source)
-    ipc = _images_per_class(config.location, own, source)
+    own = align(foreign, source, named)
+    classes = [source.classes[place] for place in own.places]
+    given = None if config.teacher else _given_soft_labels(config.location, own, classes)
+    counts = np.bincount(own.labels).tolist()
+    ipc = mean_ipc(counts)
     name = set_name(source.name, ipc, config.method.lower())
     destination = None
     if config.push_to_hub:
@@ -58,8 +63,11 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
     settings = {**resolved(config), "method": config.method.lower(), **given_set}
     run = Run(config.output_dir or Path("outputs", name), settings, overwrite=config.overwrite)
     soft_labels, whose, teacher, columns = given or _taught_soft_labels(config, run, source, own)
+    if foreign.left_out:
+        run.say(Text(foreign.left_out))  # of names that a stranger wrote
     notes = {
         **foreign.notes,
+        **({"unused_files": len(foreign.unused), "unused_files_are": foreign.unused[:20]} if foreign.unused else {}),
         "adopted_from": f"{config.location}@{foreign.revision}"
         if foreign.revision
         else Path(config.location).resolve().name,
@@ -75,11 +83,12 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
             source=source_record(source),
             classes=[
                 ClassRecord(name=c.name, wnid=c.wnid, source_index=c.index, teacher_index=column)
-                for c, column in zip(source.classes, columns, strict=True)
+                for c, column in zip(classes, columns, strict=True)
             ],
             teacher=teacher,
             soft_labels=whose,
             ipc=ipc,
+            class_images=counts if len(set(counts)) > 1 else None,
             image_size=own.images.shape[-1],
             stages=[],
             license=config.license,
@@ -99,7 +108,7 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
 
     def write() -> None:
         written = write_artifact(
-            run.output_dir, rows(), manifest, class_names=source.class_names, image_format=config.image_format
+            run.output_dir, rows(), manifest, class_names=[c.name for c in classes], image_format=config.image_format
         )
         write_card(run.output_dir, written, own.images)
 
@@ -114,34 +123,22 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
     return run.output_dir
 
 
-def _images_per_class(location: str, own: Aligned, source: Source) -> int:
-    counts = np.bincount(np.asarray(own.places)[own.labels], minlength=len(source.classes))
-    if len(set(counts.tolist())) > 1:
-        few, many = int(counts.argmin()), int(counts.argmax())
-        raise InputError(
-            "distilled set",
-            location,
-            f"every class of {source.name} needs as many images, but {source.class_names[few]!r} has {counts[few]} "
-            f"and {source.class_names[many]!r} has {counts[many]}",
-        )
-    return int(counts[0])
-
-
 SoftLabels = tuple[np.ndarray, str, ModelRecord | None, list[int | None]]  # (N, C), whose, teacher, its columns
 
 
-def _given_soft_labels(location: str, own: Aligned, source: Source) -> SoftLabels:
+def _given_soft_labels(location: str, own: Aligned, classes: Sequence[SourceClass]) -> SoftLabels:
     """Return what the set itself says of its classes."""
-    whose = "one-hot" if own.soft_labels is None else "author"
-    refuse_chance("distilled set", location, own.probabilities.argmax(1), own.labels, source.class_names, "its soft labels")
-    return own.probabilities, whose, None, [None] * len(source.classes)
+    whose, names = "one-hot" if own.soft_labels is None else "author", [c.name for c in classes]
+    refuse_chance("distilled set", location, own.probabilities.argmax(1), own.labels, names, "its soft labels")
+    return own.probabilities, whose, None, [None] * len(classes)
 
 
 def _taught_soft_labels(config: AdoptConfig, run: Run, source: Source, own: Aligned) -> SoftLabels:
     """Let the teacher label the images."""
+    test = HeldOut(source, own.places)
     classifier, teacher = open_teacher(
         run,
-        HeldOut(source),
+        test,
         own.images.shape[-1],
         teacher=config.teacher,
         teacher_revision=config.teacher_revision,
@@ -155,6 +152,7 @@ def _taught_soft_labels(config: AdoptConfig, run: Run, source: Source, own: Alig
 
     made_from = {"set": own.content_sha256, "teacher": teacher.sha256}
     stage = run.map("label", range(len(own.labels)), label, chunk_size=256, made_from=made_from)
+    names = [c.name for c in test.classes]
     soft_labels = stage.rows(0, len(stage))["logits"].double().softmax(1).float().numpy()
-    refuse_chance("teacher", teacher.id, soft_labels.argmax(1), own.labels, source.class_names, "its soft labels")
+    refuse_chance("teacher", teacher.id, soft_labels.argmax(1), own.labels, names, "its soft labels")
     return soft_labels, "teacher", teacher, classifier.columns

@@ -166,9 +166,9 @@ def write_card(folder: Path, manifest: Manifest, images: torch.Tensor) -> None:
     Args:
         folder: Holds data, manifest and records.
         manifest: The manifest.
-        images: The set, class by class, uint8 (C * IPC, 3, S, S).
+        images: The set, class by class, uint8 (N, 3, S, S).
     """
-    grid = images.unflatten(0, (len(manifest.classes), manifest.ipc)).permute(0, 1, 3, 4, 2).numpy()
+    grid = [own.permute(0, 2, 3, 1).numpy() for own in images.split(manifest.counts)]
     preview_grid(grid, manifest.class_names, folder / "assets" / "preview.png")
     found = find(folder)
     _, evaluations = read_description(found)

@@ -305,7 +305,7 @@ WORDS = ("set", "by")  # the columns that hold no numbers
 COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "set": lambda row: Cell(row.set.label, row.set.label),
     "by": lambda row: Cell(row.by, row.by),
-    "IPC": lambda row: Cell(str(row.set.manifest.ipc), row.set.manifest.ipc),
+    "IPC": lambda row: Cell(row.set.manifest.ipc_text, row.set.manifest.ipc),
     ACCURACY: _accuracy,
     "best look": lambda row: _number(100 * row.record.score.best_mean, "{:.1f}"),
     "seeds": lambda row: _number(len(row.record.seeds), "{}"),

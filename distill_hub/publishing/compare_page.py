@@ -102,7 +102,7 @@ def _facts(own: DescribedSet) -> dict[str, Any]:
         "superseded_by": manifest.superseded_by,
         "facts": {
             "source": source_name(manifest.source),
-            "images": f"{manifest.ipc} for each of {len(manifest.classes)} classes, "
+            "images": f"{manifest.ipc_text} for each of {len(manifest.classes)} classes, "
             f"{manifest.image_size} x {manifest.image_size} pixels, {size_text(own.data_bytes)}",
             "generator": model_name(manifest.generator) if manifest.generator else None,
             "teacher": model_name(manifest.teacher) if manifest.teacher else None,
@@ -144,7 +144,7 @@ def _plot(group: Group) -> dict[str, str]:
     """Return a group's picture for each theme, and what it shows in words."""
     draw, height = (_by_size, 3.6) if len(group.sizes) > 1 else (_bars, 0.6 + 0.6 * len(group.rows))
     pictures = {theme: _svg(group, draw, height, colours) for theme, colours in THEMES.items()}
-    rows = "; ".join(f"{_name(row)}, {row.set.manifest.ipc} images per class: {_percent(row)}" for row in group.rows)
+    rows = "; ".join(f"{_name(row)}, {row.set.manifest.ipc_text} images per class: {_percent(row)}" for row in group.rows)
     return {**pictures, "alt": f"Test accuracy after the last epoch in %, mean ± std. {rows}."}
 
 

@@ -206,10 +206,11 @@ def test_shards_with_other_columns_are_refused(artifact):
     assert "do not have the same columns" in refusal(artifact)
 
 
-def test_a_set_that_would_fill_the_memory_is_refused_before_it_gets_any(artifact, monkeypatch):
-    edit_manifest(artifact, image_size=16_384)
-    monkeypatch.setattr(load, "MOST_DECODED_BYTES", 6 * (3 * 16_384**2 + 8 + 3 * 4) - 1)
-    needs = r"take 4,831,838,328 bytes, at most 4,831,838,327 are read"
+@pytest.mark.parametrize(("limit", "most"), [(2**36, "268,435,456"), (1_000_000, "1,000,000")])
+def test_a_set_that_would_fill_the_memory_is_refused_before_it_gets_any(artifact, monkeypatch, limit, most):
+    edit_manifest(artifact, image_size=16_384)  # 6 * (3 * 16,384 ** 2 + 8 + 3 * 4) bytes, of a file of kilobytes
+    monkeypatch.setattr(load, "MOST_DECODED_BYTES", limit)
+    needs = f"take 4,831,838,328 bytes, at most {most} are read"
     with monkeypatch.context() as patched, pytest.raises(InputError, match=needs):
         patched.setattr(np, "empty", None)
         read_artifact(find(artifact), pixels=True)

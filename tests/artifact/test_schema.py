@@ -97,6 +97,6 @@ def test_no_rows_have_no_fault(names):
     ],
 )
 def test_labels_of_other_classes_or_counts_are_refused(names, labels, message):
-    check_labels(np.array([0, 0, 1, 1, 2, 2]), names, ipc=2)
+    check_labels(np.array([0, 0, 1, 1, 2, 2]), names, [2, 2, 2])
     with pytest.raises(ValueError, match=message):
-        check_labels(np.array(labels), names, ipc=2)
+        check_labels(np.array(labels), names, [2, 2, 2])

@@ -369,7 +369,7 @@ TAMPERED = {
     ),
     "a file more": (lambda f: (f / "views/train-more.parquet").write_bytes(b""), "train-more.parquet is one too many"),
     "a large file": (lambda f: (f / SHARD).write_bytes(bytes(2_000_000)), "more than 18 views can need"),
-    "a truncated file": (lambda f: (f / SHARD).write_bytes((f / SHARD).read_bytes()[:-50]), "Parquet"),
+    "a truncated file": (lambda f: (f / SHARD).write_bytes((f / SHARD).read_bytes()[:-50]), "no parquet file"),
     "no parquet": (lambda f: (f / SHARD).write_bytes(b"PAR1 and then nothing PAR1"), "views: "),
     "fewer epochs on record": (lambda f: edit_record(f, epochs=2, rows=12), "need as many row groups, there are 6"),
     "more epochs on record": (lambda f: edit_record(f, epochs=10**6, rows=6 * 10**6), "there are 6"),

@@ -110,3 +110,64 @@ def test_names_and_columns_of_soft_labels_must_be_as_many():
 
 def test_two_labels_for_one_class_are_refused():
     assert "one class" in no_order(labelled([0, 1]), FRUIT, "pear,Pear")
+
+
+# Names on record
+
+
+def test_the_sets_own_names_win_over_the_sources_order():
+    assert label_order(labelled([0, 1, 2], NAMES), FRUIT, "source").tolist() == [2, 0, 1]
+    digits = source([SourceClass(name, i) for i, name in enumerate(sorted(str(i) for i in range(12)))])
+    order = label_order(labelled(range(12), [str(i) for i in range(12)]), digits, "source")
+    assert [digits.class_names[place] for place in order] == [str(i) for i in range(12)]
+
+
+@pytest.mark.parametrize("classes", ["apple,fig,pear", "fig,pear,apple"])
+def test_names_that_are_contradicted_are_an_error(classes):
+    message = no_order(labelled([0, 1, 2], NAMES), FRUIT, classes)
+    assert "calls label 0 'pear'" in message and "leave the option out" in message
+
+
+def test_names_that_are_confirmed_are_none():
+    assert label_order(labelled([0, 1, 2], NAMES), FRUIT, "pear,apple,fig").tolist() == [2, 0, 1]
+
+
+def test_names_of_which_some_are_the_sources_are_an_error():
+    assert "kiwi" in no_order(labelled([0, 1], ["pear", "kiwi"]), FRUIT, "source")
+
+
+def test_numbered_folders_are_numbers_whatever_is_left_out():
+    assert label_order(labelled([0, 1], ["0", "2"]), FRUIT, "pear,fig,apple").tolist() == [2, 0]
+    assert label_order(labelled([0, 1], ["00000", "00002"]), FRUIT, "source").tolist() == [0, 2]
+    assert "3 names are too few" in no_order(labelled([0, 1], ["0", "3"]), FRUIT, "pear,fig,apple")
+    assert "same number" in no_order(labelled([0, 1], ["1", "01"]), FRUIT, "source")
+
+
+LISTS = {
+    "BOM": b"\xef\xbb\xbfpear\nfig\napple\n",
+    "UTF-16": "pear\nfig\napple\n".encode("utf-16"),
+    "CRLF": b"pear\r\nfig\r\napple\r\n",
+    "id2label": b'{"2": "apple", "0": "pear", "1": "fig"}',
+    "config": b'{"id2label": {"0": "pear", "1": "fig", "2": "apple"}}',
+    "label2id": b'{"apple": 2, "pear": 0, "fig": 1}',
+    "list": b'\xef\xbb\xbf["pear", "fig", "apple"]',
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_of_classes_as_people_keep_them(tmp_path, kind):
+    (tmp_path / "classes").write_bytes(LISTS[kind])
+    assert label_order(labelled([0, 1, 2]), FRUIT, str(tmp_path / "classes")).tolist() == [2, 1, 0]
+
+
+def test_wnids_before_words(tmp_path):
+    (tmp_path / "synsets.txt").write_text("".join(f"{wnid} some dog, another\n" for wnid in IMAGEWOOF))
+    assert label_order(labelled(range(10)), WOOF, str(tmp_path / "synsets.txt")).tolist() == [5, 4, 8, 2, 0, 3, 1, 9, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{}", "[1, 2]", '{"0": "a", "2": "b"}', '{"a": 0, "b": 0}', "[" * 10_000, '{"x": "a"}']
+)
+def test_json_that_is_no_list_of_classes(tmp_path, text):
+    (tmp_path / "classes.json").write_text(text)
+    assert "cannot be read" in no_order(labelled([0]), FRUIT, str(tmp_path / "classes.json"))

@@ -196,3 +196,56 @@ def test_class_names_that_are_no_texts(table):
     stored = pq.read_table(file)
     pq.write_table(stored.replace_schema_metadata({"huggingface": json.dumps(described)}), file)
     assert "no texts" in str(refusal(file.parent))
+
+
+def test_one_cell_for_many_rows_is_refused(table):
+    cell = pa.array([encode(PIXELS[0]) + bytes(1_000_000)])
+    rows = 400
+    image = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), cell)
+    assert "unpack to more than 268,435,456 bytes" in str(refusal(table(image=image, label=pa.array([0] * rows))))
+
+
+@pytest.mark.parametrize(
+    "kind", ["categories", "large_string", "ints", "uint8", "floats", "lists", "one-hot", "large lists"]
+)
+def test_label_forms(table, kind):
+    names = ["a", "b", "c"]
+    column = {
+        "categories": pa.array([names[v] for v in LABELS]).dictionary_encode(),
+        "large_string": pa.array([names[v] for v in LABELS], pa.large_string()),
+        "ints": pa.array(LABELS).dictionary_encode(),
+        "uint8": pa.array(LABELS, pa.uint8()),
+        "floats": pa.array(LABELS.astype(np.float64)),
+        "lists": pa.array([[v] for v in LABELS]),
+        "one-hot": pa.array(np.eye(3, dtype=np.int64)[LABELS].tolist()),
+        "large lists": pa.array([[v] for v in LABELS], pa.large_list(pa.int32())),
+    }[kind]
+    check(read_foreign(str(table(label=column))), names=names if kind in ("categories", "large_string") else None)
+
+
+CARD = """---
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': pear
+          '1': apple
+          '2': fig
+---
+"""
+
+
+def test_class_names_of_the_card(table, tmp_path):
+    folder = table()
+    (folder / "README.md").write_text(CARD)
+    check(read_foreign(str(folder)), names=NAMES)
+    (folder / "README.md").write_bytes(b"\xef\xbb\xbf" + CARD.replace("\n", "\r\n").encode())
+    check(read_foreign(str(folder)), names=NAMES)
+    features = Features({"image": Image(), "label": ClassLabel(names=NAMES[::-1])})
+    rows = {"image": [PILImage.fromarray(p) for p in PIXELS], "label": LABELS}
+    Dataset.from_dict(rows, features=features).to_parquet(str(folder / "train-00000-of-00001.parquet"))
+    assert "differently: 0 is 'fig' and 'pear'" in str(refusal(folder))

@@ -244,3 +244,136 @@ def test_damaged_byte_anywhere_is_refused_or_read(save, kind):
         path.write_bytes(good[:position] + bytes([good[position] ^ 0x15]) + good[position + 1 :])
         with contextlib.suppress(InputError):  # any other error fails the test
             read_foreign(str(path))
+
+
+# Forms of the field's own files
+
+
+def test_numbers_and_arrays_of_numpy_are_data(tmp_path):
+    facts = {
+        "accs": [np.float64(0.41), np.float32(0.5)],
+        "all": np.arange(3.0),
+        "none": np.zeros((0, 3)),
+        "ok": np.ones(2, bool),
+    }
+    torch.save({"data": [[PLANES, VALUES]] * 5, **facts}, tmp_path / "res.pt")
+    error = refusal(tmp_path / "res.pt")
+    assert error.field == "index" and "5 sets; choose one with --index: 0 to 4" in str(error)
+    check(read_foreign(str(tmp_path / "res.pt"), index=4))
+    assert "5 sets, 0 to 4" in str(refusal(tmp_path / "res.pt", index=5))
+    for order in ("C", "F"):
+        images = np.array(PLANES.numpy(), order=order)
+        torch.save({"images": images, "labels": LABELS.astype(">i4")}, tmp_path / "set.pt")
+        check(read_foreign(str(tmp_path / "set.pt")))
+
+
+def test_object_arrays_in_pt_are_refused(tmp_path):
+    for array in (np.array([Evil(str(tmp_path / "trace"))], object), np.array([[1], "a"], object), np.array(["a"])):
+        torch.save({"images": PLANES, "labels": VALUES, "more": array}, tmp_path / "set.pt")
+        refusal(tmp_path / "set.pt")
+    assert not (tmp_path / "trace").exists()
+
+
+SETS = {
+    "steps": ([[PLANES.flip(0), VALUES], [PLANES, VALUES]], {"index": 1}),
+    "by step": ({0: (PLANES.flip(0), VALUES), 100: (PLANES, VALUES)}, {"index": 1}),
+    "dicts": ([{"images": PLANES, "labels": VALUES}] * 2, {"index": 0}),
+    "list of images": ([list(PLANES), VALUES.tolist()], {}),
+    "parts": ({"images": list(PLANES.split(2)), "labels": list(VALUES.split(2))}, {}),
+    "capitals": ({"X": PLANES, "Y": VALUES}, {}),
+    "syn": ({"image_syn": PLANES, "label_syn": VALUES}, {}),
+    "proto": ({"x_proto": PLANES, "y_proto": VALUES}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_layouts_of_files(tmp_path, kind):
+    content, options = SETS[kind]
+    torch.save(content, tmp_path / "set.pt")
+    check(read_foreign(str(tmp_path / "set.pt"), **options))
+
+
+def test_images_per_class(tmp_path):
+    torch.save({1: PLANES[:2], 0: PLANES[2:3]}, tmp_path / "set.pt")
+    check(read_foreign(str(tmp_path / "set.pt")), images=PLANES[:3], labels=[1, 1, 0])
+    torch.save({"pear": PLANES[:2], "fig": PLANES[2:3]}, tmp_path / "set.pt")
+    check(read_foreign(str(tmp_path / "set.pt")), images=PLANES[:3], labels=[1, 1, 0], names=["fig", "pear"])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [VALUES.float(), VALUES[:, None], VALUES[:, None].half(), VALUES.tolist(), list(VALUES), LABELS, list(LABELS)]
+    + [torch.nn.functional.one_hot(VALUES).to(kind) for kind in (torch.int64, torch.bool, torch.uint8, torch.float32)],
+)
+def test_forms_of_labels(tmp_path, labels):
+    torch.save({"images": PLANES, "labels": labels}, tmp_path / "set.pt")
+    check(read_foreign(str(tmp_path / "set.pt")))
+
+
+# What the numbers of soft labels are
+
+
+def test_tolerance_follows_what_the_values_keep(save):
+    soft = torch.tensor([[0.2525, 0.2525, 0.495]] * 6)
+    kept = soft.bfloat16().float()
+    assert (kept.sum(1) - 1).abs().max() > 1e-3  # beyond the tolerance of float32
+    for values in (soft.bfloat16(), kept):
+        check(read_foreign(str(save("pt", soft_labels=values))), soft=kept / kept.sum(1, keepdim=True))
+    assert "neither" in str(refusal(save("pt", soft_labels=(soft * 1.01).bfloat16())))
+
+
+def test_centred_one_hot_labels_are_one_hot(save):
+    one_hot = torch.nn.functional.one_hot(VALUES, 10).float()
+    for labels in (one_hot - 0.1, (one_hot - 0.1) * 3, (one_hot - 0.1).double()):
+        found = read_foreign(str(save("pt", labels=labels)))
+        check(found, soft=one_hot)
+        assert "centred" in found.notes["soft_labels"]
+
+
+def test_what_may_be_logits_or_centred_labels_is_asked_for(save):
+    labels = torch.nn.functional.one_hot(VALUES, 3).float() - 1 / 3
+    labels[0] += torch.tensor([0.1, 0.2, -0.15])
+    path = save("pt", labels=labels)
+    error = refusal(path)
+    assert error.field == "label_kind" and "logits, probabilities or centred" in str(error)
+    check(read_foreign(str(path), label_kind="logits"), soft=labels.softmax(1))
+    expected = (labels + 1 / 3).clip(0)
+    check(read_foreign(str(path), label_kind="centred"), soft=expected / expected.sum(1, keepdim=True))
+    assert "no probabilities" in str(refusal(path, label_kind="probabilities"))
+
+
+def test_labels_that_do_not_decide_are_refused(save):
+    assert "class of image 2" in str(
+        refusal(save("pt", labels=torch.tensor([[1.0, 0], [0, 1], [0.5, 0.5]] * 2) * 0.5 + 0.25))
+    )
+
+
+# Pixels, and what a few bytes claim
+
+
+def test_floats_up_to_255_are_asked_for(save):
+    path = save("pt", PLANES.float() * 0.99 + 0.3)
+    assert refusal(path).field == "pixel_range" and "e.g. 255" in str(refusal(path))
+    expected = (PLANES.double() * 0.99 + 0.3).round().to(torch.uint8)
+    found = read_foreign(str(path), pixel_range=255)
+    assert (found.images.int() - expected.int()).abs().max() <= 1
+    assert "outside the range" in str(refusal(path, mean="0", std="1"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"images": PLANES, "labels": torch.zeros(1, dtype=torch.int64).expand(10**10)},
+        {"images": PLANES, "labels": torch.zeros(1, 1).expand(6, 10**12)},
+        {"images": torch.zeros(1, 1, 1, 1).expand(10**10, 3, 1, 1), "labels": VALUES},
+        {"images": PLANES, "labels": VALUES, "soft_labels": torch.zeros(1, 1).expand(6, 10**12)},
+    ],
+)
+def test_tensors_of_a_few_bytes_are_refused_before_they_are_copied(tmp_path, content):
+    torch.save(content, tmp_path / "set.pt")
+    assert (tmp_path / "set.pt").stat().st_size < 10_000
+    assert "are stored" in str(refusal(tmp_path / "set.pt"))
+
+
+def test_images_larger_than_any_are_refused(save):
+    assert refusal(save("pt"), image_size=30_000).field == "image_size"

@@ -153,8 +153,6 @@ def test_what_is_known_of_a_teacher_is_shown(accuracy, adopted, tmp_path, capsys
 
 
 REFUSED = {
-    "one image fewer": ({"rows": slice(1, None)}, {}, "distilled set", "'0' has 4 and '1' has 5"),
-    "a class fewer": ({"rows": slice(5, None)}, {}, "distilled set", "'0' has 0 and '1' has 5"),
     "no source": ({}, {"source": None}, "source", "pass --source"),
     "no classes": ({}, {"classes": None}, "classes", "pass --classes"),
     "no method": ({}, {"method": None}, "method", "pass --method"),
@@ -249,3 +247,38 @@ def test_the_same_set_is_adopted_again_and_no_other_in_its_place(adopted, pixels
     with pytest.raises(InputError, match=r"^set_sha256: "):
         shutil.copy(moved / "0" / "0.png", moved / "0" / "2.png")
         adopted_from(moved, out)
+
+
+def test_what_a_set_has_and_was_not_read_is_named(image_folder, tmp_path, capsys):
+    folder = shutil.copytree(image_folder, tmp_path / "set")
+    (folder / "0" / "more.heic").write_bytes(b"x")
+    notes = manifest_of(adopted_from(folder, tmp_path / "out"))["method"]["notes"]
+    assert (notes["unused_files"], notes["unused_files_are"]) == (1, ["0/more.heic"])
+    assert "Not used, 1 of its files: 0/more.heic" in capsys.readouterr().out
+
+
+def test_fewer_classes_and_uneven_ones_are_adopted_and_scored(tensors, image_folder, tmp_path, remembered, capsys):
+    rows = np.r_[0:3, 20:25, 45:50]  # three images of 0, five of 4 and of 9
+    folder = adopted_from(tensors(rows), tmp_path / "out", classes="digits")
+    manifest = load_distilled(folder).manifest
+    assert manifest.class_names == ["0", "4", "9"] and (manifest.ipc, manifest.class_images) == (4, [3, 5, 5])
+    assert (manifest.rows, manifest.counts, manifest.ipc_text) == (13, [3, 5, 5], "3 to 5")
+    assert "13 images that stand in" in (folder / "README.md").read_text()
+    show_info(InfoConfig(str(folder)))
+    assert "3 to 5 per class" in capsys.readouterr().out
+    own = {name: value for name, value in HOW.items() if name != "source"}
+    (original,), (found,) = evaluate(tmp_path / "tensors.npz", classes="digits", **HOW), evaluate(folder, **own)
+    assert found.measured.score == original.measured.score and found.measured.baselines == original.measured.baselines
+    assert found.measured.content_sha256 == original.measured.content_sha256 == manifest.content_sha256
+
+
+def test_an_even_set_says_nothing_of_uneven_ones(adopted):
+    assert "class_images" not in manifest_of(adopted)
+
+
+@pytest.mark.parametrize("counts", [[5] * 10, [5] * 9, [5] * 9 + [0], [50] * 9 + [5], [5] * 9 + [6.5]])
+def test_numbers_per_class_that_cannot_be(adopted, tmp_path, counts):
+    folder = shutil.copytree(adopted, tmp_path / "copy")
+    (folder / "manifest.json").write_text(json.dumps({**manifest_of(folder), "class_images": counts}))
+    with pytest.raises(InputError, match=r"^manifest\.json"):
+        load_distilled(folder)
