@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from rich.text import Text
 
 from distill_hub.artifact.find import Found, find
 from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
@@ -280,7 +279,7 @@ def evaluate(
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
     how = Request(**training)
     if foreign.left_out and PartialState().is_main_process:
-        show(Text(foreign.left_out))  # of names that a stranger wrote
+        show(foreign.left_out)
     jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), how)
     real = load_source(source, **real)
     own = align(foreign, real, classes)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.text import Text
 
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.find import Found
@@ -64,7 +63,7 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
     run = Run(config.output_dir or Path("outputs", name), settings, overwrite=config.overwrite)
     soft_labels, whose, teacher, columns = given or _taught_soft_labels(config, run, source, own)
     if foreign.left_out:
-        run.say(Text(foreign.left_out))  # of names that a stranger wrote
+        run.say(foreign.left_out)
     notes = {
         **foreign.notes,
         **({"unused_files": len(foreign.unused), "unused_files_are": foreign.unused[:20]} if foreign.unused else {}),
