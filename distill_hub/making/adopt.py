@@ -1,5 +1,6 @@
 """Bringing a set that was made elsewhere into the artifact format, with a manifest that claims nothing it does not know."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.describe import source_record
-from distill_hub.artifact.find import Found
+from distill_hub.artifact.find import MANIFEST, Found, find, read_description
 from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, mean_ipc, now, set_name
 from distill_hub.artifact.package import write_artifact
@@ -23,6 +24,9 @@ from distill_hub.making.finish import next_step, write_card
 from distill_hub.options.commands import AdoptConfig, ForeignOptions, RealOptions
 from distill_hub.publishing.destination import check_destination
 from distill_hub.publishing.publish import publish
+from distill_hub.publishing.readme import card_of
+from distill_hub.running.console import show
+from distill_hub.running.folder import made_with
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
 
@@ -60,7 +64,11 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
         destination = check_destination(config.push_to_hub, name, private=config.private)
     given_set = {"location": config.location, "set_sha256": own.content_sha256, "source_fingerprint": source.fingerprint}
     settings = {**resolved(config), "method": config.method.lower(), **given_set}
-    run = Run(config.output_dir or Path("outputs", name), settings, overwrite=config.overwrite)
+    folder = config.output_dir or Path("outputs", name)
+    other = _replaceable(folder) if start_accelerator().is_main_process and not config.overwrite else None
+    if other:
+        show(f"{folder} holds what was adopted from {other}, which is there still; it is replaced")
+    run = Run(folder, settings, overwrite=config.overwrite or other is not None)
     soft_labels, whose, teacher, columns = given or _taught_soft_labels(config, run, source, own)
     if foreign.left_out:
         run.say(foreign.left_out)
@@ -120,6 +128,20 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
     run.say(next_step(run.output_dir, source_record(source), config.source))
     run.end()
     return run.output_dir
+
+
+def _replaceable(folder: Path) -> str | None:
+    """Return what the set in a folder was adopted from, where that would give it again and nothing was added to it since.
+
+    Nothing is lost when another takes its place; scores, views and what people wrote in the card would be.
+    """
+    location = str((made_with(folder) or {}).get("location") or "")
+    if not os.path.exists(location) or not (folder / MANIFEST).is_file():
+        return None
+    manifest, evaluations = read_description(find(folder))
+    edited, generated = card_of(folder)
+    added = evaluations or manifest.views or edited != generated
+    return location if manifest.origin == "external" and not added else None
 
 
 SoftLabels = tuple[np.ndarray, str, ModelRecord | None, list[int | None]]  # (N, C), whose, teacher, its columns

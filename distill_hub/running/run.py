@@ -58,7 +58,12 @@ class Run:
             "versions": versions(),
         }
         self.settings = json.loads(json.dumps({**settings, **self._base}, default=str))
-        main_decides(self.accelerator, lambda: self._open(overwrite))
+        try:
+            main_decides(self.accelerator, lambda: self._open(overwrite))
+        except InputError:
+            if self.lock and self.lock is not lock:
+                self.lock.release()
+            raise
         _see(output_dir / STATE / CONFIG)
 
     def _open(self, overwrite: bool) -> None:

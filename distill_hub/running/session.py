@@ -9,7 +9,7 @@ from typing import Any
 
 from distill_hub.config import InputError
 from distill_hub.running.dry_run import DryRun
-from distill_hub.running.files import STATE, cache_dir, check_folder
+from distill_hub.running.files import STATE, cache_dir, check_folder, remove
 from distill_hub.running.folder import LOCK
 from distill_hub.running.lock import Lock, hold
 from distill_hub.running.machine import start_accelerator
@@ -43,6 +43,8 @@ def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) ->
     def take() -> None:
         check_folder(folder, "DISTILL_HUB_CACHE")
         locks.append(hold(folder / STATE / LOCK, what, folder, "the same is running already; wait for it to end"))
+        for gone in folder.parent.glob(f".{key}.*.gone"):  # of one that was killed while it removed its folder
+            remove(gone)
 
     main_decides(accelerator, take)
     try:

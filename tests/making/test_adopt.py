@@ -231,22 +231,34 @@ def test_the_command_names_the_set_and_no_path_of_this_machine(image_folder, tmp
     assert not [text for text in texts if str(tmp_path) in text or str(image_folder.parent) in text]
 
 
-def test_the_same_set_is_adopted_again_and_no_other_in_its_place(adopted, pixels, image_folder, tmp_path):
-    out = shutil.copytree(adopted, tmp_path / "out")
-    adopted_from(image_folder, out)
-    assert manifest_of(out)["content_sha256"] == manifest_of(adopted)["content_sha256"]
-    moved = shutil.copytree(image_folder, tmp_path / "moved")
+def test_another_set_takes_the_place_of_one_that_can_be_adopted_again(adopted, image_folder, tmp_path, capsys):
+    first, second = (shutil.copytree(image_folder, tmp_path / name) for name in ("first", "second"))
+    out = adopted_from(first, tmp_path / "out")
+    before = manifest_of(out)["content_sha256"]
+    shutil.copy(second / "0" / "0.png", second / "0" / "1.png")
+    adopted_from(second, out)
+    assert f"adopted from {first}, which is there still; it is replaced" in capsys.readouterr().out.replace("\n", " ")
+    assert manifest_of(out)["content_sha256"] not in (before, None)
+
+
+@pytest.mark.parametrize("added", ["card", "record", "origin"])
+def test_no_other_set_takes_the_place_of_one_that_would_be_lost(added, image_folder, make_evaluation, tmp_path):
+    first, second = (shutil.copytree(image_folder, tmp_path / name) for name in ("first", "second"))
+    out = adopted_from(first, tmp_path / "out")
+    shutil.copy(second / "0" / "0.png", second / "0" / "1.png")
+    if added == "card":
+        (out / "README.md").write_text((out / "README.md").read_text() + "\nUse it with care.\n")
+    elif added == "record":
+        record = make_evaluation(manifest_of(out)["content_sha256"])
+        (out / "evaluations").mkdir()
+        (out / "evaluations" / record.file_name).write_text(record.to_json())
+    else:
+        shutil.rmtree(first)
     before = tree(out)
-    with pytest.raises(InputError, match=r"^location: .*moved.* --overwrite"):
-        adopted_from(moved, out)
-    with pytest.raises(InputError, match=r"^license: 'mit' .*None"):
-        adopted_from(image_folder, out, license="mit")
+    with pytest.raises(InputError, match=r"^(location|set_sha256): .*--overwrite"):
+        adopted_from(second, out)
     assert tree(out) == before
-    shutil.copy(moved / "0" / "0.png", moved / "0" / "1.png")
-    assert adopted_from(moved, tmp_path / "out", overwrite=True) == out
-    with pytest.raises(InputError, match=r"^set_sha256: "):
-        shutil.copy(moved / "0" / "0.png", moved / "0" / "2.png")
-        adopted_from(moved, out)
+    assert adopted_from(second, out, overwrite=True) == out
 
 
 def test_what_a_set_has_and_was_not_read_is_named(image_folder, tmp_path, capsys):
