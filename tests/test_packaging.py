@@ -91,7 +91,7 @@ def test_recipes_are_found_and_explained(installed):
     assert "\n  cao2 " in listed.stdout and str(installed.environment) in listed.stdout
     assert explained.stdout.startswith("usage: distill-hub make cao2 [options]") and "--pool_factor" in explained.stdout
     refused = installed.run("make", "cao2", "--pool_facter", "2")
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "did you mean 'pool_factor'" in refused.stderr
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "did you mean '--pool_factor'" in refused.stderr
 
 
 @pytest.mark.parametrize("installed", ["wheel"], indirect=True)

@@ -4,7 +4,7 @@ import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -22,7 +22,7 @@ from pydantic import (
 
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED
-from distill_hub.kinds import local_name
+from distill_hub.kinds import is_path, local_name
 from distill_hub.parsing import read_file, read_json
 from distill_hub.running.files import slug
 
@@ -304,10 +304,10 @@ def source_name(source: SourceRecord) -> str:
 
 
 def model_name(model: ModelRecord) -> str:
-    """Return what a card calls a model: its id, not the author's path to it."""
-    if model.revision or model.tuning:  # an id on the Hub, or one that `generator_record` wrote
-        return model.id
-    return re.sub(f"^({FITTED})?.*/", r"\1", model.id.rstrip("/"))
+    """Return what a card calls a model: its id, not the author's path to it, which older records have."""
+    prefix = FITTED if model.id.startswith(FITTED) else ""
+    name = model.id.removeprefix(prefix)
+    return prefix + (PurePath(name).name if is_path(name) else name)
 
 
 def set_name(source: str, ipc: int, method: str) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-from filelock import FileLock
 
 from distill_hub.config import InputError
 from distill_hub.data.images import check
 from distill_hub.running.console import progress
 from distill_hub.running.files import atomic_write, cache_dir, slug
+from distill_hub.running.lock import wait_for
 from distill_hub.running.machine import cores
 
 LARGEST = 2**29  # bytes of one file
@@ -67,8 +67,11 @@ def read_facts(root: str, names: Sequence[str], *, quiet: bool = False) -> list[
     file = cache_dir() / "sources" / f"{slug(real)}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}.arrow"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):
+        lock = wait_for(file.with_name(f"{file.name}.lock"), lambda _: None)
+        try:
             return _read_facts(file, root, names, quiet=quiet)
+        finally:
+            lock.release()
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise

@@ -99,7 +99,9 @@ def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
     asked_for = how.num_processes or known.num_processes
     processes = asked_for if asked_for > 0 else max(1, gpus) * machines
     if how.multi_gpu and gpus < 2:
-        raise InputError("command line", "--multi_gpu", f"this machine has {gpus} GPUs to use; leave it out")
+        raise InputError(
+            "command line", "--multi_gpu", f"it needs several GPUs, and this machine has {gpus} to use; leave it out"
+        )
     if processes % machines:
         raise InputError("num_processes", processes, f"a multiple of the {machines} machines is needed")
     if gpus and processes // machines > gpus:

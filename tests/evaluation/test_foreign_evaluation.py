@@ -120,7 +120,7 @@ def test_the_command_writes_what_it_measured_and_has_nothing_to_check(image_fold
     printed = capsys.readouterr()
     assert "random real" in printed.out and plain.measured.score.percent() in printed.out
     (error,) = (line for line in printed.err.splitlines() if line.startswith("error: "))
-    assert "check: True cannot be used; the set claims nothing" in error
+    assert "'--check' cannot be used; the set claims nothing" in error
     (pair,) = json.loads((tmp_path / "found.json").read_text())
     assert pair["claimed"] is pair["difference"] is pair["agrees"] is None
     assert pair["measured"]["score"]["last"] == plain.measured.score.last

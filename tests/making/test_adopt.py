@@ -148,7 +148,7 @@ def test_what_is_known_of_a_teacher_is_shown(accuracy, adopted, tmp_path, capsys
     manifest["teacher"] = {"id": "org/net", "architecture": "Net", "sha256": "0" * 64, "test_accuracy": accuracy}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     show_info(InfoConfig(str(tmp_path)))
-    (line,) = (line.rstrip() for line in capsys.readouterr().out.splitlines() if line.startswith(" teacher"))
+    (line,) = (line.rstrip() for line in capsys.readouterr().out.splitlines() if line.startswith("teacher"))
     assert line.endswith("org/net (Net), 50.0% on the test split" if accuracy else "org/net (Net)")
 
 

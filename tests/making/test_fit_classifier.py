@@ -282,7 +282,7 @@ def test_a_manifest_says_of_it_what_its_folder_says(finished, digits):
     folder, run = finished
     named = {"teacher": str(folder), "teacher_revision": None, "teacher_epochs": None, "seed": 0}
     classifier, record = open_teacher(run, HeldOut(digits), 8, **named)
-    assert (record.id, record.architecture) == (str(folder), "convnet-1-bn")
+    assert (record.id, record.architecture) == (folder.name, "convnet-1-bn")
     assert record.test_accuracy == record_of(folder)["test_accuracy"]
     assert record.sha256 == weights_sha256(classifier.model)
 
@@ -303,14 +303,14 @@ def test_a_timm_network_is_loaded_by_timm(tmp_path, digits):
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in weights.items())
     assert timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3)(images).shape == (3, 3)
     card = ModelCard.load(folder / "README.md")
-    assert card.data.library_name == "timm" and f'timm.create_model("local-dir:{folder}", pretrained=True)' in card.text
+    assert card.data.library_name == "timm" and f'timm.create_model("local-dir:{folder.name}", pretrained=True)' in card.text
 
 
 def test_the_card(finished, digits):
     folder, _ = finished
     card = ModelCard.load(folder / "README.md")
     accuracy = f"{100 * record_of(folder)['test_accuracy']:.2f} %"
-    for part in ("convnet-1-bn", accuracy, "7. 7\n", "| `epochs` | `4` |", f"--teacher {folder}", "1297 images of 8"):
+    for part in ("convnet-1-bn", accuracy, "7. 7\n", "| `epochs` | `4` |", f"--teacher {folder.name}", "1297 images of 8"):
         assert part in card.text
     assert card.data.library_name == "distill-hub" and "license" not in card.data.to_dict()
     assert card.data.datasets is None and "timm.create_model" not in card.text

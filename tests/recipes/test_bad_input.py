@@ -40,7 +40,7 @@ def photos(folder: Path, *, per_class: int = 4) -> Path:
         (["--source", "./no/folder"], ["source", "./no/folder", "no such folder"]),
         (["--ipc", "0"], ["ipc", "'0'", "> 0"]),
         (["--ipc", "1000"], ["ipc", "1000", "images"]),
-        (["--ipcs", "3"], ["--ipcs", "did you mean 'ipc'"]),
+        (["--ipcs", "3"], ["--ipcs", "did you mean '--ipc'"]),
         (["--image_column", "img"], ["image_column", "img", "image, label"]),
         (["--label_column", "digit"], ["label_column", "digit", "image, label"]),
         (["--test_split", "validation"], ["test_split", "validation", "train"]),
