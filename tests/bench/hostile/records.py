@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hostile.attack import Attack, Outcome, either, refused, used
 
 from distill_hub.artifact.manifest import ClassRecord, EnvironmentRecord, Manifest, MethodRecord, SourceRecord, StageRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord, Score
+from tests.bench.hostile.attack import Attack, Outcome, either, refused, used
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
 ENVIRONMENT = EnvironmentRecord(
