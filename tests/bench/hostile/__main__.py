@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--kind", default="", help="only kinds with this text in their names")
     parser.add_argument("--name", default="", help="only attacks with this text in their names")
-    parser.add_argument("--every", type=int, default=1, help="a sample: of each kind the first attack and every so many")
+    parser.add_argument("--every", type=int, default=1, help="a sample: of each kind every so many, a prime number")
     parser.add_argument("--processes", type=int, default=2, help="how many run at once")
     parser.add_argument("--seconds", type=float, default=60, help="after which a command hangs")
     parser.add_argument("--json", type=Path, help="file for all results")

@@ -83,6 +83,13 @@ class Attack:
     right: Right = refused
 
 
+def scratch() -> Path:
+    """Make a folder for what attacks begin with; it is removed at the end."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
 @functools.cache
 def base(kind: str) -> Path:
     """Return a sound folder that an attack may name, or copy and change; it is made once.
@@ -94,8 +101,7 @@ def base(kind: str) -> Path:
     if kind == "teacher":
         (found,) = (config.parent for config in base("set").parent.glob("fits/*-teacher-*/config.json"))
         return found
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder)
+    folder = scratch()
     environment = {**os.environ, "DISTILL_HUB_CACHE": str(folder / "fits"), "OMP_NUM_THREADS": "1"}
     words = ["make", *SMALL[kind], "--output_dir", str(folder / f"digits-{kind}")]
     done = run_python("-m", "distill_hub.cli", *words, environment=environment, folder=folder)

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from distill_hub.classifiers import save_network
 from distill_hub.networks.build import ConvNet
-from tests.bench.hostile.attack import Attack, either, refused
+from tests.bench.hostile.attack import Attack, either, refused, scratch
 
 CLASSES = ["a", "b"]
 GONE = object()  # the field is left out
@@ -101,7 +100,7 @@ WRITERS = {"own": _own, "timm": _timm, "transformers": _transformers, "generator
 @cache
 def sound(kind: str) -> Path:
     """Return a sound folder of a kind."""
-    folder = Path(mkdtemp()) / kind
+    folder = scratch() / kind
     folder.mkdir()
     WRITERS[kind](folder)
     return folder
