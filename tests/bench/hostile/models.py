@@ -56,12 +56,12 @@ MORE = {
         },
     },
     ("transformers", "config.json"): {
-        "auto_map": {"AutoConfig": "owned.Owned", "AutoModelForImageClassification": "owned.Owned"},
+        "auto_map": {"AutoConfig": "theirs.Owned", "AutoModelForImageClassification": "theirs.Owned"},
         "quantization_config": {"quant_method": "bitsandbytes"},
         "num_labels": 2,
     },
     ("transformers", "preprocessor_config.json"): {
-        "auto_map": {"AutoImageProcessor": "owned.Owned"},
+        "auto_map": {"AutoImageProcessor": "theirs.Owned"},
         **dict.fromkeys(("crop_pct", "do_center_crop", "crop_size", "do_pad", "do_convert_grayscale"), 1),
     },
     ("generator", "model_index.json"): {"id2label": {"0": "a", "1": "b"}},
@@ -163,7 +163,7 @@ def _write(
             content["model_args"] = {key: of for key, of in content["model_args"].items() if key in path[1:2]}
         text = json.dumps(changed(content, path, value))
     (folder / name).write_text(text, encoding="latin-1" if text == "\xff" else "utf-8")
-    for code in ("owned.py", "modeling.py", "transformer/owned.py"):
+    for code in ("theirs.py", "modeling.py", "transformer/theirs.py"):
         if (folder / code).parent.is_dir():
             (folder / code).write_text("open('owned', 'w')\nclass Owned: pass\n")
 
