@@ -56,9 +56,11 @@ def either(outcome: Outcome) -> str | None:
 
 
 def unharmed(outcome: Outcome) -> str | None:
-    """Say what no attack may reach: a traceback, the memory, a file called `owned`."""
+    """Say what no attack may reach: a traceback, the terminal, the memory, a file called `owned`."""
     if "Traceback" in outcome.output:
         return "a traceback"
+    if codes := {code for code in "\x1b\x07\u202e" if code in outcome.output}:
+        return f"it prints {codes}"
     if outcome.memory > 3e9:
         return f"{outcome.memory / 1e9:.1f} GB of memory"
     return "it ran what it was given" if list(outcome.folder.rglob("owned*")) else None

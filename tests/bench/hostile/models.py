@@ -194,6 +194,7 @@ def of_weights(kind: str) -> Iterator[tuple[str, Callable[[Path], None]]]:
         changes: dict[str, Callable[[dict], Any]] = {
             "one is missing": lambda content, key=key: content.pop(key),
             "one is too many": lambda content: content.update(extra=torch.zeros(3)),
+            "one is called with codes": lambda content: content.update({"\x1b[31m\u202e": torch.zeros(3)}),
             "of another shape": lambda content, key=key: content.update({key: torch.zeros(3, 5)}),
             "not a number": lambda content, key=key: content[key].fill_(math.nan),
             "infinite": lambda content, key=key: content[key].fill_(math.inf),
