@@ -22,7 +22,7 @@ from distill_hub.data.augment import LUMA, normalize
 from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
 from distill_hub.networks.build import build
 from distill_hub.networks.configs import OwnConfig, ProcessorConfig, TimmConfig, TransformersConfig
-from distill_hub.networks.folders import building, check_loaded, check_weights, checked, read_json
+from distill_hub.networks.folders import building, check_extent, check_loaded, check_weights, checked, read_json
 from distill_hub.networks.names import TEACHER, is_own
 from distill_hub.running.files import atomic_write
 
@@ -300,9 +300,7 @@ def _timm(name: str, folder: Path, content: dict) -> dict[str, Any]:
     with building("teacher", name, TEACHER):
         with torch.device("meta"):
             outline = timm.create_model(config.architecture, pretrained_cfg_overlay=cfg, **arguments)
-        values = sum(tensor.numel() for tensor in outline.state_dict().values())
-        if values > weights.stat().st_size + 2**20:
-            raise ValueError(f"its configuration describes {values:,} values, more than its weights have bytes")
+        check_extent(outline, folder)
         model = timm.create_model(config.architecture, pretrained=True, pretrained_cfg_overlay=cfg, **arguments)
     return _timm_network(name, model, config.names)
 
@@ -325,19 +323,24 @@ def _transformers(name: str, folder: Path, content: dict) -> dict[str, Any]:
     """Return what `Classifier` needs of a network of transformers, whose processor says what images it is given."""
     config = checked(TransformersConfig, content, "config.json", "teacher", name)
     check_weights(folder, "model", "teacher", name)
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
     with building("teacher", name, TEACHER):
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         said = json.loads(processor.to_json_string())
     does = checked(ProcessorConfig, said, "preprocessor_config.json", "teacher", name)
     inputs = _inputs(name, does, content.get("image_size"))
-    with building("teacher", name, TEACHER):  # weights stored in half precision would refuse our images
+    with building("teacher", name, TEACHER):
+        described = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            check_extent(AutoModelForImageClassification.from_config(described, trust_remote_code=False), folder)
+        # Weights stored in half precision would refuse our images. Those of another shape are named below.
         model, found = AutoModelForImageClassification.from_pretrained(
-            folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+            folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
         names = [model.config.id2label[place] for place in range(model.config.num_labels)]
-    check_loaded(model, "teacher", name, found["missing_keys"], found["unexpected_keys"])
+    check_loaded(model, "teacher", name, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
     inputs["grey"] = config.num_channels == 1
     _compare(name, processor, said, inputs)
     return {"model": model, "architecture": config.model_type, "class_names": names, **inputs}

@@ -108,8 +108,6 @@ def layout_of(location: str, names: Sequence[str], *, on_hub: bool) -> Literal["
     Raises:
         InputError: When it holds none of them; see also `find_pair`.
     """
-    if unread := [name for name in names if PurePosixPath(name).name == "metadata.parquet"]:
-        raise refusal(location, f"its labels lie in {unread[0]}, which is not read; save it as metadata.csv")
     if of_kind(names, ".parquet"):
         return "tables"
     if not on_hub and find_pair(location, names):
@@ -144,13 +142,19 @@ def find_pair(location: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def within(location: str, names: Iterable[str], data_dir: str | None) -> tuple[str, list[str]]:
-    """Return the prefix that `data_dir` means and what follows it in the names, without hidden files."""
+    """Return the prefix that `data_dir` means and what follows it in the names, without hidden files.
+
+    Raises:
+        InputError: When there is no such folder, or labels lie in a list that is not read: folders might say otherwise.
+    """
     prefix = "" if data_dir is None else data_dir.strip("/") + "/"
     seen = [n for n in names if not any(p.startswith((".", "__MACOSX")) for p in n.split("/"))]
     found = sorted(name.removeprefix(prefix) for name in seen if name.startswith(prefix))
     if prefix and not found:
         folders = sorted({str(PurePosixPath(name).parent) for name in seen})
         raise InputError("data_dir", data_dir, f"the folders of {location} are {few(folders)}")
+    if unread := [name for name in found if PurePosixPath(name).name == "metadata.parquet"]:
+        raise refusal(location, f"its labels lie in {unread[0]}, which is not read; save it as metadata.csv")
     return prefix, found
 
 

@@ -24,6 +24,7 @@ from distill_hub.making.launcher import with_launch_options
 from distill_hub.making.recipes import find_set_recipe, recipes_folder, word
 from distill_hub.options.commands import RealOptions, ReproduceConfig
 from distill_hub.options.shared import EvaluationOptions, ViewsOptions
+from distill_hub.running.folder import check_is_run
 from distill_hub.starter import as_starter
 
 RECIPES = {"random": "random_real", "difffit": "minimax"}  # of methods that are not called as their recipes are
@@ -140,7 +141,8 @@ def reproduce(config: ReproduceConfig) -> Reproduction | None:
         Both records and what differs; None when only the launch line was to be printed.
 
     Raises:
-        InputError: When the set is damaged, its manifest does not say how to rebuild it, or its recipe fails.
+        InputError: When the set is damaged, its manifest does not say how to rebuild it, the folder holds something else
+            than a rebuild, or the recipe fails.
         HubError: When the Hub fails.
     """
     found = find(config.location, config.revision)
@@ -152,6 +154,7 @@ def reproduce(config: ReproduceConfig) -> Reproduction | None:
     if config.print_command:
         print(shlex.join(words))
         return None
+    check_is_run(folder)
     read_artifact(found, rows=False)  # is it what its manifest says?
     if not config.overwrite:
         _refuse_stale(folder)
@@ -168,6 +171,8 @@ def default_folder(manifest: Manifest) -> Path:
 def _run(words: list[str]) -> None:
     """Run a command of `distill-hub` with this interpreter, and wait for its end; its output is streamed.
 
+    Exits with 2 where that command refused its input: it has said why, in one line.
+
     Raises:
         InputError: When it fails.
     """
@@ -175,6 +180,8 @@ def _run(words: list[str]) -> None:
         code = subprocess.run([sys.executable, "-m", "distill_hub.cli", *words[1:]]).returncode
     if code == -signal.SIGKILL:
         raise InputError("command", shlex.join(words), f"it was killed: {OUT_OF_MEMORY}")
+    if code == 2:
+        sys.exit(code)
     if code:
         valid = f"it ended with code {code}, for the reason above; the same command goes on where it stopped"
         raise InputError("command", shlex.join(words), valid)

@@ -1,9 +1,10 @@
 """Reading the folder of a network that a stranger made: JSON, weights, and what other libraries say of both."""
 
 import json
+import logging
 import math
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,15 +79,21 @@ def checked(kind: type[Own], content: Any, file: str, field: str, name: str) -> 
 def building(field: str, name: str, valid: str) -> Iterator[None]:
     """Turn what another library raises while it builds a network into one line; it stands around that call alone.
 
+    What it would log meanwhile is not printed: it has names of a stranger's tensors, whatever they do to a terminal.
+
     Raises:
         InputError: It blames `field`, and says what is valid and why this is not.
     """
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         yield
     except InputError:
         raise
     except _UNBUILT as error:
         raise InputError(field, name, f"{valid} ({reason(error)})") from error
+    finally:
+        logging.disable(before)
 
 
 def reason(error: BaseException) -> str:
@@ -121,8 +128,29 @@ def check_weights(folder: Path, stem: str, field: str, name: str) -> None:
         raise InputError(field, name, f"{index.name} names {missing[0]}, which is not there")
 
 
+def check_extent(outline: torch.nn.Module, folder: Path) -> None:
+    """Refuse a network that is larger than its weights, whose configuration alone would decide how much memory it takes.
+
+    Args:
+        outline: The network, on the meta device.
+        folder: Of its weights.
+
+    Raises:
+        ValueError: Saying how large both are.
+    """
+    values = sum(tensor.numel() for tensor in outline.state_dict().values())
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if values > stored + 2**20:
+        raise ValueError(f"its configuration describes {values:,} values, more than its weights have bytes")
+
+
 def check_loaded(
-    model: torch.nn.Module, field: str, name: str, missing: Iterable[str] = (), unexpected: Iterable[str] = ()
+    model: torch.nn.Module,
+    field: str,
+    name: str,
+    missing: Iterable[str] = (),
+    unexpected: Iterable[str] = (),
+    mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]] = (),
 ) -> None:
     """Refuse a network of which not every number came from the file, or came as no number.
 
@@ -132,6 +160,7 @@ def check_loaded(
         name: What the user called the network.
         missing: Tensors that the file lacks.
         unexpected: Tensors of the file that the network lacks.
+        mismatched: Tensors of another shape in the file than in the network: name and both shapes.
 
     Raises:
         InputError: Naming a tensor.
@@ -141,6 +170,9 @@ def check_loaded(
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             which = "which its configuration needs" if what == "lack" else "which its configuration has no place for"
             raise InputError(field, name, f"its weights {what} {printable(found[0])[:100]}{more}, {which}")
+    for key, stored, needed in sorted(mismatched):
+        shapes = f"{tuple(stored)}, which its configuration needs as {tuple(needed)}"
+        raise InputError(field, name, f"its weights have {printable(key)[:100]} of the shape {shapes}")
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not math.isfinite(float(tensor.float().sum())) and not tensor.isfinite().all():
             raise InputError(field, name, f"its weights hold values that are no numbers, in {key}")

@@ -87,6 +87,13 @@ def test_zip_is_read_in_place(archive, tmp_path):
     assert listing(tmp_path) == before
 
 
+def test_labels_in_a_list_that_is_not_read_are_refused_in_folders_and_zips(image_folder, archive):
+    folder = image_folder({"b/0.png": PIXELS[0]})
+    (folder / "metadata.parquet").write_bytes(b"PAR1")
+    for path in (folder, archive({"set/b/0.png": encode(PIXELS[0]), "set/metadata.parquet": b"PAR1"})):
+        assert "metadata.parquet, which is not read; save it as metadata.csv" in str(refusal(path))
+
+
 @pytest.mark.parametrize("name", ["../evil/a.png", "a/../../evil.png", "/evil/a.png", "C:/evil/a.png", "..\\evil\\a.png"])
 def test_zip_entry_outside_its_folder(archive, tmp_path, name):
     path = archive({"a/0.png": encode(PIXELS[0]), name: encode(PIXELS[1])})

@@ -102,6 +102,20 @@ def test_a_rebuild_that_is_killed_says_so_and_what_may_help(tmp_path, monkeypatc
         module._run(["distill-hub", "make", "random_real"])
 
 
+def test_a_recipe_that_refuses_its_input_has_the_last_word(tmp_path, capfd):
+    with pytest.raises(SystemExit) as ended:
+        module._run(["distill-hub", "make", "random_real", "--ipc", "0"])
+    lines = capfd.readouterr().err.splitlines()
+    assert ended.value.code == 2 and [line[:11] for line in lines] == ["error: ipc:"]
+
+
+def test_a_folder_that_holds_something_else_is_refused_before_the_recipe_starts(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_run", lambda words: pytest.fail("it was started"))
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match=r"^output_dir: .* it holds files that are not a run's"):
+        reproduce(ReproduceConfig(location=str(made), output_dir=tmp_path))
+
+
 def test_the_rebuild_is_identical_and_so_is_every_step(made, rebuilt):
     found = compare(find(made), rebuilt)
     assert found.identical and found.first is None and found.difference is None and found.environment == {}

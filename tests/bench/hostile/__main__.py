@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--kind", default="", help="only kinds with this text in their names")
     parser.add_argument("--name", default="", help="only attacks with this text in their names")
+    parser.add_argument("--every", type=int, default=1, help="a sample: of each kind every so many, a prime number")
     parser.add_argument("--processes", type=int, default=2, help="how many run at once")
     parser.add_argument("--seconds", type=float, default=60, help="after which a command hangs")
     parser.add_argument("--json", type=Path, help="file for all results")
@@ -170,12 +171,18 @@ def main() -> None:
 
     os.environ.update(CACHES)
     FORKED.set_forkserver_preload([*heavy()])
-    chosen = [
+    known = [
         (part, attack)
         for part in args.parts or PARTS
         for attack in importlib.import_module(f"tests.bench.hostile.{part}").attacks()
         if args.kind in attack.kind and args.name in attack.name
     ]
+    seen: collections.Counter[tuple[str, str]] = collections.Counter()
+    chosen = []
+    for part, attack in known:
+        if seen[part, attack.kind] % args.every == 0:
+            chosen.append((part, attack))
+        seen[part, attack.kind] += 1
     building = threading.Lock()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(args.processes) as pool:
         waiting = [
@@ -189,7 +196,7 @@ def main() -> None:
             if result.wrong:
                 last = next((line for line in reversed(result.output.splitlines()) if line.strip()), "")
                 print(f"{attack.kind} | {attack.name}: {result.wrong}\n    {result.words}\n    {last}", flush=True)
-    text = markdown(results, facts(args))
+    text = markdown(results, {**facts(args), "attacks": f"{len(results)} of {len(known)}"})
     print(f"\n{text}")
     if args.markdown:
         args.markdown.write_text(text, encoding="utf-8")

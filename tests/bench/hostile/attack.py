@@ -56,9 +56,11 @@ def either(outcome: Outcome) -> str | None:
 
 
 def unharmed(outcome: Outcome) -> str | None:
-    """Say what no attack may reach: a traceback, the memory, a file called `owned`."""
+    """Say what no attack may reach: a traceback, the terminal, the memory, a file called `owned`."""
     if "Traceback" in outcome.output:
         return "a traceback"
+    if codes := {code for code in "\x1b\x07\u202e" if code in outcome.output}:
+        return f"it prints {codes}"
     if outcome.memory > 3e9:
         return f"{outcome.memory / 1e9:.1f} GB of memory"
     return "it ran what it was given" if list(outcome.folder.rglob("owned*")) else None
@@ -83,6 +85,13 @@ class Attack:
     right: Right = refused
 
 
+def scratch() -> Path:
+    """Make a folder for what attacks begin with; it is removed at the end."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
 @functools.cache
 def base(kind: str) -> Path:
     """Return a sound folder that an attack may name, or copy and change; it is made once.
@@ -94,8 +103,7 @@ def base(kind: str) -> Path:
     if kind == "teacher":
         (found,) = (config.parent for config in base("set").parent.glob("fits/*-teacher-*/config.json"))
         return found
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder)
+    folder = scratch()
     environment = {**os.environ, "DISTILL_HUB_CACHE": str(folder / "fits"), "OMP_NUM_THREADS": "1"}
     words = ["make", *SMALL[kind], "--output_dir", str(folder / f"digits-{kind}")]
     done = run_python("-m", "distill_hub.cli", *words, environment=environment, folder=folder)

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from distill_hub.classifiers import save_network
 from distill_hub.networks.build import ConvNet
-from tests.bench.hostile.attack import Attack, either, refused
+from tests.bench.hostile.attack import Attack, either, refused, scratch
 
 CLASSES = ["a", "b"]
 GONE = object()  # the field is left out
@@ -57,12 +56,12 @@ MORE = {
         },
     },
     ("transformers", "config.json"): {
-        "auto_map": {"AutoConfig": "owned.Owned", "AutoModelForImageClassification": "owned.Owned"},
+        "auto_map": {"AutoConfig": "theirs.Owned", "AutoModelForImageClassification": "theirs.Owned"},
         "quantization_config": {"quant_method": "bitsandbytes"},
         "num_labels": 2,
     },
     ("transformers", "preprocessor_config.json"): {
-        "auto_map": {"AutoImageProcessor": "owned.Owned"},
+        "auto_map": {"AutoImageProcessor": "theirs.Owned"},
         **dict.fromkeys(("crop_pct", "do_center_crop", "crop_size", "do_pad", "do_convert_grayscale"), 1),
     },
     ("generator", "model_index.json"): {"id2label": {"0": "a", "1": "b"}},
@@ -101,7 +100,7 @@ WRITERS = {"own": _own, "timm": _timm, "transformers": _transformers, "generator
 @cache
 def sound(kind: str) -> Path:
     """Return a sound folder of a kind."""
-    folder = Path(mkdtemp()) / kind
+    folder = scratch() / kind
     folder.mkdir()
     WRITERS[kind](folder)
     return folder
@@ -164,7 +163,7 @@ def _write(
             content["model_args"] = {key: of for key, of in content["model_args"].items() if key in path[1:2]}
         text = json.dumps(changed(content, path, value))
     (folder / name).write_text(text, encoding="latin-1" if text == "\xff" else "utf-8")
-    for code in ("owned.py", "modeling.py", "transformer/owned.py"):
+    for code in ("theirs.py", "modeling.py", "transformer/theirs.py"):
         if (folder / code).parent.is_dir():
             (folder / code).write_text("open('owned', 'w')\nclass Owned: pass\n")
 
@@ -195,6 +194,7 @@ def of_weights(kind: str) -> Iterator[tuple[str, Callable[[Path], None]]]:
         changes: dict[str, Callable[[dict], Any]] = {
             "one is missing": lambda content, key=key: content.pop(key),
             "one is too many": lambda content: content.update(extra=torch.zeros(3)),
+            "one is called with codes": lambda content: content.update({"\x1b[31m\u202e": torch.zeros(3)}),
             "of another shape": lambda content, key=key: content.update({key: torch.zeros(3, 5)}),
             "not a number": lambda content, key=key: content[key].fill_(math.nan),
             "infinite": lambda content, key=key: content[key].fill_(math.inf),

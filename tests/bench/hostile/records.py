@@ -6,17 +6,16 @@ import functools
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hostile.attack import Attack, Outcome, either, refused, used
 
 from distill_hub.artifact.manifest import ClassRecord, EnvironmentRecord, Manifest, MethodRecord, SourceRecord, StageRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord, Score
+from tests.bench.hostile.attack import Attack, Outcome, either, refused, scratch, used
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
 ENVIRONMENT = EnvironmentRecord(
@@ -110,7 +109,7 @@ def small_set(folder: Path) -> Path:
 
 @functools.cache
 def _root() -> str:
-    return tempfile.mkdtemp()
+    return str(scratch())
 
 
 def _places(content: Any, path: tuple = ()) -> Iterator[tuple]:

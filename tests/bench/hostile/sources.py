@@ -260,18 +260,19 @@ def one_image(data: bytes, suffix: str) -> Build:
     return build
 
 
-def one_cell(data: bytes) -> Build:
-    return lambda src: write_tables(src, {"train": [encoded(0), data, encoded(1), encoded(1, 1)]})
+def cells(*first: bytes) -> Build:
+    """Write tables; `first` are the two training images of the first class."""
+    return lambda src: write_tables(src, {"train": [*first, encoded(1), encoded(1, 1)]})
 
 
 def files() -> Iterator[Attack]:
     for (name, data), suffix in itertools.product(BROKEN.items(), (".png", ".JPG")):
         right = says("not used: 1 broken (train/a/x")
         yield Attack("source: broken file", f"{name}, as {suffix}", behind_adopt(one_image(data, suffix)), right)
-    for name, data in BROKEN.items():  # `adopt` decodes no training image, a score does
-        yield Attack("source: broken cell", name, behind_adopt(one_cell(data)), either)
+    for name, data in BROKEN.items():  # `adopt` decodes no training image, a score does those that it draws
+        yield Attack("source: broken cell", name, behind_adopt(cells(encoded(0), data)), either)
         scored = ["evaluate", "set", "--source", "src", "--protocol", "quick", "--students", "convnet-1", "--repeats", "1"]
-        build = behind_adopt(one_cell(data))
+        build = behind_adopt(cells(data, data))  # one of the two is drawn for the score of random real images
         yield Attack("source: broken cell", f"{name}, scored", lambda folder, b=build, w=scored: [b(folder), w][1])
     for name, (mode, kind) in KINDS.items():
         image = PIL.Image.fromarray(pixels(0)).convert("L" if mode in ("I;16", "PA") else mode)
