@@ -105,6 +105,12 @@ def options(config: Any, group: type) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(group)}
 
 
+def words(config: Any, group: type) -> list[str]:
+    """Return the words of a command line that give one group's settings, as far as they are not the defaults."""
+    given = {f.name: getattr(config, f.name) for f in dataclasses.fields(group) if getattr(config, f.name) != f.default}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
 def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     """Build the settings of a recipe or command from what was given by name; the rest are the dataclass's defaults.
 

@@ -6,7 +6,7 @@
 Without --output_dir the folder is the one in the user's cache that the other recipes look in. Only one process fits.
 """
 
-from distill_hub.config import InputError, launch, options
+from distill_hub.config import InputError, launch, options, words
 from distill_hub.options.fit_generator import FitGeneratorConfig
 from distill_hub.options.shared import GeneratorFitOptions, SourceOptions
 
@@ -48,8 +48,8 @@ def main(config: FitGeneratorConfig) -> None:
             fit_generator(source, folder, **settings, device=accelerator.device)
         lock.release()
         show(f"The generator is in {folder} ({time.perf_counter() - started:.0f} s)")
-        words = shlex.join(["distill-hub", "make", "cao2", "--source", config.source, "--generator", str(folder)])
-        show(f"Next: `{words}` makes a set with it")
+        command = shlex.join(["distill-hub", "make", "cao2", *words(config, SourceOptions), "--generator", str(folder)])
+        show(f"Next: `{command}` makes a set with it")
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import distill_hub.options
-from distill_hub.config import LOADING, InputError, from_values, launch, options, parse, resolved
+from distill_hub.config import LOADING, InputError, from_values, launch, options, parse, resolved, words
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import CompareConfig, InfoConfig, PushConfig
 from distill_hub.options.dit import DitConfig
@@ -251,6 +251,13 @@ def test_every_field_has_help_and_every_group_a_title():
         assert config.__doc__ and "\n" not in config.__doc__, config
         for field in dataclasses.fields(config):
             assert field.metadata.get("help", "").strip(), f"{config.__name__}.{field.name}"
+
+
+def test_the_words_of_a_group_are_what_is_not_the_default():
+    """A next step on own photos without their --test_fraction would be refused."""
+    config = from_values(Cao2Config, {"source": "my photos", "test_fraction": 0.2, "ipc": 3})
+    assert words(config, SourceOptions) == ["--source", "my photos", "--test_fraction", "0.2"]
+    assert words(from_values(Cao2Config, {}), SourceOptions) == []
 
 
 def test_resolved_settings_leave_out_what_does_not_change_the_result():

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
+from unicodedata import normalize
 
 from distill_hub.config import InputError
 
@@ -123,12 +124,14 @@ def _ids(names: Sequence[str], classes: Sequence[SourceClass]) -> Sequence[str]:
 
 
 def _of_name(name: str) -> tuple[set[str], set[str]]:
-    """Return what a name is known by, and its synonyms."""
+    """Return what a name is known by, and its synonyms; an accent may be taken apart, as file names of macOS have it."""
+    name = normalize("NFC", name)
     return {name}, _words(name)
 
 
 def _of_class(c: SourceClass) -> tuple[set[str], set[str]]:
-    return {c.name, c.wnid or c.name}, _words(c.name)
+    known_by, words = _of_name(c.name)
+    return known_by | ({c.wnid} if c.wnid else set()), words
 
 
 def _fits(sought: Sequence[tuple], offered: Sequence[tuple]) -> list[list[int]]:

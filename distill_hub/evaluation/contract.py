@@ -4,9 +4,17 @@ import numpy as np
 
 from distill_hub.config import InputError
 
+OTHER_CLASSES = "another class order, or images that do not show their classes"
+
 
 def refuse_chance(
-    field: str, value: str, predicted: np.ndarray, labels: np.ndarray, class_names: list[str], what: str
+    field: str,
+    value: str,
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    class_names: list[str],
+    what: str,
+    cause: str = OTHER_CLASSES,
 ) -> float:
     """Return the share of predictions that agree with the labels; refuse one within a tenth of the way from chance to all.
 
@@ -17,6 +25,7 @@ def refuse_chance(
         labels: Label of each image, (N,).
         class_names: Names of the C classes.
         what: Whose predictions on what, for the message.
+        cause: What such a disagreement comes from, for the message.
 
     Raises:
         InputError: Naming the classes that agree least.
@@ -30,6 +39,5 @@ def refuse_chance(
     raise InputError(
         field,
         value,
-        f"{what} agree with the labels on {agreement:.1%}, near chance ({chance:.1%}): another class order, or images that "
-        f"do not show their classes; least: {worst}",
+        f"{what} agree with the labels on {agreement:.1%}, near chance ({chance:.1%}): {cause}; least: {worst}",
     )

@@ -201,7 +201,7 @@ def score_table(records: Sequence[EvaluationRecord], ipc: int) -> Table:
         f"{ipc} images per class",
         "last, mean ± std",
         "best of test",
-        title=f"Test accuracy in %, {len(records[0].seeds)} seeds",
+        title=f"Test accuracy in %, {len(records[0].seeds)} seed{'s' * (len(records[0].seeds) > 1)}",
     )
     for record in records:
         for name, score in record.scores.items():

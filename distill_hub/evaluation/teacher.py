@@ -20,7 +20,7 @@ from distill_hub.classifiers import (
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source, fit_folder
-from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.evaluation.subject import HeldOut
@@ -55,9 +55,9 @@ def open_teacher(
 
     Raises:
         InputError: When the teacher cannot be loaded, does not know a class, or is near chance on the test split: then its
-            class order is not the source's, and nothing it says can be trusted.
+            class order is not the source's, or it has learned too little, and nothing it says can be trusted.
     """
-    name, id, source = teacher, teacher, test.source
+    name, id, source, cause = teacher, teacher, test.source, OTHER_CLASSES
     if teacher == "auto" and source.has_wnids:
         name = id = IMAGENET_TEACHER
     elif teacher == "auto" and image_size is None:
@@ -73,12 +73,17 @@ def open_teacher(
             lower="a smaller image size, or a --teacher that is there,",
         )
         name, id = str(config.parent), FITTED + source.name
+        cause = (
+            f"it has learned too little from {len(source.train):,} images in {settings.epochs:,} epochs; what helps is a "
+            "--teacher that is trained already, more images, or more --teacher_epochs when a set is made"
+        )
     classifier = load_classifier(name, test.classes, revision=teacher_revision, device=run.device)
     images = test.images(image_size or classifier.image_size)
     predicted, names = classifier.predict(images).numpy(), [c.name for c in test.classes]
     accuracy = None
     if not (run.is_dry and Path(name).is_relative_to(run.output_dir)):  # fitted for a moment, to be timed
-        accuracy = refuse_chance("teacher", id, predicted, test.labels.numpy(), names, "its predictions on the test split")
+        what = "its predictions on the test split"
+        accuracy = refuse_chance("teacher", id, predicted, test.labels.numpy(), names, what, cause)
     return classifier, teacher_record(classifier, id, accuracy)
 
 

@@ -13,8 +13,8 @@ from distill_hub.artifact.manifest import Manifest, SourceRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
-from distill_hub.data.known import KNOWN
-from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.data.known import FITTED, KNOWN
+from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.scores import in_words, measure, score_table, settings_of, trials_of
 from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.subject import Subject
@@ -28,6 +28,10 @@ from distill_hub.publishing.publish import publish
 from distill_hub.publishing.readme import card_of, readme_files
 from distill_hub.running.files import atomic_write, folder_name
 from distill_hub.running.run import Stage
+
+_LEARNED_TOO_LITTLE = (
+    "it has learned too little; what helps is more --fit_dit_steps, more images, or a --generator that is trained already"
+)
 
 
 def package_and_score(
@@ -70,12 +74,15 @@ def package_and_score(
     run, config, teacher, labels = setup.run, setup.config, setup.teacher, setup.labels
     folder, label_tensor = run.output_dir, torch.tensor(labels)
     made_by = ("generator", manifest.generator.id) if manifest.generator else ("method", manifest.method.name)
+    # What was fitted here knows the source's classes in their order.
+    fitted = manifest.generator is not None and manifest.generator.id.startswith(FITTED)
     refuse_chance(
         *made_by,
         torch.cat([part["logits"].argmax(1) for part in stage.batches("logits")]).numpy(),
         label_tensor.numpy(),
         manifest.class_names,
         "its images",
+        _LEARNED_TOO_LITTLE if fitted else OTHER_CLASSES,
     )
 
     def package() -> None:

@@ -24,7 +24,7 @@ from distill_hub.artifact.classifier import ClassifierRecord, classifier_name
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.manifest import EnvironmentRecord, now
 from distill_hub.classifiers import Classifier, find_head, save_network
-from distill_hub.config import InputError, resolved
+from distill_hub.config import InputError, resolved, words
 from distill_hub.data.augment import Augmentation, augment, batch_of, draw
 from distill_hub.data.sources import Source
 from distill_hub.evaluation.settings import Task
@@ -33,6 +33,7 @@ from distill_hub.making.size import with_size
 from distill_hub.networks.build import build, check_student
 from distill_hub.networks.names import student_name
 from distill_hub.options.fit_classifier import FitClassifierConfig
+from distill_hub.options.shared import SourceOptions
 from distill_hub.publishing.classifier import classifier_card
 from distill_hub.running.console import progress
 from distill_hub.running.dry_run import open_run
@@ -339,6 +340,6 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
 
     run.on_main("test and save", write)
     run.say(run.summary())
-    options = f"--source {shlex.quote(config.source)} --teacher {shlex.quote(str(folder))}"
-    run.say(f"The classifier is in {folder}\nNext: `distill-hub make rded {options}` makes a set with it as teacher")
+    command = shlex.join(["distill-hub", "make", "rded", *words(config, SourceOptions), "--teacher", str(folder)])
+    run.say(f"The classifier is in {folder}\nNext: `{command}` makes a set with it as teacher")
     return run

@@ -8,7 +8,7 @@ import torch
 
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.making.start import Setup
-from distill_hub.publishing.plots import COLORS, embedding_map, learning_curves, refinement_grid, spread
+from distill_hub.publishing.plots import COLORS, drawable, embedding_map, learning_curves, refinement_grid, spread
 from distill_hub.running.run import Stage
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
@@ -33,7 +33,8 @@ def refinement(setup: Setup, pool: Stage, chosen: Sequence[int], refined: Stage)
         before = pool.take([chosen[row] for row in rows], "images")["images"]
         after = refined.take(rows, "images")["images"]
         before, after = (images.permute(0, 2, 3, 1).numpy() for images in (before, after))
-        refinement_grid(before, after, [setup.source.class_names[label] for label in shown], path)
+        names = drawable(setup.source.class_names)
+        refinement_grid(before, after, [names[label] for label in shown], path)
 
     return draw
 
@@ -61,7 +62,8 @@ def embedding(setup: Setup, pool: Stage, selected: Stage) -> Picture:
             images = selected.rows(label * ipc, (label + 1) * ipc, "images")["images"]
             kinds["this set"].append(setup.teacher.embeddings(images))
         arrays = {kind: [tensor.numpy() for tensor in tensors] for kind, tensors in kinds.items()}
-        embedding_map(arrays, [names[label] for label in shown], path)
+        legible = drawable(names)
+        embedding_map(arrays, [legible[label] for label in shown], path)
 
     return draw
 

@@ -19,7 +19,7 @@ from distill_hub.generators.latents import Latents, encode
 from distill_hub.generators.open import open_generator
 from distill_hub.making.start import GeneratorSetup
 from distill_hub.methods.losses import first_and_last_tenth
-from distill_hub.methods.tuning import LOSSES, Tuning, check
+from distill_hub.methods.tuning import LOSSES, Tuning, check, with_memory
 from distill_hub.options.minimax import TuningOptions
 from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
@@ -41,13 +41,14 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
     Raises:
         InputError: When the generator was tuned in another way; see `methods.tuning.check` and `Tuning.train`.
     """
-    config, run, source = setup.config, setup.run, setup.source
+    run, source = setup.run, setup.source
+    labels = torch.from_numpy(source.train.labels)
+    config = with_memory(setup.config, labels)
     settings = {name: value for name, value in resolved(config).items() if name in options(config, TuningOptions)}
     settings["seed"] = config.seed
     if setup.generator_record.tuning:
         _refuse_other(setup, facts["name"], settings)
         return setup
-    labels = torch.from_numpy(source.train.labels)
     micro_batch_size = check(config, source.class_names, labels, run.accelerator)
     folder = run.output_dir / "generator"
     identity = {"generator": setup.generator_record.sha256, "source": source.fingerprint}
@@ -84,7 +85,7 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
         run.on_main("save generator", lambda: _save(tuning, record, pipeline, folder, done))
     named = {**options(config, GeneratorOptions), "generator": str(folder), "generator_revision": None}
     generator, id = open_generator(run, source, **named, fit={})
-    return dataclasses.replace(setup, generator=generator, generator_record=generator_record(generator, id))
+    return dataclasses.replace(setup, config=config, generator=generator, generator_record=generator_record(generator, id))
 
 
 def _refuse_other(setup: GeneratorSetup, method: str, settings: Mapping[str, Any]) -> None:

@@ -8,11 +8,13 @@ With λ_r = λ_d = 0 this is the DiffFit baseline. Two things differ from Minima
   anew in every block.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -33,7 +35,19 @@ from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
 LOSSES = ("diffusion", "representativeness", "diversity")
+MEMORY = 64  # latents of a class that are remembered, as in the released code
 WINDOW = 20  # steps between two looks at the losses: each waits for the device
+_Settings = TypeVar("_Settings", bound=TuningOptions)
+
+
+def with_memory(settings: _Settings, labels: torch.Tensor) -> _Settings:
+    """Return the settings with a size of the memories in them: by default the paper's, or that of the smallest class.
+
+    Args:
+        settings: See `TuningOptions`.
+        labels: (N,) classes of the training images; each has one.
+    """
+    return dataclasses.replace(settings, memory_size=settings.memory_size or min(MEMORY, int(labels.bincount().min())))
 
 
 def check(settings: TuningOptions, class_names: Sequence[str], labels: torch.Tensor, accelerator: Accelerator) -> int:
@@ -98,7 +112,7 @@ class Tuning:
         latents: The encoded training images.
         labels: (N,) their classes, as positions in `class_ids`.
         class_ids: The generator's class of each class.
-        settings: See there; passed by `check`.
+        settings: See there; with a size of the memories, see `with_memory`, and passed by `check`.
         micro_batch_size: Images per forward pass of one process.
         seed: Of every draw.
         identity: What else the result depends on; a checkpoint of other values is dropped.

@@ -31,7 +31,9 @@ class TuningOptions:
     embedding: Literal["x0", "residual"] = option(
         "x0", "predicted embedding: the predicted clean latent (released code) or z_t - noise (as the paper writes it)"
     )
-    memory_size: PositiveInt = option(64, "real and predicted latents remembered per class")
+    memory_size: PositiveInt | None = option(
+        None, "real and predicted latents remembered per class; default: 64, or as many as the smallest class has images"
+    )
     label_dropout: Fraction = option(0.1, "share of images that are trained with the null class")
     ema_decay: Fraction = option(
         0.9999,

@@ -10,6 +10,7 @@ import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from distill_hub.running.files import atomic_write
 
@@ -27,6 +28,15 @@ def spread(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
+def drawable(class_names: Sequence[str]) -> list[str]:
+    """Return what classes are called in a picture: their names, or 'label 4' where the font lacks a character of one."""
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return [
+        name if all(ord(character) in known for character in name) else f"label {label}"
+        for label, name in enumerate(map(str, class_names))
+    ]
+
+
 def preview_grid(images: Sequence[np.ndarray], class_names: Sequence[str], path: Path) -> None:
     """Draw the set: one row per class, its name at the left.
 
@@ -39,7 +49,8 @@ def preview_grid(images: Sequence[np.ndarray], class_names: Sequence[str], path:
     """
     shown = spread(len(class_names), MAX_CLASSES)
     tiles = [[_tile(image) for image in images[c][:MAX_IMAGES]] for c in shown]
-    _sheet(tiles, path, rows=[short(str(class_names[c])) for c in shown])
+    names = drawable(class_names)
+    _sheet(tiles, path, rows=[short(names[c]) for c in shown])
 
 
 def refinement_grid(before: np.ndarray, after: np.ndarray, class_names: Sequence[str], path: Path) -> None:

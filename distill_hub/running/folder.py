@@ -60,6 +60,9 @@ def made_with(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+_IMAGES = {"source_fingerprint": "training images", "test_fingerprint": "test images"}  # what these settings stand for
+
+
 def refuse_other(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Refuse to replace the result of another recipe, or a finished one of other settings.
 
@@ -87,9 +90,17 @@ def refuse_other(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     changed = _changes(before, now)
     if _is_finished(folder):
         name, (old, new) = next(iter(changed.items()))
+        if name in _IMAGES:
+            valid = f"its {_IMAGES[name]} are not those that {folder} was made with: files were added, removed or changed"
+            raise InputError(
+                "source", now.get("source"), f"{valid}; name another --output_dir, or --overwrite to make it anew"
+            )
         valid = f"{folder} was made with {old!r}; use that value, another --output_dir, or --overwrite to make it anew"
         raise InputError(name, new, valid)
-    told = ", ".join(f"{name} ({str(old)[:40]} before, {str(new)[:40]} now)" for name, (old, new) in changed.items())
+    told = ", ".join(
+        f"other {_IMAGES[name]}" if name in _IMAGES else f"{name} ({str(old)[:40]} before, {str(new)[:40]} now)"
+        for name, (old, new) in changed.items()
+    )
     return [f"Going on in {folder} with other settings: {told}; what depends on them is done again"]
 
 
@@ -99,7 +110,8 @@ def _is_finished(folder: Path) -> bool:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     old, new = (_flat(settings) for settings in (before, now))
-    return {name: (old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)}
+    names = sorted(old | new, key=lambda name: (name in _IMAGES, name))  # another --test_fraction gives other images, too
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@ import pytest
 from timm.data import ImageNetInfo
 
 from distill_hub.config import InputError
-from distill_hub.data.classes import SourceClass, find_classes
+from distill_hub.data.classes import SourceClass, find_classes, match_classes
 
 IMAGENET = ImageNetInfo()
 DESCRIPTIONS = [IMAGENET.index_to_description(index) for index in range(1000)]
@@ -56,3 +56,16 @@ def test_two_names_for_one_class_are_refused():
 def test_names_that_are_not_needed_may_fit_none_or_share_a_class():
     names = ["tench", "00001", "n01440764", "goldfish", "Goldfish", "n01443537"]
     assert find_classes(names, FISH, "classes", "a file", {0}) == [0, -1, -1, -1, -1, -1]
+
+
+def test_an_accent_may_be_one_character_or_two():
+    """macOS takes the names of files apart: a set that was unpacked there names the same class."""
+    apart = ["Ve\u0301lo", "Cafe\u0301, bar"]
+    together = [SourceClass("V\u00e9lo", 0), SourceClass("caf\u00e9", 1)]  # the second fits by its synonym
+    assert find_classes(apart, together, "classes", "x") == [0, 1]
+    assert match_classes([SourceClass(name, i) for i, name in enumerate(apart)], [c.name for c in together], "a", "b") == [
+        0,
+        1,
+    ]
+    with pytest.raises(InputError, match="several of its names stand for one class"):
+        find_classes(["Ve\u0301lo", "V\u00e9lo"], together, "classes", "x")

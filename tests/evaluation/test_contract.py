@@ -28,3 +28,11 @@ def test_the_classes_that_agree_least_are_named():
     labels = np.repeat([0, 1, 2], 10)
     with pytest.raises(InputError, match=r"least: cat \(0%\), dog \(0%\), ape \(100%\)"):
         refuse_chance("teacher", "x", np.zeros(30), labels, ["ape", "cat", "dog"], "its predictions")
+
+
+def test_what_such_a_disagreement_comes_from_is_said():
+    labels, names = np.repeat([0, 1], 10), ["ape", "cat"]
+    with pytest.raises(InputError, match=r"near chance \(50.0%\): another class order, or images that do not show their"):
+        refuse_chance("teacher", "x", np.zeros(20), labels, names, "its predictions")
+    with pytest.raises(InputError, match=r"near chance \(50.0%\): it has learned too little; least: cat \(0%\)"):
+        refuse_chance("teacher", "x", np.zeros(20), labels, names, "its predictions", "it has learned too little")

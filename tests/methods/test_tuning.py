@@ -203,6 +203,12 @@ class TestBadInput:
         first.save()
         assert not build(tmp_path, identity={"generator": "one", "source": "digits"}, ema_decay=0.5).file.exists()
 
+    @pytest.mark.parametrize(("named", "counts", "size"), [(None, (70, 65), 64), (None, (70, 32), 32), (16, (70, 32), 16)])
+    def test_a_memory_holds_64_or_as_many_as_the_smallest_class(self, named, counts, size):
+        labels = torch.tensor([0] * counts[0] + [1] * counts[1])
+        settings = tuning_module.TuningOptions(memory_size=named, ema_decay=0.5)
+        assert tuning_module.with_memory(settings, labels) == tuning_module.TuningOptions(memory_size=size, ema_decay=0.5)
+
     @pytest.mark.parametrize(
         ("changes", "words"),
         [

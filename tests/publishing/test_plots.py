@@ -8,6 +8,7 @@ from distill_hub.artifact.load import load_artifact
 from distill_hub.publishing.plots import (
     COLORS,
     difficulty_chart,
+    drawable,
     embedding_map,
     learning_curves,
     preview_grid,
@@ -43,6 +44,18 @@ def test_preview_grid_of_many_large_classes_stays_small(tmp_path):
     width, height = PIL.Image.open(tmp_path / "preview.png").size
     assert 10 * 128 < width < 10 * 132 + 200
     assert 20 * 128 < height < 20 * 132 + 100
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib's, of each character that its font lacks
+def test_a_name_that_the_font_cannot_draw_gives_way_to_its_label(tmp_path):
+    # DejaVu Sans, which comes with matplotlib, has the first four, and neither Chinese nor Korean nor Devanagari.
+    names = ["Café", "žluťoučký", "Ελλάδα", "Привет", "猫", "한국어", "हिन्दी", "cats 猫"]
+    expected = [*names[:4], "label 4", "label 5", "label 6", "label 7"]
+    assert drawable(names) == expected
+    images = np.zeros((8, 1, 8, 8, 3), dtype=np.uint8)
+    preview_grid(images, names, tmp_path / "a.png")
+    preview_grid(images, expected, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_difficulty_chart_has_a_bar_as_high_as_its_count_in_every_panel(tmp_path):

@@ -38,6 +38,7 @@ def test_the_set_and_its_record(finished):
     assert manifest.name == "digits-ipc2-minimax"
     assert manifest.method.name == "minimax" and manifest.method.config["lambda_d"] == 0.008
     tuning = manifest.generator.tuning
+    assert manifest.method.config["memory_size"] == tuning.method.config["memory_size"] == 64
     assert tuning.steps == 80 and tuning.method.config["tuning_batch_size"] == 32 and tuning.method.config["seed"] == 0
     assert tuning.base.id == "fitted on digits" and tuning.base.sha256 != manifest.generator.sha256
     assert tuning.method.config.keys().isdisjoint({"ipc", "protocol", "generator"})  # it serves any set

@@ -329,6 +329,23 @@ def test_an_unfinished_run_goes_on_with_other_settings_and_says_which(tmp_path, 
     assert json.loads((tmp_path / ".run" / "config.json").read_bytes())["ipc"] == 50
 
 
+def test_other_images_are_said_in_words(tmp_path, capsys):
+    """Nobody can type a fingerprint: one photo was exchanged, or another share is held out."""
+    made = {"source": "photos", "source_fingerprint": "aa", "test_fingerprint": "bb", "test_fraction": 0.2}
+    start(tmp_path / "a", made)
+    Run(tmp_path / "a", {**made, "source_fingerprint": "cc"})
+    assert "with other settings: other training images; what depends" in " ".join(capsys.readouterr().out.split())
+    start(tmp_path / "b", made)
+    (tmp_path / "b" / "manifest.json").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"^source: 'photos' .* its test images are not those that .* removed or changed;"
+    ) as caught:
+        Run(tmp_path / "b", {**made, "test_fingerprint": "cc"})
+    assert "cc" not in str(caught.value) and "--overwrite" in str(caught.value)
+    with pytest.raises(InputError, match=r"^test_fraction: 0\.5 .* made with 0\.2"):
+        Run(tmp_path / "b", {**made, "source_fingerprint": "cc", "test_fingerprint": "cc", "test_fraction": 0.5})
+
+
 def test_another_method_of_the_same_options_is_another_recipe(tmp_path):
     start(tmp_path, {"method": "herding"})
     with pytest.raises(InputError, match=r"^output_dir: .* another recipe: herding, not kcenter; --overwrite"):

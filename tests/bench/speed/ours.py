@@ -91,7 +91,7 @@ def tuning(scene: Scene) -> Work:
             return {"mean": mean, "std": std}
 
         latents = Latents(run.map("encode", range(len(scene.real)), encode, chunk_size=8))
-        settings = MinimaxConfig(**changes)
+        settings = MinimaxConfig(memory_size=64, **changes)
         how = {"micro_batch_size": settings.tuning_batch_size, "seed": 0, "identity": {}}
         own = Tuning(run, base, latents, scene.tuned_labels, scene.ids(10), settings, **how)
         return own, torch.inference_mode()(lambda count: base.posterior(scene.real[:count]))

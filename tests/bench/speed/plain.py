@@ -165,7 +165,7 @@ def tuning(scene: Scene, workers: int) -> Work:
     @functools.cache
     def make(purpose: str) -> Callable[[int], list[float]]:
         """Return a step of a fine-tuning that has not begun, from the step's number to its losses."""
-        base, settings = scene.make_generator(), MinimaxConfig()
+        base, settings = scene.make_generator(), MinimaxConfig(memory_size=64)
         how = {"micro_batch_size": settings.tuning_batch_size, "seed": 0, "identity": {}}
         # The draws and DiffFit's parameters are the package's; the loop is the script's.
         drawn = Tuning(scene.fresh_run(), base, Encoded(scene, base), scene.tuned_labels, scene.ids(10), settings, **how)
