@@ -4,6 +4,7 @@ import json
 import os
 import uuid
 from itertools import permutations, product
+from pathlib import Path
 
 import pytest
 import torch
