@@ -49,6 +49,7 @@ _NOWHERE = dict.fromkeys(("url", "hf_hub_id", "hf_hub_filename", "state_dict", "
     "custom_load": False,
 }
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _KNOWN_FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
@@ -325,6 +326,8 @@ def _transformers(name: str, folder: Path, content: dict) -> dict[str, Any]:
     """Return what `Classifier` needs of a network of transformers, whose processor says what images it is given."""
     config = checked(TransformersConfig, content, "config.json", "teacher", name)
     check_weights(folder, "model", "teacher", name)
+    if not any((folder / file).is_file() for file in _PROCESSORS):
+        raise InputError("teacher", name, f"there is no {_PROCESSORS[0]} in it, which says what images the network is given")
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     with building("teacher", name, TEACHER):
