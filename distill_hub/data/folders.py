@@ -72,7 +72,7 @@ def _list(source: str, found: Listing, place: str, above: tuple[str, ...]) -> No
             found.left_out["with names that are not UTF-8"].append(path)
         elif is_folder:
             real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{name}"
-            if real in above or _is_of_the_system(real):
+            if any(f"{folder}/".startswith(f"{real}/") for folder in above) or _is_of_the_system(real):
                 found.left_out["links to a folder above them, or of the system"].append(path)
             elif len(above) > _DEEPEST:
                 raise InputError("source", source, f"its folders lie more than {_DEEPEST} deep in each other")
