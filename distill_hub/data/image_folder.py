@@ -94,7 +94,8 @@ def _open(
     if lost := [path for path in broken if path in before and before[path] not in train]:
         valid = f"no image of class {before[lost[0]]!r} can be used ({shortened(lost[0])}: {known[lost[0]].broken})"
         raise InputError("source", source, valid)
-    refuse_unread(source, left_out, {label for images in layout.splits.values() for label in images.values()})
+    classes = {label for images in layout.splits.values() for label in images.values()}
+    refuse_unread("source", source, left_out.get("of other kinds", ()), classes)
     names = sorted(train) if by_name else None
     place = {name: number for number, name in enumerate(names or ())}
     splits = {}

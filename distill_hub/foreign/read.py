@@ -15,6 +15,7 @@ import numpy as np
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import find_classes, places_of
+from distill_hub.data.folders import refuse_unread
 from distill_hub.data.metadata import refuse_contradiction
 from distill_hub.data.sources import Source
 from distill_hub.foreign.card import CARD, CARD_BYTES, Card, read_card
@@ -202,7 +203,7 @@ def _of_tables(
     files: _Files, columns: Mapping[str, str | None], image_size: int | None, label_kind: LabelKind | None
 ) -> ForeignSet:
     card, tables = files.card, of_kind(files.names, ".parquet")
-    recorded = card.groups(tables)
+    recorded = card.groups(files.location, tables)
     groups = recorded or table_groups(tables)
     key = choose(files.location, groups, files.split, files.data_dir, in_folders=not recorded)
     chosen = sorted(groups[key])
@@ -241,7 +242,7 @@ def _of_pictures(files: _Files, kind: str, image_size: int | None, label_column:
             groups.setdefault(tuple(folder.split("/")[:-1]), []).append(name)
     else:
         groups = picture_groups(location, pictures)
-    recorded = files.card.groups(pictures)
+    recorded = files.card.groups(location, pictures)
     if recorded and not listed:  # the card's splits, of which each may lie in several folders
         key = choose(location, recorded, files.split, files.data_dir, in_folders=False)
         groups = {parts: own for parts, own in groups.items() if set(own) & set(recorded[key])}
@@ -254,7 +255,11 @@ def _of_pictures(files: _Files, kind: str, image_size: int | None, label_column:
     files.fetch(chosen)
     labels = {name: label for name, (_, label) in listed.items()} if listed else None
     found = from_pictures(location, chosen, lambda name: files.read(name, MAX_ENTRY_BYTES), image_size, labels)
-    return replace(found, notes={"format": kind, **found.notes}, unused=_unused(files, chosen, *used_lists))
+    unused = _unused(files, chosen, *used_lists)
+    if labels is None:
+        beside = [name for name in unused if tuple(name.split("/")[:-2]) == key]
+        refuse_unread("distilled set", location, beside, found.class_names)
+    return replace(found, notes={"format": kind, **found.notes}, unused=unused)
 
 
 def _remote(location: str, revision: str | None) -> RemoteSet:

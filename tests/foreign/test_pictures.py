@@ -143,6 +143,13 @@ def test_a_list_that_calls_an_image_otherwise_than_its_folder(image_folder):
     assert "'a/0.png' lies in a folder of the class 'a', and its metadata call it 'b'" in str(refusal(folder))
 
 
+def test_a_class_in_a_format_that_is_not_read(image_folder):
+    folder = image_folder({"a/0.png": PIXELS[0], "b/0.png": PIXELS[1], "b/1.tga": PIXELS[2]})
+    assert read_foreign(str(folder)).unused == ["b/1.tga"]
+    image_folder({"c/0.tga": PIXELS[2]})
+    assert "'c' holds no image in a format that is read (0.tga)" in str(refusal(folder))
+
+
 def test_encrypted_zip(archive):
     path = archive({"a/0.png": encode(PIXELS[0])})
     patch_directory(path, 8, struct.pack("<H", 1))
