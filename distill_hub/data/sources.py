@@ -256,6 +256,8 @@ def _names(source: str, rows: Rows) -> tuple[list[str], list[int | str]]:
         names = [str(value) for value in values]
     else:
         names, values = rows.names, [*range(len(rows.names))]
+        if other := [name for name in names if not isinstance(name, str)]:  # YAML makes more of no, 1 and null
+            raise InputError("source", source, f"a class is called {other[0]!r}, which is no text; quote it in the card")
         if outside := sorted({v for v in rows.labels if v is not None and not -1 <= v < len(names)}):
             raise InputError("source", source, f"it has labels such as {outside[0]}, and names of {len(names)} classes")
     if bad := [name for name in names if not name.strip() or not name.isprintable()]:

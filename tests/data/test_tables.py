@@ -341,6 +341,13 @@ def test_names_of_the_card_that_contradict_the_tables_are_refused(root):
     assert "its card and test.parquet name the classes of 'label' differently" in refused(root)
 
 
+def test_names_of_the_card_that_are_no_texts_are_refused(root):
+    pair(root, [0, 1, 0, 1])
+    features = "features: [{name: image, dtype: image}, {name: label, dtype: {class_label: {names: [no, yes]}}}]"
+    (root / "README.md").write_text(f"---\ndataset_info:\n  {features}\n---\n")
+    assert "a class is called False, which is no text" in refused(root)
+
+
 def test_splits_of_a_folder_of_images_by_its_card(root):
     for split, first in (("one", 0), ("two", 10)):
         for k, name in enumerate(("a", "train")):
