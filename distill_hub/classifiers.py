@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import PIL.Image
 import timm
@@ -24,6 +24,7 @@ from distill_hub.networks.build import build
 from distill_hub.networks.configs import OwnConfig, ProcessorConfig, TimmConfig, TransformersConfig
 from distill_hub.networks.folders import building, check_extent, check_loaded, check_weights, checked, read_json
 from distill_hub.networks.names import TEACHER, is_own
+from distill_hub.networks.processors import inputs_of
 from distill_hub.running.files import atomic_write
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -48,7 +49,7 @@ _NOWHERE = dict.fromkeys(("url", "hf_hub_id", "hf_hub_filename", "state_dict", "
     "source": "",
     "custom_load": False,
 }
-_RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _KNOWN_FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
@@ -323,13 +324,15 @@ def _transformers(name: str, folder: Path, content: dict) -> dict[str, Any]:
     """Return what `Classifier` needs of a network of transformers, whose processor says what images it is given."""
     config = checked(TransformersConfig, content, "config.json", "teacher", name)
     check_weights(folder, "model", "teacher", name)
+    if not any((folder / file).is_file() for file in _PROCESSORS):
+        raise InputError("teacher", name, f"there is no {_PROCESSORS[0]} in it, which says what images the network is given")
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
     with building("teacher", name, TEACHER):
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         said = json.loads(processor.to_json_string())
     does = checked(ProcessorConfig, said, "preprocessor_config.json", "teacher", name)
-    inputs = _inputs(name, does, content.get("image_size"))
+    inputs = inputs_of(name, does, content.get("image_size"))
     with building("teacher", name, TEACHER):
         described = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
@@ -344,42 +347,6 @@ def _transformers(name: str, folder: Path, content: dict) -> dict[str, Any]:
     inputs["grey"] = config.num_channels == 1
     _compare(name, processor, said, inputs)
     return {"model": model, "architecture": config.model_type, "class_names": names, **inputs}
-
-
-def _inputs(name: str, does: ProcessorConfig, network_side: Any) -> dict[str, Any]:
-    """Return what `Classifier` needs to know of the images that a processor of transformers makes."""
-
-    def refuse(flag: str, valid: str) -> NoReturn:
-        raise InputError("teacher", name, f"preprocessor_config.json, {flag}: {valid}")
-
-    size = resize = does.size.side if does.size else None
-    if not does.do_resize:
-        if does.do_center_crop or not isinstance(network_side, int) or not 0 < network_side <= 1024:
-            refuse("do_resize false", "the side of the network's images is not known; set do_resize and size")
-        size = resize = network_side
-    elif size is None or does.resample not in _RESAMPLE:
-        refuse("size or resample", "a square of at most 1024 px is needed, scaled bilinearly (2) or bicubically (3)")
-    elif does.crop_pct and does.size.shortest_edge and size < 384:  # ConvNeXt's; above, the square is not cropped
-        resize = int(size / does.crop_pct)
-    if does.do_center_crop:
-        size = does.crop_size.side if does.crop_size else None
-        if size is None or size > resize:
-            refuse("crop_size", f"a square within the {resize} px image is needed")
-    # A pixel value v in [0, 1] becomes ((v * scale - offset - mean) / std), once more over std for some networks.
-    scale = 255 * (does.rescale_factor if does.do_rescale else 1.0)
-    means, stds = ([x] * 3 if isinstance(x, float) else x * (3 // len(x)) for x in (does.image_mean, does.image_std))
-    mean, std = (means, stds) if does.do_normalize else ([0.0] * 3, [1.0] * 3)
-    if does.rescale_offset and does.do_rescale:
-        mean = [m + 1 for m in mean]
-    if does.include_top:
-        std = [s * again for s, again in zip(std, stds, strict=True)]
-    return {
-        "image_size": size,
-        "resize": resize,
-        "interpolation": _RESAMPLE.get(does.resample, "bilinear"),
-        "mean": [m / scale for m in mean],
-        "std": [s / scale for s in std],
-    }
 
 
 def _compare(name: str, processor: Any, said: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:

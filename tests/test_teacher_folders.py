@@ -319,6 +319,18 @@ def test_what_is_not_done_here_is_refused_by_name(tmp_path, write, processor, sa
     assert said in refused(tmp_path)
 
 
+def test_a_teacher_without_a_processor_is_refused_with_its_file(tmp_path):
+    vit_folder(tmp_path, ViTImageProcessor(size={"height": 32, "width": 32}))
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert "there is no preprocessor_config.json in it" in refused(tmp_path)
+
+
+def test_names_as_a_list_are_none_that_transformers_reads(tmp_path):
+    vit_folder(tmp_path, ViTImageProcessor(size={"height": 32, "width": 32}))
+    edit(tmp_path / "config.json", id2label=list(NAMES))
+    assert "id2label" in refused(tmp_path) and '{"0": name, "1": name, ...}' in refused(tmp_path)
+
+
 @pytest.mark.parametrize("model_type", ["vit", "mine"])
 def test_code_in_a_repository_neither_runs_nor_asks(tmp_path, monkeypatch, model_type):
     """The files are those of `trust_remote_code`; a terminal that could be asked has nobody at it."""

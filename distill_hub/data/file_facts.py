@@ -73,7 +73,9 @@ def read_facts(root: str, names: Sequence[str], *, quiet: bool = False) -> list[
         finally:
             lock.release()
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+        nowhere = error.errno in (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP) and not file.parent.is_dir()  # below /proc
+        if not (refused or nowhere):
             raise
         valid = f"nothing can be written there ({error.strerror}); set another folder"
         raise InputError("DISTILL_HUB_CACHE", str(cache_dir()), valid) from error

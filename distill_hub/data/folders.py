@@ -72,7 +72,7 @@ def _list(source: str, found: Listing, place: str, above: tuple[str, ...]) -> No
             found.left_out["with names that are not UTF-8"].append(path)
         elif is_folder:
             real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{name}"
-            if real in above or _is_of_the_system(real):
+            if any(f"{folder}/".startswith(f"{real}/") for folder in above) or _is_of_the_system(real):
                 found.left_out["links to a folder above them, or of the system"].append(path)
             elif len(above) > _DEEPEST:
                 raise InputError("source", source, f"its folders lie more than {_DEEPEST} deep in each other")
@@ -209,18 +209,24 @@ def refuse_twins(source: str, root: str, layout: Layout) -> None:
                 raise InputError("source", source, f"{other!r} and {path!r} are the same file, in two splits or classes")
 
 
-def refuse_unread(source: str, left_out: LeftOut, classes: Collection[str | None]) -> None:
+def refuse_unread(field: str, source: str, unread: Iterable[str], classes: Collection[str | None]) -> None:
     """Refuse a class of which no image is in a format that is read: a set without it would be another one.
+
+    Args:
+        field: What is refused.
+        source: What the user calls it.
+        unread: Files of other kinds, as paths from it.
+        classes: Those that there are.
 
     Raises:
         InputError: Naming the folder.
     """
-    for path in left_out.get("of other kinds", ()):
+    for path in unread:
         folder, _, name = path.rpartition("/")
         known = not folder or any(_normal(part) in classes for part in folder.split("/"))
         if not known and os.path.splitext(name)[1].lower() in _OTHER_IMAGES:
             valid = f"{folder!r} holds no image in a format that is read ({name}); save them as {READABLE}"
-            raise InputError("source", source, valid)
+            raise InputError(field, source, valid)
 
 
 def left_out_line(left_out: Mapping[str, Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image
 from distill_hub.config import InputError
 from distill_hub.data.file_facts import read_facts
 from distill_hub.data.folders import Layout, LeftOut, Listing, lay_out, refuse_twins, refuse_unread, shortened
-from distill_hub.data.metadata import read_labels
+from distill_hub.data.metadata import read_labels, refuse_contradiction
 from distill_hub.data.rows import Choose, Opened, Rows
 
 
@@ -47,12 +47,13 @@ def open_image_folder(
         needed = flat or label_column not in (None, "label")
         if read := read_labels(source, found.root, found.metadata, label_column, needed=needed):
             column, labels = read
+            refuse_contradiction("source", source, labels)
     elif label_column not in (None, "label"):
         raise InputError("label_column", label_column, "a folder of images without metadata has the columns image and label")
     layout = lay_out(source, found, named, given=given, by_folder=labels is None)
     layout.left_out.update(left_out)
     if labels is not None:
-        layout = _labelled(layout, labels, found)
+        layout = _labelled(layout, labels)
     elif found.metadata:
         if len({label for images in layout.splits.values() for label in images.values()}) < 2:
             read_labels(source, found.root, found.metadata, label_column, needed=True)  # says what they lack
@@ -63,7 +64,7 @@ def open_image_folder(
     return _open(source, found, layout, choose(list(layout.splits)), column, by_name=labels is None, quiet=quiet)
 
 
-def _labelled(layout: Layout, labels: Mapping, found: Listing) -> Layout:
+def _labelled(layout: Layout, labels: Mapping) -> Layout:
     """Give each image the label that the metadata name."""
     splits = {split: {path: labels.get(path) for path in images} for split, images in layout.splits.items()}
     listed = {path for images in splits.values() for path in images}
@@ -93,7 +94,8 @@ def _open(
     if lost := [path for path in broken if path in before and before[path] not in train]:
         valid = f"no image of class {before[lost[0]]!r} can be used ({shortened(lost[0])}: {known[lost[0]].broken})"
         raise InputError("source", source, valid)
-    refuse_unread(source, left_out, {label for images in layout.splits.values() for label in images.values()})
+    classes = {label for images in layout.splits.values() for label in images.values()}
+    refuse_unread("source", source, left_out.get("of other kinds", ()), classes)
     names = sorted(train) if by_name else None
     place = {name: number for number, name in enumerate(names or ())}
     splits = {}

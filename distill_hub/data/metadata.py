@@ -5,7 +5,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from distill_hub.config import InputError
 from distill_hub.data.rows import LABEL_COLUMNS
+from distill_hub.data.split_names import is_split_word
 
 _LARGEST = 2**30  # bytes of one file
 
@@ -57,6 +58,20 @@ def read_labels(
             if labels.setdefault(path, label) != label:
                 raise InputError("source", source, f"{file} gives {path!r} two labels, {labels[path]!r} and {label!r}")
     return (found, labels) if found else None
+
+
+def refuse_contradiction(field: str, name: str, labels: Mapping[str, Any]) -> None:
+    """Refuse metadata that call an image (path to label) otherwise than its folder does, where that is called like a class.
+
+    Raises:
+        InputError: Naming the image.
+    """
+    texts = {label for label in labels.values() if isinstance(label, str)}
+    for path, label in labels.items():
+        folder = posixpath.basename(posixpath.dirname(path))
+        if isinstance(label, str) and folder in texts - {label} and not is_split_word(folder):
+            valid = f"{path!r} lies in a folder of the class {folder!r}, and its metadata call it {label!r}"
+            raise InputError(field, name, valid)
 
 
 def _read(source: str, full: str, file: str) -> list[dict[str, Any]]:

@@ -93,8 +93,9 @@ def holds_labels(feature: Any) -> bool:
 def _holds_images(feature: Any) -> bool:
     """Whether each value of a column is an encoded image: of that type, or what it is stored as."""
     if isinstance(feature, dict):
-        return set(feature) == {"bytes", "path"} and _holds_images(feature["bytes"])
-    return isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype in ("binary", "large_binary"))
+        return {"bytes"} <= set(feature) <= {"bytes", "path"} and _holds_images(feature["bytes"])
+    kinds = ("binary", "large_binary", "binary_view")
+    return isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype in kinds)
 
 
 def _refuse_unknown(field: str, name: str, features: Features) -> None:

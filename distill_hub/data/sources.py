@@ -248,13 +248,27 @@ def _names(source: str, rows: Rows) -> tuple[list[str], list[int | str]]:
     values: list[int | str]
     if rows.names is None:
         values = sorted(set(rows.labels) - {None})
+        if isinstance(values[0] if values else "", int) and values[0] < 0:
+            valid = (
+                f"it has the label {values[0]}, and no names; classes are 0, 1, ... or texts, and no label is an empty cell"
+            )
+            raise InputError("source", source, valid)
         names = [str(value) for value in values]
     else:
         names, values = rows.names, [*range(len(rows.names))]
+        if other := [name for name in names if not isinstance(name, str)]:  # YAML makes more of no, 1 and null
+            raise InputError("source", source, f"a class is called {other[0]!r}, which is no text; quote it in the card")
         if outside := sorted({v for v in rows.labels if v is not None and not -1 <= v < len(names)}):
             raise InputError("source", source, f"it has labels such as {outside[0]}, and names of {len(names)} classes")
     if bad := [name for name in names if not name.strip() or not name.isprintable()]:
         raise InputError("source", source, f"a class is called {bad[0][:60]!r}; names of printable characters are needed")
+    if len({name.strip() for name in names}) < len(names):
+        twice = next(
+            name
+            for name in names
+            if name != name.strip() and name.strip() in {other.strip() for other in names if other != name}
+        )
+        raise InputError("source", source, f"the class {twice!r} differs from another by spaces at its ends alone")
     return names, [int(value) if isinstance(value, bool) else value for value in values]
 
 

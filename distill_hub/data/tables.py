@@ -22,7 +22,7 @@ from huggingface_hub import DatasetCard, HfApi
 from distill_hub.config import InputError
 from distill_hub.data.folders import METADATA, TABLES, LeftOut, Listing, lay_out
 from distill_hub.data.images import SUFFIXES
-from distill_hub.data.rows import Choose, Opened, Rows
+from distill_hub.data.rows import Choose, Opened, Rows, holds_labels
 from distill_hub.data.rows import image_column as find_image_column
 from distill_hub.data.rows import label_column as find_label_column
 from distill_hub.data.split_names import by_split, split_named
@@ -178,9 +178,11 @@ def open_tables(
         left_out.setdefault("of other kinds", []).extend(others)
     splits = {s: [n for n in own if n in set(read)] for s, own in given.items()} if given else None
     splits = splits or table_splits(source, read, named)
+    if set(splits) == {"all"}:  # which `datasets` keeps for the union of several
+        splits = {"train": splits["all"]}
     files = {split: [os.path.join(os.path.abspath(found.root), name) for name in own] for split, own in splits.items()}
     if suffix == ".parquet":
-        _refuse_contradiction(source, found.root, [file for own in files.values() for file in own])
+        _refuse_contradiction(source, found.root, [file for own in files.values() for file in own], features)
     how: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
     try:
         builder = load_dataset_builder(
@@ -194,9 +196,14 @@ def open_tables(
     return _opened(source, builder, choose, image_column, label_column, left_out)
 
 
-def _refuse_contradiction(source: str, root: str, files: Sequence[str]) -> None:
-    """Refuse parquet files that name their classes differently: `datasets` would take the names of the first."""
-    first: dict[str, tuple[list[str], str]] = {}
+def _refuse_contradiction(source: str, root: str, files: Sequence[str], card: Features | None) -> None:
+    """Refuse labels that are names in one parquet file and numbers in another, and names that differ, from the card's too.
+
+    `datasets` would make texts of both, and take the names of the card, or of the first file.
+    """
+    first = {
+        column: (kind, "its card") for column, feature in (card or {}).items() if isinstance(kind := _named(feature), list)
+    }
     for file in files:
         name = os.path.relpath(file, root)
         try:
@@ -204,10 +211,16 @@ def _refuse_contradiction(source: str, root: str, files: Sequence[str]) -> None:
         except _BROKEN as error:
             raise InputError("source", source, f"{name} cannot be read ({_reason(error)})") from error
         for column, feature in features.items():
-            if isinstance(feature, ClassLabel):
-                names, other = first.setdefault(column, (feature.names, name))
-                if names != feature.names:
-                    raise InputError("source", source, f"{other} and {name} name the classes of {column!r} differently")
+            kind, other = first.setdefault(column, (_named(feature), name))
+            if _named(feature) != kind and (other != "its card" or isinstance(_named(feature), list)):
+                raise InputError("source", source, f"{other} and {name} name the classes of {column!r} differently")
+
+
+def _named(feature: Any) -> list[str] | str | None:
+    """Return the names of classes, or what stands in their place where a column may hold labels."""
+    if isinstance(feature, ClassLabel) or not holds_labels(feature):
+        return getattr(feature, "names", None)
+    return "texts" if "string" in feature.dtype else "numbers"
 
 
 def open_hub(

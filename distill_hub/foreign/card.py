@@ -26,13 +26,26 @@ class Card:
     splits: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
     class_names: Mapping[tuple[str, str], list[str]] = field(default_factory=dict)
 
-    def groups(self, names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
-        """Return the files of each configuration and split that has some."""
+    def groups(self, location: str, names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
+        """Return the files of each configuration and split that has some.
+
+        Args:
+            location: The set.
+            names: Of its files.
+
+        Raises:
+            InputError: When a configuration puts a file into two splits.
+        """
         names = list(names)
         found: dict[tuple[str, ...], list[str]] = {}
+        owner: dict[tuple[str, str], str] = {}
         for key, patterns in self.splits.items():
             if own := [name for name in names if any(_fits(name, pattern) for pattern in patterns)]:
                 found[key] = own
+                for name in own:
+                    if owner.setdefault((key[0], name), key[1]) != key[1]:
+                        first = owner[key[0], name]
+                        raise refusal(location, f"its {CARD} puts {name} into two splits, {first!r} and {key[1]!r}")
         if len(found) > 1 and len({split for _, split in found}) == 1:
             return {(configuration,): own for (configuration, _), own in found.items()}
         return found
@@ -72,7 +85,10 @@ def read_card(location: str, text: bytes) -> Card:
         facts = yaml.safe_load(block)
         if not isinstance(facts, dict):
             return Card()
-        return Card(dict(_splits(facts.get("configs"))), dict(_class_names(facts.get("dataset_info"))))
+        splits = list(_splits(facts.get("configs")))
+        if len(dict(splits)) < len(splits):
+            raise ValueError("its configs name a split twice")
+        return Card(dict(splits), dict(_class_names(facts.get("dataset_info"))))
     except _ERRORS as error:
         why = " ".join(str(error)[:150].split())
         raise refusal(location, f"the YAML of its {CARD} cannot be read ({why})") from error

@@ -1,8 +1,8 @@
 """Lists of class names as people keep them: a name per line, "wnid words" lines, id2label or label2id JSON, lists."""
 
-import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from distill_hub.config import InputError
 from distill_hub.data.classes import imagenet_classes
 from distill_hub.data.known import KNOWN
 from distill_hub.foreign.contents import MAX_ROWS, read_file
+from distill_hub.parsing import read_json
 
 CLASSES = (
     "a file of one class name or wnid per line in label order, or of JSON (a list, id2label or label2id), a comma-separated "
@@ -18,6 +19,10 @@ CLASSES = (
 )
 _FILE_BYTES = 20_000_000
 _WNID = re.compile(r"(n\d{8})[\s,:]")
+_NUMBERED = (
+    re.compile(r"(?P<value>\d{1,9})\s*[,;:\s]\s*(?P<name>[^\s-].*)"),
+    re.compile(r"(?P<name>\S.*?)\s*[,;\t]\s*(?P<value>\d{1,9})"),
+)
 
 
 def names_in(classes: str) -> list[str]:
@@ -42,7 +47,9 @@ def _of_file(classes: str) -> list[str]:
     data = read_file(classes, Path(classes), "it", _FILE_BYTES)
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-        names = _of_json(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
+        if "\0" in text:
+            raise ValueError("it is neither UTF-8 nor UTF-16 with a mark of its byte order")
+        names = _of_json(read_json(text)) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
     except (ValueError, RecursionError) as error:  # of a text's encoding, too
         why = " ".join(str(error)[:150].split())
         raise InputError(
@@ -57,21 +64,32 @@ def _of_lines(text: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     # 'n01440764 tench, Tinca tinca': the wnid says it all.
     wnids = [found[1] for line in lines if (found := _WNID.match(line))]
-    return wnids if len(wnids) == len(lines) else lines
+    if lines and len(wnids) == len(lines):
+        return wnids
+    # '0,cat' or 'cat,0': a number says which label it is, not the order; the first line may name the columns.
+    for form in _NUMBERED:
+        found = [form.fullmatch(line) for line in lines]
+        if len(found) > 1 and all(found[1:]):
+            rows = found[0 if found[0] else 1 :]
+            return _by_value({int(row["value"]): row["name"].strip('"') for row in rows}, len(rows))
+    return lines
+
+
+def _by_value(names: Mapping[int, Any], count: int) -> list[Any]:
+    if sorted(names) != list(range(count)):
+        raise ValueError("its classes are not numbered 0, 1, ..., each once")
+    return [names[value] for value in range(count)]
 
 
 def _of_json(content: Any) -> list[str]:
-    for key in ("id2label", "label2id"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
+    for key in ("id2label", "label2id", "names", "class_names", "label_names", "classes"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict | list):
             content = content[key]
             break
-    if isinstance(content, dict) and all(isinstance(value, int) for value in content.values()):  # label2id
+    if isinstance(content, dict) and all(type(value) is int for value in content.values()):  # label2id
         content = {value: name for name, value in content.items()} if len({*content.values()}) == len(content) else {}
     if isinstance(content, dict):
-        by_value = {int(value): name for value, name in content.items()}
-        if sorted(by_value) != list(range(len(content))):
-            raise ValueError("its classes are not numbered 0, 1, ..., each once")
-        content = [by_value[value] for value in range(len(content))]
+        content = _by_value({int(value): name for value, name in content.items()}, len(content))
     # ImageNet's class index has pairs of wnid and name.
     names = [name[0] if isinstance(name, list) and name else name for name in content]
     if not names or len(names) > MAX_ROWS or not all(isinstance(name, str) and name.strip() for name in names):

@@ -24,7 +24,7 @@ def hard_labels(location: str, labels: np.ndarray) -> np.ndarray | None:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 1 and (labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and (labels == np.rint(labels)).all())):
-        if labels.size and (labels.max() >= 2**62 or labels.min() <= -(2**62)):
+        if labels.size and (float(labels.max()) >= 2**62 or float(labels.min()) <= -(2**62)):  # half precision ends before
             raise refusal(location, f"labels must be 0, 1, ..., but they reach from {labels.min()} to {labels.max()}")
         return labels.astype(np.int64)
     if labels.ndim == 2 and labels.dtype.kind in "biuf" and 0 not in labels.shape:
@@ -58,12 +58,13 @@ def probabilities(
         labels: int64 (N,).
         what: Where they lie, for messages.
         kind: What they are; None: told by the values where these leave no doubt. Without negative values they are
-            probabilities. With some they are logits, or centred: probabilities less 1 / C, with rows that sum to 0, as
+            probabilities, and rows must sum to 1, unless they are said to be such: rounded ones, or the largest few of a
+            row, are then scaled. With some they are logits, or centred: probabilities less 1 / C, rows that sum to 0, as
             kernel methods learn them.
 
     Raises:
-        InputError: For another shape or type, a value that is not finite, sums that are none of probabilities, and values
-            that may be logits as well as centred labels.
+        InputError: For another shape or type, a value that is not finite, values that are not of the kind given, sums that
+            are none of probabilities where none is, and values that may be logits as well as centred labels.
     """
     if soft.ndim != 2 or len(soft) != len(labels) or soft.shape[1] <= labels.max() or soft.dtype.kind != "f":
         needed = f"floats, for each of {len(labels)} images at least {labels.max() + 1}"
@@ -78,6 +79,8 @@ def probabilities(
         return _normalised(values), f"softmax of {what}"
     done = f"probabilities of {what}"
     if kind == "centred":
+        if (values >= 0).all():
+            raise InputError("label_kind", kind, f"{what} has no negative value, as centred labels have")
         scaled = np.round((values - values.min()) / max(np.ptp(values), 1e-9), 3)
         one_hot = np.isin(scaled, (0, 1)).all()  # whatever its scale
         values = scaled if one_hot else (values + 1 / values.shape[1]).clip(0)
@@ -86,9 +89,11 @@ def probabilities(
             raise refusal(location, f"{what} holds no centred labels: a row is negative throughout")
         return _normalised(values), done
     sums = values.sum(1)
-    if (values < 0).any() or (np.abs(sums - 1) > tolerance).any():
-        reach = f"rows sum to {sums.min():.4g} to {sums.max():.4g}, not 1"
-        raise refusal(location, f"{what} holds no probabilities ({reach}{', some are negative' * bool((values < 0).any())})")
+    if (values < 0).any() or (sums == 0).any():
+        why = "some are negative" if (values < 0).any() else "a row is 0 throughout"
+        raise refusal(location, f"{what} holds no probabilities ({why})")
+    if (np.abs(sums - 1) > tolerance).any():
+        done += f", whose rows summed to {sums.min():.4g} to {sums.max():.4g}"
     return _normalised(values), done
 
 
@@ -105,14 +110,14 @@ def _tolerance(soft: np.ndarray) -> float:
 def _kind(location: str, values: np.ndarray, what: str, tolerance: float) -> LabelKind:
     """Tell by the values (N, C) what they are."""
     sums, classes = values.sum(1), values.shape[1]
-    advice = "pass --label_kind logits, probabilities or centred"
     if (values >= 0).all():
         if (np.abs(sums - 1) > tolerance).any():
             reach = f"rows sum to {sums.min():.4g} to {sums.max():.4g}, not 1"
             raise InputError(
                 "label_kind",
                 None,
-                f"{what} holds neither probabilities ({reach}) nor logits (no value is negative); {advice}",
+                f"{what} holds neither probabilities ({reach}) nor logits (no value is negative); pass --label_kind "
+                "probabilities, to scale them to 1, or logits",
             )
         return "probabilities"
     spread = values.max(1) - values.min(1)
@@ -125,6 +130,7 @@ def _kind(location: str, values: np.ndarray, what: str, tolerance: float) -> Lab
             return "centred"
     # What a network says reaches further in some row; log-probabilities are negative throughout.
     if spread.max() <= 2 and (values.max(1) > 0).any():
+        advice = "pass --label_kind logits, probabilities or centred"
         raise InputError(
             "label_kind", None, f"{what} may hold logits or centred labels (they differ by at most 2); {advice}"
         )

@@ -115,6 +115,8 @@ def layout_of(location: str, names: Sequence[str], *, on_hub: bool) -> Literal["
     if of_kind(names, *PICTURES):
         return "pictures"
     advice = "download it and use `distill-hub adopt` on the file or folder; " if on_hub else ""
+    if not on_hub and of_kind(names, ".zip", *SUFFIXES):
+        advice = "pass the path of one file; "
     raise refusal(location, f"it holds {few(names)}; {advice}{READABLE}")
 
 

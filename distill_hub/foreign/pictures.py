@@ -7,6 +7,7 @@ before it gets it, and nothing is unpacked to disk.
 import csv
 import io
 import json
+import posixpath
 import re
 import zipfile
 import zlib
@@ -53,7 +54,7 @@ def open_archive(location: str) -> Iterator[tuple[list[str], Callable[[str], byt
                 raise refusal(location, f"entry {name!r} is encrypted")
             if entry.file_size > MAX_ENTRY_BYTES:
                 raise refusal(location, f"entry {name!r} says it unpacks to {entry.file_size:,} bytes; an image is smaller")
-            plain = name.replace("\\", "/")  # of archives from Windows
+            plain = posixpath.normpath(name.replace("\\", "/"))  # of archives from Windows; './a' and 'a//b' as well
             if plain in files:
                 raise refusal(location, f"two of its entries are called {plain!r}")
             files[plain] = entry

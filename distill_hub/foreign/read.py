@@ -5,6 +5,7 @@ unpacked to disk, or guessed.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,8 @@ import numpy as np
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import find_classes, places_of
+from distill_hub.data.folders import refuse_unread
+from distill_hub.data.metadata import refuse_contradiction
 from distill_hub.data.sources import Source
 from distill_hub.foreign.card import CARD, CARD_BYTES, Card, read_card
 from distill_hub.foreign.class_files import CLASSES, names_in
@@ -200,7 +203,7 @@ def _of_tables(
     files: _Files, columns: Mapping[str, str | None], image_size: int | None, label_kind: LabelKind | None
 ) -> ForeignSet:
     card, tables = files.card, of_kind(files.names, ".parquet")
-    recorded = card.groups(tables)
+    recorded = card.groups(files.location, tables)
     groups = recorded or table_groups(tables)
     key = choose(files.location, groups, files.split, files.data_dir, in_folders=not recorded)
     chosen = sorted(groups[key])
@@ -230,6 +233,7 @@ def _of_pictures(files: _Files, kind: str, image_size: int | None, label_column:
             used_lists.append(name)
     if label_column is not None and not listed:
         raise InputError("set_label_column", label_column, f"{location} holds no {' or '.join(METADATA)}")
+    refuse_contradiction("distilled set", location, {name: label for name, (_, label) in listed.items()})
     if missing := [name for name in listed if name not in set(files.names)]:
         raise refusal(location, f"its list of labels names files that are not there: {few(missing)}")
     if listed:
@@ -238,7 +242,7 @@ def _of_pictures(files: _Files, kind: str, image_size: int | None, label_column:
             groups.setdefault(tuple(folder.split("/")[:-1]), []).append(name)
     else:
         groups = picture_groups(location, pictures)
-    recorded = files.card.groups(pictures)
+    recorded = files.card.groups(location, pictures)
     if recorded and not listed:  # the card's splits, of which each may lie in several folders
         key = choose(location, recorded, files.split, files.data_dir, in_folders=False)
         groups = {parts: own for parts, own in groups.items() if set(own) & set(recorded[key])}
@@ -251,7 +255,11 @@ def _of_pictures(files: _Files, kind: str, image_size: int | None, label_column:
     files.fetch(chosen)
     labels = {name: label for name, (_, label) in listed.items()} if listed else None
     found = from_pictures(location, chosen, lambda name: files.read(name, MAX_ENTRY_BYTES), image_size, labels)
-    return replace(found, notes={"format": kind, **found.notes}, unused=_unused(files, chosen, *used_lists))
+    unused = _unused(files, chosen, *used_lists)
+    if labels is None:
+        beside = [name for name in unused if tuple(name.split("/")[:-2]) == key]
+        refuse_unread("distilled set", location, beside, found.class_names)
+    return replace(found, notes={"format": kind, **found.notes}, unused=unused)
 
 
 def _remote(location: str, revision: str | None) -> RemoteSet:
@@ -292,8 +300,10 @@ def label_order(foreign: ForeignSet, source: Source, classes: str | None) -> np.
             _check_columns(foreign, len(own), classes)
             return np.array(find_classes(own, source.classes, "classes", foreign.location, used), dtype=np.int64)
     names = source.class_names if own_order else names_in(classes)
-    # Folders or texts 0, 1, 3 are labels 0, 1 and 3, whatever lies between them.
-    value_of = [int(name) for name in own] if own and all(name.isdecimal() and len(name) < 10 for name in own) else None
+    value_of = _numbers(own or ())
+    if own_order and own is not None and value_of is None:
+        why = f"the set names its classes itself ({few(own)}), and none as {source.name} does"
+        raise InputError("classes", classes, f"{why}; pass the source's names in the order of the set's")
     values = used if value_of is None else [value_of[value] for value in used]
     if max(values) >= len(names):
         shown = f"{len(names)} names are too few for {len(used)} label values up to {max(values)}"
@@ -312,6 +322,14 @@ def label_order(foreign: ForeignSet, source: Source, classes: str | None) -> np.
             why = f"the set itself calls label {value} {own[value]!r}, which is {there!r} of the source, not {said!r}"
             raise InputError("classes", classes, f"{why}; leave the option out to go by the set's own names")
     return order
+
+
+def _numbers(names: Sequence[str]) -> list[int] | None:
+    """Return the numbers that names are: folders or texts 0, 1, 3, or class_0, class_1, class_3, are labels 0, 1 and 3."""
+    found = [re.fullmatch(r"(|.*\D)(\d{1,9})", name) for name in names]
+    if not all(found) or len({part[1] for part in found}) != 1 or found[0][1] == "n":  # wnids are names
+        return None
+    return [int(part[2]) for part in found]
 
 
 def _check_columns(foreign: ForeignSet, names: int, classes: str | None) -> None:

@@ -30,6 +30,7 @@ from distill_hub.foreign.pictures import LABEL_COLUMNS
 
 _IMAGE_COLUMNS = ("image", "img", "images")
 _SOFT_LABELS = ("soft_labels", "soft_label")
+_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}  # what some programs write in their place
 _BATCH = 100  # rows that are read at a time
 _MOST_TEXT = 10_000  # characters of a class name
 _MOST_CLASSES = 1_000_000
@@ -62,7 +63,8 @@ class _Tables:
                     size = rows_at_a_time(own, _BATCH)
                     for batch in opened.iter_batches(size, columns=[name], use_threads=False):
                         column = batch.column(0)
-                        yield column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+                        column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+                        yield column.cast(_VIEWS.get(column.type, column.type))
 
     def sizes(self, name: str) -> list[Column]:
         """Return what the parts of a column unpack to, of each file."""
@@ -157,7 +159,7 @@ def _lists_floats(kind: pa.DataType) -> bool:
 
 def _holds_texts(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pa.types.is_string(_VIEWS.get(kind, kind)) or pa.types.is_large_string(kind)
 
 
 def _column(option: str, name: str | None, found: Sequence[str], schema: pa.Schema) -> str:
@@ -254,7 +256,7 @@ def _cells(tables: _Tables, name: str) -> Iterator[tuple[str, bytes]]:
     kind = tables.schema.field(name).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     inside = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-    if not (pa.types.is_binary(inside) or pa.types.is_large_binary(inside)):
+    if not (pa.types.is_binary(_VIEWS.get(inside, inside)) or pa.types.is_large_binary(inside)):
         raise refusal(location, f"its image column must hold encoded images; it is {kind}")
     for cells in map(_stored, tables.batches(name)):
         # A path alone would open any file of this machine, or a URL.

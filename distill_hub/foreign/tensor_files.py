@@ -67,8 +67,10 @@ def _new_array(*_: Any) -> _Array:
     return _Array()
 
 
-def _scalar(kind: _Type, data: bytes) -> int | float | bool:
-    """Stand for the function that makes a number."""
+def _scalar(kind: _Type, data: bytes) -> int | float | bool | str:
+    """Stand for the function that makes a number or a text."""
+    if kind.name.startswith("U"):
+        return data.decode("utf-32-be" if kind.order == ">" else "utf-32-le")
     return np.frombuffer(data, kind.plain)[0].item()
 
 

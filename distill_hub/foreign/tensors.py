@@ -21,7 +21,7 @@ from distill_hub.foreign.tensor_files import load, plain, plainly
 # In small letters; those that the field's programs save.
 _KEYS = {
     "images": (
-        *("images", "image", "imgs", "img", "data", "x", "syn", "syn_data"),
+        *("images", "image", "imgs", "img", "data", "x", "inputs", "samples", "pixel_values", "syn", "syn_data"),
         *(
             "images_train",
             "images_syn",
@@ -35,7 +35,7 @@ _KEYS = {
         ),
     ),
     "labels": (
-        *("labels", "label", "targets", "target", "y", "syn_targets"),
+        *("labels", "label", "lab", "targets", "target", "classes", "y", "syn_targets"),
         *(
             "labels_train",
             "labels_syn",
@@ -53,6 +53,7 @@ _KEYS = {
         *("logits", "teacher_logits", "probs", "probabilities"),
     ),
 }
+_UNNAMED = ("arr_0", "arr_1", "arr_2")  # what `numpy.savez` calls arrays that it is given without names
 _BLOCK = 64  # images that are converted at a time
 _TOLERANCE = 1e-3  # of values that should lie in [0, 1]
 _HALF_STEP = 0.5 / 255  # a value beyond [0, 1] by less is the rounding of a pixel
@@ -71,6 +72,8 @@ def parse_normalisation(mean: str | None, std: str | None, pixel_range: float | 
     if pixel_range is not None:
         if mean is not None or std is not None:
             raise InputError("pixel_range", pixel_range, "pass either it or --mean and --std")
+        if not 0 < pixel_range < np.inf:
+            raise InputError("pixel_range", pixel_range, "a number above 0 is needed, e.g. 255")
         return np.zeros((1, 1, 1)), np.full((1, 1, 1), 1 / pixel_range)
     if mean is None and std is None:
         return None
@@ -138,6 +141,8 @@ def _chosen(location: str, content: Any, index: int | None) -> Mapping[str, Any]
             raise InputError("index", index, f"{location} holds {len(several)} sets, 0 to {len(several) - 1}")
         content, index = several[index or 0], None
     _refuse_index(location, index)
+    if isinstance(content, Mapping) and set(content) in ({*_UNNAMED[:2]}, {*_UNNAMED}):
+        content = [content[key] for key in _UNNAMED if key in content]
     if isinstance(content, list | tuple) and len(content) in (2, 3):
         return dict(zip(_KEYS, content, strict=False))
     if not isinstance(content, Mapping):

@@ -26,6 +26,13 @@ def _listed(names: Any) -> Any:
     return [names[str(place)] for place in range(len(names))]
 
 
+def _mapped(names: Any) -> Any:
+    """Refuse names that are a list already, which transformers itself does not read."""
+    if isinstance(names, list):
+        raise ValueError('it must be {"0": name, "1": name, ...}')
+    return names
+
+
 def _readable(name: str) -> str:
     """Refuse what moves a terminal's cursor or turns the direction of a line."""
     if not name.isprintable():
@@ -128,7 +135,7 @@ class TransformersConfig(Config):
     """The config.json of a classifier of transformers."""
 
     model_type: str
-    id2label: Names | None = None
+    id2label: Annotated[Names, BeforeValidator(_mapped)] | None = None
     num_channels: Literal[1, 3] = 3
     quantization_config: None = None  # weights are read as they are
 

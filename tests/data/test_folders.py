@@ -158,9 +158,10 @@ def test_links_in_a_circle_or_to_nothing_are_named(root, capsys):
     (root / "train" / "a" / "gone.png").symlink_to("nowhere")
     (root / "train" / "a" / "self.png").symlink_to("self.png")
     (root / "train" / "a" / "system").symlink_to("/proc")
+    (root / "train" / "all").symlink_to(root.parent)
     assert len(load_source(str(root)).train) == 8
     said = capsys.readouterr().out
-    assert "2 links to a folder above them, or of the system (train/a/system, train/a/up)" in said
+    assert "3 links to a folder above them, or of the system (train/a/system, train/a/up, train/all)" in said
     assert "2 links to nothing (train/a/gone.png, train/a/self.png)" in said
 
 
@@ -309,6 +310,7 @@ def test_metadata_jsonl_by_split_with_a_column_of_another_name(root, capsys):
         (["0.png,a"], "name,label", "needs the column file_name"),
         (["0.png,a"], "file_name,text", "named with --label_column; it has file_name, text"),
         (["0.png,a", "0.png,b"], "file_name,label", "gives '0.png' two labels"),
+        (["a/0.png,b", "b/0.png,a"], "file_name,label", "'a/0.png' lies in a folder of the class 'a'"),
         (["../0.png,a"], "file_name,label", "are not named in the metadata"),
     ],
 )
@@ -374,6 +376,8 @@ def test_a_cache_that_cannot_be_written_is_one_line(root, tmp_path, monkeypatch)
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path / "file"))
     assert "DISTILL_HUB_CACHE" in refused(root)
+    monkeypatch.setenv("DISTILL_HUB_CACHE", "/proc/cache")  # where there is no such thing as a new folder
+    assert "DISTILL_HUB_CACHE: '/proc/cache'" in refused(root)
 
 
 def test_a_huge_file_is_not_read(root, capsys):

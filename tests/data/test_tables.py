@@ -110,6 +110,11 @@ def test_encoded_images_in_a_binary_column(root, kind):
     assert reds(load_source(pair(root, ["a", "b", "a", "b"], images)).train) == [0, 1, 2, 3]
 
 
+def test_a_struct_of_bytes_alone_is_an_image(root):
+    source = load_source(pair(root, [0, 1, 0, 1], pa.array([{"bytes": picture(row)} for row in range(4)])))
+    assert reds(source.train) == [0, 1, 2, 3]
+
+
 def test_a_struct_of_bytes_and_path_is_an_image(root):
     folder = pair(root, ["a", "b", "a", "b"])
     assert reds(load_source(folder).train) == reds(load_source(folder, image_column="image").train) == [0, 1, 2, 3]
@@ -194,6 +199,11 @@ def test_the_only_split_has_another_name(root, options):
     assert (source.train.name, len(source.train), len(source.test)) == ("big", 2, 2)
 
 
+def test_the_only_split_is_called_all(root):
+    table(root / "data" / "all-00000-of-00001.parquet", ["a", "b", "a", "b"])
+    assert len(load_source(str(root), test_fraction=0.5).train) == 2
+
+
 def test_splits_that_are_not_there_are_named_with_those_there_are(root):
     folder = pair(root, ["a", "b"] * 2)
     for option in ("train_split", "test_split"):
@@ -209,6 +219,27 @@ def test_classes_in_two_orders_are_refused(root):
     named(root / "train.parquet", ["a", "b"])
     named(root / "test.parquet", ["b", "a"])
     assert "name the classes of 'label' differently" in refused(root)
+
+
+@pytest.mark.parametrize("other", [[0, 1, 0, 1], pa.array([0, 1, 0, 1]).dictionary_encode()])
+def test_texts_and_numbers_in_one_column_are_refused(root, other):
+    pair(root, ["a", "b", "a", "b"])
+    table(root / "train-2.parquet", other)
+    assert "name the classes of 'label' differently" in refused(root)
+
+
+def test_texts_of_several_types_are_texts(root):
+    pair(root, ["a", "b", "a", "b"])
+    table(root / "train-2.parquet", pa.array(["b", "a", "b", "a"], pa.large_string()).dictionary_encode())
+    assert load_source(str(root)).train.labels.tolist() == [1, 0, 1, 0, 0, 1, 0, 1]
+
+
+def test_a_number_below_0_is_no_class(root):
+    assert "it has the label -1, and no names" in refused(pair(root, [0, 1, -1, 1]))
+
+
+def test_classes_that_differ_by_spaces_are_refused(root):
+    assert "the class 'a ' differs from another by spaces" in refused(pair(root, ["a", "b", "a ", "b"]))
 
 
 def test_a_label_that_no_class_has_is_refused(root):
@@ -299,6 +330,22 @@ def test_the_names_that_the_card_has_are_taken(root):
     (root / "README.md").write_text(f"---\n{features}---\n")
     source = load_source(folder)
     assert source.class_names == ["zebra", "ant"] and source.train.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_names_of_the_card_that_contradict_the_tables_are_refused(root):
+    for split in ("train", "test"):
+        named(root / f"{split}.parquet", ["a", "b"])
+    names = "dtype: {class_label: {names: {'0': b, '1': a}}}"
+    features = f"features: [{{name: image, dtype: image}}, {{name: label, {names}}}]"
+    (root / "README.md").write_text(f"---\ndataset_info:\n  {features}\n---\n")
+    assert "its card and test.parquet name the classes of 'label' differently" in refused(root)
+
+
+def test_names_of_the_card_that_are_no_texts_are_refused(root):
+    pair(root, [0, 1, 0, 1])
+    features = "features: [{name: image, dtype: image}, {name: label, dtype: {class_label: {names: [no, yes]}}}]"
+    (root / "README.md").write_text(f"---\ndataset_info:\n  {features}\n---\n")
+    assert "a class is called False, which is no text" in refused(root)
 
 
 def test_splits_of_a_folder_of_images_by_its_card(root):

@@ -62,7 +62,13 @@ def test_numbers_without_names_are_refused():
 
 @pytest.mark.parametrize("classes", ["source", "org/fruit"])
 def test_order_of_the_source(classes):
-    assert label_order(labelled([0, 2], ["x", "y", "z"]), FRUIT, classes).tolist() == [0, 1, 2]
+    assert label_order(labelled([0, 2]), FRUIT, classes).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("names", [["x", "y", "z"], ["n01440764", "n01443537", "n01484850"], ["kiwi 1", "fig 2", "pear 3"]])
+def test_names_of_a_set_are_no_positions(names):
+    assert f"names its classes itself ({names[0]}, " in no_order(labelled([0, 1, 2], names), FRUIT, "source")
+    assert label_order(labelled([0, 1, 2], names), FRUIT, "pear,apple,fig").tolist() == [2, 0, 1]  # said one by one
 
 
 def test_classes_as_list_or_file(tmp_path):
@@ -140,6 +146,7 @@ def test_numbered_folders_are_numbers_whatever_is_left_out():
     assert label_order(labelled([0, 1], ["0", "2"]), FRUIT, "pear,fig,apple").tolist() == [2, 0]
     assert label_order(labelled([0, 1], ["00000", "00002"]), FRUIT, "source").tolist() == [0, 2]
     assert "3 names are too few" in no_order(labelled([0, 1], ["0", "3"]), FRUIT, "pear,fig,apple")
+    assert label_order(labelled([0, 1], ["class_0", "class_2"]), FRUIT, "source").tolist() == [0, 2]
     assert "same number" in no_order(labelled([0, 1], ["1", "01"]), FRUIT, "source")
 
 
@@ -150,6 +157,10 @@ LISTS = {
     "id2label": b'{"2": "apple", "0": "pear", "1": "fig"}',
     "config": b'{"id2label": {"0": "pear", "1": "fig", "2": "apple"}}',
     "label2id": b'{"apple": 2, "pear": 0, "fig": 1}',
+    "CSV": b"label,name\n0,pear\n2,apple\n1,fig\n",
+    "CSV, names first": b"pear,0\napple,2\nfig,1\n",
+    "numbers": b"1: fig\n0: pear\n2: apple\n",
+    "names": b'{"names": ["pear", "fig", "apple"]}',
     "list": b'\xef\xbb\xbf["pear", "fig", "apple"]',
 }
 
@@ -158,6 +169,27 @@ LISTS = {
 def test_lists_of_classes_as_people_keep_them(tmp_path, kind):
     (tmp_path / "classes").write_bytes(LISTS[kind])
     assert label_order(labelled([0, 1, 2]), FRUIT, str(tmp_path / "classes")).tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("pear\nfig".encode("utf-16-le"), "neither UTF-8 nor UTF-16"),
+        ("pear\nfig".encode("utf-32"), "neither UTF-8 nor UTF-16"),
+        (b'{"0": "pear", "0": "fig"}', "the key '0' is given twice"),
+        (b'{"pear": false, "fig": true}', "cannot be read as text, or as JSON"),
+        (b"1,pear\n2,fig\n", "not numbered 0, 1, ..., each once"),
+    ],
+)
+def test_lists_of_classes_that_would_be_a_guess(tmp_path, text, words):
+    (tmp_path / "classes").write_bytes(text)
+    assert words in no_order(labelled([0, 1]), FRUIT, str(tmp_path / "classes"))
+
+
+def test_the_number_in_a_name_is_part_of_it(tmp_path):
+    digits = source([SourceClass("0 - zero", 0), SourceClass("1 - one", 1)])
+    (tmp_path / "classes").write_bytes(b"1 - one\n0 - zero\n")
+    assert label_order(labelled([0, 1]), digits, str(tmp_path / "classes")).tolist() == [1, 0]
 
 
 def test_wnids_before_words(tmp_path):

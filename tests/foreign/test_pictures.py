@@ -1,6 +1,7 @@
 """Image folders and archives of them."""
 
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -132,6 +133,28 @@ def test_zip_entry_without_a_name(archive):
     path = archive({"a/0.png": encode(PIXELS[0])})
     patch_directory(path, 28, struct.pack("<H", 0))
     assert "archive cannot be read" in str(refusal(path))
+
+
+def test_zip_entries_spelt_otherwise(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as file:
+        for name, pixels in (("./a/0.png", PIXELS[0]), ("b//0.png", PIXELS[1])):
+            file.writestr(name, encode(pixels))
+    check(read_foreign(str(tmp_path / "set.zip")), images=PLANES[:2], labels=[0, 1], names=["a", "b"])
+
+
+def test_a_list_that_calls_an_image_otherwise_than_its_folder(image_folder):
+    folder = image_folder({"a/0.png": PIXELS[0], "b/0.png": PIXELS[1], "more/0.png": PIXELS[2]})
+    (folder / "metadata.csv").write_text("file_name,label\na/0.png,a\nb/0.png,b\nmore/0.png,a\n")
+    check(read_foreign(str(folder)), images=PLANES[[0, 2, 1]], labels=[0, 0, 1], names=["a", "b"])
+    (folder / "metadata.csv").write_text("file_name,label\na/0.png,b\nb/0.png,a\n")
+    assert "'a/0.png' lies in a folder of the class 'a', and its metadata call it 'b'" in str(refusal(folder))
+
+
+def test_a_class_in_a_format_that_is_not_read(image_folder):
+    folder = image_folder({"a/0.png": PIXELS[0], "b/0.png": PIXELS[1], "b/1.tga": PIXELS[2]})
+    assert read_foreign(str(folder)).unused == ["b/1.tga"]
+    image_folder({"c/0.tga": PIXELS[2]})
+    assert "'c' holds no image in a format that is read (0.tga)" in str(refusal(folder))
 
 
 def test_encrypted_zip(archive):

@@ -170,3 +170,20 @@ def test_numbers_of_a_list_have_no_names(listed):
 )
 def test_lists_that_are_refused(listed, text, message):
     assert message in str(refusal(listed("metadata.csv", text)))
+
+
+@pytest.mark.parametrize(
+    ("configs", "words"),
+    [
+        (
+            "[{config_name: d, data_files: [{split: train, path: '*.parquet'}, {split: test, path: b.parquet}]}]",
+            "two splits",
+        ),
+        ("[{config_name: d, data_files: a.parquet}, {config_name: d, data_files: b.parquet}]", "name a split twice"),
+    ],
+)
+def test_a_card_that_would_mix_splits(table, configs, words):
+    for name in ("a.parquet", "b.parquet"):
+        folder = table(name)
+    (folder / "README.md").write_text(f"---\nconfigs: {configs}\n---\n")
+    assert words in str(refusal(folder))

@@ -16,7 +16,7 @@ from distill_hub.foreign import tables
 from distill_hub.foreign.read import read_foreign
 
 
-@pytest.mark.parametrize("kind", ["Image", "struct", "binary", "large_binary"])
+@pytest.mark.parametrize("kind", ["Image", "struct", "binary", "large_binary", "binary_view"])
 def test_parquet(table, tmp_path, kind):
     if kind == "Image":
         features = Features({"image": Image(), "label": ClassLabel(names=NAMES)})
@@ -54,6 +54,10 @@ def test_sixteen_bit_images_are_scaled_by_the_range_of_their_type(table):
 def test_text_labels_are_classes_in_natural_order(table):
     found = read_foreign(str(table(label=pa.array(["10", "9", "10", "b", "9", "b"]))))
     check(found, labels=[1, 0, 1, 2, 0, 2], names=["9", "10", "b"])
+
+
+def test_text_labels_as_views(table):
+    check(read_foreign(str(table(label=pa.array(["a", "b"] * 3, pa.string_view())))), labels=[0, 1] * 3, names=["a", "b"])
 
 
 def test_shards_are_read_in_order(tmp_path, table):

@@ -282,6 +282,8 @@ SETS = {
     "parts": ({"images": list(PLANES.split(2)), "labels": list(VALUES.split(2))}, {}),
     "capitals": ({"X": PLANES, "Y": VALUES}, {}),
     "syn": ({"image_syn": PLANES, "label_syn": VALUES}, {}),
+    "pixel values": ({"pixel_values": PLANES, "classes": VALUES}, {}),
+    "texts of NumPy": ({"images": PLANES, "labels": VALUES, "name": np.str_("dm"), "note": np.str_("")}, {}),
     "proto": ({"x_proto": PLANES, "y_proto": VALUES}, {}),
 }
 
@@ -308,6 +310,22 @@ def test_images_per_class(tmp_path):
 def test_forms_of_labels(tmp_path, labels):
     torch.save({"images": PLANES, "labels": labels}, tmp_path / "set.pt")
     check(read_foreign(str(tmp_path / "set.pt")))
+
+
+def test_arrays_without_names(tmp_path):
+    np.savez(tmp_path / "set.npz", PLANES.numpy(), VALUES.numpy())
+    check(read_foreign(str(tmp_path / "set.npz")))
+
+
+def test_a_folder_of_files_of_which_one_is_to_be_named(tmp_path):
+    for name in ("ipc1.pt", "ipc10.pt"):
+        torch.save({"images": PLANES, "labels": VALUES}, tmp_path / name)
+    assert "holds ipc1.pt, ipc10.pt; pass the path of one file" in str(refusal(tmp_path))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_range_of_pixels_is_a_number_above_0(save, value):
+    assert refusal(save("pt"), pixel_range=value).field == "pixel_range"
 
 
 # What the numbers of soft labels are
@@ -340,6 +358,17 @@ def test_what_may_be_logits_or_centred_labels_is_asked_for(save):
     expected = (labels + 1 / 3).clip(0)
     check(read_foreign(str(path), label_kind="centred"), soft=expected / expected.sum(1, keepdim=True))
     assert "no probabilities" in str(refusal(path, label_kind="probabilities"))
+
+
+def test_what_is_said_to_be_probabilities_is_scaled(save):
+    labels = torch.tensor([[0.33, 0.33, 0.32]] * 3 + [[0.0, 0.5, 0.0]] * 3)  # rounded, and the largest alone
+    path = save("pt", soft_labels=labels)
+    assert "neither probabilities (rows sum to 0.5 to 0.98, not 1)" in str(refusal(path))
+    found = read_foreign(str(path), label_kind="probabilities")
+    check(found, soft=torch.tensor([[33 / 98, 33 / 98, 32 / 98]] * 3 + [[0.0, 1.0, 0.0]] * 3))
+    assert "summed to 0.5 to 0.98" in found.notes["soft_labels"]
+    assert refusal(path, label_kind="centred").field == "label_kind"
+    assert "a row is 0 throughout" in str(refusal(save("pt", soft_labels=labels * 0), label_kind="probabilities"))
 
 
 def test_labels_that_do_not_decide_are_refused(save):
