@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, ClassVar, TypeVar
 
 from rich.console import Console
@@ -91,29 +92,51 @@ def progress(items: Collection[Item], title: str, *, unit: str, done: int = 0, d
 
 
 class _Bar(tqdm):
-    """A bar that says, once, when more than `LONG` is to go: after a few items, or after one that takes its time."""
+    """A bar that says, once, when more than `LONG` is to go: after a few items, or after one that takes its time.
+
+    A bar within others counts what they have still to do, too, as if each of their items took as long.
+    """
 
     said: ClassVar[bool] = False  # by any bar of this process
+    at_work: ClassVar[list["_Bar"]] = []  # from the outermost to the innermost
+    begun: int = 0  # items
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the items."""
-        total, starts = len(self.iterable), []  # of items; the first may also load and compile
-        for item in super().__iter__():
-            starts.append(time.perf_counter())
-            known, spent = len(starts) - 1, starts[-1] - starts[0]
-            if not (_Bar.said or self.disable) and spent >= (SOON if known > 1 else 6 * SOON):
-                first = 1 if known > 1 else 0
-                left = (total - known) * (starts[-1] - starts[first]) / (known - first)
-                if left > LONG:
-                    _Bar.said = True
-                    self.write(f"{self.desc}: about {duration(left)} to go on this machine. {QUICKER}", file=sys.stderr)
-            yield item
+        starts: list[float] = []  # of items; the first may also load and compile
+        _Bar.at_work.append(self)
+        try:
+            for item in super().__iter__():
+                starts.append(time.perf_counter())
+                self.begun, known, spent = len(starts), len(starts) - 1, starts[-1] - starts[0]
+                if not (_Bar.said or self.disable) and spent >= (SOON if known > 1 else 6 * SOON):
+                    first = 1 if known > 1 else 0
+                    self._say((starts[-1] - starts[first]) / (known - first))
+                yield item
+        finally:
+            _Bar.at_work[:] = [bar for bar in _Bar.at_work if bar is not self]  # bars are equal by their place
+
+    def _say(self, each: float) -> None:
+        """Say what is left when an item takes `each` seconds, if that is long."""
+        left, whole = (len(self.iterable) - self.begun + 1) * each, len(self.iterable) * each
+        for outer in reversed([*takewhile(lambda bar: bar is not self, _Bar.at_work)]):
+            left, whole = left + (len(outer.iterable) - outer.begun) * whole, len(outer.iterable) * whole
+        if left > LONG:
+            _Bar.said = True
+            self._tell(f"{_Bar.at_work[0].desc}: about {duration(left)} to go on this machine. {QUICKER}")
+
+    def _tell(self, line: str) -> None:
+        self.write(line, file=self.fp)  # above the bars
 
 
 class _Lines(_Bar):
     """A bar in a log: whole lines one after the other, also of a bar within a bar; nothing moves the cursor."""
 
     told: int | None = None  # items finished, in the latest line
+
+    def _tell(self, line: str) -> None:
+        self.fp.write(f"{line}\n")
+        self.fp.flush()
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Write a line, unless it tells nothing new. tqdm asks a last time when the bar is closed, to wipe it."""

@@ -73,3 +73,23 @@ def test_what_takes_long_says_so_once_with_what_is_quicker(tmp_path):
         said = [line for line in done.stderr.splitlines() if "to go on this machine" in line]
         assert len(said) == times and not done.stdout
         assert all(line.startswith("first: about ") and "--dry_run" in line for line in said)
+
+
+LONG_WITHIN = """
+import time
+from distill_hub.running import console
+console.SOON, console.LONG = 0.2, 1.0
+for outer in console.progress(range(8), "outer", unit="chunk"):
+    for step in console.progress(range(20), "inner", unit="step"):
+        time.sleep(0.03)
+"""
+
+
+def test_a_bar_within_another_counts_what_that_has_still_to_do():
+    """One round takes 0.6 s, and after 0.2 s of the first the other seven, 4.2 s, are still to come."""
+    done = subprocess.run([sys.executable, "-c", LONG_WITHIN], capture_output=True, text=True, check=True, timeout=60)
+    (said,) = (line for line in done.stderr.splitlines() if "to go on this machine" in line)
+    assert 3.5 < float(re.match(r"outer: about ([0-9.]+) s to go", said)[1]) < 30
+    before = done.stderr[: done.stderr.index(said)]
+    assert "\x1b" not in done.stderr and "\r" not in done.stderr  # in a log nothing moves the cursor
+    assert "outer: 12 %" not in before  # it was said within the first round
