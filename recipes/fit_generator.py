@@ -38,16 +38,19 @@ def main(config: FitGeneratorConfig) -> None:
         run.end()
         return
     if accelerator.is_main_process:
-        if folder.exists() and not config.overwrite:
+        there = folder.exists() and not config.overwrite
+        if there and config.output_dir:
             raise InputError("output_dir", str(folder), "it exists; pass --overwrite to fit again, or name another folder")
         if folder.exists() and any(folder.iterdir()) and not (folder / "model_index.json").is_file():
             raise InputError("output_dir", str(folder), "it holds files that are not a generator's; name a new folder")
         settings = {name.removeprefix("fit_"): value for name, value in fit.items()}
-        lock = hold(folder.with_name(f"{folder.name}.lock"), "output_dir", folder, "wait for its end", again=True)
-        with told("fit generator", "a smaller --fit_batch_size"):
-            fit_generator(source, folder, **settings, device=accelerator.device)
-        lock.release()
-        show(f"The generator is in {folder} ({time.perf_counter() - started:.0f} s)")
+        if not there:
+            lock = hold(folder.with_name(f"{folder.name}.lock"), "output_dir", folder, "wait for its end", again=True)
+            with told("fit generator", "a smaller --fit_batch_size"):
+                fit_generator(source, folder, **settings, device=accelerator.device)
+            lock.release()
+        took = "already" if there else f"({time.perf_counter() - started:.0f} s)"
+        show(f"The generator is in {folder} {took}")
         command = shlex.join(["distill-hub", "make", "cao2", *words(config, SourceOptions), "--generator", str(folder)])
         show(f"Next: `{command}` makes a set with it")
     accelerator.wait_for_everyone()

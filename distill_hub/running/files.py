@@ -35,6 +35,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_temporary(folder: Path) -> None:
+    """Remove what `atomic_write` left in a folder, and below, when it was cut short. Nobody else may be at work there."""
+    for temporary in folder.rglob(".*.tmp"):
+        temporary.unlink()
+
+
 def check_folder(folder: Path, field: str = "output_dir") -> None:
     """Refuse an output folder that cannot be made or written to, before work is done for it.
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from distill_hub.config import InputError
 from distill_hub.running.console import Item, progress, show
-from distill_hub.running.files import STATE, atomic_write, cache_dir, remove
+from distill_hub.running.files import STATE, atomic_write, cache_dir, remove, remove_temporary
 from distill_hub.running.folder import CONFIG, LOCK, check_is_run, clear, made_with, refuse_other
 from distill_hub.running.lock import Lock, hold, wait_for
 from distill_hub.running.machine import environment, peak_memory, start_accelerator
@@ -81,8 +81,7 @@ class Run:
         elif before := made_with(folder):
             for line in refuse_other(folder, before, self.settings):
                 show(line)
-        for temporary in folder.rglob(".*.tmp"):  # of an attempt that was cut short
-            temporary.unlink()
+        remove_temporary(folder)
         atomic_write(state / CONFIG, json.dumps(self.settings, indent=2).encode())
 
     def _check_lock(self) -> None:

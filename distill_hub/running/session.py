@@ -9,7 +9,7 @@ from typing import Any
 
 from distill_hub.config import InputError
 from distill_hub.running.dry_run import DryRun
-from distill_hub.running.files import STATE, cache_dir, check_folder, remove
+from distill_hub.running.files import STATE, cache_dir, check_folder, remove, remove_temporary
 from distill_hub.running.folder import LOCK
 from distill_hub.running.lock import Lock, hold
 from distill_hub.running.machine import start_accelerator
@@ -76,6 +76,7 @@ def working_in(run: Run, folder: Path) -> Iterator[None]:
         if not run.is_dry:
             check_folder(folder, "location")
             locks.append(hold(folder / STATE / LOCK, "location", folder, "wait for its end", again=True))
+            remove_temporary(folder)
 
     main_decides(run.accelerator, take)
     try:

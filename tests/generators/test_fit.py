@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DiTPipeline
+from helpers import run_here
 
 from distill_hub.artifact.describe import generator_record
 from distill_hub.config import InputError
@@ -39,6 +40,19 @@ def test_diffusers_loads_it_and_we_sample_the_same_from_it(folder):
     plain = DiTGenerator(pipeline, steps=3)
     assert torch.equal(ours.sample([0, 9], [1, 2]), plain.sample([0, 9], [1, 2]))
     assert json.loads((folder / "model_index.json").read_text())["id2label"]["3"] == "3"
+
+
+def test_the_recipe_fits_once_and_then_says_where_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path))
+    words = [word for name, value in TINY.items() for word in (f"--fit_{name}", str(value))]
+    run_here("recipes/fit_generator.py", *words)
+    (fitted,) = tmp_path.glob("digits-generator-*")
+    before = (fitted / "model_index.json").stat().st_mtime_ns
+    capsys.readouterr()
+    run_here("recipes/fit_generator.py", *words)
+    assert f"The generator is in {fitted} already" in capsys.readouterr().out.replace("\n", " ")
+    assert (fitted / "model_index.json").stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == [fitted.name]
 
 
 def test_the_same_settings_give_the_same_weights(digits, folder, tmp_path):

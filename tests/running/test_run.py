@@ -17,6 +17,7 @@ from distill_hub.config import InputError
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.running.session import working_in
 from distill_hub.running.versions import versions
 
 # atomic_write
@@ -672,3 +673,13 @@ def test_two_processes_make_what_one_makes(tmp_path):
     # First item and process of each computed chunk: process r takes chunks r, r + 2.
     assert logs["two"] == ["0-0", "2-1", "4-0", "6-1", "main", "world-0", "world-1"]
     assert len(Stage(tmp_path / "two" / ".run" / "stage", 2, 7)) == 7
+
+
+def test_what_a_killed_write_left_in_a_set_goes_when_it_is_worked_on_again(tmp_path):
+    left = tmp_path / "set" / "assets" / ".card.md.host.1.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    run = Run(tmp_path / "run", {})
+    with working_in(run, tmp_path / "set"):
+        assert not left.exists()
+    run.end()
