@@ -305,6 +305,8 @@ def source_name(source: SourceRecord) -> str:
 
 def model_name(model: ModelRecord) -> str:
     """Return what a card calls a model: its id, not the author's path to it, which older records have."""
+    if model.revision or model.tuning:  # an id on the Hub, or one that `generator_record` wrote
+        return model.id
     prefix = FITTED if model.id.startswith(FITTED) else ""
     name = model.id.removeprefix(prefix)
     return prefix + (PurePath(name).name if is_path(name) else name)

@@ -106,7 +106,7 @@ def test_what_a_set_is_compared_with(make_subject):
 
 
 @pytest.fixture
-def pretended(monkeypatch):
+def pretended(monkeypatch, tmp_path_factory):
     """Students that reach what is written in `accuracy`, by (labels, augmented, number of images) and seed."""
     calls, accuracy = [], {}
 
@@ -118,6 +118,8 @@ def pretended(monkeypatch):
         return [Training(None, end, top, 7, (top, end)) for end in (reached + seed / 100 for seed in seeds)]
 
     monkeypatch.setattr(scores, "train_students", train)
+    # The tests' common cache may hold the same evaluation of a test beside this one, which would be refused.
+    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
     return calls, accuracy
 
 

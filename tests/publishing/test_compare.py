@@ -76,7 +76,7 @@ def test_labels_of_another_teacher_do_not_compare_stored_or_not(make_set, with_v
         (with_views / "evaluations" / f"{name}.json").write_text(record.to_json())
     titles = [group.title for group in groups_of(str(with_views))]
     assert {t.split("labels of ")[1] for t in titles if "fkd" in t} == {
-        "labeller (22222222)",
+        "org/labeller (22222222)",
         "stored views that are not there any more (eeeeeeee)",
     }
 
