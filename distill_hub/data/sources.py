@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,13 +263,9 @@ def _names(source: str, rows: Rows) -> tuple[list[str], list[int | str]]:
             raise InputError("source", source, f"it has labels such as {outside[0]}, and names of {len(names)} classes")
     if bad := [name for name in names if not name.strip() or not name.isprintable()]:
         raise InputError("source", source, f"a class is called {bad[0][:60]!r}; names of printable characters are needed")
-    if len({name.strip() for name in names}) < len(names):
-        twice = next(
-            name
-            for name in names
-            if name != name.strip() and name.strip() in {other.strip() for other in names if other != name}
-        )
-        raise InputError("source", source, f"the class {twice!r} differs from another by spaces at its ends alone")
+    alike = Counter(name.strip() for name in names)
+    if twice := [name for name in names if name != name.strip() and alike[name.strip()] > 1]:
+        raise InputError("source", source, f"the class {twice[0]!r} differs from another by spaces at its ends alone")
     return names, [int(value) if isinstance(value, bool) else value for value in values]
 
 

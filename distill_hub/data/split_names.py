@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from distill_hub.config import InputError
 
 # The words that `datasets` knows, and what it calls the split.
-_WORDS = {
+WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
@@ -26,19 +26,19 @@ def split_named(name: str, named: Iterable[str | None] = ()) -> str | None:
         return name
     if shard := SHARD.fullmatch(name):
         return shard["split"]
-    words = {_WORDS[word] for word in re.split(r"[-._ 0-9]+", name.lower()) if word in _WORDS}
+    words = {WORDS[word] for word in re.split(r"[-._ 0-9]+", name.lower()) if word in WORDS}
     return words.pop() if len(words) == 1 else None
 
 
 def is_split_word(name: str) -> bool:
     """Whether a name is one of the words for a split, and nothing else."""
-    return name.lower() in _WORDS
+    return name.lower() in WORDS
 
 
 def find_split(name: str, splits: Iterable[str]) -> str | None:
     """Return the split that someone means by a name: the one of that name, or of another word for it ('val')."""
     splits = list(splits)
-    return name if name in splits else next((s for s in splits if _WORDS.get(name, name) == _WORDS.get(s, s)), None)
+    return name if name in splits else next((s for s in splits if WORDS.get(name, name) == WORDS.get(s, s)), None)
 
 
 def by_split(source: str, names: Iterable[str], named: Iterable[str | None] = ()) -> dict[str, str] | None:

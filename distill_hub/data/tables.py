@@ -4,7 +4,8 @@ import glob
 import os
 import re
 import tarfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -184,15 +185,13 @@ def open_tables(
     if suffix == ".parquet":
         _refuse_contradiction(source, found.root, [file for own in files.values() for file in own], features)
     how: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
-    try:
+    with _reading(source):
         builder = load_dataset_builder(
             _BUILDERS[suffix],
             data_files={split: [glob.escape(file) for file in own] for split, own in files.items()},
             features=features,
             **how,
         )
-    except _BROKEN as error:
-        raise _unreadable(source, error) from error
     return _opened(source, builder, choose, image_column, label_column, left_out)
 
 
@@ -247,7 +246,7 @@ def open_hub(
     Raises:
         InputError: When there is no such dataset, or it cannot be read.
     """
-    try:
+    with _reading(source):
         module = dataset_module_factory(source, revision=revision)
         parameters = module.builder_configs_parameters
         configs = parameters.metadata_configs or {}
@@ -257,12 +256,6 @@ def open_hub(
         if chosen is None or configs.get(chosen, {}).get("data_files") is None:
             builder = _by_top_folder(source, builder, revision, named)
         _refuse_shared(source, builder.config.data_files or {})
-    except InputError:
-        raise
-    except ConnectionError as error:
-        raise InputError("source", source, _UNREACHED.format(error)) from error
-    except _BROKEN as error:
-        raise _unreadable(source, error) from error
     opened = _opened(source, builder, choose, image_column, label_column, {})
     # For a dataset on the Hub, the builder's hash is the commit that the revision stands for.
     return Opened(opened.splits, opened.image_column, opened.label_column, opened.left_out, builder.hash)
@@ -315,7 +308,7 @@ def _opened(
     """Read tables, and find their columns."""
     if builder.name not in _READ:
         raise InputError("source", source, f"a dataset of images is needed; its files are {builder.name}")
-    try:
+    with _reading(source):
         builder.download_and_prepare()
         features, splits = builder.info.features, builder.info.splits
         image, label = find_image_column(image_column, features), find_label_column(label_column, features)
@@ -325,12 +318,6 @@ def _opened(
         data = {split: builder.as_dataset(split) for split in chosen}
         files = "imagefolder" in (builder.name, builder.info.builder_name)  # the second of one from the cache
         rows = {split: _rows(own, image, label, files=files) for split, own in data.items()}
-    except InputError:
-        raise
-    except ConnectionError as error:
-        raise InputError("source", source, _UNREACHED.format(error)) from error
-    except _BROKEN as error:
-        raise _unreadable(source, error) from error
     return Opened(rows, image, label, left_out)
 
 
@@ -344,8 +331,19 @@ def _rows(data: Dataset, image: str, label: str, *, files: bool) -> Rows:
     return Rows(images, [int(value) if isinstance(value, bool) and names else value for value in labels], names, files=files)
 
 
-def _unreadable(source: str, error: BaseException) -> InputError:
-    return InputError("source", source, f"a dataset with images is needed ({_reason(error.__cause__ or error)})")
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    """Turn what `datasets` raises for a source that it cannot reach or read into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ConnectionError as error:
+        raise InputError("source", source, _UNREACHED.format(error)) from error
+    except _BROKEN as error:
+        raise InputError(
+            "source", source, f"a dataset with images is needed ({_reason(error.__cause__ or error)})"
+        ) from error
 
 
 def _reason(error: BaseException) -> str:

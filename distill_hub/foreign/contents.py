@@ -13,14 +13,13 @@ import torch
 
 from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET
 from distill_hub.config import InputError
-from distill_hub.data.images import decode, square
+from distill_hub.data.images import MAX_SIDE, decode, square
 from distill_hub.foreign.layout import few, refusal
 from distill_hub.text import printable
 
 MAX_ROWS = 10_000_000
 MAX_BYTES = 64 * 2**30  # decoded or unpacked: eight times ImageNet-1K at IPC 50 and 224 px
 MAX_ENTRY_BYTES = 64 * 2**20  # one encoded image
-MAX_SIDE = 16_384  # pixels of a finished image
 
 
 @dataclass(frozen=True)

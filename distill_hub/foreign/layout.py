@@ -9,6 +9,7 @@ from typing import Literal
 from distill_hub.artifact.find import Found
 from distill_hub.config import InputError
 from distill_hub.data.images import SUFFIXES as PICTURES
+from distill_hub.data.split_names import WORDS
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npy", ".npz")  # of tensors
 METADATA = ("metadata.csv", "metadata.jsonl")  # of an image folder: a file name and a label per row
@@ -17,8 +18,6 @@ READABLE = (
     "readable are parquet files and image folders (<class>/<file>.png), here or on the Hub; and here also a .zip of an image"
     " folder, a .pt, .pth, .safetensors or .npz file of tensors images and labels, and files images*, labels* of .pt or .npy"
 )
-_TRAIN = ("train", "training")
-_HELD_OUT = ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation")
 _PARTS = ("", "part", "shard", "data", "chunk", "file")  # what numbered files are called that are parts of one split
 
 Groups = Mapping[tuple[str, ...], Sequence[str]]  # file names by where they lie
@@ -168,7 +167,7 @@ def table_groups(tables: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
         stem = re.sub(r"(^|[-_.])\d+-of-\d+(-[0-9a-f]+)?$", "", file[: -len(".parquet")])
         numbered = re.fullmatch(r"(.*?)[-_.]?\d+", stem)
         # train-0 and part_1 are pieces of one split; ipc_1 and ipc_4 are two.
-        if numbered and numbered[1].lower() in (*_PARTS, *_TRAIN, *_HELD_OUT):
+        if numbered and numbered[1].lower() in (*_PARTS, *WORDS):
             stem = "" if numbered[1].lower() in _PARTS else numbered[1]
         groups.setdefault((*folders, stem) if stem else tuple(folders), []).append(name)
     return groups
@@ -234,7 +233,7 @@ def choose(
 
 def _split_word(name: str) -> Literal["train", "held out"] | None:
     """Return what a name like cifar_train or val-2 says of a split."""
-    words = re.split("[^a-z]+", name.lower())
-    if any(word in _TRAIN for word in words):
+    splits = {WORDS[word] for word in re.split("[^a-z]+", name.lower()) if word in WORDS}
+    if "train" in splits:
         return "train"
-    return "held out" if any(word in _HELD_OUT for word in words) else None
+    return "held out" if splits else None

@@ -16,11 +16,12 @@ import numpy as np
 from distill_hub.config import InputError
 from distill_hub.data.classes import find_classes, places_of
 from distill_hub.data.folders import refuse_unread
+from distill_hub.data.images import MAX_SIDE
 from distill_hub.data.metadata import refuse_contradiction
 from distill_hub.data.sources import Source
 from distill_hub.foreign.card import CARD, CARD_BYTES, Card, read_card
 from distill_hub.foreign.class_files import CLASSES, names_in
-from distill_hub.foreign.contents import MAX_ENTRY_BYTES, MAX_ROWS, MAX_SIDE, ForeignSet, read_file
+from distill_hub.foreign.contents import MAX_ENTRY_BYTES, MAX_ROWS, ForeignSet, read_file
 from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.layout import (
     METADATA,
