@@ -303,7 +303,7 @@ def launch(
     one started ends with that, see `starter`.
     """
     adapt_streams()
-    end_with_starter()
+    say = not end_with_starter()
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         # Every process uses all cores (see running.machine.start_accelerator): a thread that waits must not spin on
         # another's. Read when torch is loaded, which no recipe does before this line.
@@ -312,7 +312,7 @@ def launch(
         # The bars of libraries move the cursor, which a log file has not; ours write lines there. Read when tqdm is loaded.
         os.environ.setdefault("TQDM_DISABLE", "1")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        end_on_interrupt()
+        end_on_interrupt(say=say)
     try:
         config = parse(config_class, argv, description, prog, printed_class=printed_class, configs=configs)
         check_settings(config)
@@ -321,7 +321,7 @@ def launch(
         main(config)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(interrupted())
+        sys.exit(interrupted(say=say))
     except BrokenPipeError:  # nobody reads the output any more, as behind `| head`; connections have errors of their own
         drop(sys.stdout)
         sys.exit(1)

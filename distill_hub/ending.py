@@ -29,7 +29,7 @@ def fail(message: str, code: int = 2) -> int:
 def tell(line: str) -> None:
     """Print a line on the standard error, if that can be written to."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(f"{line}\n", end="", file=sys.stderr, flush=True)  # at once: lines of two processes must not mix
         return
     drop(sys.stderr)
 
@@ -61,15 +61,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def interrupted() -> int:
-    """Say that Ctrl-C ended the command, on the main process; return the exit code."""
-    if os.environ.get("RANK", "0") == "0":
+def interrupted(*, say: bool = True) -> int:
+    """Say that Ctrl-C ended the command, on the main process and unless another one does; return the exit code."""
+    if say and os.environ.get("RANK", "0") == "0":
         tell("\ninterrupted; the same command goes on where it stopped")  # on a line of its own, behind a progress bar
     return 128 + signal.SIGINT
 
 
-def end_on_interrupt() -> None:
-    """End this process on Ctrl-C even while it waits for others.
+def end_on_interrupt(*, say: bool) -> None:
+    """End this process on Ctrl-C even while it waits for others; what it says is as in `interrupted`.
 
     Python handles signals between two of its own instructions, so not before a barrier is over, and torchrun waits for 30 s
     before it kills. The interpreter's C part, however, writes a signal's number to a socket at once. Nothing is lost by
@@ -83,6 +83,6 @@ def end_on_interrupt() -> None:
     def wait() -> None:
         while reader.recv(1)[0] != signal.SIGINT:
             pass
-        os._exit(interrupted())
+        os._exit(interrupted(say=say))
 
     threading.Thread(target=wait, daemon=True).start()

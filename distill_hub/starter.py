@@ -21,15 +21,18 @@ def as_starter() -> Iterator[None]:
         del os.environ[_STARTER]
 
 
-def end_with_starter() -> None:
+def end_with_starter() -> bool:
     """End this process soon after its starter, however that ended: SIGKILL lets nobody pass anything on.
 
     The starter is this package's (see `as_starter`) or torchrun; what a person's shell started lives on without it. Nothing
     is lost by `os._exit`: a run may be killed at any moment. Windows does not tell that a starter has ended.
+
+    Returns:
+        Whether the starter is this package's, which then says what interrupts both.
     """
     named = os.environ.pop(_STARTER, None)
     if named is None and _TORCHRUN not in os.environ:
-        return
+        return False
     starter = os.getppid() if named is None else int(named)
 
     def watch() -> None:
@@ -38,3 +41,4 @@ def end_with_starter() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    return named is not None

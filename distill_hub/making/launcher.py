@@ -1,5 +1,6 @@
 """`distill-hub make`: a recipe is run in this process, or by Accelerate's launcher in several."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -10,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from distill_hub.config import InputError, launch, options, say_loading
-from distill_hub.ending import fail
+from distill_hub.ending import fail, interrupted
 from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
 from distill_hub.options.launch import LaunchOptions
 from distill_hub.starter import as_starter
@@ -171,13 +173,32 @@ def _hand_over(start: list[str], script: list[str], lower: str) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.ERROR)  # what failed says so itself; this process only starts and waits
+    received: list[int] = []
+
+    def code(number: int) -> int:
+        return interrupted() if number == signal.SIGINT else 128 + number
+
+    def pass_on(number: int, _: Any) -> None:
+        received.append(number)
+        if not (started := psutil.Process().children()):
+            os._exit(code(number))
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
     how = launch_command_parser().parse_args([*start, *script])
-    # torchrun would take what `nohup` lets this process ignore for a reason to end.
-    how.signals_to_handle = ",".join(name for name in _PASSED_ON if signal.getsignal(signal.Signals[name]) != signal.SIG_IGN)
+    # torchrun's handler raises an exception wherever its waiting loop is, which now and then gets lost there, or ends the
+    # processes by another signal. It would also take what `nohup` lets this process ignore for a reason to end.
+    how.signals_to_handle = ""
+    for name in _PASSED_ON:
+        if signal.getsignal(signal.Signals[name]) != signal.SIG_IGN:
+            signal.signal(signal.Signals[name], pass_on)
     try:
         with as_starter():
             launch_command(how)
     except ChildFailedError as error:
+        if received:
+            sys.exit(code(received[0]))
         # A process that lost its connection to another one ends with 1, and what is left the launcher ends with SIGTERM.
         follows = {1: 1, -signal.SIGTERM: 2}
         first = min(error.failures.values(), key=lambda failure: follows.get(failure.exitcode, 0))
@@ -186,7 +207,7 @@ def _hand_over(start: list[str], script: list[str], lower: str) -> None:
             why = f": most likely memory ran out, and a smaller {lower} takes less" if name == "SIGKILL" else ""
             fail(f"process {first.local_rank} (id {first.pid}) was ended by {name}{why}; the same command goes on")
         sys.exit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode)
-    except SignalException as error:
-        sys.exit(128 + error.sigval)
+    except SignalException as error:  # of a torchrun that does not ask which signals it is to handle
+        sys.exit(code(error.sigval))
     except (ValueError, ConnectionError) as error:
         raise InputError("accelerate launch", shlex.join(start), str(error)) from error

@@ -337,14 +337,25 @@ def test_a_signal_ends_all_processes(start, number, code, lines):
     os.kill(process.pid, number)
     _, errors = process.communicate(timeout=20)  # the other processes hold its pipes, too
     assert process.returncode == code
-    assert [line for line in errors.splitlines() if line and line != LOADING and "on its errors" not in line] == lines
-    assert not any(map(works, ranks))
+    assert [line for line in errors.splitlines() if line and line != LOADING and "on its errors" not in line] == lines, errors
+    ended(ranks)
     assert not list(Path(process.temporary).iterdir())
 
 
 def works(pid):
     """Whether a process has not ended; what nobody has asked for its exit code yet, has."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def ended(ranks):
+    """Wait until no process works: they may end after the one that started them, and close their pipes before that."""
+    deadline = time.monotonic() + 20
+    while any(map(works, ranks)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def both(process, folder):
@@ -365,4 +376,5 @@ def test_a_terminal_that_closes_ends_nothing_behind_nohup(start):
     assert all(map(works, ranks)) and process.poll() is None
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=20)
-    assert process.returncode == 143 and not any(map(works, ranks))
+    assert process.returncode == 143
+    ended(ranks)
