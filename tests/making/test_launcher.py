@@ -337,7 +337,8 @@ def test_a_signal_ends_all_processes(start, number, code, lines):
     os.kill(process.pid, number)
     _, errors = process.communicate(timeout=20)  # the other processes hold its pipes, too
     assert process.returncode == code
-    assert [line for line in errors.splitlines() if line and line != LOADING and "on its errors" not in line] == lines, errors
+    said = [line for line in errors.splitlines() if line and line != LOADING and "on its errors" not in line]
+    assert said == lines, errors
     ended(ranks)
     assert not list(Path(process.temporary).iterdir())
 
