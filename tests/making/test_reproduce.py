@@ -3,13 +3,17 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from helpers import ROOT, run_here, unscored
@@ -19,7 +23,7 @@ from distill_hub.artifact.find import find
 from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, TuningRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
-from distill_hub.config import parse, resolved
+from distill_hub.config import LOADING, parse, resolved
 from distill_hub.making import reproduce as module
 from distill_hub.making.reproduce import Difference, compare, make_words, reproduce
 from distill_hub.options.cao2 import Cao2Config
@@ -404,3 +408,29 @@ def test_a_recipe_that_fails_is_no_difference(made, tmp_path, monkeypatch):
         reproduce(ReproduceConfig(location=str(made), output_dir=tmp_path / "set"))
     (((python, *words),),) = calls
     assert (python, words[:4]) == (sys.executable, ["-m", "distill_hub.cli", "make", "random_real"])
+
+
+INTERRUPTED = """
+import sys
+from dataclasses import make_dataclass
+from distill_hub.config import launch
+from distill_hub.making.reproduce import _run
+words = ["distill-hub", "make", "random_real", "--num_processes", "2", "--output_dir", sys.argv[1]]
+launch(lambda _: _run(words), make_dataclass("Settings", []), None, [], light=True)
+"""
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg])  # alone; or to its group, as a terminal does
+def test_ctrl_c_is_told_once_and_ends_the_rebuild(tmp_path, send):
+    words = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "out")]
+    command = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(started := psutil.Process(command.pid).children(recursive=True)) < 3:  # `make`, and two of a recipe
+        assert command.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    for _ in range(2):
+        send(command.pid, signal.SIGINT)
+    _, errors = command.communicate(timeout=20)
+    said = [line for line in errors.splitlines() if line and line != LOADING]
+    assert (command.returncode, said) == (130, ["interrupted; the same command goes on where it stopped"])
+    assert not psutil.wait_procs(started, timeout=20)[1]
