@@ -137,15 +137,16 @@ class Bench:
 
     def attempt(self, name: str, place: Place, known: dict, chance: random.Random, *, last: bool) -> bool:
         """Run a job's command once, with one fault but for the last time; return whether it ended by itself."""
-        job, change, when = JOBS[name], None, chance.uniform(0, known["seconds"])
-        faults, moments = ["SIGKILL", "SIGKILL", *SIGNALS, "pause"], ["time"]
+        job, change, when = JOBS[name], None, chance.uniform(0, 0.8 * known["seconds"])
+        faults, moments = ["SIGKILL", "pause", "SIGKILL", *SIGNALS], ["time"]
         if job.processes == 1 and known["changes"]:
             moments += ["change", "change"]
         if job.processes > 1:
-            faults.append("memory")
+            faults.insert(1, "memory")
         if known["requests"]:
             moments += ["request", "answer"]
-        fault, moment = (None, "time") if last else (chance.choice(faults), chance.choice(moments))
+        often = sum(one["job"] == name and "fault" in one for one in self.outcomes)
+        fault, moment = (None, "time") if last else (faults[often % len(faults)], chance.choice(moments))
         if moment == "change":
             fault, change = "SIGKILL", chance.randrange(known["changes"])
         attempt = Attempt(place, job.words, uuid.uuid4().hex, processes=job.processes, change=change)
@@ -244,6 +245,8 @@ def markdown(outcomes: list[dict], line: str) -> str:
 @contextmanager
 def opened(folder: Path, seed: int) -> Iterator[Bench]:
     """Open the bench of a folder, with its Hub, and what forks commands."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):  # which a shell's `&` and nohup let processes ignore
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     with HubServer() as hub:
         hub.add_user("alice")
         hub.add_user("bob")

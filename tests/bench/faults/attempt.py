@@ -75,7 +75,7 @@ class Attempt:
     """A command that runs."""
 
     def __init__(self, place: Place, words: list[str], token: str, *, processes: int, change: int | None = None):
-        self.place, self.token, self.processes = place, token, processes
+        self.place, self.words, self.token, self.processes = place, words, token, processes
         place.log.unlink(missing_ok=True)
         place.counter.unlink(missing_ok=True)
         call = CALL.format(counter=str(place.counter), last=change)
@@ -83,7 +83,7 @@ class Attempt:
         streams[2].unlink(missing_ok=True)
         environment = {**place.environment, TOKEN: token, "OMP_NUM_THREADS": "1"}
         self.main = start_python(["-c", call, *words], streams, environment, place.work)
-        self.started = time.perf_counter()
+        self.started, self.began = time.perf_counter(), time.time()
 
     @property
     def output(self) -> str:
