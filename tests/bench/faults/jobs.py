@@ -106,6 +106,7 @@ class Job:
         processes: That work on it.
         prepare: Writes what it starts from.
         result: Returns what must be the same in the end, as JSON.
+        complete: What it says, with another exit code, where a killed attempt had made all of it.
         warm: Whether what the undisturbed run fitted is there from the beginning, so that other stages are met.
     """
 
@@ -113,6 +114,7 @@ class Job:
     processes: int = 1
     prepare: Callable[[Place, HubServer, Path], None] = nothing
     result: Callable[[Place, HubServer], dict[str, Any]] = folders
+    complete: str | None = None
     warm: bool = True
 
 
@@ -122,7 +124,7 @@ def make(recipe: str, *words: str, processes: int = 1, **how: Any) -> Job:
 
 SET = make("random_real", "--ipc", "2", *SCORED, processes=2)  # the base of others
 JOBS = {
-    "fit_generator": make("fit_generator", *FIT, warm=False),
+    "fit_generator": make("fit_generator", *FIT, warm=False, complete="it exists; pass --overwrite"),
     "fit_classifier": make(
         "fit_classifier", "--network", "convnet-1-w16-bn", "--epochs", "12", "--checkpoint_epochs", "1", processes=2
     ),
