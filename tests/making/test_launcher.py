@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -367,6 +368,19 @@ def test_ctrl_c_while_processes_are_started_ends_them(start):
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, said(errors)) == (130, [INTERRUPTED])
     ended(ranks)
+
+
+def test_ctrl_c_while_another_machine_is_waited_for(start):
+    """The launcher is in C++ then, where Python handles no signal."""
+    with socket.create_server(("127.0.0.1", 0)) as machine:
+        machine.settimeout(60)
+        words = ["--num_machines", "2", "--machine_rank", "1", "--main_process_ip", "127.0.0.1"]
+        process, _ = start("--how", "asleep", *words, "--main_process_port", str(machine.getsockname()[1]))
+        with machine.accept()[0]:  # which never answers
+            time.sleep(1)
+            os.kill(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130 and INTERRUPTED in errors.splitlines()
 
 
 def said(errors):
