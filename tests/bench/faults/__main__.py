@@ -146,12 +146,12 @@ class Bench:
         if known["requests"]:
             moments += ["request", "answer"]
         often = sum(one["job"] == name and "fault" in one for one in self.outcomes)
-        fault, moment = (None, "time") if last else (faults[often % len(faults)], chance.choice(moments))
+        fault = None if last else faults[often % len(faults)]
+        moment = chance.choice(moments) if fault == "SIGKILL" else "time"
         if moment == "change":
-            fault, change = "SIGKILL", chance.randrange(known["changes"])
+            change = chance.randrange(known["changes"])
         attempt = Attempt(place, job.words, uuid.uuid4().hex, processes=job.processes, change=change)
         if moment in ("request", "answer"):
-            fault = "SIGKILL"
 
             def strike(request) -> None:
                 if moment == "answer":
