@@ -1,5 +1,6 @@
 """Sources that `datasets` reads: local folders of tables (parquet, arrow, ...), and datasets on the Hub."""
 
+import errno
 import glob
 import os
 import re
@@ -35,6 +36,7 @@ _BUILDERS = {
 # Those that can hold images or paths to them; others run queries, or read what is none.
 _READ = {*_BUILDERS.values(), "imagefolder", "cache"}
 _UNTOLD = ("state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "config.json")
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot be reached ({})"
 # What `datasets` raises for files, cards and tables that are damaged, missing or not what it expects.
 _BROKEN = (
@@ -341,9 +343,11 @@ def _reading(source: str) -> Iterator[None]:
     except ConnectionError as error:
         raise InputError("source", source, _UNREACHED.format(error)) from error
     except _BROKEN as error:
-        raise InputError(
-            "source", source, f"a dataset with images is needed ({_reason(error.__cause__ or error)})"
-        ) from error
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in _FORBIDDEN and cause.filename:  # most often of a cache
+            valid = f"it cannot be read or written ({cause.strerror})"
+            raise InputError("file", str(cause.filename), valid) from error
+        raise InputError("source", source, f"a dataset with images is needed ({_reason(cause)})") from error
 
 
 def _reason(error: BaseException) -> str:
