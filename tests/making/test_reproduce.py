@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import psutil
@@ -401,9 +402,9 @@ def test_a_rebuild_by_other_versions_is_not_taken_up(made, copy):
 
 
 def test_a_recipe_that_fails_is_no_difference(made, tmp_path, monkeypatch):
-    failed = subprocess.CompletedProcess([], 3)
+    failed = types.SimpleNamespace(wait=lambda: 3)
     calls = []
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: calls.append(args) or failed)
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: calls.append(args) or failed)
     with pytest.raises(InputError, match=r"command.*distill-hub make random_real.*code 3"):
         reproduce(ReproduceConfig(location=str(made), output_dir=tmp_path / "set"))
     (((python, *words),),) = calls
