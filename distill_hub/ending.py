@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import NoReturn, TextIO
 
 from distill_hub.text import complaint
@@ -70,18 +70,16 @@ def interrupted(*, say: bool = True) -> int:
     return 128 + signal.SIGINT
 
 
-def end_on_signals(names: Sequence[str], end: Callable[[int], NoReturn]) -> None:
-    """End this process on a signal even while it waits for others, unless it was told to ignore that one (`nohup`).
+def end_on_signals(numbers: Collection[int], end: Callable[[int], NoReturn]) -> None:
+    """End this process on a signal even while it waits for others.
 
     Python handles signals between two of its own instructions, so not before a barrier is over, and torchrun waits for 30 s
     before it kills. The interpreter's C part, however, writes a signal's number to a socket at once.
 
     Args:
-        names: Of the signals; those that this system has not are left out.
+        numbers: Of the signals.
         end: Called with the first signal's number, on a thread of its own.
     """
-    numbers = {int(getattr(signal, name)) for name in names if hasattr(signal, name)}
-    numbers = {number for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
@@ -101,4 +99,4 @@ def end_on_interrupt(*, say: bool) -> None:
 
     Nothing is lost by `os._exit`: a run may be killed at any moment.
     """
-    end_on_signals(["SIGINT"], lambda _: os._exit(interrupted(say=say)))
+    end_on_signals([signal.SIGINT], lambda _: os._exit(interrupted(say=say)))

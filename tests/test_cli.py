@@ -284,6 +284,7 @@ def tell(line, told=ending.tell):
     interrupt(None)
 ending.tell = tell
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs this may ignore it
     config.launch(interrupt, dataclasses.make_dataclass("Settings", []), None, [], light=True)
 """
     done = ends(body, tmp_path)

@@ -22,7 +22,7 @@ from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titl
 from distill_hub.options.launch import LaunchOptions
 from distill_hub.starter import as_starter
 
-_ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 _PATIENCE = 10  # seconds until a process that does not even end by SIGKILL, as a device holds it, is left to the system
 
 
@@ -178,10 +178,11 @@ def _hand_over(start: list[str], script: list[str], lower: str) -> None:
     logging.disable(logging.ERROR)  # what failed says so itself; this process only starts and waits
     how = launch_command_parser().parse_args([*start, *script])
     # torchrun's handler raises an exception wherever its waiting loop is, which now and then gets lost there, and then waits
-    # for 30 s before it kills. It would also take what `nohup` lets this process ignore for a reason to end.
+    # for 30 s before it kills. It would also take for a reason to end what this process is to ignore.
     how.signals_to_handle = ""
     ending = threading.Lock()  # whoever takes it ends this process: a signal, or the end of what was started
-    end_on_signals(_ENDING, lambda number: _end_all(number, ending))
+    heard = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]  # as `nohup` lets it ignore some
+    end_on_signals(heard, lambda number: _end_all(number, ending))
     try:
         with as_starter(), contextlib.ExitStack() as last:
             last.callback(ending.acquire)

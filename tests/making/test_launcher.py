@@ -16,6 +16,7 @@ import pytest
 from accelerate.commands import config as accelerate_config
 from accelerate.commands import launch as accelerate_launch
 from helpers import ROOT
+from processes import hear_signals
 
 from distill_hub.cli import main
 from distill_hub.config import LOADING, InputError, parse
@@ -286,7 +287,8 @@ def start(tmp_path):
     def run(*words, before=()):
         command = [*before, sys.executable, str(driver), "make", "ends", str(folder), "--num_processes", "2", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(command, cwd=here, env=environment, start_new_session=True, **pipes)
+        own = {"start_new_session": True, "preexec_fn": hear_signals}
+        process = subprocess.Popen(command, cwd=here, env=environment, **own, **pipes)
         process.temporary = temporary
         return process, folder
 

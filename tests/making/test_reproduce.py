@@ -18,6 +18,7 @@ import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from helpers import ROOT, run_here, unscored
+from processes import hear_signals
 
 from distill_hub import InputError, load_distilled
 from distill_hub.artifact.find import find
@@ -424,7 +425,8 @@ launch(lambda _: _run(words), make_dataclass("Settings", []), None, [], light=Tr
 @pytest.mark.parametrize("send", [os.kill, os.killpg])  # alone; or to its group, as a terminal does
 def test_ctrl_c_is_told_once_and_ends_the_rebuild(tmp_path, send):
     words = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "out")]
-    command = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    own = {"start_new_session": True, "preexec_fn": hear_signals}
+    command = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **own)
     deadline = time.monotonic() + 60
     while len(started := psutil.Process(command.pid).children(recursive=True)) < 3:  # `make`, and two of a recipe
         assert command.poll() is None and time.monotonic() < deadline

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[3]
 sys.path.insert(1, str(ROOT / "tests"))
 
 from hub_server import HubServer  # noqa: E402
-from processes import FORKED  # noqa: E402
+from processes import FORKED, hear_signals  # noqa: E402
 
 from tests.bench.faults.attempt import Attempt, Place, shared_memory, until  # noqa: E402
 from tests.bench.faults.jobs import JOBS, SET, Job, undated, write_base  # noqa: E402
@@ -245,8 +245,7 @@ def markdown(outcomes: list[dict], line: str) -> str:
 @contextmanager
 def opened(folder: Path, seed: int) -> Iterator[Bench]:
     """Open the bench of a folder, with its Hub, and what forks commands."""
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):  # which a shell's `&` and nohup let processes ignore
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    hear_signals()
     with HubServer() as hub:
         hub.add_user("alice")
         hub.add_user("bob")

@@ -29,13 +29,22 @@ from tests.bench.faults.jobs import JOBS
 
 NAMES = ["rded of two", "reproduce"]
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGQUIT": 131, "SIGKILL": 137}
-MOMENTS = ["loading", "starting", "ranks load", "work", "end"]
+MOMENTS = {  # and how many seconds may pass from there
+    "new": (0.5, 6),  # a new interpreter loads all modules; Python itself shows where it was interrupted before that
+    "loading": (0, 1.5),  # a forked one has them
+    "starting": (0, 0.1),
+    "ranks load": (0, 3),
+    "work": (0, 3),
+    "end": (0, 2),
+}
 PATIENCE = 20  # seconds until all processes have ended, on a machine that does other things
 LINE = "interrupted; the same command goes on where it stopped"
 
 
 def reached(moment: str, attempt: Attempt, place: Place) -> bool:
     """Return whether a command has come so far."""
+    if moment == "new":
+        return "distill_hub.cli" in psutil.Process(attempt.main.pid).cmdline()
     if moment == "loading":
         return place.counter.exists()  # written by what calls the command
     if moment in ("starting", "ranks load"):
@@ -54,11 +63,11 @@ def send(attempt: Attempt, number: int, group: bool) -> None:
 
 def attack(bench: Bench, name: str, place: Place, known: dict, chance: random.Random) -> None:
     """Send a signal, or two, and look at what comes of it."""
-    job, fault, moment = JOBS[name], chance.choice([*SIGNALS, "SIGINT"]), chance.choice(MOMENTS)
+    job, fault, moment = JOBS[name], chance.choice([*SIGNALS, "SIGINT"]), chance.choice([*MOMENTS])
     group, twice, stands = chance.random() < 0.5, chance.random() < 0.3, chance.random() < 0.15
     number = getattr(signal, fault)
-    attempt = Attempt(place, job.words, uuid.uuid4().hex, processes=2)
-    later = chance.uniform(0, {"loading": 1.5, "starting": 0.1, "ranks load": 3, "work": 3, "end": 2}[moment])
+    attempt = Attempt(place, job.words, uuid.uuid4().hex, processes=2, new=moment == "new")
+    later = chance.uniform(*MOMENTS[moment])
     with contextlib.suppress(psutil.NoSuchProcess):
         if until(lambda: reached(moment, attempt, place), attempt):
             time.sleep(later)
