@@ -12,7 +12,8 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
@@ -22,7 +23,7 @@ from distill_hub.ending import OUT_OF_MEMORY, drop, end_on_interrupt, fail, inte
 from distill_hub.kinds import Kind, local_name
 from distill_hub.parsing import read_file, read_yaml
 from distill_hub.starter import end_with_starter
-from distill_hub.text import LONGEST, adapt_streams, complaint, printable, shortened
+from distill_hub.text import LONGEST, adapt_streams, complaint, printable, reason, shortened
 
 
 class Dataclass(Protocol):
@@ -44,6 +45,17 @@ class InputError(ValueError):
     def __init__(self, field: str, value: Any, valid: str):
         self.field, self.value = field, value
         super().__init__(complaint(field, value, valid))
+
+
+@contextmanager
+def refusing(errors: tuple[type[Exception], ...], field: str, value: Any, valid: str) -> Iterator[None]:
+    """Turn what a reader raises for damaged input into an `InputError` whose line ends in what it said."""
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        raise InputError(field, value, f"{valid} ({reason(error)})") from error
 
 
 class HubError(RuntimeError):
@@ -216,12 +228,8 @@ def _plain(value: Any) -> Any:
 
 
 def _read_yaml(file: str, known: Sequence[str]) -> dict[str, Any]:
-    try:
+    with refusing((OSError, ValueError), "config", file, "a readable YAML file is needed"):
         content = read_yaml(read_file(os.path.expanduser(file), _YAML_BYTES).decode(), yaml.BaseLoader)
-    except OSError as error:
-        raise InputError("config", file, f"a readable YAML file is needed ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError("config", file, f"a readable YAML file is needed ({error})") from error
     if not isinstance(content, dict):
         raise InputError("config", file, "the file must hold 'option: value' lines")
     for key in content:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
 from distill_hub.data.images import READABLE, SUFFIXES
 from distill_hub.data.split_names import by_split, is_split_word, split_named
-from distill_hub.text import printable
+from distill_hub.text import few, printable
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 TABLES = (".parquet", ".arrow", ".tar", ".jsonl", ".json", ".csv", ".tsv")  # the first of which there is one is read
@@ -56,10 +56,8 @@ def _is_of_the_system(real: str) -> bool:
 
 
 def _list(source: str, found: Listing, place: str, above: tuple[str, ...]) -> None:
-    try:
+    with refusing((OSError,), "source", source, f"its folder {place or '.'!r} cannot be read"):
         entries = sorted(os.scandir(os.path.join(found.root, place)), key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError("source", source, f"its folder {place or '.'!r} cannot be read ({error.strerror})") from error
     for entry in entries:
         name, path = entry.name, f"{place}{entry.name}"
         if name.startswith(".") or name.lower() in _UNTOLD or name in _UNTOLD_FOLDERS:
@@ -175,8 +173,7 @@ def _classes(source: str, paths: Mapping[str, Sequence[str]]) -> dict[str, str |
                 valid = f"the class {name!r} holds a folder {below!r}: is it a split? Put splits on top: {below}/{name}/..."
                 raise InputError("source", source, valid)
         if len(own) > 1 and "" not in own:
-            some = ", ".join(sorted(own)[:3])
-            valid = f"{name!r} holds images only in folders of its own ({some}): which of them are the classes? "
+            valid = f"{name!r} holds images only in folders of its own ({few(sorted(own))}): which of them are the classes? "
             raise InputError("source", source, valid + "One folder of images for each class is needed")
     return {path: _normal(parts[0]) if len(parts) > 1 else None for path, parts in paths.items()}
 
@@ -233,12 +230,5 @@ def left_out_line(left_out: Mapping[str, Sequence[str]]) -> str:
     """Write what is not used in one line: counts, reasons, and the first names of each."""
     parts = []
     for why, names in left_out.items():
-        some = ", ".join(shortened(name, 130) for name in names[:3]) + (", ..." if len(names) > 3 else "")
-        parts.append(f"{len(names):,} {why} ({some})")
-    return ", ".join(parts)
-
-
-def shortened(text: str, length: int = 60) -> str:
-    """Return a name or a reason as it can be shown in a line: printable, its beginning and end where it is long."""
-    text = printable(text)
-    return text if len(text) <= length else f"{text[: length // 2 - 3]}...{text[-length // 2 :]}"
+        parts.append(f"{len(names):,} {why} ({few(names, 3, 130)})")
+    return printable(", ".join(parts))

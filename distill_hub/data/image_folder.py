@@ -7,9 +7,10 @@ from datasets import Dataset, Features, Image
 
 from distill_hub.config import InputError
 from distill_hub.data.file_facts import read_facts
-from distill_hub.data.folders import Layout, LeftOut, Listing, lay_out, refuse_twins, refuse_unread, shortened
+from distill_hub.data.folders import Layout, LeftOut, Listing, lay_out, refuse_twins, refuse_unread
 from distill_hub.data.metadata import read_labels, refuse_contradiction
 from distill_hub.data.rows import Choose, Opened, Rows
+from distill_hub.text import shortened
 
 
 def open_image_folder(
@@ -88,11 +89,11 @@ def _open(
     paths = [path for images in wanted.values() for path, label in images.items() if label is not None]
     known = dict(zip(paths, read_facts(found.root, paths, quiet=quiet), strict=True))
     if broken := [path for path in paths if known[path].broken]:
-        left_out["broken"] = [f"{shortened(path)}: {known[path].broken}" for path in broken]
+        left_out["broken"] = [f"{shortened(path, 60)}: {known[path].broken}" for path in broken]
     before = wanted[chosen[0]]
     train = {label for path, label in before.items() if label is not None and not known[path].broken}
     if lost := [path for path in broken if path in before and before[path] not in train]:
-        valid = f"no image of class {before[lost[0]]!r} can be used ({shortened(lost[0])}: {known[lost[0]].broken})"
+        valid = f"no image of class {before[lost[0]]!r} can be used ({shortened(lost[0], 60)}: {known[lost[0]].broken})"
         raise InputError("source", source, valid)
     classes = {label for images in layout.splits.values() for label in images.values()}
     refuse_unread("source", source, left_out.get("of other kinds", ()), classes)

@@ -11,6 +11,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from distill_hub.config import InputError
+from distill_hub.text import reason
 
 # Pillow knows many more formats, and starts a program (Ghostscript) to read one of them (EPS).
 CODECS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
@@ -43,7 +44,7 @@ def _opened(data: bytes) -> Iterator[PIL.Image.Image]:
     except PIL.UnidentifiedImageError as error:
         raise ValueError(f"it is not in a format that is read ({READABLE})") from error
     except _BROKEN as error:
-        raise ValueError(" ".join(str(error)[:200].split()) or type(error).__name__) from error
+        raise ValueError(reason(error)) from error
 
 
 def size_of(data: bytes) -> tuple[int, int]:

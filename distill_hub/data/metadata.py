@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from distill_hub.config import InputError
 from distill_hub.data.rows import LABEL_COLUMNS
 from distill_hub.data.split_names import is_split_word
+from distill_hub.text import few, reason
 
 _LARGEST = 2**30  # bytes of one file
 
@@ -48,7 +49,7 @@ def read_labels(
                 continue
             field = "label_column" if "file_name" in columns else "source"
             valid = f"{file} needs the column file_name, and one of labels, named with --label_column; it has "
-            raise InputError(field, label_column if field == "label_column" else source, valid + ", ".join(columns[:20]))
+            raise InputError(field, label_column if field == "label_column" else source, valid + few(columns, 20))
         if found not in (None, named[0]):
             raise InputError("label_column", None, f"the metadata files have {found} and {named[0]}; name one")
         (found,) = named
@@ -85,7 +86,7 @@ def _read(source: str, full: str, file: str) -> list[dict[str, Any]]:
                 return [{k: v for k, v in row.items() if k is not None} for row in csv.DictReader(opened, strict=True)]
             rows = [json.loads(line) for line in opened if line.strip()]
     except (OSError, ValueError, csv.Error, pa.ArrowException, RecursionError) as error:
-        raise InputError("source", source, f"{file} cannot be read ({str(error)[:200]})") from error
+        raise InputError("source", source, f"{file} cannot be read ({reason(error)})") from error
     if not all(isinstance(row, dict) for row in rows):
         raise InputError("source", source, f"{file} must hold one JSON object in each line")
     return rows

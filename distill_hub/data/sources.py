@@ -14,7 +14,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
 from distill_hub.data.classes import SourceClass, imagenet_classes, is_imagenet
 from distill_hub.data.folders import LeftOut, left_out_line, list_folder
 from distill_hub.data.image_folder import open_image_folder
@@ -201,10 +201,8 @@ def _hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
     """Split off a share (or an integer number) of the rows as test split, stratified with seed 0."""
     from sklearn.model_selection import train_test_split
 
-    try:
+    with refusing((ValueError,), "test_fraction", fraction, "the training split must allow it"):
         train, test = train_test_split(range(len(whole)), test_size=fraction, stratify=whole.labels, random_state=0)
-    except ValueError as error:
-        raise InputError("test_fraction", fraction, f"the training split must allow it ({error})") from error
     return whole.select(sorted(train), whole.name), whole.select(sorted(test), "test")
 
 

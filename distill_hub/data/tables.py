@@ -20,13 +20,14 @@ from datasets.utils.metadata import MetadataConfigs
 from fsspec.utils import glob_translate
 from huggingface_hub import DatasetCard, HfApi
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
 from distill_hub.data.folders import METADATA, TABLES, LeftOut, Listing, lay_out
 from distill_hub.data.images import SUFFIXES
 from distill_hub.data.rows import Choose, Opened, Rows, holds_labels
 from distill_hub.data.rows import image_column as find_image_column
 from distill_hub.data.rows import label_column as find_label_column
 from distill_hub.data.split_names import by_split, split_named
+from distill_hub.text import few, reason
 
 _BUILDERS = {
     ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".jsonl": "json", ".json": "json", ".csv": "csv",
@@ -60,7 +61,7 @@ def read_card(source: str, root: str) -> tuple[MetadataConfigs, DatasetInfosDict
         data = DatasetCard(text).data
         return MetadataConfigs.from_dataset_card_data(data), DatasetInfosDict.from_dataset_card_data(data)
     except _BROKEN as error:
-        raise InputError("source", source, f"its README.md cannot be read ({_reason(error)})") from error
+        raise InputError("source", source, f"its README.md cannot be read ({reason(error)})") from error
 
 
 def choose_config(source: str, configs: Mapping[str, Any], default: str | None, wanted: str | None) -> str | None:
@@ -100,7 +101,7 @@ def card_splits(source: str, config: Mapping[str, Any], names: Collection[str]) 
         matched = [re.compile(glob_translate(pattern)).match for pattern in full]
         own = [name for name in names if any(match(name) for match in matched)]
         if not own:
-            valid = f"its card says that split {split!r} is {', '.join(patterns)[:100]}, but the folder holds no such file"
+            valid = f"its card says that split {split!r} is {few(patterns)}, but the folder holds no such file"
             raise InputError("source", source, valid)
         for name in own:
             if owner.setdefault(name, split) != split:
@@ -124,7 +125,7 @@ def table_splits(source: str, names: Sequence[str], named: Collection[str | None
     if folders := sorted({parts[0] for parts in paths.values() if len(parts) > 1}):
         splits = by_split(source, folders, named)
         if splits is None or any(len(parts) == 1 for parts in paths.values()):
-            valid = f"its tables lie in {', '.join(folders[:5])}, which are not all splits; name one of these folders"
+            valid = f"its tables lie in {few(folders)}, which are not all splits; name one of these folders"
             raise InputError("source", source, valid)
         for name, parts in paths.items():
             result.setdefault(splits[parts[0]], []).append(name)
@@ -172,7 +173,7 @@ def open_tables(
     suffixes = {os.path.splitext(name)[1].lower() for name in tables}
     suffix = next((suffix for suffix in TABLES if suffix in suffixes), None)
     if suffix is None or not suffixes <= {*TABLES}:
-        raise InputError("source", source, f"tables or images are needed; its card names {', '.join(tables[:3])}")
+        raise InputError("source", source, f"tables or images are needed; its card names {few(tables)}")
     read = [name for name in tables if name.lower().endswith(suffix)]
     left_out: LeftOut = {why: list(names) for why, names in found.left_out.items()}
     if others := [*found.images, *(name for name in tables if name not in set(read))]:
@@ -205,10 +206,8 @@ def _refuse_contradiction(source: str, root: str, files: Sequence[str], card: Fe
     }
     for file in files:
         name = os.path.relpath(file, root)
-        try:
+        with refusing(_BROKEN, "source", source, f"{name} cannot be read"):
             features = Features.from_arrow_schema(pq.read_schema(file))
-        except _BROKEN as error:
-            raise InputError("source", source, f"{name} cannot be read ({_reason(error)})") from error
         for column, feature in features.items():
             kind, other = first.setdefault(column, (_named(feature), name))
             if _named(feature) != kind and (other != "its card" or isinstance(_named(feature), list)):
@@ -342,9 +341,5 @@ def _reading(source: str) -> Iterator[None]:
         raise InputError("source", source, _UNREACHED.format(error)) from error
     except _BROKEN as error:
         raise InputError(
-            "source", source, f"a dataset with images is needed ({_reason(error.__cause__ or error)})"
+            "source", source, f"a dataset with images is needed ({reason(error.__cause__ or error)})"
         ) from error
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

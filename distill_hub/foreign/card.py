@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from distill_hub.foreign.layout import refusal
+from distill_hub.text import reason
 
 CARD = "README.md"
 CARD_BYTES = 5_000_000
@@ -90,8 +91,7 @@ def read_card(location: str, text: bytes) -> Card:
             raise ValueError("its configs name a split twice")
         return Card(dict(splits), dict(_class_names(facts.get("dataset_info"))))
     except _ERRORS as error:
-        why = " ".join(str(error)[:150].split())
-        raise refusal(location, f"the YAML of its {CARD} cannot be read ({why})") from error
+        raise refusal(location, f"the YAML of its {CARD} cannot be read ({reason(error)})") from error
 
 
 def _splits(configs: Any) -> Iterable[tuple[tuple[str, str], list[str]]]:

@@ -11,6 +11,7 @@ from distill_hub.data.classes import imagenet_classes
 from distill_hub.data.known import KNOWN
 from distill_hub.foreign.contents import MAX_ROWS, read_file
 from distill_hub.parsing import read_json
+from distill_hub.text import reason
 
 CLASSES = (
     "a file of one class name or wnid per line in label order, or of JSON (a list, id2label or label2id), a comma-separated "
@@ -51,10 +52,8 @@ def _of_file(classes: str) -> list[str]:
             raise ValueError("it is neither UTF-8 nor UTF-16 with a mark of its byte order")
         names = _of_json(read_json(text)) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
     except (ValueError, RecursionError) as error:  # of a text's encoding, too
-        why = " ".join(str(error)[:150].split())
-        raise InputError(
-            "classes", classes, f"the file cannot be read as text, or as JSON ({why}); valid: {CLASSES}"
-        ) from error
+        valid = f"the file cannot be read as text, or as JSON ({reason(error)}); valid: {CLASSES}"
+        raise InputError("classes", classes, valid) from error
     if not names:
         raise InputError("classes", classes, f"the file cannot be read: it is empty; valid: {CLASSES}")
     return names

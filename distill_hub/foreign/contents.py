@@ -2,8 +2,8 @@
 
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
 from distill_hub.data.images import MAX_SIDE, decode, square
-from distill_hub.foreign.layout import few, refusal
-from distill_hub.text import printable
+from distill_hub.foreign.layout import refusal
+from distill_hub.text import few, printable
 
 MAX_ROWS = 10_000_000
 MAX_BYTES = 64 * 2**30  # decoded or unpacked: eight times ImageNet-1K at IPC 50 and 224 px
@@ -42,16 +42,9 @@ class ForeignSet:
         return printable(f"Not used, {count:,} of its files: {few(self.unused)}") if count else None
 
 
-@contextmanager
-def reading(location: str, what: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn what a reader raises for a damaged file into one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except errors as error:
-        why = str(error)[:200] if isinstance(error, OSError | ValueError | RuntimeError) else type(error).__name__
-        raise refusal(location, f"{what} cannot be read ({why or type(error).__name__})") from error
+def reading(location: str, what: str, errors: tuple[type[Exception], ...]) -> AbstractContextManager[None]:
+    """Turn what a reader raises for a damaged file into one line; see `refusing`."""
+    return refusing(errors, "distilled set", location, f"{what} cannot be read")
 
 
 def read_file(location: str, path: Path, name: str, limit: int) -> bytes:

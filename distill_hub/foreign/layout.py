@@ -10,6 +10,7 @@ from distill_hub.artifact.find import Found
 from distill_hub.config import InputError
 from distill_hub.data.images import SUFFIXES as PICTURES
 from distill_hub.data.split_names import WORDS
+from distill_hub.text import few
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npy", ".npz")  # of tensors
 METADATA = ("metadata.csv", "metadata.jsonl")  # of an image folder: a file name and a label per row
@@ -26,13 +27,6 @@ Groups = Mapping[tuple[str, ...], Sequence[str]]  # file names by where they lie
 def refusal(location: str, why: str) -> InputError:
     """Return the error that refuses a set, for the caller to raise."""
     return InputError("distilled set", location, why)
-
-
-def few(names: Iterable[str]) -> str:
-    """Return the first of some names, for a message."""
-    names = list(names)
-    shown = ", ".join(name if len(name) <= 60 else f"{name[:57]}..." for name in names[:5])
-    return (shown or "nothing") + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def check_layout(found: Found, data_dir: str | None) -> None:

@@ -27,7 +27,8 @@ from distill_hub.foreign.contents import (
     numbered,
     reading,
 )
-from distill_hub.foreign.layout import METADATA, few, refusal
+from distill_hub.foreign.layout import METADATA, refusal
+from distill_hub.text import few
 
 LABEL_COLUMNS = ("label", "labels", "class_id", "class", "target", "fine_label")
 # What the reader raises for a damaged archive, or for one made to confuse it.

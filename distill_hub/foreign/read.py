@@ -28,7 +28,6 @@ from distill_hub.foreign.layout import (
     PICTURES,
     READABLE,
     choose,
-    few,
     files_below,
     find_pair,
     layout_of,
@@ -49,6 +48,7 @@ from distill_hub.foreign.tensors import (
     parse_normalisation,
 )
 from distill_hub.hub import RemoteSet, check_repo_id, fetch, look
+from distill_hub.text import few
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
 from distill_hub.networks.configs import Own, ShardIndex
-from distill_hub.text import printable
+from distill_hub.text import printable, reason
 
 MAX_BYTES = 2**25  # of a JSON file
 # What timm, transformers and diffusers raise for a configuration, or weights, that they cannot build a network from.
@@ -87,19 +87,10 @@ def building(field: str, name: str, valid: str) -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
-        yield
-    except InputError:
-        raise
-    except _UNBUILT as error:
-        raise InputError(field, name, f"{valid} ({reason(error)})") from error
+        with refusing(_UNBUILT, field, name, valid):
+            yield
     finally:
         logging.disable(before)
-
-
-def reason(error: BaseException) -> str:
-    """Return what an error says, in one line of at most 200 characters."""
-    text = printable(" ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def check_weights(folder: Path, stem: str, field: str, name: str) -> None:
