@@ -1,11 +1,9 @@
 """What every format of a foreign set has in common: the result, its limits, and the reading of files and images."""
 
 import re
-import stat
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,31 +43,6 @@ class ForeignSet:
 def reading(location: str, what: str, errors: tuple[type[Exception], ...]) -> AbstractContextManager[None]:
     """Turn what a reader raises for a damaged file into one line; see `refusing`."""
     return refusing(errors, "distilled set", location, f"{what} cannot be read")
-
-
-def read_file(location: str, path: Path, name: str, limit: int) -> bytes:
-    """Return the bytes of a file, once it is known to be one, and of a size that such files have.
-
-    Raises:
-        InputError: For a pipe, a device, or more than `limit` bytes; or when it cannot be read.
-    """
-    with reading(location, name, (OSError,)):
-        check_file(location, path, name, limit)
-        return path.read_bytes()
-
-
-def check_file(location: str, path: Path, name: str, limit: int) -> None:
-    """Check that a path is a regular file of at most `limit` bytes: nothing waits for a pipe or unrolls a sparse file.
-
-    Raises:
-        InputError: When it is not.
-        OSError: When there is none.
-    """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise refusal(location, f"{name} is no regular file")
-    if found.st_size > limit:
-        raise refusal(location, f"{name} has {found.st_size:,} bytes; at most {limit:,} are read")
 
 
 def natural(name: str) -> tuple:

@@ -21,7 +21,7 @@ from distill_hub.data.metadata import refuse_contradiction
 from distill_hub.data.sources import Source
 from distill_hub.foreign.card import CARD, CARD_BYTES, Card, read_card
 from distill_hub.foreign.class_files import CLASSES, names_in
-from distill_hub.foreign.contents import MAX_ENTRY_BYTES, MAX_ROWS, ForeignSet, read_file
+from distill_hub.foreign.contents import MAX_ENTRY_BYTES, MAX_ROWS, ForeignSet, reading
 from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.layout import (
     METADATA,
@@ -48,6 +48,7 @@ from distill_hub.foreign.tensors import (
     parse_normalisation,
 )
 from distill_hub.hub import RemoteSet, check_repo_id, fetch, look
+from distill_hub.parsing import read_file
 from distill_hub.text import few
 
 
@@ -180,7 +181,8 @@ def _of_folder(
         return base / prefix / name
 
     def read(name: str, limit: int) -> bytes:
-        return read_file(location, path(name), name, limit)
+        with reading(location, name, (OSError, ValueError)):
+            return read_file(path(name), limit)
 
     files = _Files(location, names, make_ready, read, path, given["data_dir"], given["split"])
     if layout == "tables":

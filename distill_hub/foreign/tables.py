@@ -1,6 +1,5 @@
 """Foreign sets in parquet files, whoever wrote them: with `datasets`, pandas or anything else."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from distill_hub.foreign.contents import (
     MAX_ENTRY_BYTES,
     MAX_ROWS,
     ForeignSet,
-    check_file,
     check_labels,
     decoded,
     numbered,
@@ -27,6 +25,7 @@ from distill_hub.foreign.contents import (
 from distill_hub.foreign.labels import LabelKind, hard_labels, probabilities
 from distill_hub.foreign.layout import refusal
 from distill_hub.foreign.pictures import LABEL_COLUMNS
+from distill_hub.parsing import check_file, read_json
 
 _IMAGE_COLUMNS = ("image", "img", "images")
 _SOFT_LABELS = ("soft_labels", "soft_label")
@@ -120,9 +119,11 @@ def from_tables(
 
 
 def _open(location: str, files: Sequence[Path]) -> _Tables:
+    for file in files:
+        with reading(location, file.name, (OSError, ValueError)):
+            check_file(file, MAX_BYTES)
     with reading(location, "parquet", _PARQUET):
         for file in files:
-            check_file(location, file, file.name, MAX_BYTES)
             read_columns(file, ())  # a damaged footer ends here, not in PyArrow
         footers = [pq.read_metadata(file) for file in files]
         schemas = [footer.schema.to_arrow_schema() for footer in footers]
@@ -139,7 +140,7 @@ def _open(location: str, files: Sequence[Path]) -> _Tables:
 
 def _described(schema: pa.Schema) -> dict[str, dict]:
     text = (schema.metadata or {}).get(b"huggingface")
-    columns = json.loads(text)["info"]["features"] if text else {}
+    columns = read_json(text)["info"]["features"] if text else {}
     return {name: kind for name, kind in columns.items() if isinstance(kind, dict)}
 
 
