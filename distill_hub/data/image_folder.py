@@ -5,11 +5,12 @@ from collections.abc import Collection, Iterable, Mapping
 
 from datasets import Dataset, Features, Image
 
-from distill_hub.config import InputError
-from distill_hub.data.file_facts import read_facts
+from distill_hub.config import InputError, refusing
+from distill_hub.data.file_facts import LARGEST, read_facts
 from distill_hub.data.folders import Layout, LeftOut, Listing, lay_out, refuse_twins, refuse_unread
-from distill_hub.data.metadata import read_labels, refuse_contradiction
+from distill_hub.data.metadata import of_one_kind, read_labels
 from distill_hub.data.rows import Choose, Opened, Rows
+from distill_hub.parsing import read_file
 from distill_hub.text import shortened
 
 
@@ -44,11 +45,11 @@ def open_image_folder(
     left_out: LeftOut = {why: list(names) for why, names in found.left_out.items()}
     column, labels = "label", None
     if found.metadata:
-        flat = not any("/" in path for path in found.images)
-        needed = flat or label_column not in (None, "label")
-        if read := read_labels(source, found.root, found.metadata, label_column, needed=needed):
-            column, labels = read
-            refuse_contradiction("source", source, labels)
+        files = ((name, _metadata(source, found.root, name)) for name in found.metadata)
+        if read := read_labels("source", source, found.images, files, "label_column", label_column):
+            column, by_file = read
+            merged = {path: label for own in by_file.values() for path, label in own.items()}
+            labels = dict(zip(merged, of_one_kind(merged.values()), strict=True))
     elif label_column not in (None, "label"):
         raise InputError("label_column", label_column, "a folder of images without metadata has the columns image and label")
     layout = lay_out(source, found, named, given=given, by_folder=labels is None)
@@ -56,13 +57,16 @@ def open_image_folder(
     if labels is not None:
         layout = _labelled(layout, labels)
     elif found.metadata:
-        if len({label for images in layout.splits.values() for label in images.values()}) < 2:
-            read_labels(source, found.root, found.metadata, label_column, needed=True)  # says what they lack
         layout.left_out["that give no labels"] = found.metadata
     if found.tables:
         layout.left_out.setdefault("of other kinds", []).extend(found.tables)
     refuse_twins(source, found.root, layout)
     return _open(source, found, layout, choose(list(layout.splits)), column, by_name=labels is None, quiet=quiet)
+
+
+def _metadata(source: str, root: str, name: str) -> bytes:
+    with refusing((OSError, ValueError), "source", source, f"{name} cannot be read"):
+        return read_file(os.path.join(root, name), LARGEST)
 
 
 def _labelled(layout: Layout, labels: Mapping) -> Layout:

@@ -11,7 +11,7 @@ from distill_hub.data.file_facts import Facts
 from distill_hub.data.folders import LeftOut
 from distill_hub.text import few
 
-LABEL_COLUMNS = ("label", "labels", "class_id", "class", "target", "cls")
+LABEL_COLUMNS = ("label", "labels", "class_id", "class", "target", "cls", "fine_label")
 Choose = Callable[[Sequence[str]], list[str]]  # of the splits that there are, those to open
 
 

@@ -13,7 +13,6 @@ from distill_hub.data.split_names import WORDS
 from distill_hub.text import few
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npy", ".npz")  # of tensors
-METADATA = ("metadata.csv", "metadata.jsonl")  # of an image folder: a file name and a label per row
 MOST_FILES, MOST_FOLDERS = 1_000_000, 100_000
 READABLE = (
     "readable are parquet files and image folders (<class>/<file>.png), here or on the Hub; and here also a .zip of an image"

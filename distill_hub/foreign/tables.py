@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET, Column, read_columns, rows_at_a_time
 from distill_hub.config import InputError
+from distill_hub.data.rows import LABEL_COLUMNS
 from distill_hub.foreign.contents import (
     MAX_BYTES,
     MAX_ENTRY_BYTES,
@@ -24,7 +25,6 @@ from distill_hub.foreign.contents import (
 )
 from distill_hub.foreign.labels import LabelKind, hard_labels, probabilities
 from distill_hub.foreign.layout import refusal
-from distill_hub.foreign.pictures import LABEL_COLUMNS
 from distill_hub.parsing import check_file, read_json
 
 _IMAGE_COLUMNS = ("image", "img", "images")

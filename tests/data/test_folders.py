@@ -308,6 +308,7 @@ def test_metadata_jsonl_by_split_with_a_column_of_another_name(root, capsys):
     ("rows", "head", "words"),
     [
         (["0.png,a"], "name,label", "needs the column file_name"),
+        (["0.png,a,x"], "file_name,label,class", "named with --label_column; it has file_name, label, class"),
         (["0.png,a"], "file_name,text", "named with --label_column; it has file_name, text"),
         (["0.png,a", "0.png,b"], "file_name,label", "gives '0.png' two labels"),
         (["a/0.png,b", "b/0.png,a"], "file_name,label", "'a/0.png' lies in a folder of the class 'a'"),
@@ -317,6 +318,15 @@ def test_metadata_jsonl_by_split_with_a_column_of_another_name(root, capsys):
 def test_metadata_that_cannot_be_used(root, rows, head, words):
     labelled(root, rows, head=head)
     assert words in refused(root, test_fraction=0.5)
+
+
+def test_labels_are_of_one_kind_in_all_metadata(root):
+    for split, names, first in (("train", "12", 0), ("test", "1x", 10)):
+        put(root, *(f"{split}/{j}.png" for j in range(2)), first=first)
+        rows = [f"{j}.png,{names[j]}" for j in range(2)]
+        (root / split / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    source = load_source(str(root))
+    assert source.class_names == ["1", "2"] and (reds(source.test), source.test.labels.tolist()) == ([10], [0])
 
 
 def test_metadata_without_labels_leaves_the_class_folders(root, capsys):

@@ -155,17 +155,29 @@ def test_numbers_of_a_list_have_no_names(listed):
     check(read_foreign(str(listed("metadata.jsonl", rows))), images=PLANES[[2, 1, 0]], labels=[0, 1, 2])
 
 
+def test_lists_beside_folders_of_classes(image_folder):
+    folder = image_folder({f"{name}/{i}.png": PIXELS[i] for i, name in enumerate("ab")})
+    whole = {"images": PLANES[:2], "labels": [0, 1], "names": ["a", "b"]}
+    for text in ("epoch,loss\n1,0.5\n", "file_name,caption\na/0.png,nice\n", "file_name,label\na\\0.png,a\nb\\1.png,b\n"):
+        (folder / "metadata.csv").write_text(text)
+        check(read_foreign(str(folder)), **whole)
+    (folder / "metadata.jsonl").write_text('{"file_name": "a/0.png", "label": "b"}')
+    assert "metadata.jsonl gives 'a/0.png' two labels, 'a' and 'b'" in str(refusal(folder))
+    (folder / "metadata.csv").write_text("file_name,label,class\na/0.png,a,x\n")
+    assert "named with --set_label_column; it has file_name, label, class" in str(refusal(folder))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "file_name"),
-        ("name,label\n0.png,a\n", "no column file_name"),
+        ("name,label\n0.png,a\n", "needs the column file_name"),
         ("file_name,label\n9.png,a\n", "not there: train/9.png"),
         ("file_name,label\n../../etc/passwd,a\n", "not there"),
-        ("file_name,label\n0.png,a\n0.png,b\n", "twice"),
-        ("file_name,label\n0.png,\n", "in every row"),
+        ("file_name,label\n0.png,a\n0.png,b\n", "gives 'train/0.png' two labels"),
+        ("file_name,label\n0.png,\n", "no label to train/0.png"),
         ("file_name,label,class\n0.png,a,a\n", "--set_label_column"),
-        ("file_name,caption\n0.png,nice\n", "in no folder named by their class"),
+        ("file_name,caption\n0.png,nice\n", "named with --set_label_column; it has file_name, caption"),
     ],
 )
 def test_lists_that_are_refused(listed, text, message):
