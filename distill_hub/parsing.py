@@ -14,6 +14,7 @@ import yaml
 
 from distill_hub.text import shortened
 
+CARD_BYTES = 10_000_000  # of a README.md: room for the names of 100,000 classes
 DEEPEST = 40  # lists and mappings within each other
 
 
@@ -147,9 +148,9 @@ def front_matter(text: str) -> tuple[dict[str, Any], str]:
         ValueError: When the block cannot be read, or holds no 'key: value' lines.
     """
     text = text.replace("\r\n", "\n")
-    if not (found := re.match(r"---\n(.*?)\n---[ ]*\n?(.*)", text, re.DOTALL)):
+    if not (found := re.match(r"---\n(.*?)^---[ ]*(?:\n|\Z)(.*)", text, re.DOTALL | re.MULTILINE)):
         return {}, text
-    data = read_yaml(found[1])
+    data = read_yaml(found[1]) or {}
     if not isinstance(data, dict):
         raise ValueError("it must hold 'key: value' lines")
     return data, found[2]

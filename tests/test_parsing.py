@@ -73,6 +73,9 @@ def test_yaml_that_runs_code_or_holds_no_date_is_refused():
 
 def test_front_matter():
     assert front_matter("---\r\na: 1\r\n---\r\n# T\r\n") == ({"a": 1}, "# T\n")
+    assert front_matter("---\n---\n# T\n\n---\n") == ({}, "# T\n\n---\n")
+    assert front_matter("---\na: 1\n---x\n") == ({}, "---\na: 1\n---x\n")
+    assert front_matter("---\na: 1\n---") == ({"a": 1}, "")
     assert front_matter("# T\n---\n") == ({}, "# T\n---\n")
     for block in ("- a", "a: &x 1\nb: *x", "a: 1\na: 2"):
         with pytest.raises(ValueError):

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from distill_hub.config import InputError, refusing
 from distill_hub.data.images import READABLE, SUFFIXES
 from distill_hub.data.split_names import by_split, is_split_word, split_named
+from distill_hub.parsing import read_file
 from distill_hub.text import few, printable
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -91,6 +92,16 @@ def _list(source: str, found: Listing, place: str, above: tuple[str, ...]) -> No
                 found.left_out["of other kinds"].append(path)
     if len(found.images) + sum(map(len, found.left_out.values())) > _MOST:
         raise InputError("source", source, f"more than {_MOST:,} files lie in it")
+
+
+def read_inside(source: str, root: str, name: str, most_bytes: int) -> bytes:
+    """Read one file of a folder; see `read_file`.
+
+    Raises:
+        InputError: When it cannot be read.
+    """
+    with refusing((OSError, ValueError), "source", source, f"{name} cannot be read"):
+        return read_file(os.path.join(root, name), most_bytes)
 
 
 @dataclass(frozen=True)

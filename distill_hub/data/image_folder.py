@@ -5,12 +5,11 @@ from collections.abc import Collection, Iterable, Mapping
 
 from datasets import Dataset, Features, Image
 
-from distill_hub.config import InputError, refusing
+from distill_hub.config import InputError
 from distill_hub.data.file_facts import LARGEST, read_facts
-from distill_hub.data.folders import Layout, LeftOut, Listing, lay_out, refuse_twins, refuse_unread
+from distill_hub.data.folders import Layout, LeftOut, Listing, lay_out, read_inside, refuse_twins, refuse_unread
 from distill_hub.data.metadata import of_one_kind, read_labels
 from distill_hub.data.rows import Choose, Opened, Rows
-from distill_hub.parsing import read_file
 from distill_hub.text import shortened
 
 
@@ -45,7 +44,7 @@ def open_image_folder(
     left_out: LeftOut = {why: list(names) for why, names in found.left_out.items()}
     column, labels = "label", None
     if found.metadata:
-        files = ((name, _metadata(source, found.root, name)) for name in found.metadata)
+        files = ((name, read_inside(source, found.root, name, LARGEST)) for name in found.metadata)
         if read := read_labels("source", source, found.images, files, "label_column", label_column):
             column, by_file = read
             merged = {path: label for own in by_file.values() for path, label in own.items()}
@@ -62,11 +61,6 @@ def open_image_folder(
         layout.left_out.setdefault("of other kinds", []).extend(found.tables)
     refuse_twins(source, found.root, layout)
     return _open(source, found, layout, choose(list(layout.splits)), column, by_name=labels is None, quiet=quiet)
-
-
-def _metadata(source: str, root: str, name: str) -> bytes:
-    with refusing((OSError, ValueError), "source", source, f"{name} cannot be read"):
-        return read_file(os.path.join(root, name), LARGEST)
 
 
 def _labelled(layout: Layout, labels: Mapping) -> Layout:

@@ -2,25 +2,17 @@
 
 import glob
 import os
-import re
-import tarfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from datasets import ClassLabel, Dataset, DatasetBuilder, Features, Image, load_dataset_builder
-from datasets.data_files import sanitize_patterns
-from datasets.exceptions import DatasetsError
-from datasets.info import DatasetInfosDict
 from datasets.load import dataset_module_factory
-from datasets.utils.metadata import MetadataConfigs
-from fsspec.utils import glob_translate
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import HfApi
 
 from distill_hub.config import InputError, refusing
+from distill_hub.data.card import BROKEN
 from distill_hub.data.folders import METADATA, TABLES, LeftOut, Listing, lay_out
 from distill_hub.data.images import SUFFIXES
 from distill_hub.data.rows import Choose, Opened, Rows, holds_labels
@@ -37,31 +29,6 @@ _BUILDERS = {
 _READ = {*_BUILDERS.values(), "imagefolder", "cache"}
 _UNTOLD = ("state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "config.json")
 _UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot be reached ({})"
-# What `datasets` raises for files, cards and tables that are damaged, missing or not what it expects.
-_BROKEN = (
-    *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, RecursionError, OverflowError),
-    *(AssertionError, pa.ArrowException, DatasetsError, yaml.YAMLError, tarfile.TarError),
-)
-
-
-def read_card(source: str, root: str) -> tuple[MetadataConfigs, DatasetInfosDict]:
-    """Read the configurations, and what is on record of them, from the card of a local dataset.
-
-    Raises:
-        InputError: When it cannot be read.
-    """
-    file = os.path.join(root, "README.md")
-    try:
-        if not os.path.isfile(file):
-            return MetadataConfigs(), DatasetInfosDict()
-        with open(file, encoding="utf-8") as opened:
-            text = opened.read(2**24)
-        if not text.lstrip("\ufeff").startswith("---"):
-            return MetadataConfigs(), DatasetInfosDict()
-        data = DatasetCard(text).data
-        return MetadataConfigs.from_dataset_card_data(data), DatasetInfosDict.from_dataset_card_data(data)
-    except _BROKEN as error:
-        raise InputError("source", source, f"its README.md cannot be read ({reason(error)})") from error
 
 
 def choose_config(source: str, configs: Mapping[str, Any], default: str | None, wanted: str | None) -> str | None:
@@ -78,36 +45,6 @@ def choose_config(source: str, configs: Mapping[str, Any], default: str | None, 
     if (wanted or default) is None:
         raise InputError("source", source, f"it has several configurations; pass one with --source_config: {listed}")
     return wanted or default
-
-
-def card_splits(source: str, config: Mapping[str, Any], names: Collection[str]) -> dict[str, list[str]] | None:
-    """Return the files of each split that a configuration in a card names; None when it names none.
-
-    Args:
-        source: What the user calls it.
-        config: The configuration, as the card has it.
-        names: Files of the folder, as paths from it: no others are ever read.
-
-    Raises:
-        InputError: When a split is empty, or a file is in two of them.
-    """
-    if config.get("data_files") is None:
-        return None
-    folder = config.get("data_dir")
-    result: dict[str, list[str]] = {}
-    owner: dict[str, str] = {}
-    for split, patterns in sanitize_patterns(config["data_files"]).items():
-        full = [os.path.normpath(os.path.join(folder or "", pattern)) for pattern in patterns]
-        matched = [re.compile(glob_translate(pattern)).match for pattern in full]
-        own = [name for name in names if any(match(name) for match in matched)]
-        if not own:
-            valid = f"its card says that split {split!r} is {few(patterns)}, but the folder holds no such file"
-            raise InputError("source", source, valid)
-        for name in own:
-            if owner.setdefault(name, split) != split:
-                raise InputError("source", source, f"its card puts {name!r} into two splits, {owner[name]!r} and {split!r}")
-        result[split] = own
-    return result
 
 
 def table_splits(source: str, names: Sequence[str], named: Collection[str | None]) -> dict[str, list[str]]:
@@ -206,7 +143,7 @@ def _refuse_contradiction(source: str, root: str, files: Sequence[str], card: Fe
     }
     for file in files:
         name = os.path.relpath(file, root)
-        with refusing(_BROKEN, "source", source, f"{name} cannot be read"):
+        with refusing(BROKEN, "source", source, f"{name} cannot be read"):
             features = Features.from_arrow_schema(pq.read_schema(file))
         for column, feature in features.items():
             kind, other = first.setdefault(column, (_named(feature), name))
@@ -339,7 +276,7 @@ def _reading(source: str) -> Iterator[None]:
         raise
     except ConnectionError as error:
         raise InputError("source", source, _UNREACHED.format(error)) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise InputError(
             "source", source, f"a dataset with images is needed ({reason(error.__cause__ or error)})"
         ) from error

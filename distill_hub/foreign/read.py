@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from distill_hub.config import InputError
+from distill_hub.data.card import CARD, read_card
 from distill_hub.data.classes import find_classes, places_of
 from distill_hub.data.folders import METADATA, refuse_unread
 from distill_hub.data.images import MAX_SIDE
 from distill_hub.data.metadata import read_labels
 from distill_hub.data.sources import Source
-from distill_hub.foreign.card import CARD, CARD_BYTES, Card, read_card
+from distill_hub.foreign.card import recorded_groups, recorded_names
 from distill_hub.foreign.class_files import CLASSES, names_in
 from distill_hub.foreign.contents import MAX_ENTRY_BYTES, MAX_ROWS, ForeignSet, reading
 from distill_hub.foreign.labels import LabelKind
@@ -47,7 +48,7 @@ from distill_hub.foreign.tensors import (
     parse_normalisation,
 )
 from distill_hub.hub import RemoteSet, check_repo_id, fetch, look
-from distill_hub.parsing import read_file
+from distill_hub.parsing import CARD_BYTES, read_file
 from distill_hub.text import few
 
 
@@ -73,13 +74,11 @@ class _Files:
     data_dir: str | None
     split: str | None
 
-    @property
-    def card(self) -> Card:
-        """What the set's README.md says of its files."""
-        if CARD not in self.names:
-            return Card()
-        self.fetch([CARD])
-        return read_card(self.location, self.read(CARD, CARD_BYTES))
+    def card(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Read what the set's README.md says of its files; see `read_card`."""
+        if CARD in self.names:
+            self.fetch([CARD])
+        return read_card("distilled set", self.location, self.read(CARD, CARD_BYTES) if CARD in self.names else b"")
 
 
 def read_foreign(
@@ -204,8 +203,8 @@ def _unused(files: _Files, used: Sequence[str], *more: str) -> list[str]:
 def _of_tables(
     files: _Files, columns: Mapping[str, str | None], image_size: int | None, label_kind: LabelKind | None
 ) -> ForeignSet:
-    card, tables = files.card, of_kind(files.names, ".parquet")
-    recorded = card.groups(files.location, tables)
+    (configs, infos), tables = files.card(), of_kind(files.names, ".parquet")
+    recorded = recorded_groups(files.location, configs, tables)
     groups = recorded or table_groups(tables)
     key = choose(files.location, groups, files.split, files.data_dir, in_folders=not recorded)
     chosen = sorted(groups[key])
@@ -213,7 +212,7 @@ def _of_tables(
     found = from_tables(
         files.location,
         [files.path(name) for name in chosen],
-        lambda column: card.names_of(files.location, column, key[0] if recorded else None),
+        lambda column: recorded_names(files.location, infos, column, key[0] if recorded else None),
         **columns,
         image_size=image_size,
         label_kind=label_kind,
@@ -242,7 +241,7 @@ def _of_pictures(files: _Files, kind: str, image_size: int | None, label_column:
             groups.setdefault(tuple(file.split("/")[:-1]), []).extend(own)
     else:
         groups = picture_groups(location, pictures)
-    recorded = files.card.groups(location, pictures)
+    recorded = recorded_groups(location, files.card()[0], pictures)
     if recorded and not listed:  # the card's splits, of which each may lie in several folders
         key = choose(location, recorded, files.split, files.data_dir, in_folders=False)
         groups = {parts: own for parts, own in groups.items() if set(own) & set(recorded[key])}

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from distill_hub.config import refusing
-from distill_hub.parsing import front_matter, read_file, read_object
+from distill_hub.parsing import CARD_BYTES, front_matter, read_file, read_object
 
 IMAGENET_DIT = "facebook/DiT-XL-2-256"
 # The repository's main branch holds pickled weights only, which are not loaded here; this ref holds them as safetensors.
 IMAGENET_DIT_REVISION = "refs/pr/1"
 TUNING = "tuning.json"  # in the folder of a generator that was fine-tuned: how that was done
-CARD_BYTES = 10_000_000  # room for the names of 100,000 classes
 DIT_LICENSE = "cc-by-nc-4.0"  # of `IMAGENET_DIT`
 
 

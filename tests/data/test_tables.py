@@ -308,6 +308,26 @@ def test_a_card_names_no_files_outside(root, path):
     assert "the folder holds no such file" in refused(folder)
 
 
+@pytest.mark.parametrize("place", ["/etc", "..", "train/../../x", "7", "[a]"])
+def test_a_card_names_no_folder_outside(root, place):
+    folder = pair(root, ["a", "b"] * 2)
+    (root / "README.md").write_text(f"---\nconfigs:\n- config_name: x\n  data_dir: {place}\n---\n")
+    assert "which does not lie in it" in refused(folder)
+
+
+@pytest.mark.parametrize("path", ["[7]", "'[z-a].parquet'", "a**.parquet", "[null, 1.5]"])
+def test_patterns_of_a_card_that_are_none(root, path):
+    folder = pair(root, ["a", "b"] * 2)
+    card(root, ("x", path, "test*"))
+    assert "README.md" in refused(folder) or "holds no such file" in refused(folder)
+
+
+def test_a_configuration_is_named_once(root):
+    folder = pair(root, ["a", "b"] * 2)
+    card(root, ("x", "train*", "test*"), ("x", "test*", "train*"))
+    assert "its configs name a configuration twice" in refused(folder)
+
+
 def test_a_card_puts_no_file_into_two_splits(root):
     folder = pair(root, ["a", "b"] * 2)
     card(root, ("x", "'*.parquet'", "test*"))

@@ -191,7 +191,7 @@ def test_lists_that_are_refused(listed, text, message):
             "[{config_name: d, data_files: [{split: train, path: '*.parquet'}, {split: test, path: b.parquet}]}]",
             "two splits",
         ),
-        ("[{config_name: d, data_files: a.parquet}, {config_name: d, data_files: b.parquet}]", "name a split twice"),
+        ("[{config_name: d, data_files: a.parquet}, {config_name: d, data_files: b.parquet}]", "name a configuration twice"),
     ],
 )
 def test_a_card_that_would_mix_splits(table, configs, words):
