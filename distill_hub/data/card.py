@@ -16,6 +16,7 @@ from fsspec.utils import glob_translate
 
 from distill_hub.config import InputError, refusing
 from distill_hub.parsing import front_matter
+from distill_hub.text import few
 
 CARD = "README.md"
 # What `datasets` raises for files, cards and tables that are damaged, missing or not what it expects.
@@ -41,9 +42,13 @@ def read_card(field: str, name: str, data: bytes) -> tuple[MetadataConfigs, Data
         for key in ("configs", "dataset_info"):  # of two of one name `datasets` takes the last
             listed = content.get(key) if isinstance(content.get(key), list) else []
             names = [one.get("config_name", "default") for one in listed]
-            if len(set(names)) < len(names):
-                raise ValueError(f"its {key} name a configuration twice")
-        return MetadataConfigs.from_dataset_card_data(content), DatasetInfosDict.from_dataset_card_data(content)
+            if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+                raise ValueError(
+                    f"its {key} must name each configuration once, with a text; they are {few(map(str, names))}"
+                )
+        configs = MetadataConfigs.from_dataset_card_data(content)
+        configs.get_default_config_name()  # there may be one
+        return configs, DatasetInfosDict.from_dataset_card_data(content)
 
 
 def card_splits(field: str, name: str, config: Mapping[str, Any], files: Collection[str]) -> dict[str, list[str]] | None:

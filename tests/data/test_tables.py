@@ -322,10 +322,15 @@ def test_patterns_of_a_card_that_are_none(root, path):
     assert "README.md" in refused(folder) or "holds no such file" in refused(folder)
 
 
-def test_a_configuration_is_named_once(root):
+@pytest.mark.parametrize("names", ["xx", "7x", ["[a]", "x"]])
+def test_a_configuration_is_named_once_and_by_a_text(root, names):
     folder = pair(root, ["a", "b"] * 2)
-    card(root, ("x", "train*", "test*"), ("x", "test*", "train*"))
-    assert "its configs name a configuration twice" in refused(folder)
+    card(root, (names[0], "train*", "test*"), (names[1], "test*", "train*"))
+    assert "README.md cannot be read" in refused(folder)
+    (root / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: x, default: yes}\n- {config_name: y, default: yes}\n---\n"
+    )
+    assert "several default configs" in refused(folder)
 
 
 def test_a_card_puts_no_file_into_two_splits(root):

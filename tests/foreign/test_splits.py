@@ -191,7 +191,10 @@ def test_lists_that_are_refused(listed, text, message):
             "[{config_name: d, data_files: [{split: train, path: '*.parquet'}, {split: test, path: b.parquet}]}]",
             "two splits",
         ),
-        ("[{config_name: d, data_files: a.parquet}, {config_name: d, data_files: b.parquet}]", "name a configuration twice"),
+        (
+            "[{config_name: d, data_files: a.parquet}, {config_name: d, data_files: b.parquet}]",
+            "name each configuration once",
+        ),
     ],
 )
 def test_a_card_that_would_mix_splits(table, configs, words):
