@@ -152,6 +152,16 @@ def test_no_file_is_in_two_splits_or_classes(root, link, target):
     assert "are the same file, in two splits or classes" in refused(root)
 
 
+def test_links_that_multiply_are_refused(root, monkeypatch):
+    monkeypatch.setattr("distill_hub.data.folders.MOST_FOLDERS", 100)
+    splits(root, names=["a", "b"])
+    for level in range(10):
+        (root / f"d{level}").mkdir()
+        for side in "ab":
+            os.symlink(f"../d{level + 1}", root / f"d{level}" / side)
+    assert "files or 100 folders" in refused(root)
+
+
 def test_links_in_a_circle_or_to_nothing_are_named(root, capsys):
     splits(root, names=["a", "b"])
     (root / "train" / "a" / "up").symlink_to("..")

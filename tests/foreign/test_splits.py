@@ -5,7 +5,7 @@ import os
 import pytest
 from foreign_files import PIXELS, PLANES, check, encode, refusal
 
-from distill_hub.foreign.layout import MOST_FILES, table_groups
+from distill_hub.foreign.layout import table_groups
 from distill_hub.foreign.read import read_foreign
 
 CONFIGS = """---
@@ -101,17 +101,25 @@ def test_links_are_followed_and_loops_left(image_folder, tmp_path):
     image_folder({"0.png": PIXELS[1]}, "elsewhere")
     os.symlink(tmp_path / "elsewhere", folder / "b")
     os.symlink(folder, folder / "a/up")
-    check(read_foreign(str(folder)), images=PLANES[:2], labels=[0, 1], names=["a", "b"])
+    found = read_foreign(str(folder))
+    check(found, images=PLANES[:2], labels=[0, 1], names=["a", "b"])
+    assert found.unused == ["a/up"]
 
 
 def test_links_that_multiply_are_refused(image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("distill_hub.foreign.layout.MOST_FOLDERS", 100)
+    monkeypatch.setattr("distill_hub.data.folders.MOST_FOLDERS", 100)
     folder = image_folder({"a/0.png": PIXELS[0]})
     for level in range(10):
         (folder / f"d{level}").mkdir()
         for side in "ab":
             os.symlink(f"../d{level + 1}", folder / f"d{level}/{side}")
-    assert "more than 100 folders" in str(refusal(folder)) and MOST_FILES > 100
+    assert "files or 100 folders" in str(refusal(folder))
+
+
+def test_names_that_are_not_utf_8_are_refused(image_folder):
+    folder = image_folder({"a/0.png": PIXELS[0]})
+    (folder / "caf\udce9").mkdir()
+    assert "names that are not UTF-8: caf?; rename" in str(refusal(folder))
 
 
 @pytest.mark.parametrize("name", ["a/1.png", "README.md", "metadata.csv"])
