@@ -8,6 +8,7 @@ import time
 import numpy as np
 import PIL.Image
 import pytest
+from source_files import reds, refused
 
 from distill_hub.config import InputError
 from distill_hub.data import file_facts
@@ -15,11 +16,6 @@ from distill_hub.data.file_facts import read_facts
 from distill_hub.data.folders import left_out_line
 from distill_hub.data.sources import load_source
 from distill_hub.data.split_names import find_split, split_named
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
@@ -39,17 +35,6 @@ def splits(root, **classes):
     for k, name in enumerate(classes["names"]):
         put(root, *(f"train/{name}/{j}.png" for j in range(4)), first=20 * k)
         put(root, *(f"test/{name}/{j}.png" for j in range(2)), first=20 * k + 10)
-
-
-def reds(split):
-    return split.pixels(None, 8)[:, 0, 0, 0].tolist()
-
-
-def refused(root, **options):
-    with pytest.raises(InputError) as caught:
-        load_source(str(root), **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Splits

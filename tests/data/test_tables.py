@@ -1,45 +1,20 @@
 """Tables as sources: splits by name, columns by type, cards, and what a stranger's table may not do."""
 
-import io
-
-import datasets
 import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image
+from source_files import cells, picture, reds, refused, stored, table
 
 from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
 from distill_hub.data.tables import table_splits
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture
 def root(tmp_path):
     return tmp_path / "set"
-
-
-def picture(value):
-    """One colour, told apart by its red value, as PNG."""
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(np.full((8, 8, 3), (value, 0, 7), np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def cells(first=0, count=4):
-    return [{"bytes": picture(first + row), "path": None} for row in range(count)]
-
-
-def table(file, labels, images=None, **more):
-    """Write a parquet file without anything but Arrow's own types."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": cells() if images is None else images, "label": labels, **more}), file)
 
 
 def pair(root, labels, images=None, **more):
@@ -49,21 +24,8 @@ def pair(root, labels, images=None, **more):
 
 
 def named(file, names, first=0):
-    """Write a parquet file as `datasets` does."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
-    Dataset.from_dict({"image": cells(first), "label": [0, 1, 0, 1]}, features=features).to_parquet(str(file))
-
-
-def reds(split):
-    return split.pixels(None, 8)[:, 0, 0, 0].tolist()
-
-
-def refused(root, **options):
-    with pytest.raises(InputError) as caught:
-        load_source(str(root), **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    file.write_bytes(stored(names, first))
 
 
 # Columns

@@ -6,8 +6,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from foreign_files import PIXELS, PLANES, check, encode, listing, refusal
+from foreign_files import PIXELS, PLANES, check, listing, refusal
 from PIL import Image as PILImage
+from source_files import encode
 
 from distill_hub.foreign import contents
 from distill_hub.foreign.read import read_foreign

@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from foreign_files import PIXELS, PLANES, check, encode, refusal
+from foreign_files import PIXELS, PLANES, check, refusal
+from source_files import encode
 
 from distill_hub.foreign.layout import table_groups
 from distill_hub.foreign.read import read_foreign
