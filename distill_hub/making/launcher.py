@@ -48,8 +48,8 @@ def make_command(line: Sequence[str]) -> None:
         settings,
         recipe.description,
         line[1:],
-        f"distill-hub make {recipe.name}",
         light=True,
+        prog=f"distill-hub make {recipe.name}",
         printed_class=recipe.config_class,
         configs=recipes_folder() / "configs",
     )
