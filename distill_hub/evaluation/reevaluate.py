@@ -278,8 +278,9 @@ def evaluate(
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
     how = Request(**training)
-    if foreign.left_out and PartialState().is_main_process:
-        show(foreign.left_out)
+    if PartialState().is_main_process:
+        for line in foreign.remarks:
+            show(line)
     jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), how)
     real = load_source(source, **real)
     own = align(foreign, real, classes)
