@@ -124,7 +124,9 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
 
     location: Location = argument("a distilled set: folder, or id on the Hub")
     revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
-    protocol: ProtocolName | None = option(None, PROTOCOL_HELP + "; default: as the set's record says", common=True)
+    protocol: ProtocolName | None = option(
+        None, PROTOCOL_HELP + "; default: as the set's record says, or quick", common=True
+    )
     students: str | None = option(
         None,
         "student networks, comma-separated: convnet-D, resnetap-10, resnet-18, resnet-18-bn, ..., timm/NAME; "
