@@ -95,7 +95,7 @@ def from_pictures(
         raise refusal(location, "its labels are texts in some rows and numbers in others")
     rows = sorted(range(len(names)), key=lambda row: (labels[row], natural(names[row])))
     # Each image is a file of its own, so that many of them need no more room than they take.
-    images, notes = decoded(location, len(rows), ((names[row], read(names[row])) for row in rows), image_size, MAX_BYTES)
+    images, notes = decoded(location, lambda: ((names[row], read(names[row])) for row in rows), image_size, MAX_BYTES)
     labels = labels[rows]
     check_labels(location, labels, len(images), class_names)
     return ForeignSet(location, images, labels, class_names, None, notes)

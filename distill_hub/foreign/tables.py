@@ -112,9 +112,8 @@ def from_tables(
         soft_labels, notes["soft_labels"] = probabilities(location, matrix, labels, what, label_kind)
     elif label_kind is not None:
         raise InputError("label_kind", label_kind, f"{location} has no soft labels")
-    images, scaled = decoded(
-        location, tables.rows, _cells(tables, image), image_size, sum(file.stat().st_size for file in files)
-    )
+    stored = sum(file.stat().st_size for file in files)
+    images, scaled = decoded(location, lambda: _cells(tables, image), image_size, stored)
     return ForeignSet(location, images, labels, class_names, soft_labels, {**notes, **scaled})
 
 

@@ -50,7 +50,8 @@ def test_splits_are_never_joined(table, names):
     assert error.field == "split" and f"--split: {first}, {second}" in str(error)
     found = read_foreign(str(folder), split=first)
     check(found)
-    assert found.unused == [f"{names[1]}.parquet"] and found.left_out == f"Not used, 1 of its files: {names[1]}.parquet"
+    assert found.unused == [f"{names[1]}.parquet"]
+    assert list(found.remarks) == [f"Not used, 1 of its files: {names[1]}.parquet"]
     assert f"are {first}, {second}" in str(refusal(folder, split="ipc2"))
 
 
