@@ -74,7 +74,7 @@ def main() -> None:
     # Read when `datasets` is loaded. Its bars for copying rows of a source to its cache say nothing of what was asked for.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     run = importlib.import_module(f"distill_hub.commands.{name}").run
-    launch(run, settings_of(name), run.__doc__, words, f"distill-hub {name}", light=True)
+    launch(run, settings_of(name), run.__doc__, words, light=True, prog=f"distill-hub {name}")
 
 
 def command() -> None:

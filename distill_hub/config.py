@@ -12,7 +12,8 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
@@ -22,7 +23,7 @@ from distill_hub.ending import OUT_OF_MEMORY, drop, end_on_interrupt, fail, inte
 from distill_hub.kinds import Kind, local_name
 from distill_hub.parsing import read_file, read_yaml
 from distill_hub.starter import end_with_starter
-from distill_hub.text import LONGEST, adapt_streams, complaint, printable, shortened
+from distill_hub.text import LONGEST, adapt_streams, complaint, printable, reason, shortened
 
 
 class Dataclass(Protocol):
@@ -44,6 +45,17 @@ class InputError(ValueError):
     def __init__(self, field: str, value: Any, valid: str):
         self.field, self.value = field, value
         super().__init__(complaint(field, value, valid))
+
+
+@contextmanager
+def refusing(errors: tuple[type[Exception], ...], field: str, value: Any, valid: str) -> Iterator[None]:
+    """Turn what a reader raises for damaged input into an `InputError` whose line ends in what it said."""
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        raise InputError(field, value, f"{valid} ({reason(error)})") from error
 
 
 class HubError(RuntimeError):
@@ -216,12 +228,8 @@ def _plain(value: Any) -> Any:
 
 
 def _read_yaml(file: str, known: Sequence[str]) -> dict[str, Any]:
-    try:
+    with refusing((OSError, ValueError), "config", file, "a readable YAML file is needed"):
         content = read_yaml(read_file(os.path.expanduser(file), _YAML_BYTES).decode(), yaml.BaseLoader)
-    except OSError as error:
-        raise InputError("config", file, f"a readable YAML file is needed ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError("config", file, f"a readable YAML file is needed ({error})") from error
     if not isinstance(content, dict):
         raise InputError("config", file, "the file must hold 'option: value' lines")
     for key in content:
@@ -288,11 +296,9 @@ def launch(
     config_class: type[Config],
     description: str | None,
     argv: Sequence[str] | None = None,
-    prog: str | None = None,
     *,
     light: bool = False,
-    printed_class: type[Dataclass] | None = None,
-    configs: Path | None = None,
+    **how: Any,
 ) -> None:
     """Run a recipe or command: read and check its settings, call it, and turn an error into one line.
 
@@ -302,19 +308,9 @@ def launch(
     after Ctrl-C. SIGTERM ends the process on the spot, as any signal may: what is finished is kept. A process that another
     one started ends with that, see `starter`.
     """
-    adapt_streams()
-    say = not end_with_starter()
-    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        # Every process uses all cores (see running.machine.start_accelerator): a thread that waits must not spin on
-        # another's. Read when torch is loaded, which no recipe does before this line.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not sys.stderr.isatty():
-        # The bars of libraries move the cursor, which a log file has not; ours write lines there. Read when tqdm is loaded.
-        os.environ.setdefault("TQDM_DISABLE", "1")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        end_on_interrupt(say=say)
+    say = _prepare_process()
     try:
-        config = parse(config_class, argv, description, prog, printed_class=printed_class, configs=configs)
+        config = parse(config_class, argv, description, **how)
         check_settings(config)
         if not light:
             say_loading()
@@ -327,14 +323,35 @@ def launch(
         sys.exit(1)
     except Exception as error:
         drop(sys.stdout)
-        if line := of_the_machine(error):
-            sys.exit(fail(line))
-        if re.search("gloo/.* by peer|ncclRemoteError", str(error)):
-            lost = "the connection to another process broke; look for what that one says. One that was killed says nothing"
-            sys.exit(fail(f"{lost}: {OUT_OF_MEMORY}", code=1))
-        if not isinstance(error, (InputError, HubError)):
+        if (code := _say(error)) is None:
             raise
-        sys.exit(fail(str(error), code=2 if isinstance(error, InputError) else 1))
+        sys.exit(code)
+
+
+def _prepare_process() -> bool:
+    """Set what libraries read when they are loaded, and how signals end this process; return whether it says so itself."""
+    adapt_streams()
+    say = not end_with_starter()
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        # Every process uses all cores (running.machine.start_accelerator): a thread that waits must not spin on another's.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not sys.stderr.isatty():  # the bars of libraries move the cursor, which a log file has not; ours write lines there
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        end_on_interrupt(say=say)
+    return say
+
+
+def _say(error: Exception) -> int | None:
+    """Say in one line why a command fails; return the exit code, None for what nobody foresaw."""
+    if line := of_the_machine(error):
+        return fail(line)
+    if re.search("gloo/.* by peer|ncclRemoteError", str(error)):
+        lost = "the connection to another process broke; look for what that one says. One that was killed says nothing"
+        return fail(f"{lost}: {OUT_OF_MEMORY}", code=1)
+    if isinstance(error, (InputError, HubError)):
+        return fail(str(error), code=2 if isinstance(error, InputError) else 1)
+    return None
 
 
 def say_loading() -> None:

@@ -16,7 +16,8 @@ from distill_hub.text import complaint
 OUT_OF_MEMORY = "most likely memory ran out, so try fewer processes or smaller batches; the same command goes on"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
-_NO_MEMORY = re.compile("can't allocate memory|CUDA out of memory").search  # of PyTorch, which has no class for the first
+# What PyTorch says of a device, of this machine, and of cuBLAS and cuDNN; it has a class of its own for the first alone.
+_NO_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator: (can't allocate|not enough) memory|_ALLOC_FAILED").search
 
 
 def fail(message: str, code: int = 2) -> int:
@@ -50,9 +51,14 @@ def of_the_machine(error: BaseException) -> str | None:
             return f"disk: no space left for {where}; free some and run the same command again: finished work is kept"
     if isinstance(error, OSError) and error.filename and error.errno in _UNUSABLE:
         return complaint("file", str(error.filename), f"it cannot be read or written ({error.strerror})")
-    if isinstance(error, MemoryError) or _NO_MEMORY(str(error)):
+    if is_out_of_memory(error):
         return "memory: there is not enough for what was asked for; smaller images, batches or sets need less"
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory, of this machine or of its device, is used up."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY(str(error))))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

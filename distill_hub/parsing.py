@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,15 +14,16 @@ import yaml
 
 from distill_hub.text import shortened
 
+CARD_BYTES = 10_000_000  # of a README.md: room for the names of 100,000 classes
 DEEPEST = 40  # lists and mappings within each other
 
 
-def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
-    """Read a regular file; a pipe or a device, which may never end, is not opened.
+def check_file(path: str | os.PathLike[str], most_bytes: int) -> None:
+    """Refuse what is no regular file, or larger: nothing waits for a pipe, or unrolls a sparse file.
 
     Raises:
         FileNotFoundError: When there is none.
-        OSError: When it cannot be read.
+        OSError: When it cannot be looked at.
         ValueError: When it is something else, or larger.
     """
     found = os.stat(path)
@@ -29,18 +31,36 @@ def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
         raise ValueError(f"it is a {'folder' if stat.S_ISDIR(found.st_mode) else 'pipe or a device'}, a file is needed")
     if found.st_size > most_bytes:
         raise ValueError(f"it has {found.st_size:,} bytes, at most {most_bytes:,} are read")
+
+
+def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
+    """Read a regular file; see `check_file`."""
+    check_file(path, most_bytes)
     return Path(path).read_bytes()
 
 
-def read_json(data: bytes | str) -> Any:
-    """Read JSON in UTF-8, in which no key is given twice and every number is finite.
+def read_object(path: str | os.PathLike[str], most_bytes: int, *, finite: bool = True) -> dict[str, Any]:
+    """Read a file of one JSON object; see `check_file` and `read_json`."""
+    content = read_json(read_file(path, most_bytes), finite=finite)
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {reprlib.repr(content)}")
+    return content
+
+
+def read_json(data: bytes | str, *, finite: bool = True) -> Any:
+    """Read JSON in UTF-8, in which no key is given twice.
+
+    Args:
+        data: The JSON.
+        finite: Refuse numbers that are not; diffusers writes some into what nobody reads here.
 
     Raises:
         ValueError: Saying what is wrong with it.
     """
+    numbers: dict[str, Any] = {"parse_constant": _refuse_number, "parse_float": _finite} if finite else {}
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
-        content = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_number, parse_float=_finite)
+        content = json.loads(text, object_pairs_hook=_distinct, **numbers)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     _check_depth(content)
@@ -128,9 +148,9 @@ def front_matter(text: str) -> tuple[dict[str, Any], str]:
         ValueError: When the block cannot be read, or holds no 'key: value' lines.
     """
     text = text.replace("\r\n", "\n")
-    if not (found := re.match(r"---\n(.*?)\n---[ ]*\n?(.*)", text, re.DOTALL)):
+    if not (found := re.match(r"---\n(.*?)^---[ ]*(?:\n|\Z)(.*)", text, re.DOTALL | re.MULTILINE)):
         return {}, text
-    data = read_yaml(found[1])
+    data = read_yaml(found[1]) or {}
     if not isinstance(data, dict):
         raise ValueError("it must hold 'key: value' lines")
     return data, found[2]

@@ -4,6 +4,7 @@ import codecs
 import os
 import reprlib
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 560  # characters of a line of error
@@ -23,6 +24,19 @@ def shortened(text: str, most: int) -> str:
         return text
     tail = max(0, (most - 5) // 3)
     return f"{text[: most - 5 - tail]} ... {text[len(text) - tail :]}"
+
+
+def few(names: Iterable[str], most: int = 5, length: int = 60) -> str:
+    """Return the first of some names in one line, each of at most `length` characters, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(shortened(name, length) for name in names[:most]) + more or "nothing"
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says, in one line of at most 200 characters."""
+    said = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return shortened(said, 200) or type(error).__name__
 
 
 def complaint(field: str, value: Any, valid: str) -> str:

@@ -1,6 +1,5 @@
 """Foreign sets of the same six images in every format, and what reading one must give."""
 
-import io
 import json
 import struct
 import zlib
@@ -9,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from PIL import Image as PILImage
 
 from distill_hub.config import InputError
 from distill_hub.foreign.read import read_foreign
@@ -22,12 +20,6 @@ PLANES = torch.from_numpy(PIXELS).permute(0, 3, 1, 2).contiguous()  # (6, 3, 8, 
 PROBABILITIES = np.array([[1, 2, 1], [3, 1, 0], [0, 4, 0], [2, 0, 2], [4, 0, 0], [0, 2, 2]], np.float32) / 4
 STORED = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 LOGITS = np.log(np.array([[1, 2, 1]] * 6, np.float32)) - 1  # probabilities 1/4, 1/2, 1/4
-
-
-def encode(pixels, kind="PNG", **options):
-    file = io.BytesIO()
-    PILImage.fromarray(pixels).save(file, kind, **options)
-    return file.getvalue()
 
 
 def png_header(width, height):

@@ -121,7 +121,6 @@ def test_no_bar_of_the_client_comes_to_a_terminal(hub, artifact, tmp_path):
         ("adopt NOWHERE --source cifar10 --method dm", "there is no such folder"),
         ("adopt EMPTY --source cifar10 --method dm", "it holds nothing"),
         ("adopt EMPTY --source cifra10 --method dm", "did you mean 'cifar10'"),
-        ("adopt EMPTY --source cifar10", "pass --method"),
         ("adopt SET --source cifar10 --method dm", "it is in the artifact format already"),
         ("reproduce NOWHERE", "there is no such folder"),
         ("reproduce EMPTY", "no manifest.json"),

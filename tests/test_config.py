@@ -511,6 +511,8 @@ def test_launch_names_the_rank_that_failed(monkeypatch, capsys):
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000), "File name too long"),
         (MemoryError(), "memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "memory"),
+        (RuntimeError("CUDA error: out of memory"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "memory"),
     ],
 )
 def test_launch_turns_what_the_machine_does_not_allow_into_one_line_and_code_2(monkeypatch, capsys, error, said):

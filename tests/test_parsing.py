@@ -1,11 +1,12 @@
 """What is ambiguous or endless is refused, whoever else would take it."""
 
+import math
 import os
 
 import pytest
 import yaml
 
-from distill_hub.parsing import front_matter, read_file, read_json, read_yaml
+from distill_hub.parsing import front_matter, read_file, read_json, read_object, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,15 @@ def test_json_that_is_refused(text, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         read_json(text)
     assert len(str(caught.value)) < 200
+
+
+def test_numbers_that_diffusers_writes_are_read_where_they_are_asked_for(tmp_path):
+    (tmp_path / "scheduler_config.json").write_text('{"lambda_min_clipped": -Infinity}')
+    assert read_object(tmp_path / "scheduler_config.json", 100, finite=False) == {"lambda_min_clipped": -math.inf}
+    for content, reason in (("[1]", r"it holds \[1\]"), ('{"a": NaN}', "no number"), ('{"a": 1, "a": 2}', "twice")):
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(ValueError, match=reason):
+            read_object(tmp_path / "a.json", 100)
 
 
 def test_json_that_is_read():
@@ -63,6 +73,9 @@ def test_yaml_that_runs_code_or_holds_no_date_is_refused():
 
 def test_front_matter():
     assert front_matter("---\r\na: 1\r\n---\r\n# T\r\n") == ({"a": 1}, "# T\n")
+    assert front_matter("---\n---\n# T\n\n---\n") == ({}, "# T\n\n---\n")
+    assert front_matter("---\na: 1\n---x\n") == ({}, "---\na: 1\n---x\n")
+    assert front_matter("---\na: 1\n---") == ({"a": 1}, "")
     assert front_matter("# T\n---\n") == ({}, "# T\n---\n")
     for block in ("- a", "a: &x 1\nb: *x", "a: 1\na: 2"):
         with pytest.raises(ValueError):

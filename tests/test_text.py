@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from distill_hub.config import HubError, InputError, nearest
-from distill_hub.text import complaint, printable, shortened
+from distill_hub.text import complaint, few, printable, reason, shortened
 
 SHOW = """
 import sys
@@ -56,6 +56,24 @@ def test_both_ends_of_a_long_text_are_kept():
     assert shortened("a" * 50 + "z" * 50, 20) == "a" * 10 + " ... " + "z" * 5
     line = complaint("source", "/home/" + "x" * 1000 + "/photos", "valid " * 200 + "(did you mean 'this'?)")
     assert "'/home/x" in line and "/photos' cannot be used" in line and line.endswith("(did you mean 'this'?)")
+
+
+def test_a_list_of_names_is_short():
+    assert few([]) == "nothing" and few("abc") == "a, b, c" and few(["a", "b"], 1) == "a and 1 more"
+    assert few(["x" * 100, *map(str, range(2000))], 2, 20) == "x" * 10 + " ... " + "x" * 5 + ", 0 and 1,999 more"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("a\n  b"), "a b"),
+        (ValueError(), "ValueError"),
+        (PermissionError(13, "Permission denied", "/root/x"), "Permission denied"),
+        (RuntimeError("x" * 1000), shortened("x" * 1000, 200)),
+    ],
+)
+def test_what_an_error_says_is_one_line(error, said):
+    assert reason(error) == said
 
 
 def test_what_nobody_gave_is_needed():

@@ -20,8 +20,8 @@ def run(config: AdoptConfig) -> Path:
     """
     if config.source is None:
         raise InputError("source", None, "pass --source with the real dataset that the set stands for")
-    if config.method is None or not re.match(NAME, config.method):
-        raise InputError("method", config.method, "pass --method with the name of what made the set, e.g. dm")
+    if config.method is not None and not re.match(NAME, config.method):
+        raise InputError("method", config.method, "the name of what made the set is needed, e.g. dm")
     if config.paper is not None and not re.match(r"https?://\S+$", config.paper):
         raise InputError("paper", config.paper, "a URL is needed")
     found = find(config.location, config.revision)

@@ -19,7 +19,7 @@ from distill_hub.running.files import atomic_write
 def run(config: EvaluateConfig) -> None:
     """Train students on a distilled set as its record says, and print claimed and measured accuracy.
 
-    A set that was made elsewhere needs --source and --protocol, and --classes when its labels are mere numbers.
+    A set that was made elsewhere needs --source, and --classes when its labels are mere numbers.
 
         distill-hub evaluate org/digits-ipc10-cao2 --check
         distill-hub evaluate outputs/digits-ipc10-cao2 --protocol idc-hard --students convnet-2,convnet-3 --repeats 5

@@ -7,6 +7,7 @@ from functools import cache
 from unicodedata import normalize
 
 from distill_hub.config import InputError
+from distill_hub.text import few
 
 IMAGENETTE = "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 n03888257".split()
 # The order of the papers' class file. It is not sorted; an image folder of the same classes is.
@@ -76,7 +77,7 @@ def match_classes(classes: Sequence[SourceClass], names: Sequence[str], field: s
         raise InputError(field, what, "its class names are not known; its model_index.json or config.json needs id2label")
     fits = _fits([_of_class(c) for c in classes], [_of_name(name) for name in _ids(names, classes)])
     if missing := [c.name for c, places in zip(classes, fits, strict=True) if len(places) != 1]:
-        raise InputError(field, what, f"its {_some(names)} do not give one for: {_listed(missing)}")
+        raise InputError(field, what, f"its {_some(names)} do not give one for: {few(missing)}")
     return [place for (place,) in fits]
 
 
@@ -103,10 +104,10 @@ def find_classes(
     advice = f"pass the name or wnid of each with --{field}"
     if missing := [names[i] for i in needed if found[i] < 0]:
         theirs = f"the source's {_some([c.name for c in classes])}"
-        raise InputError(field, what, f"{theirs} do not give one for its names: {_listed(missing)}; {advice}")
+        raise InputError(field, what, f"{theirs} do not give one for its names: {few(missing)}; {advice}")
     shared = Counter(found[i] for i in needed)
     if double := [names[i] for i in needed if shared[found[i]] > 1]:
-        raise InputError(field, what, f"several of its names stand for one class: {_listed(double)}; {advice}")
+        raise InputError(field, what, f"several of its names stand for one class: {few(double)}; {advice}")
     alone = Counter(found)
     return [place if i in needed or alone[place] == 1 else -1 for i, place in enumerate(found)]
 
@@ -151,7 +152,3 @@ def _fits(sought: Sequence[tuple], offered: Sequence[tuple]) -> list[list[int]]:
 
 def _some(names: Sequence[str]) -> str:
     return f"{len(names)} classes ({', '.join(names[:3])}, ...)"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

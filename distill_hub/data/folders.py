@@ -3,14 +3,15 @@
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
 from distill_hub.data.images import READABLE, SUFFIXES
 from distill_hub.data.split_names import by_split, is_split_word, split_named
-from distill_hub.text import printable
+from distill_hub.parsing import read_file
+from distill_hub.text import few, printable
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 TABLES = (".parquet", ".arrow", ".tar", ".jsonl", ".json", ".csv", ".tsv")  # the first of which there is one is read
@@ -20,7 +21,8 @@ _OTHER_IMAGES = (
 )
 _UNTOLD = ("readme.md", "license", "license.txt", "license.md", "thumbs.db", "desktop.ini")
 _UNTOLD_FOLDERS = ("__MACOSX", "__pycache__")
-_DEEPEST, _MOST = 16, 10_000_000  # folders below each other; files
+NOT_UTF_8 = "with names that are not UTF-8"
+MOST_FILES, MOST_FOLDERS, _DEEPEST = 10_000_000, 200_000, 16  # the last: folders below each other
 
 LeftOut = dict[str, list[str]]  # why, and the names of what is not used
 
@@ -36,63 +38,90 @@ class Listing:
     left_out: LeftOut = field(default_factory=lambda: defaultdict(list))
 
 
-def list_folder(source: str, root: str) -> Listing:
-    """List a folder; links are followed, hidden files and folders are not looked at.
+def walk(field: str, name: str, root: str) -> Iterator[tuple[str, str]]:
+    """Find what lies in a folder and below; links are followed, hidden files and folders are not looked at.
+
+    Args:
+        field: What is refused.
+        name: What the user calls the folder.
+        root: The folder.
+
+    Yields:
+        The path from the folder, with '/', of each file, and of each folder that cannot be entered; and why it is left out,
+        '' for a regular file.
 
     Raises:
         InputError: For a folder that cannot be read, is too deep or holds too much, or gives way to the whole system.
     """
     if _is_of_the_system(os.path.realpath(root)):
-        raise InputError("source", source, "a folder of images is needed, not one of the system")
-    found = Listing(root)
-    _list(source, found, "", (os.path.realpath(root),))
-    for names in (found.images, found.tables, found.metadata, *found.left_out.values()):
-        names.sort()
-    return found
+        raise InputError(field, name, "a folder of images is needed, not one of the system")
+    waiting, files, folders = [("", (os.path.realpath(root),))], 0, 0
+    while waiting:
+        place, above = waiting.pop()
+        with refusing((OSError,), field, name, f"its folder {place or '.'!r} cannot be read"):
+            entries = sorted(os.scandir(os.path.join(root, place)), key=lambda entry: entry.name)
+        files, folders = files + len(entries), folders + 1
+        if files > MOST_FILES or folders > MOST_FOLDERS:  # links may multiply them
+            raise InputError(field, name, f"it holds more than {MOST_FILES:,} files or {MOST_FOLDERS:,} folders")
+        for entry in entries:
+            path = f"{place}{entry.name}"
+            if entry.name.startswith(".") or entry.name in _UNTOLD_FOLDERS:
+                continue
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:  # links in a circle, or to what this user may not see
+                is_folder = is_file = False
+            if any("\ud800" <= c <= "\udfff" for c in entry.name):  # what Python makes of other bytes
+                yield path, NOT_UTF_8
+            elif is_folder:
+                real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
+                if any(f"{folder}/".startswith(f"{real}/") for folder in above) or _is_of_the_system(real):
+                    yield path, "links to a folder above them, or of the system"
+                elif len(above) > _DEEPEST:
+                    raise InputError(field, name, f"its folders lie more than {_DEEPEST} deep in each other")
+                else:
+                    waiting.append((f"{path}/", (*above, real)))
+            elif is_file:
+                yield path, ""
+            else:
+                yield path, "links to nothing" if entry.is_symlink() else "no regular files"
 
 
 def _is_of_the_system(real: str) -> bool:
     return real.split(os.sep)[1] in ("", "proc", "sys", "dev")
 
 
-def _list(source: str, found: Listing, place: str, above: tuple[str, ...]) -> None:
-    try:
-        entries = sorted(os.scandir(os.path.join(found.root, place)), key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError("source", source, f"its folder {place or '.'!r} cannot be read ({error.strerror})") from error
-    for entry in entries:
-        name, path = entry.name, f"{place}{entry.name}"
-        if name.startswith(".") or name.lower() in _UNTOLD or name in _UNTOLD_FOLDERS:
+def list_folder(source: str, root: str) -> Listing:
+    """List the folder of a source by what its files are; see `walk`."""
+    found = Listing(root)
+    for path, why in walk("source", source, root):
+        name = path.rpartition("/")[2].lower()
+        suffix = os.path.splitext(name)[1]
+        if name in _UNTOLD:
             continue
-        try:
-            is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError:  # links in a circle, or to what this user may not see
-            is_folder = is_file = False
-        if any("\ud800" <= c <= "\udfff" for c in name):  # what Python makes of other bytes
-            found.left_out["with names that are not UTF-8"].append(path)
-        elif is_folder:
-            real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{name}"
-            if any(f"{folder}/".startswith(f"{real}/") for folder in above) or _is_of_the_system(real):
-                found.left_out["links to a folder above them, or of the system"].append(path)
-            elif len(above) > _DEEPEST:
-                raise InputError("source", source, f"its folders lie more than {_DEEPEST} deep in each other")
-            else:
-                _list(source, found, f"{path}/", (*above, real))
-        elif not is_file:
-            what = "links to nothing" if entry.is_symlink() else "no regular files"
-            found.left_out[what].append(path)
+        if why:
+            found.left_out[why].append(path)
+        elif suffix in SUFFIXES:
+            found.images.append(path)
+        elif name in METADATA:
+            found.metadata.append(path)
+        elif suffix in TABLES:
+            found.tables.append(path)
         else:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES:
-                found.images.append(path)
-            elif name.lower() in METADATA:
-                found.metadata.append(path)
-            elif suffix in TABLES:
-                found.tables.append(path)
-            else:
-                found.left_out["of other kinds"].append(path)
-    if len(found.images) + sum(map(len, found.left_out.values())) > _MOST:
-        raise InputError("source", source, f"more than {_MOST:,} files lie in it")
+            found.left_out["of other kinds"].append(path)
+    for names in (found.images, found.tables, found.metadata, *found.left_out.values()):
+        names.sort()
+    return found
+
+
+def read_inside(source: str, root: str, name: str, most_bytes: int) -> bytes:
+    """Read one file of a folder; see `read_file`.
+
+    Raises:
+        InputError: When it cannot be read.
+    """
+    with refusing((OSError, ValueError), "source", source, f"{name} cannot be read"):
+        return read_file(os.path.join(root, name), most_bytes)
 
 
 @dataclass(frozen=True)
@@ -175,8 +204,7 @@ def _classes(source: str, paths: Mapping[str, Sequence[str]]) -> dict[str, str |
                 valid = f"the class {name!r} holds a folder {below!r}: is it a split? Put splits on top: {below}/{name}/..."
                 raise InputError("source", source, valid)
         if len(own) > 1 and "" not in own:
-            some = ", ".join(sorted(own)[:3])
-            valid = f"{name!r} holds images only in folders of its own ({some}): which of them are the classes? "
+            valid = f"{name!r} holds images only in folders of its own ({few(sorted(own))}): which of them are the classes? "
             raise InputError("source", source, valid + "One folder of images for each class is needed")
     return {path: _normal(parts[0]) if len(parts) > 1 else None for path, parts in paths.items()}
 
@@ -233,12 +261,5 @@ def left_out_line(left_out: Mapping[str, Sequence[str]]) -> str:
     """Write what is not used in one line: counts, reasons, and the first names of each."""
     parts = []
     for why, names in left_out.items():
-        some = ", ".join(shortened(name, 130) for name in names[:3]) + (", ..." if len(names) > 3 else "")
-        parts.append(f"{len(names):,} {why} ({some})")
-    return ", ".join(parts)
-
-
-def shortened(text: str, length: int = 60) -> str:
-    """Return a name or a reason as it can be shown in a line: printable, its beginning and end where it is long."""
-    text = printable(text)
-    return text if len(text) <= length else f"{text[: length // 2 - 3]}...{text[-length // 2 :]}"
+        parts.append(f"{len(names):,} {why} ({few(names, 3, 130)})")
+    return printable(", ".join(parts))

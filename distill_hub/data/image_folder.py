@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable, Mapping
 from datasets import Dataset, Features, Image
 
 from distill_hub.config import InputError
-from distill_hub.data.file_facts import read_facts
-from distill_hub.data.folders import Layout, LeftOut, Listing, lay_out, refuse_twins, refuse_unread, shortened
-from distill_hub.data.metadata import read_labels, refuse_contradiction
+from distill_hub.data.file_facts import LARGEST, read_facts
+from distill_hub.data.folders import Layout, LeftOut, Listing, lay_out, read_inside, refuse_twins, refuse_unread
+from distill_hub.data.metadata import of_one_kind, read_labels
 from distill_hub.data.rows import Choose, Opened, Rows
+from distill_hub.text import shortened
 
 
 def open_image_folder(
@@ -43,11 +44,11 @@ def open_image_folder(
     left_out: LeftOut = {why: list(names) for why, names in found.left_out.items()}
     column, labels = "label", None
     if found.metadata:
-        flat = not any("/" in path for path in found.images)
-        needed = flat or label_column not in (None, "label")
-        if read := read_labels(source, found.root, found.metadata, label_column, needed=needed):
-            column, labels = read
-            refuse_contradiction("source", source, labels)
+        files = ((name, read_inside(source, found.root, name, LARGEST)) for name in found.metadata)
+        if read := read_labels("source", source, found.images, files, "label_column", label_column):
+            column, by_file = read
+            merged = {path: label for own in by_file.values() for path, label in own.items()}
+            labels = dict(zip(merged, of_one_kind(merged.values()), strict=True))
     elif label_column not in (None, "label"):
         raise InputError("label_column", label_column, "a folder of images without metadata has the columns image and label")
     layout = lay_out(source, found, named, given=given, by_folder=labels is None)
@@ -55,8 +56,6 @@ def open_image_folder(
     if labels is not None:
         layout = _labelled(layout, labels)
     elif found.metadata:
-        if len({label for images in layout.splits.values() for label in images.values()}) < 2:
-            read_labels(source, found.root, found.metadata, label_column, needed=True)  # says what they lack
         layout.left_out["that give no labels"] = found.metadata
     if found.tables:
         layout.left_out.setdefault("of other kinds", []).extend(found.tables)
@@ -88,11 +87,11 @@ def _open(
     paths = [path for images in wanted.values() for path, label in images.items() if label is not None]
     known = dict(zip(paths, read_facts(found.root, paths, quiet=quiet), strict=True))
     if broken := [path for path in paths if known[path].broken]:
-        left_out["broken"] = [f"{shortened(path)}: {known[path].broken}" for path in broken]
+        left_out["broken"] = [f"{shortened(path, 60)}: {known[path].broken}" for path in broken]
     before = wanted[chosen[0]]
     train = {label for path, label in before.items() if label is not None and not known[path].broken}
     if lost := [path for path in broken if path in before and before[path] not in train]:
-        valid = f"no image of class {before[lost[0]]!r} can be used ({shortened(lost[0])}: {known[lost[0]].broken})"
+        valid = f"no image of class {before[lost[0]]!r} can be used ({shortened(lost[0], 60)}: {known[lost[0]].broken})"
         raise InputError("source", source, valid)
     classes = {label for images in layout.splits.values() for label in images.values()}
     refuse_unread("source", source, left_out.get("of other kinds", ()), classes)

@@ -11,6 +11,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from distill_hub.config import InputError
+from distill_hub.text import reason
 
 # Pillow knows many more formats, and starts a program (Ghostscript) to read one of them (EPS).
 CODECS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
@@ -21,6 +22,7 @@ SUFFIXES = (
 READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF and PPM"
 MAX_SIDE = 16_384  # pixels
 MAX_PIXELS = 2**27  # 400 MB as RGB
+SIDES = (32, 64, 128, 256)  # of squares in pixels, where nothing says another
 LONGEST = 100  # times the shorter side: scaled up, a line of pixels would fill the memory
 _TOO_LONG = f"no side may be more than {LONGEST} times the other"
 _TOO_LARGE = f"it is larger than {MAX_SIDE:,} px a side or {MAX_PIXELS:,} px in all"
@@ -43,7 +45,7 @@ def _opened(data: bytes) -> Iterator[PIL.Image.Image]:
     except PIL.UnidentifiedImageError as error:
         raise ValueError(f"it is not in a format that is read ({READABLE})") from error
     except _BROKEN as error:
-        raise ValueError(" ".join(str(error)[:200].split()) or type(error).__name__) from error
+        raise ValueError(reason(error)) from error
 
 
 def size_of(data: bytes) -> tuple[int, int]:
@@ -102,6 +104,21 @@ def decode(data: bytes) -> PIL.Image.Image:
             values = np.asarray(image).astype(np.uint32)
             return PIL.Image.fromarray(((values * 255 + 32_767) // 65_535).astype(np.uint8)).convert("RGB")
         return image.convert("RGB")
+
+
+def side_for(median: int) -> int:
+    """Return the side of the squares that images become: the largest of `SIDES` that they allow, or 16 px below 24.
+
+    Args:
+        median: Of their shorter sides in pixels.
+    """
+    return max((side for side in SIDES if side <= median), default=SIDES[0] if median >= 24 else 16)
+
+
+def chosen_side(side: int, median: int, option: str, why: str = "") -> str:
+    """Return the line that says which side was chosen for images, and by which option another one is."""
+    shorter = f"their shorter side has {median} px, median"
+    return f"The images become squares of {side} px ({shorter}){why}; --{option} names another size."
 
 
 def square(image: PIL.Image.Image, size: int, resize: int | None = None) -> np.ndarray:

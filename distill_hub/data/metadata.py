@@ -1,71 +1,105 @@
 """Labels of a folder's images that stand in a file beside them, as `datasets` reads them: metadata.csv, .jsonl, .parquet."""
 
 import csv
-import json
-import os
+import io
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
 from distill_hub.data.rows import LABEL_COLUMNS
 from distill_hub.data.split_names import is_split_word
-
-_LARGEST = 2**30  # bytes of one file
+from distill_hub.parsing import read_json
+from distill_hub.text import few
 
 
 def read_labels(
-    source: str, root: str, files: Sequence[str], label_column: str | None, *, needed: bool
-) -> tuple[str, dict[str, Any]] | None:
+    field: str,
+    name: str,
+    images: Iterable[str],
+    files: Iterable[tuple[str, bytes]],
+    option: str,
+    column: str | None,
+) -> tuple[str, dict[str, dict[str, Any]]] | None:
     """Read the labels of a folder's images.
 
     Args:
-        source: What the user calls it.
-        root: Folder.
-        files: The metadata files, as paths from it.
-        label_column: The column; default: the only one that is named like labels.
-        needed: Whether there are no other labels; else files without such a column are passed over.
+        field: What is refused.
+        name: What the user calls it.
+        images: Paths from the folder. Where they lie in folders of classes, files without labels are passed over.
+        files: Path and content of each metadata file.
+        option: That which names the column.
+        column: What it names; default: the only one that is named like labels.
 
     Returns:
-        The column, and the label of each image by its path from the folder, None where a row has none. None: the files
-        hold no labels.
+        The column and, of each file that holds labels, the label of each image by its path from the folder: a text or an
+        integer as it is written there, None where a row has none. None: no file holds labels.
 
     Raises:
-        InputError: For a file that cannot be read, lacks a column that is needed, or contradicts another.
+        InputError: For a file that cannot be read, lacks a column that is needed, contradicts another, or calls an image
+            otherwise than its folder does, where that is called like a class.
     """
-    labels: dict[str, Any] = {}
-    found = None
-    for file in files:
-        rows = _read(source, os.path.join(root, file), file)
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        named = [name for name in ([label_column] if label_column else LABEL_COLUMNS) if name in columns]
+    folders = {posixpath.basename(posixpath.dirname(path)) for path in images}
+    needed = column not in (None, "label") or sum(bool(own) and not is_split_word(own) for own in folders) < 2
+    found: dict[str, str] = {}  # files by label column
+    labels: dict[str, dict[str, Any]] = {}
+    known: dict[str, Any] = {}
+    for file, data in files:
+        with refusing((ValueError, csv.Error, pa.ArrowException), field, name, f"{file} cannot be read"):
+            rows = _rows(file, data)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        named = [one for one in ([column] if column else LABEL_COLUMNS) if one in columns]
         if "file_name" not in columns or len(named) != 1:
-            if not needed:
+            if not needed and len(named) < 2:
                 continue
-            field = "label_column" if "file_name" in columns else "source"
-            valid = f"{file} needs the column file_name, and one of labels, named with --label_column; it has "
-            raise InputError(field, label_column if field == "label_column" else source, valid + ", ".join(columns[:20]))
-        if found not in (None, named[0]):
-            raise InputError("label_column", None, f"the metadata files have {found} and {named[0]}; name one")
-        (found,) = named
-        folder = posixpath.dirname(file)
-        for row, label in zip(rows, _labels([row.get(found) for row in rows], found, file), strict=True):
-            path = posixpath.normpath(posixpath.join(folder, str(row.get("file_name")).replace("\\", "/")))
-            if labels.setdefault(path, label) != label:
-                raise InputError("source", source, f"{file} gives {path!r} two labels, {labels[path]!r} and {label!r}")
-    return (found, labels) if found else None
+            valid = f"{file} needs the column file_name, and one of labels, named with --{option}; it has {few(columns, 20)}"
+            raise InputError(*((option, column) if "file_name" in columns else (field, name)), valid)
+        found[named[0]] = file
+        labels[file] = {}
+        for path, label in _by_path(field, name, file, rows, option, named[0]):
+            labels[file][path] = label
+            if known.setdefault(path, label) != label:
+                raise InputError(field, name, f"{file} gives {path!r} two labels, {known[path]!r} and {label!r}")
+    if len(found) > 1:
+        raise InputError(option, None, f"the metadata files have the columns {few(found)}; name one")
+    _refuse_contradiction(field, name, known)
+    return (next(iter(found)), labels) if found else None
 
 
-def refuse_contradiction(field: str, name: str, labels: Mapping[str, Any]) -> None:
-    """Refuse metadata that call an image (path to label) otherwise than its folder does, where that is called like a class.
+def _rows(file: str, data: bytes) -> list[dict[str, Any]]:
+    if file.lower().endswith(".parquet"):
+        return pq.read_table(pa.BufferReader(data)).to_pylist()
+    text = data.decode("utf-8-sig")
+    if file.lower().endswith(".csv"):
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        return [{key: value for key, value in row.items() if key is not None} for row in table]
+    rows = [read_json(line) for line in text.split("\n") if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("each line must hold one JSON object")
+    return rows
 
-    Raises:
-        InputError: Naming the image.
-    """
+
+def _by_path(
+    field: str, name: str, file: str, rows: Iterable[Mapping[str, Any]], option: str, column: str
+) -> Iterator[tuple[str, Any]]:
+    for row in rows:
+        path, label = row.get("file_name"), row.get(column)
+        if not isinstance(path, str):
+            raise InputError(field, name, f"{file} needs a text file_name in every row, not {path!r}")
+        if not isinstance(label, str | int | None):
+            valid = (
+                f"{file} holds {type(label).__name__} values there; one label for each image is needed, a text or an integer"
+            )
+            raise InputError(option, column, valid)
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(file), path.replace("\\", "/")))
+        yield path, None if label == "" else label
+
+
+def _refuse_contradiction(field: str, name: str, labels: Mapping[str, Any]) -> None:
     texts = {label for label in labels.values() if isinstance(label, str)}
     for path, label in labels.items():
         folder = posixpath.basename(posixpath.dirname(path))
@@ -74,32 +108,8 @@ def refuse_contradiction(field: str, name: str, labels: Mapping[str, Any]) -> No
             raise InputError(field, name, valid)
 
 
-def _read(source: str, full: str, file: str) -> list[dict[str, Any]]:
-    try:
-        if os.stat(full).st_size > _LARGEST:
-            raise ValueError(f"it is larger than {_LARGEST // 2**20} MiB")
-        if file.lower().endswith(".parquet"):
-            return pq.read_table(full).to_pylist()
-        with open(full, encoding="utf-8-sig", newline="") as opened:
-            if file.lower().endswith(".csv"):
-                return [{k: v for k, v in row.items() if k is not None} for row in csv.DictReader(opened, strict=True)]
-            rows = [json.loads(line) for line in opened if line.strip()]
-    except (OSError, ValueError, csv.Error, pa.ArrowException, RecursionError) as error:
-        raise InputError("source", source, f"{file} cannot be read ({str(error)[:200]})") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise InputError("source", source, f"{file} must hold one JSON object in each line")
-    return rows
-
-
-def _labels(values: list[Any], column: str, file: str) -> list[Any]:
-    """Return labels of one kind: integers where all are written so, else texts."""
-    values = [None if value in (None, "") else value for value in values]
-    there = [value for value in values if value is not None]
-    if all(isinstance(value, (str, int)) for value in there):  # bool is an int
-        texts = [str(value) for value in there]
-        if all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts):
-            return [None if value is None else int(value) for value in values]
-        return [None if value is None else str(value) for value in values]
-    other = next(value for value in there if not isinstance(value, (str, int)))
-    valid = f"{file} holds {type(other).__name__} values there; one label for each image is needed, a text or an integer"
-    raise InputError("label_column", column, valid)
+def of_one_kind(labels: Collection[Any]) -> list[Any]:
+    """Return labels as integers where all are written so, else as texts; None stays."""
+    texts = [None if label is None else str(label) for label in labels]
+    whole = all(text is None or re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts)
+    return [None if text is None else int(text) if whole else text for text in texts]

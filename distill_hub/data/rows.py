@@ -9,8 +9,9 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from distill_hub.config import InputError
 from distill_hub.data.file_facts import Facts
 from distill_hub.data.folders import LeftOut
+from distill_hub.text import few
 
-LABEL_COLUMNS = ("label", "labels", "class_id", "class", "target", "cls")
+LABEL_COLUMNS = ("label", "labels", "class_id", "class", "target", "cls", "fine_label")
 Choose = Callable[[Sequence[str]], list[str]]  # of the splits that there are, those to open
 
 
@@ -53,12 +54,12 @@ def image_column(name: str | None, features: Features) -> str:
     if name is not None:
         _refuse_unknown("image_column", name, features)
         if not _holds_images(features[name]):
-            raise InputError("image_column", name, f"it holds {_kind(features[name])}; the columns are {_listed(features)}")
+            raise InputError("image_column", name, f"it holds {_kind(features[name])}; the columns are {few(features, 20)}")
         return name
     found = [column for column, feature in features.items() if isinstance(feature, Image)]
     found = found or [column for column, feature in features.items() if _holds_images(feature)]
     if len(found) != 1:
-        raise InputError("image_column", None, f"name one with --image_column; the columns are {_listed(features)}")
+        raise InputError("image_column", None, f"name one with --image_column; the columns are {few(features, 20)}")
     return found[0]
 
 
@@ -74,11 +75,11 @@ def label_column(name: str | None, features: Features) -> str:
         found = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
         found = found or [column for column in LABEL_COLUMNS if column in features]
         if len(found) != 1:
-            raise InputError("label_column", None, f"name one with --label_column; the columns are {_listed(features)}")
+            raise InputError("label_column", None, f"name one with --label_column; the columns are {few(features, 20)}")
         (name,) = found
     if not holds_labels(features[name]):
         valid = f"it holds {_kind(features[name])}; one label for each image is needed: a class, a text or an integer"
-        raise InputError("label_column", name, f"{valid}; the columns are {_listed(features)}")
+        raise InputError("label_column", name, f"{valid}; the columns are {few(features, 20)}")
     return name
 
 
@@ -100,7 +101,7 @@ def _holds_images(feature: Any) -> bool:
 
 def _refuse_unknown(field: str, name: str, features: Features) -> None:
     if name not in features:
-        raise InputError(field, name, f"the columns are {_listed(features)}")
+        raise InputError(field, name, f"the columns are {few(features, 20)}")
 
 
 def _kind(feature: Any) -> str:
@@ -109,7 +110,3 @@ def _kind(feature: Any) -> str:
     if isinstance(feature, dict):
         return "structs"
     return {"List": "lists", "LargeList": "lists", "Image": "images"}.get(type(feature).__name__, type(feature).__name__)
-
-
-def _listed(features: Features) -> str:
-    return ", ".join(list(features)[:20]) + (", ..." if len(features) > 20 else "")

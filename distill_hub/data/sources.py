@@ -14,9 +14,10 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
+from distill_hub.data.card import CARD, card_splits, read_card
 from distill_hub.data.classes import SourceClass, imagenet_classes, is_imagenet
-from distill_hub.data.folders import LeftOut, left_out_line, list_folder
+from distill_hub.data.folders import LeftOut, left_out_line, list_folder, read_inside
 from distill_hub.data.image_folder import open_image_folder
 from distill_hub.data.images import READABLE
 from distill_hub.data.known import KNOWN, check_source
@@ -25,7 +26,8 @@ from distill_hub.data.rows import image_column as find_image_column
 from distill_hub.data.rows import label_column as find_label_column
 from distill_hub.data.split import Split
 from distill_hub.data.split_names import TEST_SPLITS, find_split
-from distill_hub.data.tables import card_splits, choose_config, open_hub, open_tables, read_card
+from distill_hub.data.tables import choose_config, open_hub, open_tables
+from distill_hub.parsing import CARD_BYTES
 from distill_hub.running.console import show
 from distill_hub.running.files import cache_dir, slug
 from distill_hub.running.versions import versions
@@ -152,13 +154,18 @@ def load_source(
 def _open_folder(source: str, folder: str, config: str | None, choose: Choose, how: Mapping[str, Any]) -> Opened:
     """Open a local folder: as its card says, or by what lies in it."""
     found = list_folder(source, folder)
-    configs, infos = read_card(source, folder)
+    card = read_inside(source, folder, CARD, CARD_BYTES) if os.path.isfile(os.path.join(folder, CARD)) else b""
+    configs, infos = read_card("source", source, card)
     chosen = choose_config(source, configs, configs.get_default_config_name(), config)
     given = None
     if chosen is not None:
-        given = card_splits(source, configs[chosen], [*found.images, *found.tables])
-        if given is None and configs[chosen].get("data_dir"):
-            found = list_folder(source, os.path.join(folder, configs[chosen]["data_dir"]))
+        given = card_splits("source", source, configs[chosen], [*found.images, *found.tables])
+        if empty := [split for split, own in (given or {}).items() if not own]:
+            raise InputError("source", source, f"its card names files of split {empty[0]!r}; the folder holds no such file")
+        if given is None and (place := configs[chosen].get("data_dir")):
+            if not isinstance(place, str) or os.path.isabs(place) or os.path.normpath(place).startswith(".."):
+                raise InputError("source", source, f"its card names the folder {place!r}, which does not lie in it")
+            found = list_folder(source, os.path.join(folder, place))
     info = infos.get(chosen or "default")
     images, stores = len(found.images), sum(name.lower().endswith((".parquet", ".arrow", ".tar")) for name in found.tables)
     if given is not None:
@@ -201,10 +208,8 @@ def _hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
     """Split off a share (or an integer number) of the rows as test split, stratified with seed 0."""
     from sklearn.model_selection import train_test_split
 
-    try:
+    with refusing((ValueError,), "test_fraction", fraction, "the training split must allow it"):
         train, test = train_test_split(range(len(whole)), test_size=fraction, stratify=whole.labels, random_state=0)
-    except ValueError as error:
-        raise InputError("test_fraction", fraction, f"the training split must allow it ({error})") from error
     return whole.select(sorted(train), whole.name), whole.select(sorted(test), "test")
 
 

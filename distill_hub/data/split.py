@@ -14,8 +14,8 @@ from PIL import Image as PILImage
 
 from distill_hub.config import InputError
 from distill_hub.data.file_facts import Facts
-from distill_hub.data.folders import shortened
 from distill_hub.data.images import decode, size_of, square
+from distill_hub.text import shortened
 
 T = TypeVar("T")
 
@@ -86,10 +86,10 @@ class Split:
         if path is None:
             raise ValueError("there is none")
         if not self.files:
-            raise ValueError(f"the table holds a path or an address instead, {shortened(path)!r}, which is not opened")
+            raise ValueError(f"the table holds a path or an address instead, {shortened(path, 60)!r}, which is not opened")
         data = Path(path).read_bytes()
         if self.facts is not None and hashlib.sha256(data).digest() != self.facts[row].sha256:
-            raise ValueError(f"{shortened(path)} has changed since it was first read; run the command again")
+            raise ValueError(f"{shortened(path, 60)} has changed since it was first read; run the command again")
         return data
 
     def _read(self, row: int, reader: Callable[[bytes], T], cell: dict[str, Any] | bytes | None = None) -> T:

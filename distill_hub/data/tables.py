@@ -3,31 +3,24 @@
 import errno
 import glob
 import os
-import re
-import tarfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from datasets import ClassLabel, Dataset, DatasetBuilder, Features, Image, load_dataset_builder
-from datasets.data_files import sanitize_patterns
-from datasets.exceptions import DatasetsError
-from datasets.info import DatasetInfosDict
 from datasets.load import dataset_module_factory
-from datasets.utils.metadata import MetadataConfigs
-from fsspec.utils import glob_translate
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import HfApi
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
+from distill_hub.data.card import BROKEN
 from distill_hub.data.folders import METADATA, TABLES, LeftOut, Listing, lay_out
 from distill_hub.data.images import SUFFIXES
 from distill_hub.data.rows import Choose, Opened, Rows, holds_labels
 from distill_hub.data.rows import image_column as find_image_column
 from distill_hub.data.rows import label_column as find_label_column
 from distill_hub.data.split_names import by_split, split_named
+from distill_hub.text import few, reason
 
 _BUILDERS = {
     ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".jsonl": "json", ".json": "json", ".csv": "csv",
@@ -38,31 +31,6 @@ _READ = {*_BUILDERS.values(), "imagefolder", "cache"}
 _UNTOLD = ("state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "config.json")
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot be reached ({})"
-# What `datasets` raises for files, cards and tables that are damaged, missing or not what it expects.
-_BROKEN = (
-    *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, RecursionError, OverflowError),
-    *(AssertionError, pa.ArrowException, DatasetsError, yaml.YAMLError, tarfile.TarError),
-)
-
-
-def read_card(source: str, root: str) -> tuple[MetadataConfigs, DatasetInfosDict]:
-    """Read the configurations, and what is on record of them, from the card of a local dataset.
-
-    Raises:
-        InputError: When it cannot be read.
-    """
-    file = os.path.join(root, "README.md")
-    try:
-        if not os.path.isfile(file):
-            return MetadataConfigs(), DatasetInfosDict()
-        with open(file, encoding="utf-8") as opened:
-            text = opened.read(2**24)
-        if not text.lstrip("\ufeff").startswith("---"):
-            return MetadataConfigs(), DatasetInfosDict()
-        data = DatasetCard(text).data
-        return MetadataConfigs.from_dataset_card_data(data), DatasetInfosDict.from_dataset_card_data(data)
-    except _BROKEN as error:
-        raise InputError("source", source, f"its README.md cannot be read ({_reason(error)})") from error
 
 
 def choose_config(source: str, configs: Mapping[str, Any], default: str | None, wanted: str | None) -> str | None:
@@ -81,36 +49,6 @@ def choose_config(source: str, configs: Mapping[str, Any], default: str | None, 
     return wanted or default
 
 
-def card_splits(source: str, config: Mapping[str, Any], names: Collection[str]) -> dict[str, list[str]] | None:
-    """Return the files of each split that a configuration in a card names; None when it names none.
-
-    Args:
-        source: What the user calls it.
-        config: The configuration, as the card has it.
-        names: Files of the folder, as paths from it: no others are ever read.
-
-    Raises:
-        InputError: When a split is empty, or a file is in two of them.
-    """
-    if config.get("data_files") is None:
-        return None
-    folder = config.get("data_dir")
-    result: dict[str, list[str]] = {}
-    owner: dict[str, str] = {}
-    for split, patterns in sanitize_patterns(config["data_files"]).items():
-        full = [os.path.normpath(os.path.join(folder or "", pattern)) for pattern in patterns]
-        matched = [re.compile(glob_translate(pattern)).match for pattern in full]
-        own = [name for name in names if any(match(name) for match in matched)]
-        if not own:
-            valid = f"its card says that split {split!r} is {', '.join(patterns)[:100]}, but the folder holds no such file"
-            raise InputError("source", source, valid)
-        for name in own:
-            if owner.setdefault(name, split) != split:
-                raise InputError("source", source, f"its card puts {name!r} into two splits, {owner[name]!r} and {split!r}")
-        result[split] = own
-    return result
-
-
 def table_splits(source: str, names: Sequence[str], named: Collection[str | None]) -> dict[str, list[str]]:
     """Return the tables of each split: by the top folders, where there are any, and else by what the files are called.
 
@@ -126,7 +64,7 @@ def table_splits(source: str, names: Sequence[str], named: Collection[str | None
     if folders := sorted({parts[0] for parts in paths.values() if len(parts) > 1}):
         splits = by_split(source, folders, named)
         if splits is None or any(len(parts) == 1 for parts in paths.values()):
-            valid = f"its tables lie in {', '.join(folders[:5])}, which are not all splits; name one of these folders"
+            valid = f"its tables lie in {few(folders)}, which are not all splits; name one of these folders"
             raise InputError("source", source, valid)
         for name, parts in paths.items():
             result.setdefault(splits[parts[0]], []).append(name)
@@ -174,7 +112,7 @@ def open_tables(
     suffixes = {os.path.splitext(name)[1].lower() for name in tables}
     suffix = next((suffix for suffix in TABLES if suffix in suffixes), None)
     if suffix is None or not suffixes <= {*TABLES}:
-        raise InputError("source", source, f"tables or images are needed; its card names {', '.join(tables[:3])}")
+        raise InputError("source", source, f"tables or images are needed; its card names {few(tables)}")
     read = [name for name in tables if name.lower().endswith(suffix)]
     left_out: LeftOut = {why: list(names) for why, names in found.left_out.items()}
     if others := [*found.images, *(name for name in tables if name not in set(read))]:
@@ -207,10 +145,8 @@ def _refuse_contradiction(source: str, root: str, files: Sequence[str], card: Fe
     }
     for file in files:
         name = os.path.relpath(file, root)
-        try:
+        with refusing(BROKEN, "source", source, f"{name} cannot be read"):
             features = Features.from_arrow_schema(pq.read_schema(file))
-        except _BROKEN as error:
-            raise InputError("source", source, f"{name} cannot be read ({_reason(error)})") from error
         for column, feature in features.items():
             kind, other = first.setdefault(column, (_named(feature), name))
             if _named(feature) != kind and (other != "its card" or isinstance(_named(feature), list)):
@@ -342,13 +278,9 @@ def _reading(source: str) -> Iterator[None]:
         raise
     except ConnectionError as error:
         raise InputError("source", source, _UNREACHED.format(error)) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.errno in _FORBIDDEN and cause.filename:  # most often of a cache
             valid = f"it cannot be read or written ({cause.strerror})"
             raise InputError("file", str(cause.filename), valid) from error
-        raise InputError("source", source, f"a dataset with images is needed ({_reason(cause)})") from error
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError("source", source, f"a dataset with images is needed ({reason(cause)})") from error

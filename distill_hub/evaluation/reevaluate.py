@@ -278,8 +278,9 @@ def evaluate(
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
     how = Request(**training)
-    if foreign.left_out and PartialState().is_main_process:
-        show(foreign.left_out)
+    if PartialState().is_main_process:
+        for line in foreign.remarks:
+            show(line)
     jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), how)
     real = load_source(source, **real)
     own = align(foreign, real, classes)
@@ -293,15 +294,11 @@ def evaluate(
 def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, how: Request) -> list[Job]:
     if claims and how.protocol is how.students is how.repeats is None:
         jobs = [Job(protocol_named(c.protocol, c.protocol_version), c.student, c.seeds, c) for c in claims]
-    elif claims or how.protocol:
-        rules = protocol_named(how.protocol or claims[0].protocol)
+    else:
+        rules = protocol_named(how.protocol or (claims[0].protocol if claims else "quick"))
         same = {c.student: c for c in claims if (c.protocol, c.protocol_version) == (rules.name, rules.version)}
         students = rules.students(how.students or ",".join(same) or "auto", size)
         jobs = [Job(rules, student, range(how.repeats or 3), same.get(student)) for student in students]
-    else:
-        raise InputError(
-            "protocol", None, f"{location} holds no evaluation record that says protocol and student; pass --protocol"
-        )
     for job in jobs:
         check_student(job.student, num_classes, min(224, size))
     return jobs

@@ -3,14 +3,13 @@
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
 from distill_hub.data.classes import imagenet_classes
 from distill_hub.data.known import KNOWN
-from distill_hub.foreign.contents import MAX_ROWS, read_file
-from distill_hub.parsing import read_json
+from distill_hub.foreign.contents import MAX_ROWS
+from distill_hub.parsing import read_file, read_json
 
 CLASSES = (
     "a file of one class name or wnid per line in label order, or of JSON (a list, id2label or label2id), a comma-separated "
@@ -44,19 +43,15 @@ def names_in(classes: str) -> list[str]:
 
 
 def _of_file(classes: str) -> list[str]:
-    data = read_file(classes, Path(classes), "it", _FILE_BYTES)
-    try:
+    valid = f"valid: {CLASSES}; the file cannot be read as text, or as JSON"
+    with refusing((OSError, ValueError), "classes", classes, valid):
+        data = read_file(classes, _FILE_BYTES)
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if "\0" in text:
             raise ValueError("it is neither UTF-8 nor UTF-16 with a mark of its byte order")
         names = _of_json(read_json(text)) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
-    except (ValueError, RecursionError) as error:  # of a text's encoding, too
-        why = " ".join(str(error)[:150].split())
-        raise InputError(
-            "classes", classes, f"the file cannot be read as text, or as JSON ({why}); valid: {CLASSES}"
-        ) from error
-    if not names:
-        raise InputError("classes", classes, f"the file cannot be read: it is empty; valid: {CLASSES}")
+        if not names:
+            raise ValueError("it is empty")
     return names
 
 

@@ -1,21 +1,19 @@
 """What every format of a foreign set has in common: the result, its limits, and the reading of files and images."""
 
 import re
-import stat
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET
-from distill_hub.config import InputError
-from distill_hub.data.images import MAX_SIDE, decode, square
-from distill_hub.foreign.layout import few, refusal
-from distill_hub.text import printable
+from distill_hub.config import refusing
+from distill_hub.data.images import MAX_SIDE, chosen_side, decode, side_for, size_of, square
+from distill_hub.foreign.layout import refusal
+from distill_hub.text import few, printable
 
 MAX_ROWS = 10_000_000
 MAX_BYTES = 64 * 2**30  # decoded or unpacked: eight times ImageNet-1K at IPC 50 and 224 px
@@ -36,47 +34,17 @@ class ForeignSet:
     unused: Sequence[str] = ()  # files of the set that were not read, by name
 
     @property
-    def left_out(self) -> str | None:
-        """What was not read, in one line; None when everything was."""
-        count = len(self.unused)
-        return printable(f"Not used, {count:,} of its files: {few(self.unused)}") if count else None
+    def remarks(self) -> Iterator[str]:
+        """What was not read, and which size was chosen for the images: a line each."""
+        if count := len(self.unused):
+            yield printable(f"Not used, {count:,} of its files: {few(self.unused)}")
+        if "median_side" in self.notes:
+            yield chosen_side(self.images.shape[-1], self.notes["median_side"], "image_size")
 
 
-@contextmanager
-def reading(location: str, what: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn what a reader raises for a damaged file into one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except errors as error:
-        why = str(error)[:200] if isinstance(error, OSError | ValueError | RuntimeError) else type(error).__name__
-        raise refusal(location, f"{what} cannot be read ({why or type(error).__name__})") from error
-
-
-def read_file(location: str, path: Path, name: str, limit: int) -> bytes:
-    """Return the bytes of a file, once it is known to be one, and of a size that such files have.
-
-    Raises:
-        InputError: For a pipe, a device, or more than `limit` bytes; or when it cannot be read.
-    """
-    with reading(location, name, (OSError,)):
-        check_file(location, path, name, limit)
-        return path.read_bytes()
-
-
-def check_file(location: str, path: Path, name: str, limit: int) -> None:
-    """Check that a path is a regular file of at most `limit` bytes: nothing waits for a pipe or unrolls a sparse file.
-
-    Raises:
-        InputError: When it is not.
-        OSError: When there is none.
-    """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise refusal(location, f"{name} is no regular file")
-    if found.st_size > limit:
-        raise refusal(location, f"{name} has {found.st_size:,} bytes; at most {limit:,} are read")
+def reading(location: str, what: str, errors: tuple[type[Exception], ...]) -> AbstractContextManager[None]:
+    """Turn what a reader raises for a damaged file into one line; see `refusing`."""
+    return refusing(errors, "distilled set", location, f"{what} cannot be read")
 
 
 def natural(name: str) -> tuple:
@@ -120,35 +88,34 @@ def room(location: str, count: int, size: int) -> torch.Tensor:
 
 
 def decoded(
-    location: str, count: int, encoded: Iterable[tuple[str, bytes]], image_size: int | None, stored: int
+    location: str, encoded: Callable[[], Iterable[tuple[str, bytes]]], image_size: int | None, stored: int
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Decode images into one uint8 (N, 3, S, S).
 
     Args:
         location: The set.
-        count: How many they are.
-        encoded: Name and bytes of each in turn.
+        encoded: Returns name and bytes of each image in turn. It is asked twice: for their headers, and for their pixels.
         image_size: See `read_foreign`.
         stored: Bytes that the set has: one image may stand for many.
 
     Returns:
-        The images, and notes that say how many were scaled.
+        The images, and notes that say how many were scaled, and the median of their shorter sides where that gave the size.
     """
-    result, scaled = None, 0
-    for row, (name, data) in enumerate(encoded):
-        try:
-            image = decode(data)
-        except ValueError as error:
-            raise refusal(location, f"image {name} cannot be decoded ({error})") from error
-        if result is None:
-            first = image.size
-            result = room(location, count, image_size or min(first))
-            if result.numel() > max(SMALL_SET, MOST_EXPANSION * stored):
-                raise refusal(location, f"{count:,} images of {result.shape[2]} px cannot lie in {stored:,} bytes")
-        if image.size != result.shape[2:]:
-            if image_size is None:
-                sizes = " and ".join(dict.fromkeys(f"{width} x {height} px" for width, height in (first, image.size)))
-                raise InputError("image_size", None, f"its images are not of one square size: {sizes}; pass --image_size")
-            scaled += 1
-        result[row] = torch.from_numpy(square(image, result.shape[2])).permute(2, 0, 1)
-    return result, {"scaled_images": scaled} if scaled else {}
+    sides, notes = np.array([_read(location, name, size_of, data) for name, data in encoded()]), {}
+    size = image_size or int(sides[0, 0])
+    if image_size is None and (sides != size).any():
+        notes["median_side"] = int(np.median(sides.min(1)))
+        size = side_for(notes["median_side"])
+    result = room(location, len(sides), size)
+    if result.numel() > max(SMALL_SET, MOST_EXPANSION * stored):
+        raise refusal(location, f"{len(sides):,} images of {size} px cannot lie in {stored:,} bytes")
+    for row, (name, data) in enumerate(encoded()):
+        result[row] = torch.from_numpy(square(_read(location, name, decode, data), size)).permute(2, 0, 1)
+    if scaled := int((sides != size).any(1).sum()):
+        notes["scaled_images"] = scaled
+    return result, notes
+
+
+def _read(location: str, name: str, how: Callable[[bytes], Any], data: bytes) -> Any:
+    with refusing((ValueError,), "distilled set", location, f"image {name} cannot be decoded"):
+        return how(data)

@@ -1,6 +1,5 @@
 """What a set made elsewhere is made of, told by the names of its files: nothing is opened, and nothing heavy is loaded."""
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -8,12 +7,12 @@ from typing import Literal
 
 from distill_hub.artifact.find import Found
 from distill_hub.config import InputError
+from distill_hub.data.folders import NOT_UTF_8, walk
 from distill_hub.data.images import SUFFIXES as PICTURES
 from distill_hub.data.split_names import WORDS
+from distill_hub.text import few
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npy", ".npz")  # of tensors
-METADATA = ("metadata.csv", "metadata.jsonl")  # of an image folder: a file name and a label per row
-MOST_FILES, MOST_FOLDERS = 1_000_000, 100_000
 READABLE = (
     "readable are parquet files and image folders (<class>/<file>.png), here or on the Hub; and here also a .zip of an image"
     " folder, a .pt, .pth, .safetensors or .npz file of tensors images and labels, and files images*, labels* of .pt or .npy"
@@ -26,13 +25,6 @@ Groups = Mapping[tuple[str, ...], Sequence[str]]  # file names by where they lie
 def refusal(location: str, why: str) -> InputError:
     """Return the error that refuses a set, for the caller to raise."""
     return InputError("distilled set", location, why)
-
-
-def few(names: Iterable[str]) -> str:
-    """Return the first of some names, for a message."""
-    names = list(names)
-    shown = ", ".join(name if len(name) <= 60 else f"{name[:57]}..." for name in names[:5])
-    return (shown or "nothing") + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def check_layout(found: Found, data_dir: str | None) -> None:
@@ -53,34 +45,15 @@ def check_layout(found: Found, data_dir: str | None) -> None:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Return the names of everything in a folder that is no folder, hidden ones left out; links are followed.
+    """Return the names of everything in a folder that is no folder, whether it can be read or not; see `walk`.
 
     Raises:
-        InputError: When there are more than `MOST_FILES` or `MOST_FOLDERS`, or a folder cannot be read.
+        InputError: See `walk`; or for a name that is not UTF-8.
     """
-    names, seen, folders = [], 0, 0
-    open_folders: list[tuple[Path, str, tuple]] = [(folder, "", ())]
-    try:
-        while open_folders:
-            path, prefix, above = open_folders.pop()
-            facts = path.stat()
-            if (facts.st_dev, facts.st_ino) in above:
-                continue  # a link to a folder that it lies in
-            inside = (*above, (facts.st_dev, facts.st_ino))
-            if (folders := folders + 1) > MOST_FOLDERS:
-                raise refusal(str(folder), f"it holds more than {MOST_FOLDERS:,} folders, links followed")
-            for entry in os.scandir(path):
-                if (seen := seen + 1) > MOST_FILES:
-                    raise refusal(str(folder), f"it holds more than {MOST_FILES:,} files, links followed")
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    open_folders.append((Path(entry.path), f"{prefix}{entry.name}/", inside))
-                else:
-                    names.append(prefix + entry.name)
-    except OSError as error:
-        raise refusal(str(folder), f"it cannot be read ({error.strerror})") from error
-    return names
+    found = dict(walk("distilled set", str(folder), str(folder)))
+    if unnamed := [name for name, why in found.items() if why == NOT_UTF_8]:
+        raise refusal(str(folder), f"it holds files or folders {NOT_UTF_8}: {few(unnamed)}; rename them")
+    return list(found)
 
 
 def layout_of_file(location: str) -> Literal["archive", "tensors"]:

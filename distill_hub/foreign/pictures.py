@@ -4,16 +4,12 @@ Bytes from outside meet zipfile and the decoder here. What asks for more memory 
 before it gets it, and nothing is unpacked to disk.
 """
 
-import csv
-import io
-import json
 import posixpath
 import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 
@@ -27,9 +23,8 @@ from distill_hub.foreign.contents import (
     numbered,
     reading,
 )
-from distill_hub.foreign.layout import METADATA, few, refusal
+from distill_hub.foreign.layout import refusal
 
-LABEL_COLUMNS = ("label", "labels", "class_id", "class", "target", "fine_label")
 # What the reader raises for a damaged archive, or for one made to confuse it.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, IndexError, RuntimeError)
 
@@ -68,47 +63,6 @@ def open_archive(location: str) -> Iterator[tuple[list[str], Callable[[str], byt
         yield list(files), read
 
 
-def read_metadata(location: str, name: str, data: bytes, label_column: str | None) -> dict[str, Any] | None:
-    """Return the label of each file that a metadata.csv or .jsonl lists, by name; None when it has no label column.
-
-    Raises:
-        InputError: When it is damaged, lists a file twice, or several columns may be the labels.
-    """
-    with reading(location, name, (ValueError, TypeError, RecursionError, csv.Error, AttributeError)):
-        text = data.decode("utf-8-sig")
-        if name.endswith(".csv"):
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        columns = list(rows[0]) if rows else []
-    if "file_name" not in columns:
-        raise refusal(location, f"{name} has no column file_name; its columns are {few(map(str, columns))}")
-    found = [label_column] if label_column else [column for column in LABEL_COLUMNS if column in columns]
-    if not found:
-        return None
-    if len(found) > 1 or found[0] not in columns:
-        raise refusal(location, f"name the label column of {name} with --set_label_column; it has {few(map(str, columns))}")
-    labels: dict[str, Any] = {}
-    for row in rows:
-        file, label = row.get("file_name"), row.get(found[0])
-        if not isinstance(file, str) or not isinstance(label, str | int) or isinstance(label, bool) or label == "":
-            raise refusal(location, f"{name} needs a text file_name and a text or integer {found[0]!r} in every row")
-        if file in labels:
-            raise refusal(location, f"{name} lists {file[:100]!r} twice")
-        labels[file] = label
-    return labels
-
-
-def metadata_folders(names: Sequence[str]) -> dict[str, str]:
-    """Return the list of labels in each folder that has one: '' or 'train/' to the name of the file."""
-    found: dict[str, str] = {}
-    for name in names:
-        folder, file = name[: name.rfind("/") + 1], name[name.rfind("/") + 1 :]
-        if file in METADATA:
-            found.setdefault(folder, name)
-    return found
-
-
 def from_pictures(
     location: str,
     names: Sequence[str],
@@ -141,7 +95,7 @@ def from_pictures(
         raise refusal(location, "its labels are texts in some rows and numbers in others")
     rows = sorted(range(len(names)), key=lambda row: (labels[row], natural(names[row])))
     # Each image is a file of its own, so that many of them need no more room than they take.
-    images, notes = decoded(location, len(rows), ((names[row], read(names[row])) for row in rows), image_size, MAX_BYTES)
+    images, notes = decoded(location, lambda: ((names[row], read(names[row])) for row in rows), image_size, MAX_BYTES)
     labels = labels[rows]
     check_labels(location, labels, len(images), class_names)
     return ForeignSet(location, images, labels, class_names, None, notes)

@@ -8,27 +8,26 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distill_hub.config import InputError
+from distill_hub.data.card import CARD, read_card
 from distill_hub.data.classes import find_classes, places_of
-from distill_hub.data.folders import refuse_unread
+from distill_hub.data.folders import METADATA, refuse_unread
 from distill_hub.data.images import MAX_SIDE
-from distill_hub.data.metadata import refuse_contradiction
+from distill_hub.data.metadata import read_labels
 from distill_hub.data.sources import Source
-from distill_hub.foreign.card import CARD, CARD_BYTES, Card, read_card
+from distill_hub.foreign.card import recorded_groups, recorded_names
 from distill_hub.foreign.class_files import CLASSES, names_in
-from distill_hub.foreign.contents import MAX_ENTRY_BYTES, MAX_ROWS, ForeignSet, read_file
+from distill_hub.foreign.contents import MAX_ENTRY_BYTES, MAX_ROWS, ForeignSet, reading
 from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.layout import (
-    METADATA,
     PICTURES,
     READABLE,
     choose,
-    few,
     files_below,
     find_pair,
     layout_of,
@@ -39,7 +38,7 @@ from distill_hub.foreign.layout import (
     table_groups,
     within,
 )
-from distill_hub.foreign.pictures import from_pictures, metadata_folders, open_archive, read_metadata
+from distill_hub.foreign.pictures import from_pictures, open_archive
 from distill_hub.foreign.tables import from_tables
 from distill_hub.foreign.tensors import (
     MAX_CLIPPED,
@@ -49,6 +48,8 @@ from distill_hub.foreign.tensors import (
     parse_normalisation,
 )
 from distill_hub.hub import RemoteSet, check_repo_id, fetch, look
+from distill_hub.parsing import CARD_BYTES, read_file
+from distill_hub.text import few
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,11 @@ class _Files:
     data_dir: str | None
     split: str | None
 
-    @property
-    def card(self) -> Card:
-        """What the set's README.md says of its files."""
-        if CARD not in self.names:
-            return Card()
-        self.fetch([CARD])
-        return read_card(self.location, self.read(CARD, CARD_BYTES))
+    def card(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Read what the set's README.md says of its files; see `read_card`."""
+        if CARD in self.names:
+            self.fetch([CARD])
+        return read_card("distilled set", self.location, self.read(CARD, CARD_BYTES) if CARD in self.names else b"")
 
 
 def read_foreign(
@@ -180,7 +179,8 @@ def _of_folder(
         return base / prefix / name
 
     def read(name: str, limit: int) -> bytes:
-        return read_file(location, path(name), name, limit)
+        with reading(location, name, (OSError, ValueError)):
+            return read_file(path(name), limit)
 
     files = _Files(location, names, make_ready, read, path, given["data_dir"], given["split"])
     if layout == "tables":
@@ -203,8 +203,8 @@ def _unused(files: _Files, used: Sequence[str], *more: str) -> list[str]:
 def _of_tables(
     files: _Files, columns: Mapping[str, str | None], image_size: int | None, label_kind: LabelKind | None
 ) -> ForeignSet:
-    card, tables = files.card, of_kind(files.names, ".parquet")
-    recorded = card.groups(files.location, tables)
+    (configs, infos), tables = files.card(), of_kind(files.names, ".parquet")
+    recorded = recorded_groups(files.location, configs, tables)
     groups = recorded or table_groups(tables)
     key = choose(files.location, groups, files.split, files.data_dir, in_folders=not recorded)
     chosen = sorted(groups[key])
@@ -212,7 +212,7 @@ def _of_tables(
     found = from_tables(
         files.location,
         [files.path(name) for name in chosen],
-        lambda column: card.names_of(files.location, column, key[0] if recorded else None),
+        lambda column: recorded_names(files.location, infos, column, key[0] if recorded else None),
         **columns,
         image_size=image_size,
         label_kind=label_kind,
@@ -224,26 +224,24 @@ def _of_pictures(files: _Files, kind: str, image_size: int | None, label_column:
     location, pictures = files.location, of_kind(files.names, *PICTURES)
     if not pictures:
         raise refusal(location, f"it holds {few(files.names)}; {READABLE}")
-    lists = metadata_folders(files.names)
-    files.fetch(list(lists.values()))
-    listed, used_lists = {}, []
-    for folder, name in lists.items():
-        labels = read_metadata(location, name, files.read(name, MAX_ENTRY_BYTES), label_column)
-        if labels is not None:
-            listed |= {folder + PurePosixPath(file).as_posix(): (folder, label) for file, label in labels.items()}
-            used_lists.append(name)
+    lists = [name for name in files.names if name.rpartition("/")[2] in METADATA]
+    files.fetch(lists)
+    contents = ((name, files.read(name, MAX_ENTRY_BYTES)) for name in lists)
+    _, by_file = read_labels("distilled set", location, pictures, contents, "set_label_column", label_column) or ("", {})
+    listed = {name: label for own in by_file.values() for name, label in own.items()}
     if label_column is not None and not listed:
-        raise InputError("set_label_column", label_column, f"{location} holds no {' or '.join(METADATA)}")
-    refuse_contradiction("distilled set", location, {name: label for name, (_, label) in listed.items()})
+        raise InputError("set_label_column", label_column, f"{location} holds no {' or '.join(METADATA)} with labels")
     if missing := [name for name in listed if name not in set(files.names)]:
-        raise refusal(location, f"its list of labels names files that are not there: {few(missing)}")
+        raise refusal(location, f"its metadata name files that are not there: {few(missing)}")
+    if without := [name for name, label in listed.items() if label is None]:
+        raise refusal(location, f"its metadata give no label to {few(without)}")
     if listed:
         groups: dict[tuple[str, ...], list[str]] = {}
-        for name, (folder, _) in listed.items():
-            groups.setdefault(tuple(folder.split("/")[:-1]), []).append(name)
+        for file, own in by_file.items():
+            groups.setdefault(tuple(file.split("/")[:-1]), []).extend(own)
     else:
         groups = picture_groups(location, pictures)
-    recorded = files.card.groups(location, pictures)
+    recorded = recorded_groups(location, files.card()[0], pictures)
     if recorded and not listed:  # the card's splits, of which each may lie in several folders
         key = choose(location, recorded, files.split, files.data_dir, in_folders=False)
         groups = {parts: own for parts, own in groups.items() if set(own) & set(recorded[key])}
@@ -254,10 +252,9 @@ def _of_pictures(files: _Files, kind: str, image_size: int | None, label_column:
     if len(chosen) > MAX_ROWS:
         raise refusal(location, f"it holds more than {MAX_ROWS:,} images")
     files.fetch(chosen)
-    labels = {name: label for name, (_, label) in listed.items()} if listed else None
-    found = from_pictures(location, chosen, lambda name: files.read(name, MAX_ENTRY_BYTES), image_size, labels)
-    unused = _unused(files, chosen, *used_lists)
-    if labels is None:
+    found = from_pictures(location, chosen, lambda name: files.read(name, MAX_ENTRY_BYTES), image_size, listed or None)
+    unused = _unused(files, chosen, *by_file)
+    if not listed:
         beside = [name for name in unused if tuple(name.split("/")[:-2]) == key]
         refuse_unread("distilled set", location, beside, found.class_names)
     return replace(found, notes={"format": kind, **found.notes}, unused=unused)

@@ -1,6 +1,5 @@
 """Foreign sets in parquet files, whoever wrote them: with `datasets`, pandas or anything else."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,12 @@ import pyarrow.parquet as pq
 
 from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET, Column, read_columns, rows_at_a_time
 from distill_hub.config import InputError
+from distill_hub.data.rows import LABEL_COLUMNS
 from distill_hub.foreign.contents import (
     MAX_BYTES,
     MAX_ENTRY_BYTES,
     MAX_ROWS,
     ForeignSet,
-    check_file,
     check_labels,
     decoded,
     numbered,
@@ -26,7 +25,7 @@ from distill_hub.foreign.contents import (
 )
 from distill_hub.foreign.labels import LabelKind, hard_labels, probabilities
 from distill_hub.foreign.layout import refusal
-from distill_hub.foreign.pictures import LABEL_COLUMNS
+from distill_hub.parsing import check_file, read_json
 
 _IMAGE_COLUMNS = ("image", "img", "images")
 _SOFT_LABELS = ("soft_labels", "soft_label")
@@ -113,16 +112,17 @@ def from_tables(
         soft_labels, notes["soft_labels"] = probabilities(location, matrix, labels, what, label_kind)
     elif label_kind is not None:
         raise InputError("label_kind", label_kind, f"{location} has no soft labels")
-    images, scaled = decoded(
-        location, tables.rows, _cells(tables, image), image_size, sum(file.stat().st_size for file in files)
-    )
+    stored = sum(file.stat().st_size for file in files)
+    images, scaled = decoded(location, lambda: _cells(tables, image), image_size, stored)
     return ForeignSet(location, images, labels, class_names, soft_labels, {**notes, **scaled})
 
 
 def _open(location: str, files: Sequence[Path]) -> _Tables:
+    for file in files:
+        with reading(location, file.name, (OSError, ValueError)):
+            check_file(file, MAX_BYTES)
     with reading(location, "parquet", _PARQUET):
         for file in files:
-            check_file(location, file, file.name, MAX_BYTES)
             read_columns(file, ())  # a damaged footer ends here, not in PyArrow
         footers = [pq.read_metadata(file) for file in files]
         schemas = [footer.schema.to_arrow_schema() for footer in footers]
@@ -139,7 +139,7 @@ def _open(location: str, files: Sequence[Path]) -> _Tables:
 
 def _described(schema: pa.Schema) -> dict[str, dict]:
     text = (schema.metadata or {}).get(b"huggingface")
-    columns = json.loads(text)["info"]["features"] if text else {}
+    columns = read_json(text)["info"]["features"] if text else {}
     return {name: kind for name, kind in columns.items() if isinstance(kind, dict)}
 
 

@@ -19,9 +19,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from distill_hub.foreign.contents import MAX_BYTES, check_file, reading
+from distill_hub.foreign.contents import MAX_BYTES, reading
 from distill_hub.foreign.layout import refusal
 from distill_hub.foreign.pictures import ZIP_ERRORS
+from distill_hub.parsing import check_file
 
 _SMALL = 64 * 2**20  # bytes that any tensor may have, however few of them are stored
 _CHANNELS = 3  # grey images are often stored once and expanded
@@ -97,8 +98,8 @@ def load(location: str, file: Path) -> Any:
         InputError: For a damaged file, no regular file, or one that holds more, which would have to be executed.
     """
     kind = file.suffix.lower()
-    with reading(location, file.name, (OSError,)):
-        check_file(location, file, file.name, MAX_BYTES)
+    with reading(location, file.name, (OSError, ValueError)):
+        check_file(file, MAX_BYTES)
     if kind in (".pt", ".pth"):
         try:
             with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():  # of what is then refused

@@ -15,8 +15,9 @@ from distill_hub.config import InputError
 from distill_hub.data.images import square
 from distill_hub.foreign.contents import MAX_BYTES, ForeignSet, check_labels, numbered, room
 from distill_hub.foreign.labels import LabelKind, check_decided, hard_labels, probabilities
-from distill_hub.foreign.layout import few, refusal
+from distill_hub.foreign.layout import refusal
 from distill_hub.foreign.tensor_files import load, plain, plainly
+from distill_hub.text import few
 
 # In small letters; those that the field's programs save.
 _KEYS = {

@@ -1,17 +1,16 @@
 """Generators that are known by name, and what a generator's folder says of where it comes from."""
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
-from distill_hub.config import InputError
-from distill_hub.parsing import front_matter, read_file
+from distill_hub.config import refusing
+from distill_hub.parsing import CARD_BYTES, front_matter, read_file, read_object
 
 IMAGENET_DIT = "facebook/DiT-XL-2-256"
 # The repository's main branch holds pickled weights only, which are not loaded here; this ref holds them as safetensors.
 IMAGENET_DIT_REVISION = "refs/pr/1"
 TUNING = "tuning.json"  # in the folder of a generator that was fine-tuned: how that was done
-CARD_BYTES = 10_000_000  # room for the names of 100,000 classes
 DIT_LICENSE = "cc-by-nc-4.0"  # of `IMAGENET_DIT`
 
 
@@ -27,12 +26,10 @@ def tuned_from(folder: Path) -> dict[str, Any] | None:
     Raises:
         InputError: When the record cannot be read.
     """
-    try:
-        return json.loads((folder / TUNING).read_bytes())["base"]
-    except FileNotFoundError:
+    if not os.path.lexists(folder / TUNING):
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError("generator", str(folder), f"its {TUNING} does not say what it was tuned from") from error
+    with refusing((OSError, ValueError, KeyError), "generator", str(folder), f"its {TUNING} says not what it comes from"):
+        return read_object(folder / TUNING, CARD_BYTES)["base"]
 
 
 def stated_license(folder: Path) -> str | None:
@@ -41,11 +38,9 @@ def stated_license(folder: Path) -> str | None:
     Raises:
         InputError: When the YAML of the README.md is broken.
     """
-    try:
-        data, _ = front_matter(read_file(folder / "README.md", CARD_BYTES).decode())
-    except FileNotFoundError:
+    if not os.path.lexists(folder / "README.md"):
         return None
-    except ValueError as error:
-        raise InputError("generator", str(folder), "the YAML at the top of its README.md cannot be read") from error
+    with refusing((OSError, ValueError), "generator", str(folder), "the YAML at the top of its README.md cannot be read"):
+        data, _ = front_matter(read_file(folder / "README.md", CARD_BYTES).decode())
     license = data.get("license_name") if data.get("license") == "other" else data.get("license")
     return None if license is None else str(license)

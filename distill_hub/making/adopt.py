@@ -36,7 +36,7 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
 
     Args:
         found: The set, not in the artifact format.
-        config: The real dataset it stands for, and what is known of its making: source and method are given.
+        config: The real dataset it stands for, and what is known of its making: the source is given.
 
     Returns:
         The folder.
@@ -58,20 +58,21 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
     given = None if config.teacher else _given_soft_labels(config.location, own, classes)
     counts = np.bincount(own.labels).tolist()
     ipc = mean_ipc(counts)
-    name = set_name(source.name, ipc, config.method.lower())
+    method = (config.method or "unknown").lower()
+    name = set_name(source.name, ipc, method)
     destination = None
     if config.push_to_hub:
         destination = check_destination(config.push_to_hub, name, private=config.private)
     given_set = {"location": config.location, "set_sha256": own.content_sha256, "source_fingerprint": source.fingerprint}
-    settings = {**resolved(config), "method": config.method.lower(), **given_set}
+    settings = {**resolved(config), "method": method, **given_set}
     folder = config.output_dir or Path("outputs", name)
     other = _replaceable(folder) if start_accelerator().is_main_process and not config.overwrite else None
     if other:
         show(f"{folder} holds what was adopted from {other}, which is there still; it is replaced")
     run = Run(folder, settings, overwrite=config.overwrite or other is not None)
     soft_labels, whose, teacher, columns = given or _taught_soft_labels(config, run, source, own)
-    if foreign.left_out:
-        run.say(foreign.left_out)
+    for line in foreign.remarks:
+        run.say(line)
     notes = {
         **foreign.notes,
         **({"unused_files": len(foreign.unused), "unused_files_are": foreign.unused[:20]} if foreign.unused else {}),
@@ -85,7 +86,11 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
             name=name,
             origin="external",
             method=MethodRecord(
-                name=config.method.lower(), title=config.title or config.method, paper=config.paper, config={}, notes=notes
+                name=method,
+                title=config.title or config.method or "an unknown method",
+                paper=config.paper,
+                config={},
+                notes=notes,
             ),
             source=source_record(source),
             classes=[

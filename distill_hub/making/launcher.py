@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import psutil
 import yaml
 
-from distill_hub.config import InputError, launch, options, say_loading
+from distill_hub.config import InputError, launch, options, refusing, say_loading
 from distill_hub.ending import end_on_signals, fail, interrupted
 from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
 from distill_hub.options.launch import LaunchOptions
@@ -51,8 +51,8 @@ def make_command(line: Sequence[str]) -> None:
         settings,
         recipe.description,
         line[1:],
-        f"distill-hub make {recipe.name}",
         light=True,
+        prog=f"distill-hub make {recipe.name}",
         printed_class=recipe.config_class,
         configs=recipes_folder() / "configs",
     )
@@ -156,10 +156,9 @@ def _read_launch_file(file: Path | None) -> Any:
 
     if file is None:
         return ClusterConfig("LOCAL_MACHINE", "NO", mixed_precision="no", use_cpu=False, debug=False)
-    try:
+    broken = (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError)  # AttributeError: it holds no mapping
+    with refusing(broken, "config_file", str(file), "a file that `accelerate config` writes is needed"):
         known = load_config_from_file(str(file))
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:  # AttributeError: it holds no mapping
-        raise InputError("config_file", str(file), f"a file that `accelerate config` writes is needed ({error})") from error
     if not isinstance(known, ClusterConfig):
         raise InputError("config_file", str(file), "compute_environment: LOCAL_MACHINE is needed")
     return known

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
 from distill_hub.networks.names import CONVNET, INSTANCE_NORM, TORCHVISION, refuse_network, student_name
 
 
@@ -196,14 +196,9 @@ def check_student(name: str, num_classes: int, image_size: int, batch_size: int 
     Raises:
         InputError: See `build`; or the network does not run at this image size, or is no classifier.
     """
-    try:
-        with torch.device("meta"):
-            model = build(student_name(name, image_size), num_classes, image_size, field=field).train()
-            shape = model(torch.empty(batch_size, 3, image_size, image_size)).shape
-    except InputError:
-        raise
-    except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(field, name, f"a network that runs on {image_size} px images is needed ({reason})") from error
+    valid = f"a network that runs on {image_size} px images is needed"
+    with refusing((AssertionError, RuntimeError, ValueError), field, name, valid), torch.device("meta"):
+        model = build(student_name(name, image_size), num_classes, image_size, field=field).train()
+        shape = model(torch.empty(batch_size, 3, image_size, image_size)).shape
     if shape != (batch_size, num_classes):
         raise InputError(field, name, f"it gives an image not one logit per class but an output of {tuple(shape[1:])}")

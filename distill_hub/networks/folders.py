@@ -1,8 +1,8 @@
 """Reading the folder of a network that a stranger made: JSON, weights, and what other libraries say of both."""
 
-import json
 import logging
 import math
+import os
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +14,9 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
 from distill_hub.networks.configs import Own, ShardIndex
+from distill_hub.parsing import read_object
 from distill_hub.text import printable
 
 MAX_BYTES = 2**25  # of a JSON file
@@ -37,17 +38,10 @@ def read_json(file: Path, field: str, name: str) -> dict[str, Any]:
     Raises:
         InputError: When it is missing, too large, or something else.
     """
-    try:
-        if file.stat().st_size > MAX_BYTES or not file.is_file():
-            raise ValueError(f"it is no file of at most {MAX_BYTES:,} bytes")
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(field, name, f"there is no {file.name} in it") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(field, name, f"{file.name} must hold a JSON object ({reason(error)})") from error
-    if not isinstance(content, dict):
-        raise InputError(field, name, f"{file.name} must hold a JSON object, not {reprlib.repr(content)}")
-    return content
+    if not os.path.lexists(file):
+        raise InputError(field, name, f"there is no {file.name} in it")
+    with refusing((OSError, ValueError), field, name, f"{file.name} must hold a JSON object"):
+        return read_object(file, MAX_BYTES, finite=False)
 
 
 def checked(kind: type[Own], content: Any, file: str, field: str, name: str) -> Own:
@@ -87,19 +81,10 @@ def building(field: str, name: str, valid: str) -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
-        yield
-    except InputError:
-        raise
-    except _UNBUILT as error:
-        raise InputError(field, name, f"{valid} ({reason(error)})") from error
+        with refusing(_UNBUILT, field, name, valid):
+            yield
     finally:
         logging.disable(before)
-
-
-def reason(error: BaseException) -> str:
-    """Return what an error says, in one line of at most 200 characters."""
-    text = printable(" ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def check_weights(folder: Path, stem: str, field: str, name: str) -> None:

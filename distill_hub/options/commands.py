@@ -104,7 +104,7 @@ class ForeignOptions:
     index: NonNegativeInt | None = option(None, "which of several sets in one file of tensors, e.g. runs or steps, from 0")
     set_image_column: str | None = option(None, "image column of the set, when it cannot be detected")
     set_label_column: str | None = option(None, "label column of the set, when it cannot be detected")
-    image_size: Pixels | None = option(None, "scale and crop to this side in pixels, when sizes differ")
+    image_size: Pixels | None = option(None, "scale and crop to this side in pixels; where sizes differ, one is chosen")
     mean: str | None = option(None, "mean of normalised tensors, one or three numbers, e.g. 0.485,0.456,0.406")
     std: str | None = option(None, "standard deviation of normalised tensors, one or three numbers")
     pixel_range: PositiveFloat | None = option(
@@ -124,7 +124,9 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
 
     location: Location = argument("a distilled set: folder, or id on the Hub")
     revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
-    protocol: ProtocolName | None = option(None, PROTOCOL_HELP + "; default: as the set's record says", common=True)
+    protocol: ProtocolName | None = option(
+        None, PROTOCOL_HELP + "; default: as the set's record says, or quick", common=True
+    )
     students: str | None = option(
         None,
         "student networks, comma-separated: convnet-D, resnetap-10, resnet-18, resnet-18-bn, ..., timm/NAME; "

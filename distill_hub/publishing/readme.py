@@ -11,13 +11,12 @@ from huggingface_hub.utils import yaml_dump
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.config import InputError
-from distill_hub.parsing import front_matter, read_file
+from distill_hub.parsing import CARD_BYTES, front_matter, read_file
 from distill_hub.publishing.card import render_card
 from distill_hub.publishing.merge import regions
 
 README = "README.md"
 GENERATED = "assets/card.md"  # the card as it was generated: what README.md has beyond it, people wrote
-CARD_BYTES = 10_000_000  # room for the names of 100,000 classes
 _OF_THE_DATA = ("dataset_info", "configs")  # YAML that load_dataset needs: never people's
 
 

@@ -1,11 +1,12 @@
 """The output folder of a run: whether it is one, what it was made with, and making room in it."""
 
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, refusing
+from distill_hub.parsing import read_object
 from distill_hub.running.files import STATE, check_folder, remove
 
 CONFIG = "config.json"  # in STATE: what the run was made with
@@ -46,18 +47,10 @@ def made_with(folder: Path) -> dict[str, Any] | None:
         InputError: When the file that says so is broken.
     """
     file = folder / STATE / CONFIG
-    try:
-        if file.is_file() and file.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is too large")
-        found = json.loads(file.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
-    except FileNotFoundError:
+    if not os.path.lexists(file):
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        valid = f"{file} is broken ({error}); --overwrite starts afresh"
-        raise InputError("output_dir", str(folder), valid) from error
-    return found
+    with refusing((OSError, ValueError), "output_dir", str(folder), f"{file} is broken; --overwrite starts afresh"):
+        return read_object(file, _MOST_BYTES)
 
 
 _IMAGES = {"source_fingerprint": "training images", "test_fingerprint": "test images"}  # what these settings stand for

@@ -8,17 +8,9 @@ from typing import TypeVar
 import torch
 
 from distill_hub.config import InputError
+from distill_hub.ending import is_out_of_memory
 
 Item = TypeVar("Item")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory, of this machine or of its device, is used up."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # PyTorch has no class of its own for these.
-    words = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def in_parts(

@@ -8,18 +8,14 @@ import time
 import numpy as np
 import PIL.Image
 import pytest
+from source_files import reds, refused
 
 from distill_hub.config import InputError
 from distill_hub.data import file_facts
 from distill_hub.data.file_facts import read_facts
-from distill_hub.data.folders import left_out_line, shortened
+from distill_hub.data.folders import left_out_line
 from distill_hub.data.sources import load_source
 from distill_hub.data.split_names import find_split, split_named
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
@@ -39,17 +35,6 @@ def splits(root, **classes):
     for k, name in enumerate(classes["names"]):
         put(root, *(f"train/{name}/{j}.png" for j in range(4)), first=20 * k)
         put(root, *(f"test/{name}/{j}.png" for j in range(2)), first=20 * k + 10)
-
-
-def reds(split):
-    return split.pixels(None, 8)[:, 0, 0, 0].tolist()
-
-
-def refused(root, **options):
-    with pytest.raises(InputError) as caught:
-        load_source(str(root), **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Splits
@@ -150,6 +135,16 @@ def test_no_file_is_in_two_splits_or_classes(root, link, target):
         shutil.rmtree(root / "test")
     (root / link).symlink_to(target)
     assert "are the same file, in two splits or classes" in refused(root)
+
+
+def test_links_that_multiply_are_refused(root, monkeypatch):
+    monkeypatch.setattr("distill_hub.data.folders.MOST_FOLDERS", 100)
+    splits(root, names=["a", "b"])
+    for level in range(10):
+        (root / f"d{level}").mkdir()
+        for side in "ab":
+            os.symlink(f"../d{level + 1}", root / f"d{level}" / side)
+    assert "files or 100 folders" in refused(root)
 
 
 def test_links_in_a_circle_or_to_nothing_are_named(root, capsys):
@@ -263,8 +258,8 @@ def test_what_is_no_folder_is_said_so(tmp_path, monkeypatch, name):
 
 
 def test_names_are_shortened():
-    assert shortened("x" * 100, 20) == "xxxxxxx...xxxxxxxxxx" and shortened("a\nb") == "a?b"
-    assert left_out_line({"broken": ["a", "b"], "other": ["c", "d", "e", "f"]}) == "2 broken (a, b), 4 other (c, d, e, ...)"
+    said = left_out_line({"broken": ["a\nb", "b"], "other": ["c", "d", "e", "f"]})
+    assert said == "2 broken (a?b, b), 4 other (c, d, e and 1 more)"
 
 
 # Metadata
@@ -308,6 +303,7 @@ def test_metadata_jsonl_by_split_with_a_column_of_another_name(root, capsys):
     ("rows", "head", "words"),
     [
         (["0.png,a"], "name,label", "needs the column file_name"),
+        (["0.png,a,x"], "file_name,label,class", "named with --label_column; it has file_name, label, class"),
         (["0.png,a"], "file_name,text", "named with --label_column; it has file_name, text"),
         (["0.png,a", "0.png,b"], "file_name,label", "gives '0.png' two labels"),
         (["a/0.png,b", "b/0.png,a"], "file_name,label", "'a/0.png' lies in a folder of the class 'a'"),
@@ -317,6 +313,15 @@ def test_metadata_jsonl_by_split_with_a_column_of_another_name(root, capsys):
 def test_metadata_that_cannot_be_used(root, rows, head, words):
     labelled(root, rows, head=head)
     assert words in refused(root, test_fraction=0.5)
+
+
+def test_labels_are_of_one_kind_in_all_metadata(root):
+    for split, names, first in (("train", "12", 0), ("test", "1x", 10)):
+        put(root, *(f"{split}/{j}.png" for j in range(2)), first=first)
+        rows = [f"{j}.png,{names[j]}" for j in range(2)]
+        (root / split / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    source = load_source(str(root))
+    assert source.class_names == ["1", "2"] and (reds(source.test), source.test.labels.tolist()) == ([10], [0])
 
 
 def test_metadata_without_labels_leaves_the_class_folders(root, capsys):

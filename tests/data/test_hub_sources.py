@@ -1,13 +1,10 @@
 """Datasets on the Hub as sources, by the real clients over HTTP against a Hub on this machine."""
 
-import io
 import json
 
-import numpy as np
-import PIL.Image
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image
 from processes import run_python
+from source_files import picture, stored
 
 CODE = """
 import json, sys
@@ -39,21 +36,6 @@ configs:
 """
 
 
-def picture(value):
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(np.full((8, 8, 3), (value, 0, 7), np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def table(first):
-    """Return a parquet file of four images of two classes."""
-    features = Features({"image": Image(decode=False), "label": ClassLabel(names=["a", "b"])})
-    cells = [{"bytes": picture(first + row), "path": None} for row in range(4)]
-    buffer = io.BytesIO()
-    Dataset.from_dict({"image": cells, "label": [0, 1, 0, 1]}, features=features).to_parquet(buffer)
-    return buffer.getvalue()
-
-
 REPOS = {
     "org/splits": {
         f"{split}/{name}/{j}.png": picture(10 * k + first + j)
@@ -64,16 +46,16 @@ REPOS = {
     "org/classes": {
         f"{name}/{j}.png": picture(10 * k + j) for k, name in enumerate(("bus", "car", "train")) for j in range(4)
     },
-    "org/tables": {f"data/{split}-00000-of-00001.parquet": table(first) for split, first in (("train", 0), ("test", 10))},
+    "org/tables": {f"data/{s}-00000-of-00001.parquet": stored("ab", first) for s, first in (("train", 0), ("test", 10))},
     "org/configs": {
         "README.md": CARD.format("small", "large").encode(),
         **{
-            f"{name}/{split}-00000-of-00001.parquet": table(first)
+            f"{name}/{split}-00000-of-00001.parquet": stored("ab", first)
             for name, k in (("small", 0), ("large", 20))
             for split, first in (("train", k), ("test", k + 10))
         },
     },
-    "org/folders": {f"{name}/{split}.parquet": table(0) for name in ("small", "large") for split in ("train", "test")},
+    "org/folders": {f"{name}/{split}.parquet": stored("ab") for name in ("small", "large") for split in ("train", "test")},
 }  # fmt: skip
 CALLS = {
     "splits": ("org/splits", {}),

@@ -1,4 +1,3 @@
-import io
 import struct
 import zlib
 
@@ -6,16 +5,11 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
+from source_files import encode
 
 from distill_hub.data.images import decode, size_of
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8)
-
-
-def encode(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    (image if isinstance(image, PIL.Image.Image) else PIL.Image.fromarray(image)).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 # What each orientation means, by hand: https://exiftool.org/TagNames/EXIF.html, tag 0x0112.

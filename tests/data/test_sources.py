@@ -1,4 +1,3 @@
-import io
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
+from source_files import encode, reds, refusal
 from timm.data import ImageNetInfo
 from torchvision.transforms import CenterCrop, Compose, Resize
 
@@ -28,11 +28,6 @@ DESCRIPTIONS = [IMAGENET.index_to_description(index) for index in range(1000)]
 CRANES = ("n02012849", "n03126707")  # the bird, the machine
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture(scope="module")
 def digits():
     return load_source("digits")
@@ -41,12 +36,6 @@ def digits():
 def picture(value, size=(8, 8)):
     """One colour, told apart by its red value."""
     return PILImage.fromarray(np.full((size[1], size[0], 3), (value, 255 - value, 7), np.uint8))
-
-
-def encoded(image, kind="PNG"):
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
 
 
 def noise(size, seed=0):
@@ -87,17 +76,6 @@ def image_folder(tmp_path):
 
 
 SMALL = {"train": {"a": 2, "b": 1}, "test": {"a": 1, "b": 1}}
-
-
-def reds(split):
-    return split.pixels(None, 8)[:, 0, 0, 0].tolist()
-
-
-def refused(name, **options):
-    with pytest.raises(InputError) as caught:
-        load_source(name, **options)
-    assert "\n" not in str(caught.value)
-    return caught.value
 
 
 # The digits
@@ -174,7 +152,7 @@ def test_unlabelled_rows_are_left_out(parquet):
 
 
 def test_a_split_without_a_single_label_is_refused(parquet):
-    assert "'train'" in str(refused(parquet([-1, -1], ClassLabel(names=["a", "b"]))))
+    assert "'train'" in str(refusal(parquet([-1, -1], ClassLabel(names=["a", "b"]))))
 
 
 def test_parquet_with_integers_takes_them_in_numerical_order(parquet):
@@ -192,7 +170,7 @@ def test_parquet_with_strings_takes_them_in_alphabetical_order(parquet):
 def test_of_several_image_columns_one_must_be_named(parquet):
     masks = [picture(100 + row) for row in range(2)]
     folder = parquet([0, 1], ClassLabel(names=["a", "b"]), mask=masks)
-    error = refused(folder)
+    error = refusal(folder)
     assert error.field == "image_column" and all(part in str(error) for part in ("--image_column", "image", "mask"))
     assert reds(load_source(folder, image_column="mask").train) == [100, 101]
     assert reds(load_source(folder, image_column="image").train) == [0, 1]
@@ -200,20 +178,20 @@ def test_of_several_image_columns_one_must_be_named(parquet):
 
 def test_a_label_column_of_another_name_must_be_named(parquet):
     folder = parquet(["b", "a"], Value("string"), label="species")
-    error = refused(folder)
+    error = refusal(folder)
     assert error.field == "label_column" and "--label_column" in str(error) and "species" in str(error)
     assert load_source(folder, label_column="species").train.labels.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("field", ["image_column", "label_column"])
 def test_a_missing_column_is_named_with_those_there_are(parquet, field):
-    error = refused(parquet([0, 1], ClassLabel(names=["a", "b"])), **{field: "foo"})
+    error = refusal(parquet([0, 1], ClassLabel(names=["a", "b"])), **{field: "foo"})
     assert error.field == field and "'foo'" in str(error) and "image, label" in str(error)
 
 
 @pytest.mark.parametrize(("field", "name"), [("image_column", "label"), ("label_column", "image")])
 def test_a_column_of_the_wrong_type_is_refused(parquet, field, name):
-    error = refused(parquet([0, 1], ClassLabel(names=["a", "b"])), **{field: name})
+    error = refusal(parquet([0, 1], ClassLabel(names=["a", "b"])), **{field: name})
     assert error.field == field and repr(name) in str(error)
 
 
@@ -221,12 +199,12 @@ def test_a_column_of_the_wrong_type_is_refused(parquet, field, name):
 
 
 def test_without_a_test_split_both_ways_out_are_named(parquet):
-    error = refused(parquet([0, 1] * 4, ClassLabel(names=["a", "b"]), splits=["train"]))
+    error = refusal(parquet([0, 1] * 4, ClassLabel(names=["a", "b"]), splits=["train"]))
     assert error.field == "test_split" and "--test_split" in str(error) and "--test_fraction" in str(error)
 
 
 def test_a_test_split_that_is_not_there_is_named_with_those_there_are(parquet):
-    error = refused(parquet([0, 1], ClassLabel(names=["a", "b"])), test_split="foo")
+    error = refusal(parquet([0, 1], ClassLabel(names=["a", "b"])), test_split="foo")
     assert error.field == "test_split" and all(f"'{name}'" in str(error) for name in ("foo", "train", "test"))
 
 
@@ -234,7 +212,7 @@ def test_an_empty_test_split_is_refused(parquet):
     folder = parquet([0, 1], ClassLabel(names=["a", "b"]))
     file = f"{folder}/test-00000-of-00001.parquet"
     Dataset.from_parquet(file).select([]).to_parquet(file)
-    error = refused(folder)
+    error = refusal(folder)
     assert error.field == "source" and "split 'test' is empty" in str(error)
 
 
@@ -243,11 +221,11 @@ def test_a_test_split_without_labels_or_of_other_classes_is_refused(tmp_path):
         features = Features({"image": Image(), "label": Value("int64")})
         dataset = Dataset.from_dict({"image": [picture(0)], "label": [label]}, features=features)
         dataset.to_parquet(str(tmp_path / f"{split}.parquet"))
-    assert "split 'test' holds no labelled images of the 1 classes" in str(refused(str(tmp_path)))
+    assert "split 'test' holds no labelled images of the 1 classes" in str(refusal(str(tmp_path)))
 
 
 def test_a_train_split_is_needed(image_folder):
-    error = refused(image_folder({"test": {"a": 1, "b": 1}}))
+    error = refusal(image_folder({"test": {"a": 1, "b": 1}}))
     assert error.field == "source" and "'train'" in str(error) and "'test'" in str(error)
 
 
@@ -280,12 +258,12 @@ def test_a_source_with_a_test_split_holds_nothing_out(parquet):
 
 @pytest.mark.parametrize("fraction", [1.0, 0.001])
 def test_a_fraction_that_empties_a_split_is_refused(parquet, fraction):
-    error = refused(parquet(["a", "b"] * 4, Value("string"), splits=["train"]), test_fraction=fraction)
+    error = refusal(parquet(["a", "b"] * 4, Value("string"), splits=["train"]), test_fraction=fraction)
     assert error.field == "test_fraction" and str(fraction) in str(error)
 
 
 def test_a_class_too_small_to_be_split_is_refused(parquet):
-    error = refused(parquet(["a", "b"] * 4 + ["c"], Value("string"), splits=["train"]), test_fraction=0.5)
+    error = refusal(parquet(["a", "b"] * 4 + ["c"], Value("string"), splits=["train"]), test_fraction=0.5)
     assert error.field == "test_fraction" and "0.5" in str(error)
 
 
@@ -293,14 +271,14 @@ def test_a_class_too_small_to_be_split_is_refused(parquet):
 
 
 def test_an_unknown_name_gives_the_nearest_known_one():
-    error = refused("imagewof")
+    error = refusal("imagewof")
     assert error.field == "source" and "did you mean 'imagewoof'?" in str(error)
     assert all(name in str(error) for name in KNOWN)
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "no such name", "../nowhere/at/all"])
 def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(name):
-    error = refused(name)
+    error = refusal(name)
     assert error.field == "source" and repr(name) in str(error)
 
 
@@ -324,13 +302,13 @@ def write_script(folder):
 def test_a_folder_without_a_dataset_is_refused(tmp_path, write):
     (tmp_path / "set").mkdir()
     write(tmp_path / "set")
-    error = refused(str(tmp_path / "set"))
+    error = refusal(str(tmp_path / "set"))
     assert error.field == "source" and str(tmp_path / "set") in str(error)
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\na,0\nb,1\n")
-    error = refused(str(tmp_path))
+    error = refusal(str(tmp_path))
     assert error.field == "image_column" and "text, label" in str(error)
 
 
@@ -361,7 +339,7 @@ def test_a_corrupt_file_of_a_folder_is_left_out_and_named(image_folder, tmp_path
 
 def test_a_corrupt_cell_of_a_table_is_an_input_error_with_its_row(tmp_path):
     features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
-    cells = [{"bytes": data, "path": None} for data in (encoded(picture(1)), b"garbage")]
+    cells = [{"bytes": data, "path": None} for data in (encode(picture(1)), b"garbage")]
     for split in ("train", "test"):
         dataset = Dataset.from_dict({"image": cells, "label": [0, 1]}, features=features)
         dataset.to_parquet(str(tmp_path / f"{split}.parquet"))

@@ -1,16 +1,14 @@
 """Tables as sources: splits by name, columns by type, cards, and what a stranger's table may not do."""
 
 import errno
-import io
 
-import datasets
 import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image
 from datasets.exceptions import DatasetGenerationError
+from source_files import cells, picture, reds, refused, stored, table
 
 from distill_hub.config import InputError
 from distill_hub.data import tables
@@ -18,31 +16,9 @@ from distill_hub.data.sources import load_source
 from distill_hub.data.tables import table_splits
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture
 def root(tmp_path):
     return tmp_path / "set"
-
-
-def picture(value):
-    """One colour, told apart by its red value, as PNG."""
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(np.full((8, 8, 3), (value, 0, 7), np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def cells(first=0, count=4):
-    return [{"bytes": picture(first + row), "path": None} for row in range(count)]
-
-
-def table(file, labels, images=None, **more):
-    """Write a parquet file without anything but Arrow's own types."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": cells() if images is None else images, "label": labels, **more}), file)
 
 
 def pair(root, labels, images=None, **more):
@@ -52,21 +28,8 @@ def pair(root, labels, images=None, **more):
 
 
 def named(file, names, first=0):
-    """Write a parquet file as `datasets` does."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
-    Dataset.from_dict({"image": cells(first), "label": [0, 1, 0, 1]}, features=features).to_parquet(str(file))
-
-
-def reds(split):
-    return split.pixels(None, 8)[:, 0, 0, 0].tolist()
-
-
-def refused(root, **options):
-    with pytest.raises(InputError) as caught:
-        load_source(str(root), **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    file.write_bytes(stored(names, first))
 
 
 # Columns
@@ -309,6 +272,31 @@ def test_a_card_names_no_files_outside(root, path):
     folder = pair(root, ["a", "b"] * 2)
     card(root, ("x", path, "test*"))
     assert "the folder holds no such file" in refused(folder)
+
+
+@pytest.mark.parametrize("place", ["/etc", "..", "train/../../x", "7", "[a]"])
+def test_a_card_names_no_folder_outside(root, place):
+    folder = pair(root, ["a", "b"] * 2)
+    (root / "README.md").write_text(f"---\nconfigs:\n- config_name: x\n  data_dir: {place}\n---\n")
+    assert "which does not lie in it" in refused(folder)
+
+
+@pytest.mark.parametrize("path", ["[7]", "'[z-a].parquet'", "a**.parquet", "[null, 1.5]"])
+def test_patterns_of_a_card_that_are_none(root, path):
+    folder = pair(root, ["a", "b"] * 2)
+    card(root, ("x", path, "test*"))
+    assert "README.md" in refused(folder) or "holds no such file" in refused(folder)
+
+
+@pytest.mark.parametrize("names", ["xx", "7x", ["[a]", "x"]])
+def test_a_configuration_is_named_once_and_by_a_text(root, names):
+    folder = pair(root, ["a", "b"] * 2)
+    card(root, (names[0], "train*", "test*"), (names[1], "test*", "train*"))
+    assert "README.md cannot be read" in refused(folder)
+    (root / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: x, default: yes}\n- {config_name: y, default: yes}\n---\n"
+    )
+    assert "several default configs" in refused(folder)
 
 
 def test_a_card_puts_no_file_into_two_splits(root):

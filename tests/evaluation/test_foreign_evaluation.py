@@ -66,7 +66,7 @@ def test_a_set_on_the_hub_scores_the_same_in_another_class_order(stranger, plain
 
 
 def test_what_the_set_does_not_say_is_asked_for(stranger):
-    for missing in ("classes", "source", "protocol"):
+    for missing in ("classes", "source"):
         given = {name: value for name, value in {**HOW, "classes": "digits"}.items() if name != missing}
         line = stranger.refusal("evaluate", REPO, **given)
         assert line.startswith(f"{missing}: ") and f"pass --{missing}" in line

@@ -4,6 +4,7 @@ import pytest
 
 from distill_hub import InputError, evaluate
 from distill_hub.evaluation.reevaluate import Comparison
+from distill_hub.options.shared import EvaluationOptions
 
 
 def test_a_set_with_permuted_classes_scores_the_same(make_set, tmp_path):
@@ -28,12 +29,13 @@ def test_soft_labels_in_another_order_than_the_labels_are_refused(make_set, tmp_
         evaluate(folder)
 
 
-def test_without_a_record_there_is_nothing_to_compare_with(make_set, tmp_path):
+def test_without_a_record_students_are_those_of_a_recipe_and_nothing_is_claimed(make_set, tmp_path):
     folder = make_set(tmp_path, list(range(10)))
     for record in (folder / "evaluations").iterdir():
         record.unlink()
-    with pytest.raises(InputError, match="no evaluation record"):
-        evaluate(folder)
+    (pair,) = evaluate(folder, repeats=1)
+    assert pair.claimed is None and pair.measured.protocol == EvaluationOptions().protocol == "quick"
+    assert pair.measured.student == "convnet-2"
 
 
 def test_agreement_is_two_standard_errors_of_the_difference(make_record):

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from foreign_files import LABELS, PIXELS, PLANES, VALUES, encode
+from foreign_files import LABELS, PIXELS, PLANES, VALUES
 from PIL import Image as PILImage
 from safetensors.torch import save_file
+from source_files import encode
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from foreign_files import PIXELS, PLANES, check, encode, listing, refusal
+from foreign_files import PIXELS, PLANES, check, listing, refusal
 from PIL import Image as PILImage
+from source_files import encode
 
 from distill_hub.foreign import contents
 from distill_hub.foreign.read import read_foreign
@@ -47,22 +48,34 @@ def test_grey_palette_and_transparent_images_become_rgb(image_folder, tmp_path):
     assert torch.equal(found[0], PLANES[0, :1].expand(3, 8, 8)) and torch.equal(found[1:], PLANES[1:3])
 
 
-def test_different_sizes_need_image_size(image_folder):
+def test_different_sizes_become_the_one_that_is_named(image_folder):
     # Scaling 8 to 4 by a bilinear filter weighs 1 3 3 1; in the middle of a flat area that changes nothing.
     wide = np.zeros((8, 16, 3), np.uint8)
     wide[:, 4:12] = 200
     folder = image_folder({"a/0.png": np.full((4, 4, 3), 7, np.uint8), "a/1.png": wide})
-    error = refusal(folder)
-    assert error.field == "image_size" and "4 x 4 px and 16 x 8 px" in str(error)
     found = read_foreign(str(folder), image_size=4)
     assert (found.images[0] == 7).all() and (found.images[1, :, :, 1:3] == 200).all()
-    assert found.images.shape == (2, 3, 4, 4) and found.notes["scaled_images"] == 1
+    assert found.images.shape == (2, 3, 4, 4) and found.notes["scaled_images"] == 1 and not list(found.remarks)
     assert refusal(folder, image_size=0).field == "image_size"
 
 
-def test_images_that_are_not_square_need_image_size(image_folder):
-    folder = image_folder({"a/0.png": PIXELS[0, :, :6]})
-    assert "6 x 8 px" in str(refusal(folder))
+@pytest.mark.parametrize(
+    ("shapes", "median", "side"),  # of heights and widths
+    [
+        ([(70, 90), (40, 41), (66, 65), (300, 200), (31, 30)], 65, 64),
+        ([(32, 32)] * 3 + [(33, 32)], 32, 32),
+        ([(375, 500)] * 2, 375, 256),
+        ([(8, 6)], 6, 16),
+    ],
+)
+def test_sizes_of_photos_become_one_that_is_said(image_folder, shapes, median, side):
+    folder = image_folder({f"a/{i}.png": np.full((*shape, 3), i, np.uint8) for i, shape in enumerate(shapes)})
+    found = read_foreign(str(folder))
+    assert found.images.shape == (len(shapes), 3, side, side)
+    assert all((image == i).all() for i, image in enumerate(found.images))
+    (line,) = found.remarks
+    assert f"squares of {side} px" in line and f"has {median} px, median" in line and "--image_size" in line
+    assert found.notes["scaled_images"] == sum(shape != (side, side) for shape in shapes)
 
 
 def test_result_has_a_limit(image_folder, monkeypatch):

@@ -3,9 +3,10 @@
 import os
 
 import pytest
-from foreign_files import PIXELS, PLANES, check, encode, refusal
+from foreign_files import PIXELS, PLANES, check, refusal
+from source_files import encode
 
-from distill_hub.foreign.layout import MOST_FILES, table_groups
+from distill_hub.foreign.layout import table_groups
 from distill_hub.foreign.read import read_foreign
 
 CONFIGS = """---
@@ -49,7 +50,8 @@ def test_splits_are_never_joined(table, names):
     assert error.field == "split" and f"--split: {first}, {second}" in str(error)
     found = read_foreign(str(folder), split=first)
     check(found)
-    assert found.unused == [f"{names[1]}.parquet"] and found.left_out == f"Not used, 1 of its files: {names[1]}.parquet"
+    assert found.unused == [f"{names[1]}.parquet"]
+    assert list(found.remarks) == [f"Not used, 1 of its files: {names[1]}.parquet"]
     assert f"are {first}, {second}" in str(refusal(folder, split="ipc2"))
 
 
@@ -101,28 +103,36 @@ def test_links_are_followed_and_loops_left(image_folder, tmp_path):
     image_folder({"0.png": PIXELS[1]}, "elsewhere")
     os.symlink(tmp_path / "elsewhere", folder / "b")
     os.symlink(folder, folder / "a/up")
-    check(read_foreign(str(folder)), images=PLANES[:2], labels=[0, 1], names=["a", "b"])
+    found = read_foreign(str(folder))
+    check(found, images=PLANES[:2], labels=[0, 1], names=["a", "b"])
+    assert found.unused == ["a/up"]
 
 
 def test_links_that_multiply_are_refused(image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("distill_hub.foreign.layout.MOST_FOLDERS", 100)
+    monkeypatch.setattr("distill_hub.data.folders.MOST_FOLDERS", 100)
     folder = image_folder({"a/0.png": PIXELS[0]})
     for level in range(10):
         (folder / f"d{level}").mkdir()
         for side in "ab":
             os.symlink(f"../d{level + 1}", folder / f"d{level}/{side}")
-    assert "more than 100 folders" in str(refusal(folder)) and MOST_FILES > 100
+    assert "files or 100 folders" in str(refusal(folder))
+
+
+def test_names_that_are_not_utf_8_are_refused(image_folder):
+    folder = image_folder({"a/0.png": PIXELS[0]})
+    (folder / "caf\udce9").mkdir()
+    assert "names that are not UTF-8: caf?; rename" in str(refusal(folder))
 
 
 @pytest.mark.parametrize("name", ["a/1.png", "README.md", "metadata.csv"])
 def test_pipes_and_sparse_files_are_refused_before_they_are_opened(image_folder, name):
     folder = image_folder({"a/0.png": PIXELS[0]})
     os.mkfifo(folder / name)
-    assert f"{name} is no regular file" in str(refusal(folder))
+    assert f"{name} cannot be read (it is a pipe or a device" in str(refusal(folder))
     (folder / name).unlink()
     (folder / name).touch()
     os.truncate(folder / name, 10**11)
-    assert f"{name} has 100,000,000,000 bytes" in str(refusal(folder))
+    assert f"{name} cannot be read (it has 100,000,000,000 bytes, at most " in str(refusal(folder))
 
 
 # Lists of labels
@@ -155,17 +165,29 @@ def test_numbers_of_a_list_have_no_names(listed):
     check(read_foreign(str(listed("metadata.jsonl", rows))), images=PLANES[[2, 1, 0]], labels=[0, 1, 2])
 
 
+def test_lists_beside_folders_of_classes(image_folder):
+    folder = image_folder({f"{name}/{i}.png": PIXELS[i] for i, name in enumerate("ab")})
+    whole = {"images": PLANES[:2], "labels": [0, 1], "names": ["a", "b"]}
+    for text in ("epoch,loss\n1,0.5\n", "file_name,caption\na/0.png,nice\n", "file_name,label\na\\0.png,a\nb\\1.png,b\n"):
+        (folder / "metadata.csv").write_text(text)
+        check(read_foreign(str(folder)), **whole)
+    (folder / "metadata.jsonl").write_text('{"file_name": "a/0.png", "label": "b"}')
+    assert "metadata.jsonl gives 'a/0.png' two labels, 'a' and 'b'" in str(refusal(folder))
+    (folder / "metadata.csv").write_text("file_name,label,class\na/0.png,a,x\n")
+    assert "named with --set_label_column; it has file_name, label, class" in str(refusal(folder))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "file_name"),
-        ("name,label\n0.png,a\n", "no column file_name"),
+        ("name,label\n0.png,a\n", "needs the column file_name"),
         ("file_name,label\n9.png,a\n", "not there: train/9.png"),
         ("file_name,label\n../../etc/passwd,a\n", "not there"),
-        ("file_name,label\n0.png,a\n0.png,b\n", "twice"),
-        ("file_name,label\n0.png,\n", "in every row"),
+        ("file_name,label\n0.png,a\n0.png,b\n", "gives 'train/0.png' two labels"),
+        ("file_name,label\n0.png,\n", "no label to train/0.png"),
         ("file_name,label,class\n0.png,a,a\n", "--set_label_column"),
-        ("file_name,caption\n0.png,nice\n", "in no folder named by their class"),
+        ("file_name,caption\n0.png,nice\n", "named with --set_label_column; it has file_name, caption"),
     ],
 )
 def test_lists_that_are_refused(listed, text, message):
@@ -179,7 +201,10 @@ def test_lists_that_are_refused(listed, text, message):
             "[{config_name: d, data_files: [{split: train, path: '*.parquet'}, {split: test, path: b.parquet}]}]",
             "two splits",
         ),
-        ("[{config_name: d, data_files: a.parquet}, {config_name: d, data_files: b.parquet}]", "name a split twice"),
+        (
+            "[{config_name: d, data_files: a.parquet}, {config_name: d, data_files: b.parquet}]",
+            "name each configuration once",
+        ),
     ],
 )
 def test_a_card_that_would_mix_splits(table, configs, words):

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from foreign_files import LABELS, LOGITS, NAMES, PIXELS, PLANES, PROBABILITIES, STORED, check, encode, png_header, refusal
+from foreign_files import LABELS, LOGITS, NAMES, PIXELS, PLANES, PROBABILITIES, STORED, check, png_header, refusal
 from PIL import Image as PILImage
+from source_files import encode
 
 from distill_hub.foreign import tables
 from distill_hub.foreign.read import read_foreign

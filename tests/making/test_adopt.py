@@ -155,8 +155,7 @@ def test_what_is_known_of_a_teacher_is_shown(accuracy, adopted, tmp_path, capsys
 REFUSED = {
     "no source": ({}, {"source": None}, "source", "pass --source"),
     "no classes": ({}, {"classes": None}, "classes", "pass --classes"),
-    "no method": ({}, {"method": None}, "method", "pass --method"),
-    "a method that is no name": ({}, {"method": "d/m"}, "method", "pass --method"),
+    "a method that is no name": ({}, {"method": "d/m"}, "method", "the name of what made the set"),
     "a paper that is no URL": ({}, {"paper": "CVPR 2023"}, "paper", "a URL is needed"),
 }
 
@@ -267,6 +266,13 @@ def test_what_a_set_has_and_was_not_read_is_named(image_folder, tmp_path, capsys
     notes = manifest_of(adopted_from(folder, tmp_path / "out"))["method"]["notes"]
     assert (notes["unused_files"], notes["unused_files_are"]) == (1, ["0/more.heic"])
     assert "Not used, 1 of its files: 0/more.heic" in capsys.readouterr().out
+
+
+def test_a_set_of_an_unknown_method_says_so(image_folder, tmp_path):
+    folder = adopted_from(image_folder, tmp_path / "out", method=None)
+    manifest = manifest_of(folder)
+    assert (manifest["name"], manifest["method"]["name"]) == ("digits-ipc5-unknown", "unknown")
+    assert "They were made elsewhere with an unknown method, and" in (folder / "README.md").read_text()
 
 
 def test_fewer_classes_and_uneven_ones_are_adopted_and_scored(tensors, image_folder, tmp_path, remembered, capsys):

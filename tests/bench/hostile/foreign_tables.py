@@ -313,7 +313,7 @@ def folders() -> Iterator[tuple[str, dict[str, bytes | str], Any, list[str]]]:
         ),
         ("the card names none of the files", {"set.parquet": good, "README.md": CARD.format(configs)}, placed, []),
         ("broken YAML", {"set.parquet": good, "README.md": CARD.format("a: [")}, told("README.md"), []),
-        ("aliases", {"set.parquet": good, "README.md": CARD.format("a: &a [1]\nb: [*a, *a]")}, told("aliases"), []),
+        ("aliases", {"set.parquet": good, "README.md": CARD.format("a: &a [1]\nb: [*a, *a]")}, told("an alias"), []),
         ("deep YAML", {"set.parquet": good, "README.md": CARD.format("a: " + "[" * 5000)}, refused, []),
         (
             "YAML code",
