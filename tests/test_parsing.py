@@ -63,6 +63,8 @@ def test_yaml_that_runs_code_or_holds_no_date_is_refused():
 
 def test_front_matter():
     assert front_matter("---\r\na: 1\r\n---\r\n# T\r\n") == ({"a": 1}, "# T\n")
+    assert front_matter("\ufeff---\na: 1\n---\n# T\n") == ({"a": 1}, "# T\n")
+    assert front_matter("---\n# nothing yet\n---\n# T\n") == ({}, "# T\n")
     assert front_matter("# T\n---\n") == ({}, "# T\n---\n")
     for block in ("- a", "a: &x 1\nb: *x", "a: 1\na: 2"):
         with pytest.raises(ValueError):

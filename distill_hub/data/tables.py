@@ -18,7 +18,7 @@ from datasets.info import DatasetInfosDict
 from datasets.load import dataset_module_factory
 from datasets.utils.metadata import MetadataConfigs
 from fsspec.utils import glob_translate
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import HfApi
 
 from distill_hub.config import InputError
 from distill_hub.data.folders import METADATA, TABLES, LeftOut, Listing, lay_out
@@ -27,6 +27,7 @@ from distill_hub.data.rows import Choose, Opened, Rows, holds_labels
 from distill_hub.data.rows import image_column as find_image_column
 from distill_hub.data.rows import label_column as find_label_column
 from distill_hub.data.split_names import by_split, split_named
+from distill_hub.parsing import front_matter, read_file
 
 _BUILDERS = {
     ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".jsonl": "json", ".json": "json", ".csv": "csv",
@@ -35,6 +36,7 @@ _BUILDERS = {
 # Those that can hold images or paths to them; others run queries, or read what is none.
 _READ = {*_BUILDERS.values(), "imagefolder", "cache"}
 _UNTOLD = ("state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "config.json")
+_CARD_BYTES = 2**24
 _UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot be reached ({})"
 # What `datasets` raises for files, cards and tables that are damaged, missing or not what it expects.
 _BROKEN = (
@@ -53,12 +55,14 @@ def read_card(source: str, root: str) -> tuple[MetadataConfigs, DatasetInfosDict
     try:
         if not os.path.isfile(file):
             return MetadataConfigs(), DatasetInfosDict()
-        with open(file, encoding="utf-8") as opened:
-            text = opened.read(2**24)
-        if not text.lstrip("\ufeff").startswith("---"):
-            return MetadataConfigs(), DatasetInfosDict()
-        data = DatasetCard(text).data
-        return MetadataConfigs.from_dataset_card_data(data), DatasetInfosDict.from_dataset_card_data(data)
+        data, _ = front_matter(read_file(file, _CARD_BYTES).decode())
+        configs, infos = MetadataConfigs.from_dataset_card_data(data), DatasetInfosDict.from_dataset_card_data(data)
+        for key, found in (("configs", configs), ("dataset_info", infos)):
+            names = [one.get("config_name") for one in data[key]] if isinstance(data.get(key), list) else []
+            if len(found) < len(names):  # `datasets` takes the last
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"its {key} have the configuration {str(twice)[:60]!r} twice")
+        return configs, infos
     except _BROKEN as error:
         raise InputError("source", source, f"its README.md cannot be read ({_reason(error)})") from error
 

@@ -314,7 +314,13 @@ def test_a_card_puts_no_file_into_two_splits(root):
     assert "into two splits" in refused(folder)
 
 
-def test_the_names_that_the_card_has_are_taken(root):
+def test_two_configurations_of_one_name_are_refused(two):
+    card(two, ("small", "small/train-*", "small/test-*"), ("small", "large/train-*", "large/test-*"))
+    assert "its README.md cannot be read (its configs have the configuration 'small' twice)" in refused(two, source_config="small")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_names_that_the_card_has_are_taken(root, mark):
     folder = pair(root, pa.array([0, 1, 0, 1]))
     features = """dataset_info:
   features:
@@ -327,7 +333,7 @@ def test_the_names_that_the_card_has_are_taken(root):
           '0': zebra
           '1': ant
 """
-    (root / "README.md").write_text(f"---\n{features}---\n")
+    (root / "README.md").write_text(f"{mark}---\n{features}---\n", encoding="utf-8")
     source = load_source(folder)
     assert source.class_names == ["zebra", "ant"] and source.train.labels.tolist() == [0, 1, 0, 1]
 
