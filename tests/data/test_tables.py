@@ -264,6 +264,16 @@ def test_any_path_will_do(tmp_path, place):
     assert len(load_source(pair(tmp_path / place, ["a", "b"] * 2)).train) == 4
 
 
+@pytest.mark.parametrize("place", ["a$HOME", "${PLACE}", "a::b"])
+def test_a_path_that_datasets_would_take_for_another_is_refused(tmp_path, monkeypatch, place):
+    pair(tmp_path / "other", ["x", "y"] * 2)
+    monkeypatch.setenv("PLACE", "other")
+    said = refused(pair(tmp_path / place, ["a", "b"] * 2))
+    assert "a path with '::' or a $VARIABLE" in said and f"/{place}/test.parquet" in said
+    (tmp_path / "link").symlink_to(place)
+    assert load_source(str(tmp_path / "link")).class_names == ["a", "b"]
+
+
 # Cards
 
 CONFIG = """- config_name: {0}
@@ -316,7 +326,8 @@ def test_a_card_puts_no_file_into_two_splits(root):
 
 def test_two_configurations_of_one_name_are_refused(two):
     card(two, ("small", "small/train-*", "small/test-*"), ("small", "large/train-*", "large/test-*"))
-    assert "its README.md cannot be read (its configs have the configuration 'small' twice)" in refused(two, source_config="small")
+    said = refused(two, source_config="small")
+    assert "its README.md cannot be read (its configs have the configuration 'small' twice)" in said
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

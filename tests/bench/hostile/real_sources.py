@@ -141,11 +141,26 @@ def folders() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
     yield "years as splits, not named", other, refused, [], CLASSES
     for names in (
         *(("001.Black_footed_Albatross", "002.Laysan", "010.Red"), ("n02085620-Chihuahua", "n02085782-Japanese", "n1-x")),
-        *(("Apple___Black_rot", "Apple___healthy", "Corn_(maize)___x"), ("c++", "c#", "100% cotton"), ("a b", "a  b", "a.b")),
+        *(
+            ("Apple___Black_rot", "Apple___healthy", "Corn_(maize)___x"),
+            ("c++", "c#", "100% cotton"),
+            ("a b", "a  b", "a.b"),
+        ),
         *(("10", "9", "100"), ("0", "1", "2"), ("00", "01", "10"), ("True", "False", "None"), ("no", "yes", "null")),
         *(("猫", "犬", "鸟"), ("chaîne", "été", "où"), ("🐱", "🐶", "🐦"), ("قطة", "كلب", "طائر"), ("[a]", "{b}", "*")),
-        *(("-a", "--b", "~c"), ("$HOME", "%PATH%", "`ls`"), ("a,b", 'c"d', "e'f"), ("A", "a", "Ä"), ("train2", "test1", "c")),
-        *(("x" * 200, "y" * 200, "z"), ("images", "labels", "data"), ("README", "metadata", "config"), ("a&b", "c;d", "e|f")),
+        *(
+            ("-a", "--b", "~c"),
+            ("$HOME", "%PATH%", "`ls`"),
+            ("a,b", 'c"d', "e'f"),
+            ("A", "a", "Ä"),
+            ("train2", "test1", "c"),
+        ),
+        *(
+            ("x" * 200, "y" * 200, "z"),
+            ("images", "labels", "data"),
+            ("README", "metadata", "config"),
+            ("a&b", "c;d", "e|f"),
+        ),
         *(("New Folder", "New Folder (2)", "Kopie von x"), ("cat.jpg", "dog.png", "cow.tar"), ("#1", "#2", "#3")),
     ):
         own = {name: label for label, name in enumerate(names)}
@@ -153,23 +168,30 @@ def folders() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
     for suffix in ("PNG", "Png", "pNg", "apng"):
         yield f"suffix {suffix}", at("", suffix=suffix), plain, [], CLASSES
     beside = {
-        "DS_Store": text(".DS_Store"), "desktop.ini": text("train/desktop.ini"), "Thumbs.db": text("train/red/Thumbs.db"),
+        "DS_Store": text(".DS_Store"),
+        "desktop.ini": text("train/desktop.ini"),
+        "Thumbs.db": text("train/red/Thumbs.db"),
         "AppleDouble": also(text("train/red/._0.png"), text("__MACOSX/train/red/._0.png")),
         "checkpoints of notebooks": also(text("train/.ipynb_checkpoints/a.png"), text(".ipynb_checkpoints/x/a.png")),
         "git": also(text(".git/objects/a.png"), text(".gitattributes")),
-    }  # fmt: skip
+    }
     for what, more in beside.items():
         silent = lambda outcome: plain(outcome) or ("it speaks of them" if "not used" in outcome.output else None)  # noqa: E731
         yield f"{what} beside", also(splits, more), silent, [], CLASSES
     told_of = {
         "class lists": ("classes.txt", "1 of other kinds (classes.txt)"),
         "annotations": ("annotations/instances.xml", "annotations/instances.xml"),
-        "csv of labels": ("labels.csv", "labels.csv"), "a zip beside": ("train.zip", "train.zip"),
-        "json of Food-101": ("meta/train.json", "meta/train.json"), "a numpy array": ("train/red/x.npy", "train/red/x.npy"),
-        "a video": ("train/red/x.mp4", "train/red/x.mp4"), "an svg": ("train/red/x.svg", "train/red/x.svg"),
-        "a part of a download": ("train/red/9.png.part", "9.png.part"), "a backup": ("train/red/9.png~", "9.png~"),
-        "a page": ("train/red/9.png", "broken (train/red/9.png"), "an empty image": ("test/red/9.png", "broken (test/red/9.png"),
-    }  # fmt: skip
+        "csv of labels": ("labels.csv", "labels.csv"),
+        "a zip beside": ("train.zip", "train.zip"),
+        "json of Food-101": ("meta/train.json", "meta/train.json"),
+        "a numpy array": ("train/red/x.npy", "train/red/x.npy"),
+        "a video": ("train/red/x.mp4", "train/red/x.mp4"),
+        "an svg": ("train/red/x.svg", "train/red/x.svg"),
+        "a part of a download": ("train/red/9.png.part", "9.png.part"),
+        "a backup": ("train/red/9.png~", "9.png~"),
+        "a page": ("train/red/9.png", "broken (train/red/9.png"),
+        "an empty image": ("test/red/9.png", "broken (test/red/9.png"),
+    }
     for what, (name, said) in told_of.items():
         content = "" if "empty" in what else "<html>"
         yield what, also(splits, text(name, content)), read(4, 2, said), [], CLASSES
@@ -192,25 +214,61 @@ def folders() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
             [images(s / f"tiny-imagenet-200/train/{c}", {"images": k}, 4) for k, c in enumerate(CLASSES)],
             images(s / "tiny-imagenet-200/val", CLASSES, 2),
         ],
-        plain, [], CLASSES,
-    )  # fmt: skip
+        plain,
+        [],
+        CLASSES,
+    )
     yield (
         "ImageNet of Kaggle",
         lambda s: [images(s / "ILSVRC/Data/CLS-LOC/train", CLASSES, 4), flat(s, "ILSVRC/Data/CLS-LOC/val")],
-        told("validation"), [], CLASSES,
-    )  # fmt: skip
-    yield "cats and dogs of Kaggle", lambda s: [flat(s, "train"), flat(s, "test1")], told("one folder of images"), [], CLASSES
+        told("validation"),
+        [],
+        CLASSES,
+    )
+    yield (
+        "cats and dogs of Kaggle",
+        lambda s: [flat(s, "train"), flat(s, "test1")],
+        told("one folder of images"),
+        [],
+        CLASSES,
+    )
     yield "Oxford pets", lambda s: [flat(s, "images"), write(s / "annotations/list.txt", "x")], refused, HALF, CLASSES
-    yield "GTSRB", lambda s: [images(s / "Train", CLASSES, 4), flat(s, "Test"), write(s / "Test.csv", "x")], told("test"), [], CLASSES
+    yield (
+        "GTSRB",
+        lambda s: [images(s / "Train", CLASSES, 4), flat(s, "Test"), write(s / "Test.csv", "x")],
+        told("test"),
+        [],
+        CLASSES,
+    )
     yield (
         "Intel images",
         lambda s: [splits(s, "seg_train/seg_train", "seg_test/seg_test"), flat(s, "seg_pred/seg_pred")],
-        refused, [], CLASSES,
-    )  # fmt: skip
-    yield "Intel images, two splits", at("", train="seg_train/seg_train", test="seg_test/seg_test"), lambda o: plain(o) if o.code == 0 else refused(o), [], CLASSES
+        refused,
+        [],
+        CLASSES,
+    )
+    yield (
+        "Intel images, two splits",
+        at("", train="seg_train/seg_train", test="seg_test/seg_test"),
+        lambda o: plain(o) if o.code == 0 else refused(o),
+        [],
+        CLASSES,
+    )
     yield "chest x-rays, twice", also(splits, at("chest_xray")), refused, [], CLASSES
-    yield "Fruits-360", also(at("", train="Training", test="Test"), lambda s: flat(s, "test-multiple_fruits")), refused, [], CLASSES
-    yield "Food-101", lambda s: [images(s / "images", CLASSES, 4), write(s / "meta/test.json", "{}")], read(2, 2, test_fraction=0.5), HALF, CLASSES
+    yield (
+        "Fruits-360",
+        also(at("", train="Training", test="Test"), lambda s: flat(s, "test-multiple_fruits")),
+        refused,
+        [],
+        CLASSES,
+    )
+    yield (
+        "Food-101",
+        lambda s: [images(s / "images", CLASSES, 4), write(s / "meta/test.json", "{}")],
+        read(2, 2, test_fraction=0.5),
+        HALF,
+        CLASSES,
+    )
     yield "Caltech", lambda s: images(s / "101_ObjectCategories", CLASSES, 4), read(2, 2, test_fraction=0.5), HALF, CLASSES
     yield "classes alone", lambda s: images(s, CLASSES, 4), read(2, 2, test_fraction=0.5), HALF, CLASSES
     yield "classes alone, nothing held out", lambda s: images(s, CLASSES, 4), told("--test_fraction"), [], CLASSES
@@ -222,14 +280,26 @@ def folders() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
     emptied = also(splits, lambda s: [file.unlink() for file in (s / "test/blue").iterdir()])
     yield "an empty class in test", emptied, read(4, {"red": 2, "green": 2}), [], CLASSES
     more = also(splits, lambda s: images(s / "test", {"grey": 0}))
-    yield "a class in test alone", more, read(4, 2, "2 of classes that the training split has not (test/grey/0.png"), [], CLASSES
+    yield (
+        "a class in test alone",
+        more,
+        read(4, 2, "2 of classes that the training split has not (test/grey/0.png"),
+        [],
+        CLASSES,
+    )
     twice = also(splits, lambda s: write(s / "test/red/9.png", encoded(0, 0)))
     same = read(4, {"red": 3, "green": 2, "blue": 2}, "1 of its 7 test images are training images, too, byte for byte")
     yield "an image in both splits", twice, same, [], CLASSES
     linked = also(splits, lambda s: os.link(s / "train/red/0.png", s / "test/red/9.png"))
     yield "a hard link in both splits", linked, same, [], CLASSES
     spelled = also(at("", names={"cafe\u0301": 0, "b": 1}), lambda s: (s / "test/cafe\u0301").rename(s / "test/caf\u00e9"))
-    yield "accents taken apart in train", spelled, read({"caf\u00e9": 4, "b": 4}, {"caf\u00e9": 2, "b": 2}, names=["caf\u00e9", "b"]), [], ["caf\u00e9", "b"]
+    yield (
+        "accents taken apart in train",
+        spelled,
+        read({"caf\u00e9": 4, "b": 4}, {"caf\u00e9": 2, "b": 2}, names=["caf\u00e9", "b"]),
+        [],
+        ["caf\u00e9", "b"],
+    )
 
     def elsewhere(src: Path) -> None:
         splits(src.parent / "pool")
@@ -269,24 +339,43 @@ def metadata() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
     yield "with captions and boxes", both(caption="a, b", objects={"bbox": [[0, 0, 1, 1]]}, width=8), plain, [], CLASSES
     yield "column class", both("class"), plain, [], CLASSES
     yield "column species", both("species"), told("--label_column", "species"), [], CLASSES
-    yield "column species, named", both("species"), read(4, 2, label_column="species"), ["--label_column", "species"], CLASSES
+    yield (
+        "column species, named",
+        both("species"),
+        read(4, 2, label_column="species"),
+        ["--label_column", "species"],
+        CLASSES,
+    )
     yield "numbers", both(form=CLASSES.index), read(4, 2, names=["0", "1", "2"]), [], ["0", "1", "2"]
-    yield "numbers that do not begin at 0", both(form=lambda c: 7 * CLASSES.index(c) + 3), read(4, 2, names=["3", "10", "17"]), [], ["3", "10", "17"]
+    yield (
+        "numbers that do not begin at 0",
+        both(form=lambda c: 7 * CLASSES.index(c) + 3),
+        read(4, 2, names=["3", "10", "17"]),
+        [],
+        ["3", "10", "17"],
+    )
     yield "truths", both(form=lambda c: c == "red"), used, [], ["True", "False"]
     yield "lists", both(form=lambda c: [c]), told("label"), [], CLASSES
     yield "captions alone", both("text"), told("text"), [], CLASSES
 
     def root(form: str) -> Write:
         def build(src: Path) -> None:
-            pairs = [(f"train/{n}", c) for n, c in flat(src, "train", 12)] + [(f"test/{n}", c) for n, c in flat(src, "test", 6, 20)]
+            pairs = [(f"train/{n}", c) for n, c in flat(src, "train", 12)] + [
+                (f"test/{n}", c) for n, c in flat(src, "test", 6, 20)
+            ]
             if form == "csv":
                 write(src / "metadata.csv", "file_name,label\n" + "".join(f"{n},{c}\n" for n, c in pairs))
             elif form == "semicolons":
                 write(src / "metadata.csv", "file_name;label\n" + "".join(f"{n};{c}\n" for n, c in pairs))
             elif form == "quoted":
-                write(src / "metadata.csv", '"label","file_name","text"\r\n' + "".join(f'"{c}","./{n}","a\n b"\r\n' for n, c in pairs))
+                write(
+                    src / "metadata.csv",
+                    '"label","file_name","text"\r\n' + "".join(f'"{c}","./{n}","a\n b"\r\n' for n, c in pairs),
+                )
             elif form == "parquet":
-                pq.write_table(pa.table({"file_name": [n for n, _ in pairs], "label": [c for _, c in pairs]}), src / "metadata.parquet")
+                pq.write_table(
+                    pa.table({"file_name": [n for n, _ in pairs], "label": [c for _, c in pairs]}), src / "metadata.parquet"
+                )
             elif form == "categories":
                 labels = pa.array([c for _, c in pairs]).dictionary_encode()
                 pq.write_table(pa.table({"file_name": [n for n, _ in pairs], "label": labels}), src / "metadata.parquet")
@@ -308,7 +397,9 @@ def metadata() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
 # Tables
 
 
-def table(names: Sequence[str] | None, labels: Sequence[Any], colour: Sequence[int], first: int = 0, **columns: str) -> Dataset:
+def table(
+    names: Sequence[str] | None, labels: Sequence[Any], colour: Sequence[int], first: int = 0, **columns: str
+) -> Dataset:
     """A table of images as `datasets` makes it: labels, colours, and other names of the columns."""
     image, label = columns.get("image", "image"), columns.get("label", "label")
     kind: Any = ClassLabel(names=list(names)) if names else Value("string") if isinstance(labels[0], str) else Value("int64")
@@ -334,12 +425,27 @@ def tables() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
 
     part = "-00000-of-00001.parquet"
     for name in ("data/", "plain_text/", "", "cifar10/data/", "mnist/"):
-        yield f"parquet in {name or 'the folder'}", parquet({f"{name}train{part}": train, f"{name}test{part}": test}), plain, [], CLASSES
-    hashed = {"data/train-00000-of-00001-0a1b2c3d4e5f6a7b.parquet": train, "data/test-00000-of-00001-b42a775f407cee45.parquet": test}
+        yield (
+            f"parquet in {name or 'the folder'}",
+            parquet({f"{name}train{part}": train, f"{name}test{part}": test}),
+            plain,
+            [],
+            CLASSES,
+        )
+    hashed = {
+        "data/train-00000-of-00001-0a1b2c3d4e5f6a7b.parquet": train,
+        "data/test-00000-of-00001-b42a775f407cee45.parquet": test,
+    }
     yield "hashes in the names", parquet(hashed), plain, [], CLASSES
     half = {f"data/train-0000{i}-of-00002.parquet": train.select(range(6 * i, 6 * i + 6)) for i in range(2)}
     yield "two shards", parquet({**half, f"data/test{part}": test}), plain, [], CLASSES
-    yield "0000.parquet in folders of splits", parquet({"default/train/0000.parquet": train, "default/test/0000.parquet": test}), plain, [], CLASSES
+    yield (
+        "0000.parquet in folders of splits",
+        parquet({"default/train/0000.parquet": train, "default/test/0000.parquet": test}),
+        plain,
+        [],
+        CLASSES,
+    )
     yield "train.parquet", parquet({"train.parquet": train, "test.parquet": test}), plain, [], CLASSES
     yield "capital suffix", parquet({"Train.PARQUET": train, "Test.PARQUET": test}), plain, [], CLASSES
     yield "one file", parquet({"cats.parquet": train}), read(2, 2, test_fraction=0.5), HALF, CLASSES
@@ -350,23 +456,36 @@ def tables() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
     texts = [CLASSES[k] for k in turn]
     own = {f"data/train{part}": table(None, texts, turn), f"data/test{part}": table(None, texts[:6], turn[:6], 20)}
     yield "texts", parquet(own), plain, [], CLASSES
-    many = {f"data/train{part}": train.add_column("label_name", texts), f"data/test{part}": test.add_column("label_name", texts[:6])}
+    many = {
+        f"data/train{part}": train.add_column("label_name", texts),
+        f"data/test{part}": test.add_column("label_name", texts[:6]),
+    }
     yield "names in a column of their own", parquet(many), plain, [], CLASSES
     how = read(4, 2, label_column="label_name")
     yield "names in a column of their own, which is named", parquet(many), how, ["--label_column", "label_name"], CLASSES
     fine = {
-        name: table(CLASSES, labels, labels, first, image="img", label="fine_label").add_column("coarse_label", [0] * len(labels))
+        name: table(CLASSES, labels, labels, first, image="img", label="fine_label").add_column(
+            "coarse_label", [0] * len(labels)
+        )
         for name, labels, first in ((f"cifar100/train{part}", turn, 0), (f"cifar100/test{part}", turn[:6], 20))
     }
     coarse = {name: data.cast_column("coarse_label", ClassLabel(names=["a", "b"])) for name, data in fine.items()}
-    yield "CIFAR-100, fine", parquet(coarse), read(4, 2, label_column="fine_label"), ["--label_column", "fine_label"], CLASSES
-    yield "CIFAR-100, not said", parquet(coarse), told("--label_column", "fine_label", "coarse_label"), [], CLASSES
-    two = {f"{name}/{split}{part}": data for name in ("cropped", "full") for split, data in (("train", train), ("test", test))}
-    flipped = {name: data if name[0] == "c" else data.select(range(3)) for name, data in two.items()}
-    config = "---\nconfigs:\n" + "".join(
-        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train-*\n  - split: test\n    path: {name}/test-*\n"
-        for name in ("cropped", "full")
+    yield (
+        "CIFAR-100, fine",
+        parquet(coarse),
+        read(4, 2, label_column="fine_label"),
+        ["--label_column", "fine_label"],
+        CLASSES,
     )
+    yield "CIFAR-100, not said", parquet(coarse), told("--label_column", "fine_label", "coarse_label"), [], CLASSES
+    two = {
+        f"{name}/{split}{part}": data for name in ("cropped", "full") for split, data in (("train", train), ("test", test))
+    }
+    flipped = {name: data if name[0] == "c" else data.select(range(3)) for name, data in two.items()}
+    entry = (
+        "- config_name: {0}\n  data_files:\n  - split: train\n    path: {0}/train-*\n  - split: test\n    path: {0}/test-*\n"
+    )
+    config = "---\nconfigs:\n" + entry.format("cropped") + entry.format("full")
     yield "two configurations", parquet(flipped, f"{config}---\n"), told("--source_config", "cropped", "full"), [], CLASSES
     how, words = read(4, 2, source_config="cropped"), ["--source_config", "cropped"]
     yield "one of two configurations", parquet(flipped, f"{config}---\n"), how, words, CLASSES
@@ -375,7 +494,8 @@ def tables() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
     yield "two folders without a card", parquet(flipped), refused, [], CLASSES
     again = config.replace("config_name: full", "config_name: cropped")
     yield "two configurations of one name", parquet(flipped, f"{again}---\n"), told("cropped"), words, CLASSES
-    info = "dataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n        names:\n"
+    info = "dataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n"
+    info += "      class_label:\n        names:\n"
     lines = "".join(f"          '{k}': {name}\n" for k, name in enumerate(order))
 
     def bare(card: str, column: Any = None) -> Write:
@@ -384,7 +504,10 @@ def tables() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
                 cells = [{"bytes": encoded(CLASSES.index(order[k]), first + n), "path": None} for n, k in enumerate(labels)]
                 write(src / "data/x", "")
                 (src / "data/x").unlink()
-                pq.write_table(pa.table({"image": cells, "label": column(labels) if column else pa.array(labels)}), src / f"data/{split}{part}")
+                pq.write_table(
+                    pa.table({"image": cells, "label": column(labels) if column else pa.array(labels)}),
+                    src / f"data/{split}{part}",
+                )
             write(src / "README.md", card)
 
         return build
@@ -392,9 +515,22 @@ def tables() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
     yield "names in the card", bare(f"---\n{info}{lines}---\n"), plain, [], CLASSES
     yield "names in the card, numbers as keys", bare(f"---\n{info}{lines.replace(chr(39), '')}---\n"), plain, [], CLASSES
     listed = "".join(f"        - {name}\n" for name in order)
-    yield "names in the card, a list", bare(f"---\n{info}{listed}---\n"), lambda o: plain(o) if o.code == 0 else refused(o), [], CLASSES
-    wild = "---\nlicense: mit\nlanguage:\n- en\npretty_name: 'X: y'\ntask_categories:\n- image-classification\nsize_categories:\n- n<1K\n"
-    yield "names in the card, with all that cards have", bare(f"{wild}{info}{lines}  splits:\n  - name: train\n    num_bytes: 1\n    num_examples: 12\n---\n# X\n\n---\n"), plain, [], CLASSES
+    yield (
+        "names in the card, a list",
+        bare(f"---\n{info}{listed}---\n"),
+        lambda o: plain(o) if o.code == 0 else refused(o),
+        [],
+        CLASSES,
+    )
+    wild = "---\nlicense: mit\nlanguage:\n- en\npretty_name: 'X: y'\ntask_categories:\n- image-classification\n"
+    wild += "size_categories:\n- n<1K\n"
+    yield (
+        "names in the card, with all that cards have",
+        bare(f"{wild}{info}{lines}  splits:\n  - name: train\n    num_bytes: 1\n    num_examples: 12\n---\n# X\n\n---\n"),
+        plain,
+        [],
+        CLASSES,
+    )
     yield "names in the card, byte order mark", bare(f"\ufeff---\n{info}{lines}---\n"), plain, [], CLASSES
     yield "names in the card, from Windows", bare(f"---\n{info}{lines}---\n".replace("\n", "\r\n")), plain, [], CLASSES
     shuffled = "".join(f"          '{k}': {order[k]}\n" for k in (2, 0, 1))
@@ -410,9 +546,11 @@ def tables() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
     }.items():
         yield f"labels {name}", bare("# x", column), plain, [], CLASSES
     for name, column in {
-        "float": lambda v: pa.array([float(k) for k in v]), "null beside": lambda v: pa.array([float(v[0]), *[None] * (len(v) - 1)]),
-        "lists": lambda v: pa.array([[k] for k in v]), "one-hot": lambda v: pa.array([[float(k == j) for j in range(3)] for k in v]),
-    }.items():  # fmt: skip
+        "float": lambda v: pa.array([float(k) for k in v]),
+        "null beside": lambda v: pa.array([float(v[0]), *[None] * (len(v) - 1)]),
+        "lists": lambda v: pa.array([[k] for k in v]),
+        "one-hot": lambda v: pa.array([[float(k == j) for j in range(3)] for k in v]),
+    }.items():
         yield f"labels {name}", bare("# x", column), told("label_column", "label"), [], ["1", "2", "0"]
 
     def disk(src: Path) -> None:
@@ -434,8 +572,12 @@ def tables() -> Iterator[tuple[str, Write, Right, list[str], Sequence[str]]]:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with tarfile.open(file, "w") as archive:
                     for number, k in enumerate(labels):
-                        more = {"cls": {"cls": str(k)}, "names": {"cls": CLASSES[k]}, "json": {"json": json.dumps({"label": k})},
-                                "both": {"cls": str(k), "json": "{}", "txt": "x"}}[form]  # fmt: skip
+                        more = {
+                            "cls": {"cls": str(k)},
+                            "names": {"cls": CLASSES[k]},
+                            "json": {"json": json.dumps({"label": k})},
+                            "both": {"cls": str(k), "json": "{}", "txt": "x"},
+                        }[form]
                         for suffix, data in {"png": encoded(k, first + number), **more}.items():
                             data = data.encode() if isinstance(data, str) else data
                             entry = tarfile.TarInfo(f"{number:05d}.{suffix}")
