@@ -32,6 +32,8 @@ def run(config: EvaluateConfig) -> None:
         manifest, _ = read_description(found)
     else:
         check_layout(found, config.data_dir)
+        if config.check:
+            raise InputError("check", True, f"{config.location} was made elsewhere and claims nothing; leave the option out")
     if config.submit:
         from distill_hub.publishing.destination import check_destination
         from distill_hub.publishing.publish import submit
@@ -69,8 +71,6 @@ def run(config: EvaluateConfig) -> None:
         deliver=deliver,
     )
     PartialState().destroy_process_group()
-    if config.check and any(pair.claimed is None for pair in comparisons):
-        raise InputError("command line", "--check", "the set claims nothing for this protocol and student")
     if config.check and any(pair.agrees is False for pair in comparisons):
         sys.exit(1)
 
