@@ -3,6 +3,7 @@
 import codecs
 import os
 import reprlib
+import shlex
 import sys
 from typing import Any
 
@@ -23,6 +24,12 @@ def shortened(text: str, most: int) -> str:
         return text
     tail = max(0, (most - 5) // 3)
     return f"{text[: most - 5 - tail]} ... {text[len(text) - tail :]}"
+
+
+def typed(place: str | os.PathLike[str]) -> str:
+    """Return a path or name as one types it in a shell; what begins with a dash would be taken for an option."""
+    text = os.fspath(place)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def complaint(field: str, value: Any, valid: str) -> str:

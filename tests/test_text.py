@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from distill_hub.config import HubError, InputError, nearest
-from distill_hub.text import complaint, printable, shortened
+from distill_hub.text import complaint, printable, shortened, typed
 
 SHOW = """
 import sys
+from pathlib import Path
 from distill_hub.text import adapt_streams
 adapt_streams()
 from rich.table import Table
@@ -73,3 +75,10 @@ def test_letters_of_every_language_are_printable():
 def test_the_nearest_name(name, meant):
     said = nearest(name, ["--ipc", "--seed", "--output_dir"])
     assert said == (f" (did you mean {meant!r}?)" if meant else "")
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("a/b", "a/b"), ("my set", "'my set'"), ("-p/out", "./-p/out"), (Path("./--p q"), "'./--p q'")]
+)
+def test_a_path_as_it_is_typed(place, said):
+    assert typed(place) == said

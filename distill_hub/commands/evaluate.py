@@ -1,7 +1,6 @@
 """`distill-hub evaluate`."""
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from distill_hub.foreign.layout import check_layout
 from distill_hub.options.commands import EvaluateConfig, ForeignOptions, RealOptions
 from distill_hub.running.console import show
 from distill_hub.running.files import atomic_write
+from distill_hub.text import typed
 
 
 def run(config: EvaluateConfig) -> None:
@@ -76,7 +76,7 @@ def run(config: EvaluateConfig) -> None:
 
 
 def _next_step(found: Found) -> str:
-    place = shlex.quote(found.location)
+    place = typed(found.location)
     if not found.is_artifact:
         return f"Next: `distill-hub adopt {place} ...` brings the set into this format, with a record of such scores"
     if found.remote:
