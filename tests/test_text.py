@@ -11,7 +11,6 @@ from distill_hub.text import complaint, printable, shortened, typed
 
 SHOW = """
 import sys
-from pathlib import Path
 from distill_hub.text import adapt_streams
 adapt_streams()
 from rich.table import Table
