@@ -8,8 +8,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Callable, Collection, Iterator
+from typing import NoReturn, TextIO
 
 from distill_hub.text import complaint
 
@@ -69,26 +69,40 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def interrupted(*, say: bool = True) -> int:
     """Say that Ctrl-C ended the command, on the main process and unless another one does; return the exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not interrupt the end
     if say and os.environ.get("RANK", "0") == "0":
         tell("\ninterrupted; the same command goes on where it stopped")  # on a line of its own, behind a progress bar
     return 128 + signal.SIGINT
 
 
-def end_on_interrupt(*, say: bool) -> None:
-    """End this process on Ctrl-C even while it waits for others; what it says is as in `interrupted`.
+def end_on_signals(numbers: Collection[int], end: Callable[[int], NoReturn]) -> None:
+    """End this process on a signal even while it waits for others.
 
     Python handles signals between two of its own instructions, so not before a barrier is over, and torchrun waits for 30 s
-    before it kills. The interpreter's C part, however, writes a signal's number to a socket at once. Nothing is lost by
-    `os._exit`: a run may be killed at any moment.
+    before it kills. The interpreter's C part, however, writes a signal's number to a socket at once.
+
+    Args:
+        numbers: Of the signals.
+        end: Called with the first signal's number, on a thread of its own.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    signal.set_wakeup_fd(writer.detach())
-    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
 
     def wait() -> None:
-        while reader.recv(1)[0] != signal.SIGINT:
+        while (number := reader.recv(1)[0]) not in numbers:
             pass
-        os._exit(interrupted(say=say))
+        end(number)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def end_on_interrupt(*, say: bool) -> None:
+    """End this process on Ctrl-C, see `end_on_signals`; what it says is as in `interrupted`.
+
+    Nothing is lost by `os._exit`: a run may be killed at any moment.
+    """
+    end_on_signals([signal.SIGINT], lambda _: os._exit(interrupted(say=say)))

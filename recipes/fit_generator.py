@@ -6,6 +6,8 @@
 Without --output_dir the folder is the one in the user's cache that the other recipes look in. Only one process fits.
 """
 
+from pathlib import Path
+
 from distill_hub.config import InputError, launch, options, words
 from distill_hub.options.fit_generator import FitGeneratorConfig
 from distill_hub.options.shared import GeneratorFitOptions, SourceOptions
@@ -39,22 +41,28 @@ def main(config: FitGeneratorConfig) -> None:
         return
     if accelerator.is_main_process:
         there = folder.exists() and not config.overwrite
-        if there and config.output_dir:
-            raise InputError("output_dir", str(folder), "it exists; pass --overwrite to fit again, or name another folder")
-        if folder.exists() and any(folder.iterdir()) and not (folder / "model_index.json").is_file():
-            raise InputError("output_dir", str(folder), "it holds files that are not a generator's; name a new folder")
-        settings = {name.removeprefix("fit_"): value for name, value in fit.items()}
-        if not there:
+        if config.output_dir or not there:
             lock = hold(folder.with_name(f"{folder.name}.lock"), "output_dir", folder, "wait for its end", again=True)
-            with told("fit generator", "a smaller --fit_batch_size"):
-                fit_generator(source, folder, **settings, device=accelerator.device)
-            lock.release()
+            try:
+                _refuse(folder, there)
+                settings = {name.removeprefix("fit_"): value for name, value in fit.items()}
+                with told("fit generator", "a smaller --fit_batch_size"):
+                    fit_generator(source, folder, **settings, device=accelerator.device)
+            finally:
+                lock.release()
         took = "already" if there else f"({time.perf_counter() - started:.0f} s)"
         show(f"The generator is in {folder} {took}")
         command = shlex.join(["distill-hub", "make", "cao2", *words(config, SourceOptions), "--generator", str(folder)])
         show(f"Next: `{command}` makes a set with it")
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _refuse(folder: Path, there: bool) -> None:
+    if there:
+        raise InputError("output_dir", str(folder), "it exists; pass --overwrite to fit again, or name another folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "model_index.json").is_file():
+        raise InputError("output_dir", str(folder), "it holds files that are not a generator's; name a new folder")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -87,6 +88,7 @@ def run_here(recipe: str, *words: str) -> None:
             runpy.run_path(str(ROOT / recipe), run_name="__main__")
         finally:
             release_all()  # as at the end of a process
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored while one ends
 
 
 @contextlib.contextmanager

@@ -117,11 +117,19 @@ def _python(words, streams, environment, folder):
         runpy.run_path(first, run_name="__main__")
 
 
+def hear_signals() -> None:
+    """Let this process hear the signals that a shell lets it ignore: behind `nohup`, or with `&` in a script."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 # Functions
 
 
 def _process(own, log, work, arguments):
     gc.freeze()
+    hear_signals()
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
     os.environ.update(own)

@@ -272,6 +272,24 @@ def test_an_interruption_while_settings_are_loaded_has_no_traceback(tmp_path):
     assert done.returncode == 130 and "Traceback" not in done.stderr
 
 
+def test_a_second_interruption_does_not_interrupt_the_end(tmp_path):
+    body = """
+import dataclasses, os, signal
+from distill_hub import config, ending
+def interrupt(_):
+    os.kill(os.getpid(), signal.SIGINT)
+def tell(line, told=ending.tell):
+    told(line)
+    interrupt(None)
+ending.tell = tell
+def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs this may ignore it
+    config.launch(interrupt, dataclasses.make_dataclass("Settings", []), None, [], light=True)
+"""
+    done = ends(body, tmp_path)
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted; the same command goes on where it stopped\n")
+
+
 def test_no_word_of_info_is_broken_at_any_width(artifact):
     content = json.loads((artifact / "manifest.json").read_bytes())["content_sha256"]
     for width in ("60", "80", "200"):

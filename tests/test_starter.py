@@ -19,7 +19,8 @@ PARENT = """
 import contextlib, os, subprocess, sys, time
 from distill_hub.starter import as_starter
 with as_starter() if sys.argv[1] == "own" else contextlib.nullcontext():
-    environment = {**os.environ, **({"TORCHELASTIC_RUN_ID": "none"} if sys.argv[1] == "torchrun" else {})}
+    variables = {"torchrun": "TORCHELASTIC_RUN_ID", "launch": "ACCELERATE_MIXED_PRECISION"}
+    environment = {**os.environ, variables.get(sys.argv[1], "NONE"): "no"}
     child = subprocess.Popen([sys.executable, "-c", sys.argv[2]], env=environment, stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
@@ -27,10 +28,22 @@ time.sleep(30)
 """
 
 
-@pytest.mark.parametrize(("whose", "ends"), [("own", True), ("torchrun", True), ("a shell's", False)])
-def test_a_process_ends_with_what_started_it_unless_that_was_a_person(whose, ends):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")}
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, whose, CHILD], env=environment, stdout=subprocess.PIPE)
+@pytest.mark.parametrize(
+    ("whose", "program", "ends"),
+    [
+        ("own", "shell", True),
+        ("torchrun", "shell", True),
+        ("launch", "accelerate", True),
+        ("launch", "shell", False),  # a person has set Accelerate's variable
+        ("a shell's", "accelerate", False),
+        ("a shell's", "shell", False),
+    ],
+)
+def test_a_process_ends_with_what_started_it_unless_that_was_a_person(tmp_path, whose, program, ends):
+    file = tmp_path / program
+    file.write_text(PARENT)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("TORCHELASTIC", "ACCELERATE"))}
+    parent = subprocess.Popen([sys.executable, str(file), whose, CHILD], env=environment, stdout=subprocess.PIPE)
     child = psutil.Process(int(parent.stdout.readline()))
     time.sleep(0.5)
     assert child.status() != psutil.STATUS_ZOMBIE, "it ended before its starter"

@@ -1,5 +1,6 @@
 """Sources that `datasets` reads: local folders of tables (parquet, arrow, ...), and datasets on the Hub."""
 
+import errno
 import glob
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ _BUILDERS = {
 # Those that can hold images or paths to them; others run queries, or read what is none.
 _READ = {*_BUILDERS.values(), "imagefolder", "cache"}
 _UNTOLD = ("state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "config.json")
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot be reached ({})"
 
 
@@ -282,6 +284,8 @@ def _reading(source: str) -> Iterator[None]:
     except ConnectionError as error:
         raise InputError("source", source, _UNREACHED.format(error)) from error
     except BROKEN as error:
-        raise InputError(
-            "source", source, f"a dataset with images is needed ({reason(error.__cause__ or error)})"
-        ) from error
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in _FORBIDDEN and cause.filename:  # most often of a cache
+            valid = f"it cannot be read or written ({cause.strerror})"
+            raise InputError("file", str(cause.filename), valid) from error
+        raise InputError("source", source, f"a dataset with images is needed ({reason(cause)})") from error

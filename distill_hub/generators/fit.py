@@ -7,7 +7,6 @@ DiTPipeline folder.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,21 +80,22 @@ def fit_generator(
     partial = folder.with_name(f"{folder.name}.{hashlib.sha256(key.encode()).hexdigest()[:8]}.partial")
     images = source.train.pixels(None, size).to(device)  # uint8 (N, 3, S, S)
     labels = torch.from_numpy(source.train.labels).to(device)
-    if (partial / "vae").is_dir():
-        vae = AutoencoderKL.from_pretrained(partial / "vae", use_safetensors=True).to(device)
+    kept = partial / "autoencoder"
+    if kept.is_dir():
+        vae = AutoencoderKL.from_pretrained(kept, use_safetensors=True).to(device)
     else:
         vae = _fit_vae(images, vae_width, vae_steps, batch_size, seed)
-        vae.save_pretrained(partial / "vae.unfinished")
-        os.replace(partial / "vae.unfinished", partial / "vae")
+        vae.save_pretrained(partial / "unfinished")
+        os.replace(partial / "unfinished", kept)
     transformer, scheduler = _fit_dit(vae, images, labels, source, dit_width, dit_layers, dit_steps, batch_size, seed)
-    DiTPipeline(transformer, vae, scheduler).save_pretrained(partial / "pipeline")
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(partial)
     # save_pretrained does not write id2label, which the layout has and class matching needs.
     labels = {str(place): name for place, name in enumerate(source.class_names)}
-    _edit(partial / "pipeline" / "model_index.json", id2label=labels)
-    _edit(partial / "pipeline" / "vae" / "config.json", _name_or_path="")  # where this disk held one that was resumed from
+    _edit(partial / "model_index.json", id2label=labels)
+    _edit(partial / "vae" / "config.json", _name_or_path="")  # where this disk held one that was resumed from
     remove(folder)
-    os.replace(partial / "pipeline", folder)
-    shutil.rmtree(partial)
+    remove(kept)
+    os.replace(partial, folder)
 
 
 def _edit(file: Path, **values: Any) -> None:

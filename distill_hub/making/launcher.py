@@ -7,20 +7,23 @@ import os
 import shlex
 import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import yaml
 
 from distill_hub.config import InputError, launch, options, refusing, say_loading
-from distill_hub.ending import fail, interrupted
+from distill_hub.ending import end_on_signals, fail, interrupted
 from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
 from distill_hub.options.launch import LaunchOptions
 from distill_hub.starter import as_starter
 
-_PASSED_ON = [name for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+_PATIENCE = 10  # seconds until a process that does not even end by SIGKILL, as a device holds it, is left to the system
 
 
 def make_command(line: Sequence[str]) -> None:
@@ -165,39 +168,25 @@ def _hand_over(start: list[str], script: list[str], lower: str) -> None:
     """Let Accelerate's launcher start several processes, and wait for them.
 
     Exits with the code of the process that failed; 128 + N where a signal N ended it, which is said, or was sent to this
-    process, which passes it on. `lower` are the options that take less memory when they are smaller.
+    process, which then ends all. `lower` are the options that take less memory when they are smaller.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.ERROR)  # what failed says so itself; this process only starts and waits
-    received: list[int] = []
-
-    def code(number: int) -> int:
-        return interrupted() if number == signal.SIGINT else 128 + number
-
-    def pass_on(number: int, _: Any) -> None:
-        received.append(number)
-        if not (started := psutil.Process().children()):
-            os._exit(code(number))
-        for process in started:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-
     how = launch_command_parser().parse_args([*start, *script])
-    # torchrun's handler raises an exception wherever its waiting loop is, which now and then gets lost there, or ends the
-    # processes by another signal. It would also take what `nohup` lets this process ignore for a reason to end.
+    # torchrun's handler raises an exception wherever its waiting loop is, which now and then gets lost there, and then waits
+    # for 30 s before it kills. It would also take for a reason to end what this process is to ignore.
     how.signals_to_handle = ""
-    for name in _PASSED_ON:
-        if signal.getsignal(signal.Signals[name]) != signal.SIG_IGN:
-            signal.signal(signal.Signals[name], pass_on)
+    ending = threading.Lock()  # whoever takes it ends this process: a signal, or the end of what was started
+    heard = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]  # as `nohup` lets it ignore some
+    end_on_signals(heard, lambda number: _end_all(number, ending))
     try:
-        with as_starter():
+        with as_starter(), contextlib.ExitStack() as last:
+            last.callback(ending.acquire)
             launch_command(how)
     except ChildFailedError as error:
-        if received:
-            sys.exit(code(received[0]))
         # A process that lost its connection to another one ends with 1, and what is left the launcher ends with SIGTERM.
         follows = {1: 1, -signal.SIGTERM: 2}
         first = min(error.failures.values(), key=lambda failure: follows.get(failure.exitcode, 0))
@@ -207,6 +196,21 @@ def _hand_over(start: list[str], script: list[str], lower: str) -> None:
             fail(f"process {first.local_rank} (id {first.pid}) was ended by {name}{why}; the same command goes on")
         sys.exit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode)
     except SignalException as error:  # of a torchrun that does not ask which signals it is to handle
-        sys.exit(code(error.sigval))
+        sys.exit(128 + error.sigval)
     except (ValueError, ConnectionError) as error:
         raise InputError("accelerate launch", shlex.join(start), str(error)) from error
+
+
+def _end_all(number: int, ending: threading.Lock) -> NoReturn:
+    """End this process for a signal, and all that it started: nothing is lost, as a run may be killed at any moment.
+
+    SIGKILL also ends a process that waits for another one, is stopped, or still loads its modules and would show where.
+    """
+    ending.acquire()
+    deadline = time.monotonic() + _PATIENCE
+    while (started := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(started, timeout=1)
+    os._exit(interrupted() if number == signal.SIGINT else 128 + number)

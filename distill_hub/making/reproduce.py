@@ -177,7 +177,14 @@ def _run(words: list[str]) -> None:
         InputError: When it fails.
     """
     with as_starter():
-        code = subprocess.run([sys.executable, "-m", "distill_hub.cli", *words[1:]]).returncode
+        # In a session of its own: Ctrl-C reaches this process alone, which says so once, and ends the other one.
+        started = subprocess.Popen([sys.executable, "-m", "distill_hub.cli", *words[1:]], start_new_session=True)
+        try:
+            code = started.wait()
+        except KeyboardInterrupt:
+            started.terminate()
+            started.wait()
+            raise
     if code == -signal.SIGKILL:
         raise InputError("command", shlex.join(words), f"it was killed: {OUT_OF_MEMORY}")
     if code == 2:

@@ -100,6 +100,8 @@ def publish(artifact: Artifact, destination: Destination) -> Publication:
 def submit(destination: Destination, manifest: Manifest, records: Sequence[EvaluationRecord]) -> Publication:
     """Open a pull request that adds measured records to a published set and refreshes the table of its card.
 
+    What is there already is not sent again: after a kill, the same command measures the same.
+
     Args:
         destination: The set, as `check_destination` allowed a pull request in it.
         manifest: As it was when the records were measured.
@@ -119,10 +121,14 @@ def submit(destination: Destination, manifest: Manifest, records: Sequence[Evalu
                 "repository", remote.repo_id, "its images or labels have changed since they were measured; evaluate anew"
             )
         there = _texts(remote)
-        added = {f"evaluations/{record.file_name}": record for record in signed}
+        known = read_records(there)
+        measured = [_measurement(record) for record in known.values()]
+        added = {f"evaluations/{record.file_name}": record for record in signed if _measurement(record) not in measured}
+        if not added:
+            return {}, set()
         readme = readme_files(
             current,
-            of_content({**read_records(there), **added}.values(), manifest.content_sha256),
+            of_content({**known, **added}.values(), manifest.content_sha256),
             location=remote.repo_id,
             files={name: file.size for name, file in remote.files.items()},
             edited=[card_of(there)],

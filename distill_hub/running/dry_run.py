@@ -1,6 +1,6 @@
 """What a run would take: the first chunk of every stage is worked on and timed, and the rest is counted."""
 
-import os
+import atexit
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from rich.table import Table
 
 from distill_hub.running.console import duration, size_text
-from distill_hub.running.files import STATE
+from distill_hub.running.files import STATE, of_dry_run
 from distill_hub.running.folder import check_is_run
 from distill_hub.running.machine import peak_memory
 from distill_hub.running.memory import in_parts, told
@@ -72,8 +72,8 @@ class DryRun(Run):
     is_dry = True
 
     def __init__(self, output_dir: Path, settings: Mapping[str, Any]):
-        place = Path(os.path.realpath(output_dir))
-        super().__init__(place.with_name(f".{place.name}.dry-run"), settings, overwrite=True)
+        super().__init__(of_dry_run(output_dir), settings, overwrite=True)
+        atexit.register(self._remove)  # also after an error, or Ctrl-C
         self.planned_dir = output_dir
         self.estimates: list[Estimate] = []
         self._scale = 1.0
@@ -188,6 +188,10 @@ class DryRun(Run):
         self.say(plan)
         self.say("Next: the same command without --dry_run does the work")
         self.accelerator.wait_for_everyone()
+        self._remove()
+        atexit.unregister(self._remove)
+
+    def _remove(self) -> None:
         if self.lock:
             self.lock.release(self.output_dir)
 

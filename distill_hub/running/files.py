@@ -41,6 +41,12 @@ def remove_temporary(folder: Path) -> None:
         temporary.unlink()
 
 
+def of_dry_run(folder: Path) -> Path:
+    """Return where a dry run works instead of in a folder: beside it."""
+    place = Path(os.path.realpath(folder))
+    return place.with_name(f".{place.name}.dry-run")
+
+
 def check_folder(folder: Path, field: str = "output_dir") -> None:
     """Refuse an output folder that cannot be made or written to, before work is done for it.
 
@@ -64,7 +70,7 @@ def _in_the_way(folder: Path) -> str | None:
     try:
         str(folder).encode()  # cards and records name it
         # What lies in it, and the folder of a dry run beside it, have longer names.
-        for longer in (folder.absolute() / ("x" * 200), folder.absolute().with_name(f".{name}.dry-run")):
+        for longer in (folder.absolute() / ("x" * 200), of_dry_run(folder)):
             longer.exists()
         place = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
         which = "it" if place == folder else place

@@ -124,6 +124,18 @@ def wait_for(file: Path, say: Callable[[str], Any]) -> Lock:
             time.sleep(0.2)
 
 
+def remove_unlocked(folder: Path, file: str) -> None:
+    """Remove a folder, unless somebody holds the lock whose file is in it.
+
+    Args:
+        folder: It need not be there; a link is left alone.
+        file: Name of the lock's file in it.
+    """
+    if folder.is_dir() and not folder.is_symlink():
+        with suppress(Busy, OSError):  # somebody else may work there, or may own it
+            Lock(folder / file).release(folder)
+
+
 @atexit.register
 def release_all() -> None:
     """Release what this process holds: at its end, or when work in it has failed."""

@@ -17,9 +17,9 @@ from rich.table import Table
 
 from distill_hub.config import InputError
 from distill_hub.running.console import Item, progress, show
-from distill_hub.running.files import STATE, atomic_write, cache_dir, remove, remove_temporary
+from distill_hub.running.files import STATE, atomic_write, cache_dir, of_dry_run, remove, remove_temporary
 from distill_hub.running.folder import CONFIG, LOCK, check_is_run, clear, made_with, refuse_other
-from distill_hub.running.lock import Lock, hold, wait_for
+from distill_hub.running.lock import Lock, hold, remove_unlocked, wait_for
 from distill_hub.running.machine import environment, peak_memory, start_accelerator
 from distill_hub.running.memory import in_parts, told
 from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of
@@ -82,6 +82,7 @@ class Run:
             for line in refuse_other(folder, before, self.settings):
                 show(line)
         remove_temporary(folder)
+        remove_unlocked(of_dry_run(folder), f"{STATE}/{LOCK}")  # of one that was killed
         atomic_write(state / CONFIG, json.dumps(self.settings, indent=2).encode())
 
     def _check_lock(self) -> None:

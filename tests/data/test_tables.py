@@ -1,13 +1,17 @@
 """Tables as sources: splits by name, columns by type, cards, and what a stranger's table may not do."""
 
+import errno
+
 import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets.exceptions import DatasetGenerationError
 from source_files import cells, picture, reds, refused, stored, table
 
 from distill_hub.config import InputError
+from distill_hub.data import tables
 from distill_hub.data.sources import load_source
 from distill_hub.data.tables import table_splits
 
@@ -370,3 +374,13 @@ def test_a_card_that_cannot_be_read_is_one_line(root, text):
     folder = pair(root, ["a", "b"] * 2)
     (root / "README.md").write_text(f"---\n{text}\n---\n")
     assert "README.md cannot be read" in refused(folder)
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+def test_a_cache_that_cannot_be_written_to_is_not_taken_for_a_source_without_images(wraps):
+    error = OSError(errno.EROFS, "Read-only file system", "/cache/photos.lock")
+    line = r"^file: '/cache/photos.lock' cannot be used; it cannot be read or written \(Read-only file system\)$"
+    with pytest.raises(InputError, match=line), tables._reading("org/photos"):
+        if wraps:
+            raise DatasetGenerationError("An error occurred while generating the dataset") from error
+        raise error

@@ -1,6 +1,7 @@
 """Fitting a small generator: an ordinary pipeline folder, the same weights twice, and nothing lost half way."""
 
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -53,6 +54,20 @@ def test_the_recipe_fits_once_and_then_says_where_it_is(tmp_path, monkeypatch, c
     assert f"The generator is in {fitted} already" in capsys.readouterr().out.replace("\n", " ")
     assert (fitted / "model_index.json").stat().st_mtime_ns == before
     assert [path.name for path in tmp_path.iterdir()] == [fitted.name]
+
+
+def test_a_run_that_was_killed_at_its_very_end_leaves_nothing_for_good(digits, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "pipeline"
+    with monkeypatch.context() as killed:
+        killed.setattr(fit.os, "replace", lambda a, b: (os.rename(a, b), 1 / 0) if b == target else os.rename(a, b))
+        with pytest.raises(ZeroDivisionError):
+            fit.fit_generator(digits, target, **TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
+    (tmp_path / "pipeline.lock").touch()  # nobody holds it
+    with pytest.raises(SystemExit):
+        run_here("recipes/fit_generator.py", "--output_dir", str(target))
+    assert "it exists; pass --overwrite" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
 
 
 def test_the_same_settings_give_the_same_weights(digits, folder, tmp_path):

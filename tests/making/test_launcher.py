@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from accelerate.commands import config as accelerate_config
 from accelerate.commands import launch as accelerate_launch
 from helpers import ROOT
+from processes import hear_signals
 
 from distill_hub.cli import main
 from distill_hub.config import LOADING, InputError, parse
@@ -285,7 +287,8 @@ def start(tmp_path):
     def run(*words, before=()):
         command = [*before, sys.executable, str(driver), "make", "ends", str(folder), "--num_processes", "2", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(command, cwd=here, env=environment, start_new_session=True, **pipes)
+        own = {"start_new_session": True, "preexec_fn": hear_signals}
+        process = subprocess.Popen(command, cwd=here, env=environment, **own, **pipes)
         process.temporary = temporary
         return process, folder
 
@@ -322,25 +325,69 @@ def test_the_code_is_that_of_the_process_that_failed(start, how, rank, code, end
     assert errors.count("Traceback") == (how == "a bug") and "elastic" not in errors and "torchrun" not in errors, errors
 
 
+INTERRUPTED = "interrupted; the same command goes on where it stopped"
+
+
 @pytest.mark.parametrize(
-    ("number", "code", "lines"),
+    ("number", "how", "code", "lines"),
     [
-        (signal.SIGINT, 130, ["interrupted; the same command goes on where it stopped"]),
-        (signal.SIGTERM, 143, []),
-        (signal.SIGHUP, 129, []),
-        (signal.SIGKILL, -signal.SIGKILL, []),  # which the launcher cannot pass on
+        (signal.SIGINT, "asleep", 130, [INTERRUPTED]),
+        (signal.SIGINT, "hanging", 130, [INTERRUPTED]),
+        (signal.SIGTERM, "asleep", 143, []),
+        (signal.SIGHUP, "hanging", 129, []),
+        (signal.SIGQUIT, "asleep", 131, []),
+        (signal.SIGKILL, "hanging", -signal.SIGKILL, []),  # which the launcher cannot pass on
     ],
 )
-def test_a_signal_ends_all_processes(start, number, code, lines):
-    process, folder = start("--how", "asleep")
+def test_a_signal_ends_all_processes(start, number, how, code, lines):
+    process, folder = start("--how", how)
     ranks = both(process, folder)
     os.kill(process.pid, number)
     _, errors = process.communicate(timeout=20)  # the other processes hold its pipes, too
     assert process.returncode == code
-    said = [line for line in errors.splitlines() if line and line != LOADING and "on its errors" not in line]
-    assert said == lines, errors
+    assert said(errors) == lines, errors
     ended(ranks)
     assert not list(Path(process.temporary).iterdir())
+
+
+def test_ctrl_c_twice_while_a_process_stands_still(start):
+    process, folder = start("--how", "asleep")
+    ranks = both(process, folder)
+    os.kill(ranks[0], signal.SIGSTOP)
+    for _ in range(2):  # as a terminal does: it reaches the group of the first process
+        os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, said(errors)) == (130, [INTERRUPTED])
+    ended(ranks)
+
+
+def test_ctrl_c_while_processes_are_started_ends_them(start):
+    process, _ = start("--how", "asleep")
+    launcher, deadline = psutil.Process(process.pid), time.monotonic() + 60
+    while not (ranks := [child.pid for child in launcher.children()]):
+        assert time.monotonic() < deadline and process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, said(errors)) == (130, [INTERRUPTED])
+    ended(ranks)
+
+
+def test_ctrl_c_while_another_machine_is_waited_for(start):
+    """The launcher is in C++ then, where Python handles no signal."""
+    with socket.create_server(("127.0.0.1", 0)) as machine:
+        machine.settimeout(60)
+        words = ["--num_machines", "2", "--machine_rank", "1", "--main_process_ip", "127.0.0.1"]
+        process, _ = start("--how", "asleep", *words, "--main_process_port", str(machine.getsockname()[1]))
+        with machine.accept()[0]:  # which never answers
+            time.sleep(1)
+            os.kill(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130 and INTERRUPTED in errors.splitlines()
+
+
+def said(errors):
+    """What is said but for what every run says, and the stub."""
+    return [line for line in errors.splitlines() if line and line != LOADING and "on its errors" not in line]
 
 
 def works(pid):

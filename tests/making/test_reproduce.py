@@ -3,23 +3,29 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import types
 
 import numpy as np
+import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from helpers import ROOT, run_here, unscored
+from processes import hear_signals
 
 from distill_hub import InputError, load_distilled
 from distill_hub.artifact.find import find
 from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, TuningRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
-from distill_hub.config import parse, resolved
+from distill_hub.config import LOADING, parse, resolved
 from distill_hub.making import reproduce as module
 from distill_hub.making.reproduce import Difference, compare, make_words, reproduce
 from distill_hub.options.cao2 import Cao2Config
@@ -397,10 +403,37 @@ def test_a_rebuild_by_other_versions_is_not_taken_up(made, copy):
 
 
 def test_a_recipe_that_fails_is_no_difference(made, tmp_path, monkeypatch):
-    failed = subprocess.CompletedProcess([], 3)
+    failed = types.SimpleNamespace(wait=lambda: 3)
     calls = []
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: calls.append(args) or failed)
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: calls.append(args) or failed)
     with pytest.raises(InputError, match=r"command.*distill-hub make random_real.*code 3"):
         reproduce(ReproduceConfig(location=str(made), output_dir=tmp_path / "set"))
     (((python, *words),),) = calls
     assert (python, words[:4]) == (sys.executable, ["-m", "distill_hub.cli", "make", "random_real"])
+
+
+INTERRUPTED = """
+import sys
+from dataclasses import make_dataclass
+from distill_hub.config import launch
+from distill_hub.making.reproduce import _run
+words = ["distill-hub", "make", "random_real", "--num_processes", "2", "--output_dir", sys.argv[1]]
+launch(lambda _: _run(words), make_dataclass("Settings", []), None, [], light=True)
+"""
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg])  # alone; or to its group, as a terminal does
+def test_ctrl_c_is_told_once_and_ends_the_rebuild(tmp_path, send):
+    words = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "out")]
+    own = {"start_new_session": True, "preexec_fn": hear_signals}
+    command = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **own)
+    deadline = time.monotonic() + 60
+    while len(started := psutil.Process(command.pid).children(recursive=True)) < 3:  # `make`, and two of a recipe
+        assert command.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    for _ in range(2):
+        send(command.pid, signal.SIGINT)
+    _, errors = command.communicate(timeout=20)
+    said = [line for line in errors.splitlines() if line and line != LOADING]
+    assert (command.returncode, said) == (130, ["interrupted; the same command goes on where it stopped"])
+    assert not psutil.wait_procs(started, timeout=20)[1]

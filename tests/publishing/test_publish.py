@@ -344,6 +344,18 @@ def test_a_measurement_that_is_repeated_opens_no_second_pull_request(hub, alice,
     assert bob.result("submit", REPO, str(artifact), **later, seeds=[3, 4, 5])["url"].endswith("/discussions/2")
 
 
+def test_a_measurement_that_is_repeated_after_its_merge_is_not_added_again(hub, alice, bob, artifact):
+    alice.result("push", str(artifact), REPO)
+    bob.result("submit", REPO, str(artifact))
+    hub.merge(REPO, 1)
+    tree = hub.repos[REPO].tree()
+    again = bob.result("submit", REPO, str(artifact), date="2026-02-03T04:05:06Z", seconds=11.0)
+    assert again["url"].endswith(f"/commit/{hub.repos[REPO].head('main').sha}")
+    assert len(hub.repos[REPO].discussions) == 1 and hub.repos[REPO].tree() == tree
+    # Somebody else's of the same is another person's measurement.
+    assert alice.result("submit", REPO, str(artifact))["url"].endswith("/discussions/2")
+
+
 def test_a_card_that_the_hub_does_not_take_is_refused(hub, alice, artifact):
     hub.fail(400, when=lambda request: "validate-yaml" in request.path)
     assert "README.md" in alice.refusal("push", str(artifact), REPO)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -178,6 +179,27 @@ def test_a_dry_run_goes_on_beside_a_run_but_not_beside_a_dry_run_of_the_same(at_
     assert end_process(other) == 2 and f"process {os.getpid()} on " in log.read_text()
     planned.close()
     assert one.is_alive() and not list(tmp_path.glob(".*"))
+
+
+def plan(out):
+    planned = DryRun(out, {})
+    (planned.output_dir / "busy").touch()
+    time.sleep(60)
+
+
+def test_the_folder_of_a_dry_run_goes_with_it_or_with_the_run_that_it_planned(tmp_path):
+    out, folder = tmp_path / "out", tmp_path / ".out.dry-run"
+    (one,), _ = start_processes(tmp_path / "log", plan, out, world=1)
+    wait_for(folder / "busy", one)
+    Run(out, {}).end()
+    assert (folder / "busy").exists(), "it was at work"
+    one.kill()
+    one.join()
+    Run(out, {}).end()
+    assert not folder.exists()
+    failed = f"from distill_hub.running.dry_run import DryRun; DryRun({str(out)!r}, {{}}); print('planned'); 1 / 0"
+    done = subprocess.run([sys.executable, "-c", failed], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "planned\n" and "ZeroDivisionError" in done.stderr and not folder.exists()
 
 
 @pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])

@@ -22,6 +22,11 @@ from distill_hub.cli import command
 command()
 """
 
+NEW = """
+import os, sys
+os.execv(sys.executable, [sys.executable, "-m", "distill_hub.cli", *sys.argv[1:]])
+"""
+
 
 def count_changes(counter: str, last: int | None) -> None:
     """Note every change of a file or folder in this process's own places, just before it happens.
@@ -72,18 +77,29 @@ class Place:
 
 
 class Attempt:
-    """A command that runs."""
+    """A command that runs.
 
-    def __init__(self, place: Place, words: list[str], token: str, *, processes: int, change: int | None = None):
-        self.place, self.token, self.processes = place, token, processes
+    Args:
+        place: Where.
+        words: Behind `distill-hub`.
+        token: Names it, in the environment of all processes.
+        processes: That work on it.
+        change: See `count_changes`.
+        new: Let a new interpreter run it, which loads all modules.
+    """
+
+    def __init__(
+        self, place: Place, words: list[str], token: str, *, processes: int, change: int | None = None, new: bool = False
+    ):
+        self.place, self.words, self.token, self.processes = place, words, token, processes
         place.log.unlink(missing_ok=True)
         place.counter.unlink(missing_ok=True)
-        call = CALL.format(counter=str(place.counter), last=change)
+        call = NEW if new else CALL.format(counter=str(place.counter), last=change)
         streams = [Path(os.devnull), place.log, place.log.with_name("errors")]
         streams[2].unlink(missing_ok=True)
         environment = {**place.environment, TOKEN: token, "OMP_NUM_THREADS": "1"}
         self.main = start_python(["-c", call, *words], streams, environment, place.work)
-        self.started = time.perf_counter()
+        self.started, self.began = time.perf_counter(), time.time()
 
     @property
     def output(self) -> str:

@@ -15,11 +15,11 @@ from tests.bench.faults.attempt import Place
 
 SCORED = ["--students", "convnet-1-w16", "--repeats", "1", "--teacher_epochs", "4", "--view_epochs", "0"]
 FIT = [
-    *("--fit_vae_steps", "60", "--fit_dit_steps", "600", "--fit_vae_width", "8", "--fit_dit_width", "64"),
+    *("--fit_vae_steps", "30", "--fit_dit_steps", "200", "--fit_vae_width", "8", "--fit_dit_width", "64"),
     *("--fit_dit_layers", "2"),
 ]
-DRAWN = [*FIT, "--sample_steps", "10", "--sample_batch_size", "4", "--ipc", "4"]
-RECOVERED = ["--ipc", "2", "--recover_steps", "60", "--smallest_crop", "1"]
+DRAWN = [*FIT, "--sample_steps", "5", "--sample_batch_size", "4", "--ipc", "2"]
+RECOVERED = ["--ipc", "2", "--recover_steps", "40", "--smallest_crop", "1"]
 VARIES = {"created", "date", "seconds", "peak_memory_bytes", "environment", "location"}  # of records
 
 
@@ -43,6 +43,12 @@ def with_published_set(place: Place, hub: HubServer, base: Path) -> None:
 def with_photos(place: Place, hub: HubServer, base: Path) -> None:
     """Begin with a folder of photos, whose times are always the same."""
     shutil.copytree(base / "photos", place.work / "photos")
+
+
+def with_published_photos(place: Place, hub: HubServer, base: Path) -> None:
+    """Begin with the same photos as a dataset of somebody else's on the Hub."""
+    files = {file.relative_to(base / "photos").as_posix(): file.read_bytes() for file in (base / "photos").rglob("*.png")}
+    hub.commit("bob/photos", {f"train/{name}": data for name, data in files.items()}, author="bob")
 
 
 def with_array(place: Place, hub: HubServer, base: Path) -> None:
@@ -100,6 +106,7 @@ class Job:
         processes: That work on it.
         prepare: Writes what it starts from.
         result: Returns what must be the same in the end, as JSON.
+        complete: What it says, with another exit code, where a killed attempt had made all of it.
         warm: Whether what the undisturbed run fitted is there from the beginning, so that other stages are met.
     """
 
@@ -107,6 +114,7 @@ class Job:
     processes: int = 1
     prepare: Callable[[Place, HubServer, Path], None] = nothing
     result: Callable[[Place, HubServer], dict[str, Any]] = folders
+    complete: str | None = None
     warm: bool = True
 
 
@@ -114,31 +122,34 @@ def make(recipe: str, *words: str, processes: int = 1, **how: Any) -> Job:
     return Job(["make", recipe, *words, "--output_dir", "set", "--num_processes", str(processes)], processes, **how)
 
 
-SET = make("random_real", "--ipc", "2", *SCORED)  # the base of others
+SET = make("random_real", "--ipc", "2", *SCORED, processes=2)  # the base of others
 JOBS = {
-    "fit_generator": make("fit_generator", *FIT, warm=False),
+    "fit_generator": make("fit_generator", *FIT, warm=False, complete="it exists; pass --overwrite"),
     "fit_classifier": make(
         "fit_classifier", "--network", "convnet-1-w16-bn", "--epochs", "12", "--checkpoint_epochs", "1", processes=2
     ),
     "first fits": make("dit", *DRAWN, *SCORED, warm=False),
     "tuning": make(
-        *("minimax", *DRAWN, *SCORED, "--tuning_epochs", "2", "--tuning_batch_size", "32", "--checkpoint_steps", "20"),
+        *("minimax", *DRAWN, *SCORED, "--tuning_epochs", "1", "--tuning_batch_size", "48", "--checkpoint_steps", "8"),
         processes=2,
     ),
     "cao2": make(
         *("cao2", *DRAWN, *SCORED, "--pool_factor", "3", "--refine_batch_size", "2", "--refine_steps", "5"), processes=2
     ),
     "rded": make("rded", "--ipc", "2", "--images_per_class", "20", *SCORED),
+    "rded of two": make("rded", "--ipc", "2", "--images_per_class", "20", *SCORED, processes=2),
     "sre2l": make("sre2l", *RECOVERED, "--recover_batch_size", "4", *SCORED),
     "deda": make("deda", *RECOVERED, *SCORED),
     "photos": make("random_real", "--source", "photos", "--test_fraction", "0.3", "--ipc", "2", *SCORED,
                    prepare=with_photos, warm=False),
+    "published photos": make("random_real", "--source", "bob/photos", "--test_fraction", "0.3", "--ipc", "2", *SCORED,
+                             prepare=with_published_photos, warm=False),
     "relabel": Job(["relabel", "set", "--epochs", "30", "--batch_size", "10"], prepare=with_set),
     "adopt": Job(
         ["adopt", "set.npz", "--source", "digits", "--classes", "source", "--method", "dm", "--output_dir", "out"],
         prepare=with_array,
     ),
-    "reproduce": Job(["reproduce", "set", "--output_dir", "out"], prepare=with_set),
+    "reproduce": Job(["reproduce", "set", "--output_dir", "out"], processes=2, prepare=with_set),
     "evaluate": Job(
         ["evaluate", "bob/set", "--submit", "--repeats", "2", "--students", "convnet-1-w16"],
         prepare=with_published_set,

@@ -21,8 +21,13 @@ from tests.bench.faults.__main__ import Bench, opened
 from tests.bench.faults.attempt import Attempt
 from tests.bench.faults.jobs import JOBS, undated
 
-CACHES = {"fits": ["photos", "evaluate"], "datasets": ["photos"], "hf": ["evaluate"], "tmp": ["photos"]}  # under home
-TWICE = ["photos", "first fits"]
+CACHES = {  # under home
+    "fits": ["photos", "evaluate"],
+    "datasets": ["published photos"],
+    "hf": ["evaluate", "published photos"],
+    "tmp": ["photos", "evaluate"],
+}
+TWICE = ["photos", "published photos", "first fits"]
 STARVED, MEMORY = "fit_classifier", 700_000_000  # bytes, for what two processes do not share with the bench
 GROUP = Path("/sys/fs/cgroup/memory/distill_hub_faults")
 LARGEST = 1 << 30  # bytes

@@ -1,5 +1,6 @@
 """Ends: as it is told."""
 
+import ctypes
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ class Config:
     """How it ends."""
 
     folder: Path = argument("where each process notes what it was given")
-    how: str = option("well", "well, refused, a bug, killed, or asleep")
+    how: str = option("well", "well, refused, a bug, killed, asleep, or hanging")
     rank: int = option(0, "of the process that does")
     note: str | None = option(None, "words")
     draw_batch_size: int = option(1, "of what takes memory")
@@ -34,6 +35,8 @@ def main(config: Config) -> None:
     os.write(2, f"process {rank} on its errors\n".encode())
     if config.how == "asleep":
         time.sleep(60)
+    if config.how == "hanging":
+        ctypes.PyDLL(None).sleep(60)  # none of Python's threads runs meanwhile
     if rank == config.rank:
         if config.how == "refused":
             raise InputError("weather", "rain", "sun")
