@@ -142,15 +142,17 @@ def _check_keys(node: yaml.Node | None) -> None:
 
 
 def front_matter(text: str) -> tuple[dict[str, Any], str]:
-    """Split Markdown into the YAML block at its top, empty where there is none, and the rest.
+    """Split Markdown into the YAML block at its top, empty where there is none, and the rest; a byte order mark is dropped.
 
     Raises:
         ValueError: When the block cannot be read, or holds no 'key: value' lines.
     """
-    text = text.replace("\r\n", "\n")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     if not (found := re.match(r"---\n(.*?)^---[ ]*(?:\n|\Z)(.*)", text, re.DOTALL | re.MULTILINE)):
         return {}, text
-    data = read_yaml(found[1]) or {}
+    data = read_yaml(found[1])
+    if data is None:  # remarks alone
+        return {}, found[2]
     if not isinstance(data, dict):
         raise ValueError("it must hold 'key: value' lines")
     return data, found[2]

@@ -3,6 +3,7 @@
 import codecs
 import os
 import reprlib
+import shlex
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -37,6 +38,12 @@ def reason(error: BaseException) -> str:
     """Return what an error says, in one line of at most 200 characters."""
     said = " ".join(str(getattr(error, "strerror", None) or error).split())
     return shortened(said, 200) or type(error).__name__
+
+
+def typed(place: str | os.PathLike[str]) -> str:
+    """Return a path or name as one types it in a shell; what begins with a dash would be taken for an option."""
+    text = os.fspath(place)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def complaint(field: str, value: Any, valid: str) -> str:

@@ -76,6 +76,8 @@ def test_front_matter():
     assert front_matter("---\n---\n# T\n\n---\n") == ({}, "# T\n\n---\n")
     assert front_matter("---\na: 1\n---x\n") == ({}, "---\na: 1\n---x\n")
     assert front_matter("---\na: 1\n---") == ({"a": 1}, "")
+    assert front_matter("\ufeff---\na: 1\n---\n# T\n") == ({"a": 1}, "# T\n")
+    assert front_matter("---\n# nothing yet\n---\n# T\n") == ({}, "# T\n")
     assert front_matter("# T\n---\n") == ({}, "# T\n---\n")
     for block in ("- a", "a: &x 1\nb: *x", "a: 1\na: 2"):
         with pytest.raises(ValueError):

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from distill_hub.config import HubError, InputError, nearest
-from distill_hub.text import complaint, few, printable, reason, shortened
+from distill_hub.text import complaint, few, printable, reason, shortened, typed
 
 SHOW = """
 import sys
@@ -91,3 +92,10 @@ def test_letters_of_every_language_are_printable():
 def test_the_nearest_name(name, meant):
     said = nearest(name, ["--ipc", "--seed", "--output_dir"])
     assert said == (f" (did you mean {meant!r}?)" if meant else "")
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("a/b", "a/b"), ("my set", "'my set'"), ("-p/out", "./-p/out"), (Path("./--p q"), "'./--p q'")]
+)
+def test_a_path_as_it_is_typed(place, said):
+    assert typed(place) == said

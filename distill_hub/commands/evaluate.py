@@ -1,7 +1,6 @@
 """`distill-hub evaluate`."""
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from distill_hub.foreign.layout import check_layout
 from distill_hub.options.commands import EvaluateConfig, ForeignOptions, RealOptions
 from distill_hub.running.console import show
 from distill_hub.running.files import atomic_write
+from distill_hub.text import typed
 
 
 def run(config: EvaluateConfig) -> None:
@@ -32,6 +32,8 @@ def run(config: EvaluateConfig) -> None:
         manifest, _ = read_description(found)
     else:
         check_layout(found, config.data_dir)
+        if config.check:
+            raise InputError("check", True, f"{config.location} was made elsewhere and claims nothing; leave the option out")
     if config.submit:
         from distill_hub.publishing.destination import check_destination
         from distill_hub.publishing.publish import submit
@@ -69,14 +71,12 @@ def run(config: EvaluateConfig) -> None:
         deliver=deliver,
     )
     PartialState().destroy_process_group()
-    if config.check and any(pair.claimed is None for pair in comparisons):
-        raise InputError("command line", "--check", "the set claims nothing for this protocol and student")
     if config.check and any(pair.agrees is False for pair in comparisons):
         sys.exit(1)
 
 
 def _next_step(found: Found) -> str:
-    place = shlex.quote(found.location)
+    place = typed(found.location)
     if not found.is_artifact:
         return f"Next: `distill-hub adopt {place} ...` brings the set into this format, with a record of such scores"
     if found.remote:

@@ -122,6 +122,11 @@ def open_tables(
     if set(splits) == {"all"}:  # which `datasets` keeps for the union of several
         splits = {"train": splits["all"]}
     files = {split: [os.path.join(os.path.abspath(found.root), name) for name in own] for split, own in splits.items()}
+    for file in (file for own in files.values() for file in own):
+        if "::" in file or os.path.expandvars(file) != file:  # `datasets` would open another one
+            raise InputError(
+                "source", source, f"tables are not read from a path with '::' or a $VARIABLE: {file}; rename it"
+            )
     if suffix == ".parquet":
         _refuse_contradiction(source, found.root, [file for own in files.values() for file in own], features)
     how: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}

@@ -50,6 +50,7 @@ class Request:
         dd_ranking: Also train what LRS and ARS compare with; see `evaluation.metrics`.
         real_accuracy: For LRS: accuracy, a fraction, of the student on all real data with hard labels; else it is trained.
         mmd: Also measure the distance of the teacher's embeddings of the set to those of the real images.
+        check: Whether each is to be compared with a claim of the set's author.
         dry_run: Print what it would take, and measure nothing.
     """
 
@@ -63,6 +64,7 @@ class Request:
     dd_ranking: bool = False
     real_accuracy: float | None = None
     mmd: bool = False
+    check: bool = False
     dry_run: bool = False
 
 
@@ -300,6 +302,9 @@ def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_clas
         students = rules.students(how.students or ",".join(same) or "auto", size)
         jobs = [Job(rules, student, range(how.repeats or 3), same.get(student)) for student in students]
     for job in jobs:
+        if how.check and job.claim is None:
+            made = ", ".join(f"{claim.protocol_label} with {claim.student}" for claim in claims) or "nothing"
+            raise InputError("check", f"{job.rules.name} with {job.student}", f"{location} claims {made}")
         check_student(job.student, num_classes, min(224, size))
     return jobs
 

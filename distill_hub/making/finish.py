@@ -1,6 +1,5 @@
 """The end of every recipe: package the set, score it and its baselines, write record, picture and card."""
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from distill_hub.publishing.publish import publish
 from distill_hub.publishing.readme import card_of, readme_files
 from distill_hub.running.files import atomic_write, folder_name
 from distill_hub.running.run import Stage
+from distill_hub.text import typed
 
 _LEARNED_TOO_LITTLE = (
     "it has learned too little; what helps is more --fit_dit_steps, more images, or a --generator that is trained already"
@@ -144,8 +144,8 @@ def next_step(folder: Path, source: SourceRecord, location: str) -> str:
         source: The real dataset, as the set names it.
         location: Where it lies here.
     """
-    place = shlex.quote(str(folder))
-    real = "" if source.hub_id or source.name in KNOWN else f" --source {shlex.quote(location)}"
+    place = typed(folder)
+    real = "" if source.hub_id or source.name in KNOWN else f" --source {typed(location)}"
     return f"Next: `distill-hub evaluate {place}{real}` scores it again, `distill-hub push {place}` publishes it"
 
 

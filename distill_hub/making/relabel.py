@@ -1,7 +1,5 @@
 """Adding stored views to a set that exists."""
 
-import shlex
-
 import torch
 
 from distill_hub.artifact.find import Found
@@ -14,6 +12,7 @@ from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.finish import write_card
 from distill_hub.options.commands import RealOptions, RelabelConfig
 from distill_hub.running.session import session, working_in
+from distill_hub.text import typed
 
 
 def relabel(found: Found, config: RelabelConfig) -> None:
@@ -57,4 +56,4 @@ def relabel(found: Found, config: RelabelConfig) -> None:
 
         run.on_main("store views", store)
         run.say(f"The views are in {found.folder / 'views'}; load_dataset({str(found.folder)!r}, 'views') reads them")
-        run.say(f"Next: `distill-hub evaluate {shlex.quote(str(found.folder))} --protocol fkd` trains students on them")
+        run.say(f"Next: `distill-hub evaluate {typed(found.folder)} --protocol fkd` trains students on them")

@@ -1,6 +1,7 @@
 """A recipe's generator, fine-tuned on its source: `<output>/generator`, a pipeline folder with a record and a card."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,7 +83,10 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
             environment=environment,
             created=now(),
         )
-        run.on_main("save generator", lambda: _save(tuning, record, pipeline, folder, done))
+        stages = json.dumps([stage for stage in run.stages if stage["name"] in ("encode", "fine-tune")])
+        run.on_main("save generator", lambda: _save(tuning, record, pipeline, folder, done, stages))
+    else:
+        run.stages += [{**stage, "wall": 0.0, "reused": True} for stage in json.loads(done.read_bytes() or b"[]")]
     named = {**options(config, GeneratorOptions), "generator": str(folder), "generator_revision": None}
     generator, id = open_generator(run, source, **named, fit={})
     return dataclasses.replace(setup, config=config, generator=generator, generator_record=generator_record(generator, id))
@@ -114,8 +118,8 @@ def _notes(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path, done: Path) -> None:
-    """Write the folder, complete or not at all, and drop what the fine-tuning needed to resume."""
+def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path, done: Path, stages: str) -> None:
+    """Write the folder, complete or not at all, keep what it took, and drop what the fine-tuning needed to resume."""
     state = folder.parent / STATE
     partial = state / "generator"
     save(tuning.transformer, base, partial)
@@ -126,6 +130,6 @@ def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path, done: 
     atomic_write(folder.parent / "assets" / "losses.png", (partial / "losses.png").read_bytes())
     remove(folder)  # of other settings
     os.replace(partial, folder)
-    atomic_write(done, b"")
+    atomic_write(done, stages.encode())
     for stage in ("encode", "tuning"):
         remove(state / stage)

@@ -228,20 +228,29 @@ class Run:
             stage: Name of the stage.
             function: What to do.
             makes: File or folder that the function makes, complete from the moment it exists. When it is there already,
-                the function is not called; a run beside this one that makes the same is waited for.
+                the function is not called; a run beside this one that makes the same is waited for. That an earlier attempt
+                of this run made it is kept in the run's folder, and stays one of its stages.
             lower: See `map`.
 
         Raises:
             InputError: When memory does not suffice, or nothing can be written where it is to be made.
         """
+        if makes:
+            self._used.add(stage)
         if self.is_main:
             started = time.perf_counter()
+            mark, key = Chunk(self.output_dir / STATE / stage, 0), self.key({"makes": str(makes)})
             with self._claim(stage, makes) as needed:
                 if needed:
                     self._check_lock()
                     with told(stage, lower):
                         function()
-                    self._note(stage, 1, time.perf_counter() - started, started)
+                    seconds = time.perf_counter() - started
+                    self._note(stage, 1, seconds, started)
+                    if makes:
+                        mark.store({}, key=key, items=1, seconds=round(seconds, 3))
+                elif mark.is_finished(key) and all(known["name"] != stage for known in self.stages):
+                    self._note(stage, 1, mark.facts()["seconds"], started, reused=True)
         self.accelerator.wait_for_everyone()
         if makes:
             _see(makes)

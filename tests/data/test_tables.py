@@ -230,6 +230,16 @@ def test_any_path_will_do(tmp_path, place):
     assert len(load_source(pair(tmp_path / place, ["a", "b"] * 2)).train) == 4
 
 
+@pytest.mark.parametrize("place", ["a$HOME", "${PLACE}", "a::b"])
+def test_a_path_that_datasets_would_take_for_another_is_refused(tmp_path, monkeypatch, place):
+    pair(tmp_path / "other", ["x", "y"] * 2)
+    monkeypatch.setenv("PLACE", "other")
+    said = refused(pair(tmp_path / place, ["a", "b"] * 2))
+    assert "a path with '::' or a $VARIABLE" in said and f"/{place}/test.parquet" in said
+    (tmp_path / "link").symlink_to(place)
+    assert load_source(str(tmp_path / "link")).class_names == ["a", "b"]
+
+
 # Cards
 
 CONFIG = """- config_name: {0}
@@ -305,7 +315,14 @@ def test_a_card_puts_no_file_into_two_splits(root):
     assert "into two splits" in refused(folder)
 
 
-def test_the_names_that_the_card_has_are_taken(root):
+def test_two_configurations_of_one_name_are_refused(two):
+    card(two, ("small", "small/train-*", "small/test-*"), ("small", "large/train-*", "large/test-*"))
+    said = refused(two, source_config="small")
+    assert "its configs must name each configuration once, with a text; they are small, small" in said
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_names_that_the_card_has_are_taken(root, mark):
     folder = pair(root, pa.array([0, 1, 0, 1]))
     features = """dataset_info:
   features:
@@ -318,7 +335,7 @@ def test_the_names_that_the_card_has_are_taken(root):
           '0': zebra
           '1': ant
 """
-    (root / "README.md").write_text(f"---\n{features}---\n")
+    (root / "README.md").write_text(f"{mark}---\n{features}---\n", encoding="utf-8")
     source = load_source(folder)
     assert source.class_names == ["zebra", "ant"] and source.train.labels.tolist() == [0, 1, 0, 1]
 

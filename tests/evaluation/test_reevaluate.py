@@ -3,6 +3,7 @@
 import pytest
 
 from distill_hub import InputError, evaluate
+from distill_hub.artifact.find import read_records
 from distill_hub.evaluation.reevaluate import Comparison
 from distill_hub.options.shared import EvaluationOptions
 
@@ -36,6 +37,20 @@ def test_without_a_record_students_are_those_of_a_recipe_and_nothing_is_claimed(
     (pair,) = evaluate(folder, repeats=1)
     assert pair.claimed is None and pair.measured.protocol == EvaluationOptions().protocol == "quick"
     assert pair.measured.student == "convnet-2"
+
+
+def test_what_is_not_claimed_is_not_checked_and_nothing_is_trained(make_set, tmp_path, monkeypatch):
+    folder = make_set(tmp_path, list(range(10)))
+    (claimed,) = read_records(folder).values()
+    monkeypatch.setattr("distill_hub.evaluation.reevaluate.real_source", lambda *_, **__: pytest.fail("it went on"))
+    for how in ({"students": "convnet-1"}, {"protocol": "idc-hard"}):
+        with pytest.raises(InputError, match=r"^check: ") as caught:
+            evaluate(folder, check=True, **how)
+        assert f"claims {claimed.protocol_label} with {claimed.student}" in str(caught.value)
+    for record in (folder / "evaluations").iterdir():
+        record.unlink()
+    with pytest.raises(InputError, match=r"^check: 'quick with convnet-1' .* claims nothing"):
+        evaluate(folder, check=True, protocol="quick", students="convnet-1")
 
 
 def test_agreement_is_two_standard_errors_of_the_difference(make_record):

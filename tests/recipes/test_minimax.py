@@ -89,6 +89,13 @@ def test_killed_while_it_tunes_and_started_again(finished, tmp_path):
     ours, theirs = (load_distilled(path).manifest for path in (folder, finished[0]))
     assert ours.content_sha256 == theirs.content_sha256
     assert ours.generator.sha256 == theirs.generator.sha256
+    (folder / "manifest.json").unlink()  # as if the run had ended before it packaged the set
+    with unscored():
+        run_here(*words)
+    again = load_distilled(folder).manifest
+    assert again.content_sha256 == ours.content_sha256
+    assert [stage for stage in again.stages if stage.name == "encode"] == [s for s in ours.stages if s.name == "encode"]
+    assert {"encode", "fine-tune"} <= {stage.name for stage in again.stages}
 
 
 def test_cao2_on_the_tuned_generator(finished, tmp_path, capsys):

@@ -287,6 +287,21 @@ def test_on_main_leaves_out_what_is_done(run):
     assert [stage["name"] for stage in run.stages] == ["fit"]
 
 
+def test_what_an_earlier_attempt_made_elsewhere_stays_a_stage_of_the_run(tmp_path):
+    def attempt(folder, makes):
+        own = Run(tmp_path / folder, {"seed": 0})
+        own.on_main("fit", lambda: makes.write_text("model"), makes=makes)
+        own.end()
+        return [(stage["name"], stage["reused"], stage["seconds"] >= 0) for stage in own.stages]
+
+    model, other = tmp_path / "model", tmp_path / "other"
+    assert attempt("a", model) == [("fit", False, True)]
+    assert attempt("a", model) == attempt("a", model) == [("fit", True, True)]
+    assert attempt("b", model) == []  # another run made it
+    other.write_text("model")
+    assert attempt("a", other) == []  # made from others by somebody else
+
+
 def test_on_main_calls_once_and_restores_the_threads(run):
     threads, calls = torch.get_num_threads(), []
     run.on_main("fit", lambda: calls.append(1))
