@@ -28,7 +28,6 @@ _BUILDERS = {
 # Those that can hold images or paths to them; others run queries, or read what is none.
 _READ = {*_BUILDERS.values(), "imagefolder", "cache"}
 _UNTOLD = ("state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "config.json")
-_UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot be reached ({})"
 
 
 def choose_config(source: str, configs: Mapping[str, Any], default: str | None, wanted: str | None) -> str | None:
@@ -275,7 +274,8 @@ def _reading(source: str) -> Iterator[None]:
     except InputError:
         raise
     except ConnectionError as error:
-        raise InputError("source", source, _UNREACHED.format(error)) from error
+        valid = f"it is neither a folder here nor in the cache, and the Hub cannot be reached ({error})"
+        raise InputError("source", source, valid) from error
     except BROKEN as error:
         raise InputError(
             "source", source, f"a dataset with images is needed ({reason(error.__cause__ or error)})"
