@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 from distill_hub.text import complaint
 
 OUT_OF_MEMORY = "most likely memory ran out, so try fewer processes or smaller batches; the same command goes on"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 # What PyTorch says of a device, of this machine, and of cuBLAS and cuDNN; it has a class of its own for the first alone.
 _NO_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator: (can't allocate|not enough) memory|_ALLOC_FAILED").search
@@ -46,7 +46,7 @@ def drop(stream: TextIO) -> None:
 def of_the_machine(error: BaseException) -> str | None:
     """Return the line for what this machine lacks, or does not allow; None for an error of another kind."""
     for one in _chain(error):
-        if getattr(one, "errno", None) in _FULL or re.search(r"os error ({}|{})\b".format(*_FULL), str(one)):  # hf_xet's
+        if getattr(one, "errno", None) in FULL or re.search(r"os error ({}|{})\b".format(*FULL), str(one)):  # hf_xet's
             where = getattr(one, "filename", None) or "the output, its folder or a cache"
             return f"disk: no space left for {where}; free some and run the same command again: finished work is kept"
     if isinstance(error, OSError) and error.filename and error.errno in _UNUSABLE:

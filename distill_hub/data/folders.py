@@ -5,7 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from distill_hub.config import InputError, refusing
 from distill_hub.data.images import READABLE, SUFFIXES
@@ -20,6 +20,7 @@ _OTHER_IMAGES = (
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".dcm", ".exr", ".hdr", ".npy"),
 )
 _UNTOLD = ("readme.md", "license", "license.txt", "license.md", "thumbs.db", "desktop.ini")
+_SYSTEM = ("/proc", "/sys", "/dev")
 _UNTOLD_FOLDERS = ("__MACOSX", "__pycache__")
 NOT_UTF_8 = "with names that are not UTF-8"
 MOST_FILES, MOST_FOLDERS, _DEEPEST = 10_000_000, 200_000, 16  # the last: folders below each other
@@ -53,9 +54,13 @@ def walk(field: str, name: str, root: str) -> Iterator[tuple[str, str]]:
     Raises:
         InputError: For a folder that cannot be read, is too deep or holds too much, or gives way to the whole system.
     """
-    if _is_of_the_system(os.path.realpath(root)):
+    if any(f"{os.path.realpath(root)}/".startswith(f"{place}/") for place in ("/", *_SYSTEM)):
         raise InputError(field, name, "a folder of images is needed, not one of the system")
-    waiting, files, folders = [("", (os.path.realpath(root),))], 0, 0
+    with refusing((OSError,), field, name, "it cannot be read"):
+        start = Path(os.path.realpath(root))
+        waiting = [("", frozenset(_identity(folder.stat()) for folder in (start, *start.parents)))]
+    system = {os.stat(place).st_dev for place in _SYSTEM if os.path.isdir(place)} - {os.stat(start.anchor).st_dev}
+    files = folders = 0
     while waiting:
         place, above = waiting.pop()
         with refusing((OSError,), field, name, f"its folder {place or '.'!r} cannot be read"):
@@ -69,26 +74,26 @@ def walk(field: str, name: str, root: str) -> Iterator[tuple[str, str]]:
                 continue
             try:
                 is_folder, is_file = entry.is_dir(), entry.is_file()
+                own = _identity(entry.stat()) if is_folder else (0, 0)
             except OSError:  # links in a circle, or to what this user may not see
                 is_folder = is_file = False
             if any("\ud800" <= c <= "\udfff" for c in entry.name):  # what Python makes of other bytes
                 yield path, NOT_UTF_8
             elif is_folder:
-                real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
-                if any(f"{folder}/".startswith(f"{real}/") for folder in above) or _is_of_the_system(real):
+                if own in above or own[0] in system:
                     yield path, "links to a folder above them, or of the system"
-                elif len(above) > _DEEPEST:
+                elif place.count("/") >= _DEEPEST:
                     raise InputError(field, name, f"its folders lie more than {_DEEPEST} deep in each other")
                 else:
-                    waiting.append((f"{path}/", (*above, real)))
+                    waiting.append((f"{path}/", above | {own}))
             elif is_file:
                 yield path, ""
             else:
                 yield path, "links to nothing" if entry.is_symlink() else "no regular files"
 
 
-def _is_of_the_system(real: str) -> bool:
-    return real.split(os.sep)[1] in ("", "proc", "sys", "dev")
+def _identity(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_dev, facts.st_ino
 
 
 def list_folder(source: str, root: str) -> Listing:

@@ -30,7 +30,6 @@ _BUILDERS = {
 _READ = {*_BUILDERS.values(), "imagefolder", "cache"}
 _UNTOLD = ("state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "config.json")
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_UNREACHED = "it is neither a folder here nor in the cache, and the Hub cannot be reached ({})"
 
 
 def choose_config(source: str, configs: Mapping[str, Any], default: str | None, wanted: str | None) -> str | None:
@@ -282,7 +281,8 @@ def _reading(source: str) -> Iterator[None]:
     except InputError:
         raise
     except ConnectionError as error:
-        raise InputError("source", source, _UNREACHED.format(error)) from error
+        valid = f"it is neither a folder here nor in the cache, and the Hub cannot be reached ({error})"
+        raise InputError("source", source, valid) from error
     except BROKEN as error:
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.errno in _FORBIDDEN and cause.filename:  # most often of a cache

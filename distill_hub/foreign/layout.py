@@ -9,7 +9,7 @@ from distill_hub.artifact.find import Found
 from distill_hub.config import InputError
 from distill_hub.data.folders import NOT_UTF_8, walk
 from distill_hub.data.images import SUFFIXES as PICTURES
-from distill_hub.data.split_names import WORDS
+from distill_hub.data.split_names import WORDS, split_named
 from distill_hub.text import few
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npy", ".npz")  # of tensors
@@ -159,7 +159,7 @@ def picture_groups(location: str, pictures: Iterable[str]) -> dict[tuple[str, ..
         raise refusal(location, f"every image must lie in a folder named by its class, unlike {few(loose)}")
     for names in groups.values():
         classes = {name.split("/")[-2] for name in names}
-        if all(_split_word(name) for name in classes):
+        if all(map(split_named, classes)):
             raise refusal(location, f"its images lie in {few(sorted(classes))} and in no folder named by their class")
     return groups
 
@@ -192,7 +192,7 @@ def choose(
             raise InputError("split", split, f"the splits of {location} are {shown}")
         left = named
     if len(left) > 1:
-        kinds = {parts: _split_word(own[0]) or _split_word(own[-1]) if own else None for parts, own in left.items()}
+        kinds = {parts: split_named(own[0]) or split_named(own[-1]) if own else None for parts, own in left.items()}
         if "train" in kinds.values() and all(kinds.values()):
             left = {parts: own for parts, own in left.items() if kinds[parts] == "train"}
     if len(left) > 1:
@@ -202,11 +202,3 @@ def choose(
         folders = sorted({"/".join(parts if () in left.values() else parts[: shared + 1]) or "." for parts in left})
         raise InputError("data_dir", data_dir, f"{location} holds several folders; pass one with --data_dir: {few(folders)}")
     return next(iter(left))
-
-
-def _split_word(name: str) -> Literal["train", "held out"] | None:
-    """Return what a name like cifar_train or val-2 says of a split."""
-    splits = {WORDS[word] for word in re.split("[^a-z]+", name.lower()) if word in WORDS}
-    if "train" in splits:
-        return "train"
-    return "held out" if splits else None

@@ -53,6 +53,12 @@ class _Tables:
         """Names of the columns that are said to be of a kind."""
         return [name for name in self.schema.names if self.described.get(name, {}).get("_type") == kind]
 
+    def kind(self, name: str) -> pa.DataType:
+        """Type of a column's values, however they are stored."""
+        kind = self.schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        return _VIEWS.get(kind, kind)
+
     def batches(self, name: str) -> Iterator[pa.Array]:
         """Yield a column some rows at a time; dictionaries are spelled out."""
         with reading(self.location, "parquet", _PARQUET):
@@ -63,7 +69,7 @@ class _Tables:
                     for batch in opened.iter_batches(size, columns=[name], use_threads=False):
                         column = batch.column(0)
                         column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-                        yield column.cast(_VIEWS.get(column.type, column.type))
+                        yield column.cast(self.kind(name))
 
     def sizes(self, name: str) -> list[Column]:
         """Return what the parts of a column unpack to, of each file."""
@@ -101,7 +107,7 @@ def from_tables(
     named = tables.named("ClassLabel") or [name for name in schema.names if names_of_card(name)]
     label = _column("set_label_column", label_column, named or [n for n in LABEL_COLUMNS if n in schema.names], schema)
     labels, class_names = _label_values(tables, label)
-    if not _holds_texts(schema.field(label).type):  # whose names are their own
+    if not _holds_texts(tables.kind(label)):  # whose names are their own
         class_names = _agreed(location, label, class_names, names_of_card(label))
     check_labels(location, labels, tables.rows, class_names)
     notes = {"format": "parquet", "files": [f.name for f in files], "image_column": image, "label_column": label}
@@ -158,8 +164,7 @@ def _lists_floats(kind: pa.DataType) -> bool:
 
 
 def _holds_texts(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(_VIEWS.get(kind, kind)) or pa.types.is_large_string(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _column(option: str, name: str | None, found: Sequence[str], schema: pa.Schema) -> str:
@@ -183,8 +188,7 @@ def _agreed(location: str, column: str, own: list[str] | None, card: list[str] |
 
 def _label_values(tables: _Tables, name: str) -> tuple[np.ndarray, list[str] | None]:
     """Return label values (N,) and their names; texts are numbered in natural order."""
-    kind = tables.schema.field(name).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kind = tables.kind(name)
     if _lists_numbers(kind):
         labels = hard_labels(tables.location, _matrix(tables, name, f"column {name!r}"))
         if labels is None:
@@ -253,8 +257,7 @@ def _cells(tables: _Tables, name: str) -> Iterator[tuple[str, bytes]]:
     """Return name and bytes of every image."""
     location, row, seen = tables.location, 0, 0
     most = max(SMALL_SET, MOST_EXPANSION * sum(file.stat().st_size for file in tables.files))
-    kind = tables.schema.field(name).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kind = tables.kind(name)
     inside = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
     if not (pa.types.is_binary(_VIEWS.get(inside, inside)) or pa.types.is_large_binary(inside)):
         raise refusal(location, f"its image column must hold encoded images; it is {kind}")

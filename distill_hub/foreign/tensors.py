@@ -21,38 +21,18 @@ from distill_hub.text import few
 
 # In small letters; those that the field's programs save.
 _KEYS = {
-    "images": (
-        *("images", "image", "imgs", "img", "data", "x", "inputs", "samples", "pixel_values", "syn", "syn_data"),
-        *(
-            "images_train",
-            "images_syn",
-            "image_syn",
-            "syn_images",
-            "syn_image",
-            "train_images",
-            "x_train",
-            "x_syn",
-            "x_proto",
-        ),
-    ),
-    "labels": (
-        *("labels", "label", "lab", "targets", "target", "classes", "y", "syn_targets"),
-        *(
-            "labels_train",
-            "labels_syn",
-            "label_syn",
-            "syn_labels",
-            "syn_label",
-            "train_labels",
-            "y_train",
-            "y_syn",
-            "y_proto",
-        ),
-    ),
-    "soft_labels": (
-        *("soft_labels", "soft_label", "labels_soft", "label_soft", "soft_y", "y_soft", "soft_targets"),
-        *("logits", "teacher_logits", "probs", "probabilities"),
-    ),
+    "images": """
+        images image imgs img data x inputs samples pixel_values syn syn_data images_train images_syn image_syn
+        syn_images syn_image train_images x_train x_syn x_proto
+    """.split(),
+    "labels": """
+        labels label lab targets target classes y syn_targets labels_train labels_syn label_syn syn_labels syn_label
+        train_labels y_train y_syn y_proto
+    """.split(),
+    "soft_labels": """
+        soft_labels soft_label labels_soft label_soft soft_y y_soft soft_targets logits teacher_logits probs
+        probabilities
+    """.split(),
 }
 _UNNAMED = ("arr_0", "arr_1", "arr_2")  # what `numpy.savez` calls arrays that it is given without names
 _BLOCK = 64  # images that are converted at a time

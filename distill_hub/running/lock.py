@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from distill_hub.config import InputError
+from distill_hub.ending import FULL
 from distill_hub.running.files import remove
 from distill_hub.text import printable
 
@@ -106,7 +107,7 @@ def hold(file: Path, field: str, place: Path, advice: str, *, again: bool = Fals
     except Busy as error:
         raise InputError(field, str(place), f"{error}; {advice}") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise
         raise InputError(field, str(place), f"{file} cannot be locked ({error.strerror})") from error
 

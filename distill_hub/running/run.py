@@ -1,6 +1,5 @@
 """One distillation run: the Accelerator, the output folder, and stages that survive kill -9 and any number of processes."""
 
-import errno
 import json
 import platform
 import sys
@@ -16,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from rich.table import Table
 
 from distill_hub.config import InputError
+from distill_hub.ending import FULL
 from distill_hub.running.console import Item, progress, show
 from distill_hub.running.files import STATE, atomic_write, cache_dir, of_dry_run, remove, remove_temporary
 from distill_hub.running.folder import CONFIG, LOCK, check_is_run, clear, made_with, refuse_other
@@ -268,7 +268,7 @@ class Run:
         try:
             held = wait_for(lock, lambda holder: self.say(f"{stage}: waiting for the same of another run; {holder}"))
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise
             field = "DISTILL_HUB_CACHE" if path.is_relative_to(cache_dir()) else "folder"
             valid = f"nothing can be written there ({error.strerror}); name another folder"

@@ -164,6 +164,7 @@ def layouts() -> Iterator[Attack]:
         "a link to the folder above": (
             lambda src: [plain(src), (src / "train/a/up").symlink_to("..")], says("links to a folder above"),
         ),
+        "links that multiply": (multiplying, refused),
         "a link to the whole system": (lambda src: [plain(src), (src / "train/a/root").symlink_to("/proc")], either),
         "the test split is a link to the training split": (
             lambda src: [images(src / "train", "a", "b"), (src / "test").symlink_to("train")], refused,
@@ -194,6 +195,14 @@ def layouts() -> Iterator[Attack]:
     }  # fmt: skip
     for name, (build, right) in cases.items():
         yield Attack(kind, name, behind_adopt(build, *["--test_fraction", "0.4"] * ("split" not in name)), right)
+
+
+def multiplying(src: Path) -> None:
+    plain(src)
+    for level in range(10):
+        (src / f"many/{level}").mkdir(parents=True)
+        for name in "abcdefghij":
+            (src / f"many/{level}/{name}").symlink_to(f"../{level + 1}")
 
 
 def linked_classes(src: Path) -> None:
@@ -469,6 +478,20 @@ CARDS = {
     "two configurations": CARD.format("x", "data/train-*", "data/test-*")
     + CARD.format("y", "data/train-*", "data/test-*")[9:],
     "data_files of a number": "configs:\n- config_name: x\n  data_files: 7\n",
+    "data_files of numbers": CARD.format("x", "[7]", "data/test-*"),
+    "data_files of nulls": CARD.format("x", "[null]", "data/test-*"),
+    "a pattern that is none": CARD.format("x", "'[z-a]'", "data/test-*"),
+    "a pattern of stars": CARD.format("x", "data/a**b", "data/test-*"),
+    **{
+        f"the folder {place}": f"configs:\n- config_name: x\n  data_dir: {place}\n"
+        for place in ("/etc", "/", "..", "../home", "data/../..", "7", "[data]", "nowhere", "{a: b}", "'~'")
+    },
+    "one name for two configurations": CARD.format("x", "data/train-*", "data/test-*")
+    + CARD.format("x", "data/test-*", "data/train-*")[9:],
+    "two defaults": "configs:\n- {config_name: x, default: true}\n- {config_name: y, default: true}\n",
+    **{f"a configuration called {name}": CARD.format(name, "data/train-*", "data/test-*") for name in ("7", "[x]", "{}")},
+    "aliases": "a: &a [1]\nb: [*a, *a]\n",
+    "a key given twice": "license: mit\nlicense: mit\n",
     "configs of a text": "configs: x\n",
     "configs of nulls": "configs:\n- null\n",
     "a configuration without a name": "configs:\n- data_files: data/train-*\n",
