@@ -205,7 +205,8 @@ def parse(
         raise InputError("command line", " ".join(argv), str(error)) from None
     if more:
         name = more[0].split("=")[0]
-        valid = f"nothing is expected in its place{nearest(name, flags) if name.isidentifier() else ''}; see --help"
+        meant = f" (did you mean '--{name}'?)" if f"--{name}" in flags else ""
+        valid = f"nothing is expected in its place{meant}; see --help"
         raise InputError("command line", more[0], valid)
     given = vars(parsed)
     files, printed = given.pop("config", []), given.pop("print_config", False)
