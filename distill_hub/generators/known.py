@@ -28,7 +28,7 @@ def tuned_from(folder: Path) -> dict[str, Any] | None:
     """
     if not os.path.lexists(folder / TUNING):
         return None
-    with refusing((OSError, ValueError, KeyError), "generator", str(folder), f"its {TUNING} says not what it comes from"):
+    with refusing((OSError, ValueError, KeyError), "generator", str(folder), f"its {TUNING} does not say its base"):
         return read_object(folder / TUNING, CARD_BYTES)["base"]
 
 
