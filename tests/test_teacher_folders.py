@@ -207,6 +207,16 @@ def vit_folder(folder, processor, **more):
     return _saved(folder, config, processor)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_tensors_that_all_have_a_prefix_are_said_to_have_it(tmp_path, prefix):
+    vit_folder(tmp_path, ViTImageProcessor(size={"height": 32, "width": 32}))
+    file = tmp_path / "model.safetensors"
+    save_file({prefix + name: tensor for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    said = refused(tmp_path)
+    assert "its weights lack classifier.bias and" in said
+    assert f"they have {prefix}classifier.bias and" in said
+
+
 def test_names_of_tensors_reach_no_terminal_as_a_stranger_wrote_them(tmp_path):
     vit_folder(tmp_path, ViTImageProcessor(size={"height": 32, "width": 32}))
     file, printed = tmp_path / "model.safetensors", io.StringIO()

@@ -128,6 +128,9 @@ def load_source(
     classes = _classes(*_names(source, rows), known.wnids if known else None)
     training, left_out = _split(source, train, rows, classes, opened), dict(opened.left_out)
     if test is None:
+        if len(alone := np.flatnonzero(np.bincount(training.labels) == 1)):
+            valid = f"class {classes[alone[0]].name!r} has one image, and needs one to train on and one to test on"
+            raise InputError("test_fraction", test_fraction, valid)
         training, testing = _hold_out(training, test_fraction)
     else:
         testing = _split(source, test, opened.splits[test], classes, opened)

@@ -150,14 +150,20 @@ def check_loaded(
     Raises:
         InputError: Naming a tensor.
     """
-    for what, tensors in (("lack", missing), ("have", unexpected)):
-        if found := sorted(tensors):
-            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            which = "which its configuration needs" if what == "lack" else "which its configuration has no place for"
-            raise InputError(field, name, f"its weights {what} {printable(found[0])[:100]}{more}, {which}")
+    lacked, others = sorted(missing), sorted(unexpected)
+    if lacked:
+        have = f"; they have {_first(others)}, which it has no place for" if others else ""
+        raise InputError(field, name, f"its weights lack {_first(lacked)}, which its configuration needs{have}")
+    if others:
+        raise InputError(field, name, f"its weights have {_first(others)}, which its configuration has no place for")
     for key, stored, needed in sorted(mismatched):
         shapes = f"{tuple(stored)}, which its configuration needs as {tuple(needed)}"
         raise InputError(field, name, f"its weights have {printable(key)[:100]} of the shape {shapes}")
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not math.isfinite(float(tensor.float().sum())) and not tensor.isfinite().all():
             raise InputError(field, name, f"its weights hold values that are no numbers, in {key}")
+
+
+def _first(tensors: Sequence[str]) -> str:
+    more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+    return printable(tensors[0])[:100] + more

@@ -114,6 +114,12 @@ def test_words_for_splits():
     assert (find_split("val", ["train", "validation"]), find_split("val", ["train"])) == ("validation", None)
 
 
+def test_a_class_of_one_image_cannot_be_held_out_of(root):
+    put(root, *(f"{c}/{j}.png" for c, count in (("ant", 4), ("bee", 1), ("cat", 3)) for j in range(count)))
+    said = refused(root, test_fraction=0.4)
+    assert said.startswith("test_fraction: 0.4 cannot be used; class 'bee' has one image")
+
+
 # Links
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torchvision import models
 
-from tests.bench.hostile.attack import Attack, Outcome, refused, used
+from tests.bench.hostile.attack import Attack, Outcome, either, refused, used
 from tests.bench.hostile.foreign import CLASSES, encoded, pixels, placed, told, write
 
 ORDER = ["green", "blue", "red"]  # of the logits; the source sorts its classes
@@ -76,7 +76,7 @@ def attack(kind: str, name: str, make: Callable[[Path], Look | None], right: Any
     def judge(outcome: Outcome) -> str | None:
         if right is not None:
             return right(outcome)
-        if outcome.code == 2:
+        if outcome.code == 2 or looks["own"] is None:
             return refused(outcome)
         return agrees(outcome, looks["own"])
 
@@ -158,7 +158,6 @@ SMALL: dict[str, dict[str, Any]] = {
         "num_attention_heads": [1, 2, 2],
         "key_dim": [8, 8, 8],
     },
-    "Cvt": {"embed_dim": [8, 16, 24], "num_heads": [1, 1, 1], "depth": [1, 1, 1]},
     "SwiftFormer": {"image_size": 64, "depths": [1, 1, 1, 1], "embed_dims": [8, 16, 24, 32]},
     "TextNet": {"image_size": 64},
     "Siglip": {},
@@ -173,7 +172,6 @@ PROCESSORS = {
     "Swin": "ViTImageProcessor",
     "ViTMSN": "ViTImageProcessor",
     "FocalNet": "BitImageProcessor",
-    "Cvt": "ConvNextImageProcessor",
     "SwiftFormer": "ViTImageProcessor",
     "LevIT": "LevitImageProcessor",
 }
@@ -185,10 +183,10 @@ def of_transformers(
     change: Callable[[Path], None] | None = None,
     dtype: torch.dtype = torch.float32,
     **config: Any,
-) -> Callable[[Path], Look]:
+) -> Callable[[Path], Look | None]:
     """A classifier of transformers, as `save_pretrained` writes it."""
 
-    def make(folder: Path) -> Look:
+    def make(folder: Path) -> Look | None:
         vision = {
             "vision_config": SMALL["ViT"],
             "text_config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
@@ -219,12 +217,13 @@ def of_transformers(
             "crop_size": {"height": side, "width": side},
         }
         own_processor = getattr(transformers, name)(**{**sizes, **(processor or {})})
-        learn(
-            model,
-            own_processor(
-                [image.convert("L") for image in BATCH] if config.get("num_channels") == 1 else BATCH, return_tensors="pt"
-            )["pixel_values"].float(),
-        )
+        grey = config.get("num_channels") == 1
+        runs = True
+        try:
+            seen = own_processor([image.convert("L") for image in BATCH] if grey else BATCH, return_tensors="pt")
+            learn(model, seen["pixel_values"].float())
+        except (RuntimeError, ValueError):  # the library itself cannot do it
+            runs = False
         model.to(dtype).save_pretrained(folder)
         own_processor.save_pretrained(folder)
         if change:
@@ -235,7 +234,7 @@ def of_transformers(
             with torch.inference_mode():
                 return model(own_processor(own, return_tensors="pt")["pixel_values"].float()).logits.double().softmax(1)
 
-        return look
+        return look if runs else None
 
     return make
 
@@ -334,7 +333,7 @@ def teachers() -> Iterator[Attack]:
         "files",
         "a grey ViT",
         of_transformers("ViT", {"image_mean": [0.5], "image_std": [0.5]}, **grey),
-        lambda o: placed(o) if o.code == 0 else refused(o),
+        either,
     )
     more = {"id2label": {**dict(enumerate(ORDER)), 3: "background"}, "label2id": {}}
     yield attack("files", "a class more", of_transformers("ViT", **more), lambda o: placed(o) if o.code == 0 else refused(o))

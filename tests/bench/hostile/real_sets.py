@@ -191,7 +191,7 @@ def programs() -> Iterator[Case]:
         lambda f: npz(
             f, x_train=PLANES[:, 0].numpy(), y_train=LABELS.numpy(), x_test=PLANES[:, 0].numpy(), y_test=LABELS.numpy()
         ),
-        placed,
+        used,
         POSITION,
     )
     yield "arrays without names", lambda f: npz(f, arr_0=PLANES.numpy(), arr_1=LABELS.numpy()), placed, POSITION
