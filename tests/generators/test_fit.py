@@ -16,6 +16,7 @@ from distill_hub.data.sources import load_source
 from distill_hub.generators import fit
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.open import open_generator
+from distill_hub.running.machine import start_accelerator
 
 TINY = {"vae_width": 8, "vae_steps": 6, "dit_width": 32, "dit_layers": 1, "dit_steps": 6, "batch_size": 8}
 
@@ -27,6 +28,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def folder(digits, tmp_path_factory):
+    start_accelerator()  # as a run does, which takes as many threads as there are cores: their number is in the weights
     folder = tmp_path_factory.mktemp("fit") / "pipeline"
     fit.fit_generator(digits, folder, **TINY)
     return folder
