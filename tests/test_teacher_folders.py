@@ -360,6 +360,16 @@ def test_code_in_a_repository_neither_runs_nor_asks(tmp_path, monkeypatch, model
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("value", [{}, [], 3, "x", {"AutoImageProcessor": {}}, {"AutoImageProcessor": []}])
+def test_a_processors_code_that_is_no_name(tmp_path, value):
+    vit_folder(tmp_path, PROCESSORS["as usual"])
+    edit(tmp_path / "preprocessor_config.json", auto_map=value)
+    try:
+        load_classifier(str(tmp_path), CLASSES)  # it is not asked for: without such code nothing is missing
+    except InputError as error:
+        assert error.field == "teacher"
+
+
 @pytest.mark.parametrize("value", [None, {}, [], 3, "nothing"])
 def test_a_type_that_transformers_does_not_know(tmp_path, value):
     vit_folder(tmp_path, PROCESSORS["as usual"])

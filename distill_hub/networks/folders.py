@@ -23,7 +23,7 @@ MAX_BYTES = 2**25  # of a JSON file
 # What timm, transformers and diffusers raise for a configuration, or weights, that they cannot build a network from.
 _UNBUILT = (
     *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
-    *(NameError, ImportError, RecursionError, MemoryError, SafetensorError, StrictDataclassError),
+    *(NameError, ImportError, RecursionError, MemoryError, StopIteration, SafetensorError, StrictDataclassError),
 )
 
 
