@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 FORKED = multiprocessing.get_context("forkserver")
 # Most of what a recipe imports, and nothing that reads the Hub's environment variables: every process has its own.
@@ -44,6 +46,14 @@ def ranks(world: int) -> list[dict[str, str]]:
     return [
         {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()} for rank in range(world)
     ]
+
+
+def works(pid):
+    """Whether a process has not ended; what nobody has asked for its exit code yet, has."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 # Programs

@@ -38,7 +38,7 @@ def read_card(field: str, name: str, data: bytes) -> tuple[MetadataConfigs, Data
         InputError: When its YAML is damaged or ambiguous, or of another form than `datasets` reads.
     """
     with refusing(BROKEN, field, name, f"the YAML of its {CARD} cannot be read"):
-        content, _ = front_matter(data.decode("utf-8-sig"))
+        content, _ = front_matter(data.decode())
         for key in ("configs", "dataset_info"):  # of two of one name `datasets` takes the last
             listed = content.get(key) if isinstance(content.get(key), list) else []
             names = [one.get("config_name", "default") for one in listed]

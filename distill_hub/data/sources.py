@@ -172,7 +172,7 @@ def _open_folder(source: str, folder: str, config: str | None, choose: Choose, h
     info = infos.get(chosen or "default")
     images, stores = len(found.images), sum(name.lower().endswith((".parquet", ".arrow", ".tar")) for name in found.tables)
     if given is not None:
-        of_images = any(name in set(found.images) for own in given.values() for name in own)
+        of_images = not set(found.images).isdisjoint(name for own in given.values() for name in own)
     else:
         of_images = images > 10 * stores  # beside tables, a few pictures belong to the card
     if of_images:

@@ -112,12 +112,12 @@ def open_tables(
     suffix = next((suffix for suffix in TABLES if suffix in suffixes), None)
     if suffix is None or not suffixes <= {*TABLES}:
         raise InputError("source", source, f"tables or images are needed; its card names {few(tables)}")
-    read = [name for name in tables if name.lower().endswith(suffix)]
+    read = dict.fromkeys(name for name in tables if name.lower().endswith(suffix))
     left_out: LeftOut = {why: list(names) for why, names in found.left_out.items()}
-    if others := [*found.images, *(name for name in tables if name not in set(read))]:
+    if others := [*found.images, *(name for name in tables if name not in read)]:
         left_out.setdefault("of other kinds", []).extend(others)
-    splits = {s: [n for n in own if n in set(read)] for s, own in given.items()} if given else None
-    splits = splits or table_splits(source, read, named)
+    splits = {s: [n for n in own if n in read] for s, own in given.items()} if given else None
+    splits = splits or table_splits(source, list(read), named)
     if set(splits) == {"all"}:  # which `datasets` keeps for the union of several
         splits = {"train": splits["all"]}
     files = {split: [os.path.join(os.path.abspath(found.root), name) for name in own] for split, own in splits.items()}

@@ -110,7 +110,8 @@ def read_foreign(
         index: Which of several sets that a file of tensors holds, from 0.
         image_column: Image column of a table; default: the only one that holds images or is named so.
         label_column: Label column of a table or list; default: the only ClassLabel, or the only one named so.
-        image_size: Side in pixels to which images are made `square`; default: theirs, when all are square and equal.
+        image_size: Side in pixels to which images are made `square`; default: theirs, when all are square and equal, and
+            else of pictures `side_for` the median of their shorter sides.
         mean: Of the normalisation that tensors went through: one number or three, comma separated, each in [0, 1].
         std: Likewise, each in (0, 1].
         pixel_range: Value of full brightness in tensors, e.g. 255; default: 1, or 255 for whole numbers.
@@ -231,7 +232,8 @@ def _of_pictures(files: _Files, kind: str, image_size: int | None, label_column:
     listed = {name: label for own in by_file.values() for name, label in own.items()}
     if label_column is not None and not listed:
         raise InputError("set_label_column", label_column, f"{location} holds no {' or '.join(METADATA)} with labels")
-    if missing := [name for name in listed if name not in set(files.names)]:
+    there = set(files.names)
+    if missing := [name for name in listed if name not in there]:
         raise refusal(location, f"its metadata name files that are not there: {few(missing)}")
     if without := [name for name, label in listed.items() if label is None]:
         raise refusal(location, f"its metadata give no label to {few(without)}")

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
 import yaml
 
 from distill_hub.config import InputError, launch, options, refusing, say_loading
@@ -206,6 +205,8 @@ def _end_all(number: int, ending: threading.Lock) -> NoReturn:
 
     SIGKILL also ends a process that waits for another one, is stopped, or still loads its modules and would show where.
     """
+    import psutil  # which Accelerate has loaded by now, and the first words of a command need not wait for
+
     ending.acquire()
     deadline = time.monotonic() + _PATIENCE
     while (started := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:

@@ -16,7 +16,7 @@ import pytest
 from accelerate.commands import config as accelerate_config
 from accelerate.commands import launch as accelerate_launch
 from helpers import ROOT
-from processes import hear_signals
+from processes import hear_signals, works
 
 from distill_hub.cli import main
 from distill_hub.config import LOADING, InputError, parse
@@ -388,14 +388,6 @@ def test_ctrl_c_while_another_machine_is_waited_for(start):
 def said(errors):
     """What is said but for what every run says, and the stub."""
     return [line for line in errors.splitlines() if line and line != LOADING and "on its errors" not in line]
-
-
-def works(pid):
-    """Whether a process has not ended; what nobody has asked for its exit code yet, has."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def ended(ranks):

@@ -85,40 +85,20 @@ def attack(kind: str, name: str, make: Callable[[Path], Look | None], right: Any
 
 # transformers
 
+PATCHES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "patch_size": 8,
+    "image_size": 32,
+}
 SMALL: dict[str, dict[str, Any]] = {
-    "ViT": {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "patch_size": 8,
-        "image_size": 32,
-    },
-    "DeiT": {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "patch_size": 8,
-        "image_size": 32,
-    },
-    "Beit": {
-        "hidden_size": 16,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "patch_size": 8,
-        "image_size": 32,
-    },
+    "ViT": PATCHES,
+    "DeiT": PATCHES,
+    "Beit": PATCHES | {"num_hidden_layers": 4},
     "Dinov2": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8, "image_size": 32},
-    "ViTMSN": {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "patch_size": 8,
-        "image_size": 32,
-    },
+    "ViTMSN": PATCHES,
     "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     "RegNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
     "ConvNext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 4},
