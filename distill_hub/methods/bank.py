@@ -4,6 +4,7 @@ DEDA (Stage I, Eq. 3-5) and LPLD align distilled images with them.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,10 +21,12 @@ from torch import nn
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source, fit_folder
+from distill_hub.networks.build import AveragePool, ConvNet
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 
-Features = Literal["inputs", "outputs"]  # of the BatchNorm layers
+Features = Literal["inputs", "outputs", "stages"]  # of the BatchNorm layers; or what the network's stages return
+_STAGE = re.compile("layer[1-9]")
 RECORD = "bank.json"  # written last: a bank without it is not finished
 
 
@@ -40,6 +43,26 @@ def batch_norms(teacher: Classifier) -> dict[str, nn.BatchNorm2d]:
     return found
 
 
+def feature_layers(teacher: Classifier, at: Features) -> dict[str, nn.Module]:
+    """Return the layers whose features are looked at, by name and in order.
+
+    Stages are `layer1` to `layer4` of a ResNet of torchvision or timm, and the blocks of a ConvNet, poolings included.
+
+    Raises:
+        InputError: See `batch_norms`; or when the stages of such a network are not known.
+    """
+    if at != "stages":
+        return batch_norms(teacher)
+    modules = (
+        teacher.model.features.named_children() if isinstance(teacher.model, ConvNet) else teacher.model.named_children()
+    )
+    found = {name: layer for name, layer in modules if isinstance(layer, AveragePool) or _STAGE.fullmatch(name)}
+    if not found:
+        valid = f"stages are known of ResNets of torchvision and timm and of ConvNets, not of {teacher.architecture}"
+        raise InputError("features", at, f"{valid}; inputs and outputs are valid for any network with BatchNorm")
+    return found
+
+
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor in float32 at least: what autocast computes in half precision is not to be summed in it."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -51,7 +74,7 @@ def captured(layers: Sequence[nn.Module], at: Features, reduce: Callable[[torch.
 
     Args:
         layers: Where.
-        at: What the layers see or what they return.
+        at: Whether what the layers see ("inputs") or what they return is wanted.
         reduce: From maps (B, D, H, W) to what is wanted of them.
 
     Yields:
@@ -186,19 +209,19 @@ def open_bank(
     Args:
         run: Spreads the classes over its processes.
         source: The real images.
-        teacher: The classifier, with BatchNorm.
+        teacher: The classifier; see `feature_layers`.
         teacher_sha256: Of its weights.
         image_size: Side in pixels at which the images are measured.
-        at: Whether the features are the BatchNorm layers' inputs or outputs.
+        at: Whose features: see `feature_layers`, and `captured` for the BatchNorm layers' inputs and outputs.
         covariance: Whether covariances are kept: for ResNet-18 7 MB per class.
         folder: Of the bank; default: in the user's cache, one per source, teacher and image size.
         batch_size: Images per forward pass.
 
     Raises:
-        InputError: When the teacher has no BatchNorm, a class has one image while covariances are wanted, or the bank in
+        InputError: When the teacher has no such layers, a class has one image while covariances are wanted, or the bank in
             `folder` is of something else.
     """
-    layers = batch_norms(teacher)
+    layers = feature_layers(teacher, at)
     record = {
         "teacher_sha256": teacher_sha256,
         "source_fingerprint": source.fingerprint,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from distill_hub.classifiers import Classifier
-from distill_hub.methods.bank import Bank, Features, batch_norms, captured, full
+from distill_hub.methods.bank import Bank, Features, captured, feature_layers, full
 from distill_hub.methods.sre2l import Objective, grouped_cross_entropy
 
 FACTS = {
@@ -98,20 +98,20 @@ def objective(
     """Return DEDA's objective (Eq. 9): L_CE + L_GDA + lambda_1 L_Var + lambda_2 L_Cov, for groups of one class each.
 
     Args:
-        teacher: A network with BatchNorm. Its last features, layer L, are those that its last linear layer sees.
+        teacher: See `feature_layers`. Its last features, layer L, are those that its last linear layer sees.
         labels: int64 (B,), group by group.
         groups: G.
         bank: Of the teacher's features at the same place of the same layers.
-        at: Whether layers 1 .. L - 1 are what the BatchNorm layers see or what they return.
+        at: What layers 1 .. L - 1 are; see `feature_layers`.
         gamma: See `gaussian_alignment`.
         lambda_var: lambda_1.
         lambda_cov: lambda_2.
         reduction: See `gaussian_alignment`.
 
     Raises:
-        InputError: For a teacher without BatchNorm.
+        InputError: For a teacher without such layers.
     """
-    layers: Sequence[nn.Module] = list(batch_norms(teacher).values())
+    layers: Sequence[nn.Module] = list(feature_layers(teacher, at).values())
     classes = labels.view(groups, -1)[:, 0].tolist()
     wanted = bank.read(classes, "mean", *(["covariance"] if gamma else []))
 

@@ -20,7 +20,9 @@ class DedaConfig(ClassOptions, RecoverOptions):
         "of the squared difference of two D x D covariances: sum / D, sum (Eq. 6 as it stands), mean, or sum / that of the "
         "real covariance",
     )
-    features: Literal["inputs", "outputs"] = option("inputs", "of the BatchNorm layers: what they see or what they return")
+    features: Literal["inputs", "outputs", "stages"] = option(
+        "inputs", "whose features are aligned: what the BatchNorm layers see, what they return, or what the stages return"
+    )
 
     def check_settings(self) -> None:
         """Refuse sets of one image per class where covariances are asked for."""

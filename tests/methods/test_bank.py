@@ -10,11 +10,17 @@ import torch
 import torch.nn.functional as F
 from processes import run_python
 from small_net import make_teacher
+from torchvision.models.feature_extraction import create_feature_extractor
 
+from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass
 from distill_hub.data.sources import load_source
-from distill_hub.methods.bank import Moments, batch_norms, captured, class_statistics, open_bank
+from distill_hub.methods.bank import Moments, batch_norms, captured, class_statistics, feature_layers, open_bank
+from distill_hub.networks.build import build
 from distill_hub.running.run import Run
+
+THREE = [SourceClass(name, place, None) for place, name in enumerate("abc")]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +86,42 @@ def test_outputs_are_what_the_layers_return(source):
     scale = (layer.weight / (layer.running_var + layer.eps).sqrt()).double().numpy().reshape(1, -1, 1, 1)
     returned = (seen - layer.running_mean.numpy().reshape(1, -1, 1, 1)) * scale + layer.bias.numpy().reshape(1, -1, 1, 1)
     np.testing.assert_allclose(found["0.mean"], returned.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet-18-bn", "timm/resnet18"])
+def test_stages_of_a_resnet_are_its_four_layers(name):
+    model = build(name, 3, 32).eval()
+    teacher = Classifier(model, id="own", architecture=name, classes=THREE, class_names=["a", "b", "c"], image_size=32)
+    names = ["layer1", "layer2", "layer3", "layer4"]
+    assert list(feature_layers(teacher, "stages")) == names
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), captured(list(feature_layers(teacher, "stages").values()), "stages", torch.clone) as found:
+        teacher(images)
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (teacher.mean, teacher.std))
+    with torch.no_grad():
+        expected = create_feature_extractor(model, names)((images - mean) / std)  # torchvision's
+    for own, theirs in zip(found, expected.values(), strict=True):
+        torch.testing.assert_close(own, theirs)
+
+
+def test_stages_of_a_convnet_are_its_blocks_and_others_are_refused(source):
+    model = build("convnet-2-w4-bn", 3, 16).eval()
+    teacher = Classifier(model, id="own", architecture="x", classes=THREE, class_names=["a", "b", "c"], image_size=16)
+    layers = list(feature_layers(teacher, "stages").values())
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), captured(layers, "stages", torch.clone) as found:
+        teacher(images)
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (teacher.mean, teacher.std))
+    maps = (images - mean) / std
+    for block, own in enumerate(found):
+        conv, norm = model.features[4 * block : 4 * block + 2]
+        with torch.no_grad():
+            seen = F.conv2d(maps, conv.weight, conv.bias, padding=1)
+            seen = F.batch_norm(seen, norm.running_mean, norm.running_var, norm.weight, norm.bias).relu()
+            maps = F.avg_pool2d(seen, 2)
+        torch.testing.assert_close(own, maps)
+    with pytest.raises(InputError, match="stages are known of ResNets of torchvision and timm"):
+        feature_layers(make_teacher(source.classes), "stages")
 
 
 def hooks(layer: torch.nn.Module) -> int:
