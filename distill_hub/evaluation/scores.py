@@ -67,6 +67,7 @@ def settings_of(subject: Subject, rules: Protocol, student: str) -> Settings:
             student=student,
             teacher=subject.teacher_record.architecture if subject.teacher_record else None,
             views_batch_size=views.batch_size if views else None,
+            label_temperature=subject.label_temperature,
         )
     )
     if len(own.images) % settings.batch_size == 1:

@@ -38,6 +38,7 @@ class Task:
     student: str  # as `networks.build` knows it
     teacher: str | None = None  # architecture, for labels made online
     views_batch_size: int | None = None  # of the set's stored views
+    label_temperature: float | None = None  # at which the set's method used its soft labels
 
     @property
     def classes(self) -> int:

@@ -14,6 +14,7 @@ from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.data.known import KNOWN
 from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.train import TrainingSet
+from distill_hub.kinds import Kind, PositiveFloat
 from distill_hub.running.seeds import draw_seed
 
 
@@ -65,6 +66,7 @@ class Subject:
         content_sha256: Of the set.
         teacher: Gives the labels where a protocol asks for them online; its logits have the order of the labels.
         teacher_record: What is known of it.
+        label_temperature: See `label_temperature`.
     """
 
     own: TrainingSet
@@ -72,6 +74,7 @@ class Subject:
     content_sha256: str
     teacher: Classifier | None = None
     teacher_record: ModelRecord | None = None
+    label_temperature: float | None = None
 
     def random_real(self, size: int, *, soft: bool) -> Callable[[int], TrainingSet]:
         """Return the baseline of every score: as many randomly drawn training images of the source, by seed.
@@ -107,6 +110,24 @@ class Subject:
         """Return rows of the source's training split as images of `size` pixels with the set's labels."""
         train = self.test.source.train
         return TrainingSet(train.pixels(rows, size), torch.from_numpy(self.test.label_of[train.labels[rows]]))
+
+
+def label_temperature(manifest: Manifest) -> float | None:
+    """Return the temperature at which a set's method used its soft labels, which are stored at 1; None: at no other.
+
+    Only Pool-Select-Refine has one.
+
+    Raises:
+        InputError: When what the manifest says is no temperature.
+    """
+    value = manifest.method.config.get("temperature") if manifest.method.name == "psr" else None
+    if value is None:
+        return None
+    kind = Kind(PositiveFloat)
+    try:
+        return kind.read(value)
+    except ValueError:
+        raise InputError("manifest.json: method.config.temperature", value, f"{kind.valid} is needed") from None
 
 
 def real_source(manifest: Manifest, *, published: bool, source: str | None = None, **overrides) -> tuple[Source, list[int]]:

@@ -16,7 +16,7 @@ from distill_hub.data.known import FITTED, KNOWN
 from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.scores import in_words, measure, score_table, settings_of, trials_of
 from distill_hub.evaluation.settings import is_mirrored
-from distill_hub.evaluation.subject import Subject
+from distill_hub.evaluation.subject import Subject, label_temperature
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.pictures import Picture, curves, embedding, refinement
@@ -105,7 +105,8 @@ def package_and_score(
     rules = setup.protocol
     views = open_views(find(folder), manifest) if rules.labels == "views" else None
     own = TrainingSet(images, label_tensor, soft_labels(stage) if rules.labels == "soft" else None, views)
-    subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher)
+    temperature = label_temperature(manifest)
+    subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher, temperature)
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
     for student in rules.students(config.students, manifest.image_size):

@@ -89,6 +89,9 @@ def test_digits_are_not_mirrored():
 def test_kd_is_idc_with_the_loss_of_the_paper(ipc):
     got, hard = settings("kd", ipc=ipc, student="convnet-6"), settings("idc-hard", ipc=ipc, student="convnet-6")
     assert got == dataclasses.replace(hard, labels="soft", temperature=1.5, temperature_squared=True)
+    own = settings("kd", ipc=ipc, student="convnet-6", label_temperature=4.0)  # one tau for labels and loss (Alg. 1)
+    assert own == dataclasses.replace(got, temperature=4.0)
+    assert settings("idc-hard", ipc=ipc, student="convnet-6", label_temperature=4.0) == hard
 
 
 RDED_BATCH = {  # by classes, over IPC 1, 10, 20, 50, 100; RDED knows 1, 10 and 50; never more than there are images

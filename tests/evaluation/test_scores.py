@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distill_hub import InputError, evaluate
-from distill_hub.artifact.manifest import ModelRecord
+from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation import ranking, scores
@@ -220,6 +220,43 @@ def test_students_asked_for_and_students_on_record(make_set, pretended, tmp_path
     assert pair.measured.student == "convnet-2" and pair.measured.seeds == [0]
     (pair,) = evaluate(folder, protocol="idc-hard")
     assert (pair.measured.student, pair.measured.seeds, pair.claimed) == ("convnet-2", [0, 1, 2], None)
+
+
+@pytest.fixture
+def made_by(make_set, tmp_path):
+    """A set of a method by its name and settings; the content is always the same."""
+
+    def make(name, **config):
+        folder = make_set(tmp_path / "set", list(range(10)))
+        method = MethodRecord(name=name, title=name, config=config)
+        manifest = Manifest.read(folder / "manifest.json").model_copy(update={"method": method})
+        (folder / "manifest.json").write_text(manifest.to_json())
+        return folder
+
+    return make
+
+
+def test_kd_takes_the_temperature_of_the_sets_own_method(made_by, pretended):
+    def trained_at(*method, **config):
+        (pair,) = evaluate(made_by(*method, **config), protocol="kd", students="convnet-2", repeats=1)
+        return pair.measured.settings["temperature"]
+
+    assert (trained_at("psr", temperature=4.0), trained_at("psr", temperature=2)) == (4, 2)
+    assert trained_at("psr") == trained_at("other", temperature=4.0) == 1.5
+    with pytest.raises(InputError, match=r"^manifest\.json: method\.config\.temperature: 'hot' .* number > 0"):
+        trained_at("psr", temperature="hot")
+
+
+def test_what_was_trained_at_one_temperature_is_not_taken_for_another(made_by, pretended):
+    calls, _ = pretended
+
+    def fail(_):
+        raise KeyboardInterrupt
+
+    for temperature, trained in ((4.0, 2), (2.0, 4), (4.0, 4)):  # a set and its baseline each
+        with pytest.raises(KeyboardInterrupt):  # what is not delivered is kept
+            evaluate(made_by("psr", temperature=temperature), protocol="kd", students="convnet-2", repeats=1, deliver=fail)
+        assert len(calls) == trained
 
 
 @pytest.mark.parametrize(
