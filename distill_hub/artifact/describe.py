@@ -25,7 +25,7 @@ from distill_hub.classifiers import Classifier
 from distill_hub.data.citations import SOURCES
 from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source
-from distill_hub.generators.base import Generator
+from distill_hub.generators.base import Decoder, Generator
 from distill_hub.generators.known import IMAGENET_DIT
 from distill_hub.running.run import Run, Stage
 
@@ -113,7 +113,18 @@ def generator_record(generator: Generator, id: str) -> ModelRecord:
         sha256=weights_sha256(*facts.modules),
         license=facts.license,
         timestep_features=facts.timestep_features,
+        vae=_vae_record(facts.decoder) if facts.decoder else None,
         tuning=tuning,
+    )
+
+
+def _vae_record(decoder: Decoder) -> ModelRecord:
+    return ModelRecord(
+        id=decoder.id if decoder.revision else public_name(decoder.id),
+        architecture=type(decoder.module).__name__,
+        revision=decoder.revision,
+        sha256=weights_sha256(decoder.module),
+        license=decoder.license,
     )
 
 

@@ -129,6 +129,7 @@ class ModelRecord(Record):
     license: str | None = None
     test_accuracy: Share | None = None  # teacher: fraction correct on the source's test split
     timestep_features: Literal["dit", "diffusers"] | None = None  # generator; None: a choice that older versions had not
+    vae: "ModelRecord | None" = None  # generator: what decodes in place of its own
     tuning: "TuningRecord | None" = None  # generator: how it was fine-tuned
 
 

@@ -12,6 +12,16 @@ Corruption = Any  # what a generator's `corruption` draws and its `residual` rea
 
 
 @dataclass(frozen=True)
+class Decoder:
+    """A VAE that decodes latents in place of a generator's own."""
+
+    id: str  # as it was asked for
+    module: nn.Module
+    revision: str | None  # commit on the Hub
+    license: str | None  # of the weights; None: not known
+
+
+@dataclass(frozen=True)
 class GeneratorFacts:
     """What the record of a set says of its generator."""
 
@@ -22,6 +32,7 @@ class GeneratorFacts:
     revision: str | None = None  # commit on the Hub
     license: str | None = None  # of the weights; None: not known
     timestep_features: str | None = None  # which sinusoids tell the network its timestep, where there is a choice
+    decoder: Decoder | None = None  # None: it decodes with its own weights
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DPMSolverMultistepScheduler
 from diffusers.models.embeddings import Timesteps
 
-from distill_hub.generators.base import GeneratorFacts, Guide, State
+from distill_hub.config import InputError
+from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State
 from distill_hub.generators.known import DIT_LICENSE, is_imagenet_dit, stated_license, tuned_from
 from distill_hub.generators.pipeline import load_pipeline
 from distill_hub.running.seeds import cpu_generator
@@ -53,7 +54,9 @@ class _Noising:
 class DiTGenerator:
     """A frozen DiT with its VAE and sampler: a `Generator`, which documents its methods.
 
-    Latents are in the diffusion model's scale: VAE latents times `vae.config.scaling_factor`.
+    Latents are in the diffusion model's scale: VAE latents times `vae.config.scaling_factor`. Where another VAE decodes, the
+    pipeline's own still encodes real images. That is how Minimax Diffusion's code works: it tunes on latents of
+    stabilityai/sd-vae-ft-ema, which diffusers' conversion put into DiT-XL/2's pipeline, and decodes samples with -mse.
 
     Args:
         pipeline: Transformer, VAE and scheduler.
@@ -61,11 +64,17 @@ class DiTGenerator:
         scheduler: Key of `SCHEDULERS`.
         steps: Denoising steps per sample.
         guidance_scale: Classifier-free guidance; 1 switches it off and halves the cost.
+        guided_channels: How many latent channels, from the first, it acts on; the others are the conditional network's.
+            DiT's own code, and so Minimax Diffusion's and CaO2's, has 3 of 4, diffusers all, which None stands for.
         device: Where to run.
         timestep_features: Key of `TIMESTEP_FEATURES`: those that the weights were trained with.
         folder: Where the pipeline lies.
         revision: Commit on the Hub.
         license: Of the weights.
+        decoder: Decodes in place of the pipeline's VAE.
+
+    Raises:
+        InputError: For more guided channels than there are.
     """
 
     def __init__(
@@ -76,15 +85,20 @@ class DiTGenerator:
         scheduler: str = "ddpm",
         steps: int = 50,
         guidance_scale: float = 4.0,
+        guided_channels: int | None = None,
         device: torch.device | str = "cpu",
         timestep_features: str = "diffusers",
         folder: Path | None = None,
         revision: str | None = None,
         license: str | None = None,
+        decoder: Decoder | None = None,
     ):
+        config = pipeline.transformer.config
+        check_guided_channels(guided_channels, config.in_channels)
         # eval(): in train mode diffusers drops 10 % of the labels, in every block on its own.
         self.transformer = pipeline.transformer.to(device).eval().requires_grad_(False)
         self.vae = pipeline.vae.to(device).eval().requires_grad_(False)
+        self._decoder = decoder.module.to(device).eval().requires_grad_(False) if decoder else self.vae
         for module in self.transformer.modules():
             if isinstance(module, Timesteps):  # one in every block
                 module.downscale_freq_shift = TIMESTEP_FEATURES[timestep_features]
@@ -96,9 +110,10 @@ class DiTGenerator:
             revision=revision,
             license=license,
             timestep_features=timestep_features,
+            decoder=decoder,
         )
         self.steps, self.guidance_scale, self.device = steps, guidance_scale, torch.device(device)
-        config = self.transformer.config
+        self.guided_channels = guided_channels or config.in_channels
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
         self._learned_variance = config.out_channels == 2 * config.in_channels
         self._null_class = config.num_embeds_ada_norm  # the row behind the last class in the label embedding
@@ -119,6 +134,8 @@ class DiTGenerator:
         revision: str | None = None,
         dtype: torch.dtype = torch.float32,
         timestep_features: str = "auto",
+        vae: str | None = None,
+        vae_revision: str | None = None,
         **settings: Any,
     ) -> "DiTGenerator":
         """Load a Hub repository or folder in the DiTPipeline layout; safetensors weights only.
@@ -132,17 +149,21 @@ class DiTGenerator:
                 precision would show in the published pixels.
             timestep_features: Key of `TIMESTEP_FEATURES`, or 'auto': 'dit' for `IMAGENET_DIT`, those of its base for a
                 generator that distill-hub tuned, else 'diffusers'.
+            vae: Hub id or folder of an AutoencoderKL that decodes in place of the pipeline's own.
+            vae_revision: Branch, tag or commit of that on the Hub.
             **settings: See the class.
 
         Raises:
             InputError: When a file is missing, truncated, or does not fit its config.
         """
-        loaded = load_pipeline(name, revision, dtype)
+        loaded = load_pipeline(name, revision, dtype, vae=vae, vae_revision=vae_revision)
         folder, how = loaded.folder, {"folder": loaded.folder, "revision": loaded.commit, **settings}
         license, features = _origin(name, folder)
         if timestep_features != "auto":
             features = timestep_features
-        return cls(loaded.pipeline, loaded.class_names, license=license, timestep_features=features, **how)
+        return cls(
+            loaded.pipeline, loaded.class_names, license=license, timestep_features=features, decoder=loaded.decoder, **how
+        )
 
     def sample(
         self,
@@ -201,11 +222,10 @@ class DiTGenerator:
         output = self._forward(twice, t.to(self.device).expand(len(twice)), classes)
         if guided:
             conditional, unconditional = output.chunk(2)
-            noise = unconditional[:, :channels]
-            # All latent channels are guided, as in diffusers; DiT's own code guides the first three only. The learned
-            # variance is the conditional one.
-            noise = noise + self.guidance_scale * (conditional[:, :channels] - noise)
-            output = torch.cat([noise, conditional[:, channels:]], dim=1)
+            noise = unconditional[:, : self.guided_channels]
+            noise = noise + self.guidance_scale * (conditional[:, : self.guided_channels] - noise)
+            # Of channels without guidance, and of the learned variance, the conditional network's.
+            output = torch.cat([noise, conditional[:, self.guided_channels :]], dim=1)
         if self.scheduler.config.get("variance_type") != "learned_range":
             output = output[:, :channels]
         return output
@@ -248,10 +268,10 @@ class DiTGenerator:
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """See `Generator.decode`."""
-        return (self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        return (self._decoder.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 
     def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Generator.posterior`: those of the VAE."""
+        """See `Generator.posterior`: those of the pipeline's own VAE."""
         posterior = self.vae.encode(images * 2 - 1).latent_dist
         return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
 
@@ -285,6 +305,18 @@ class DiTGenerator:
         """Return √ᾱ_t·latents + √(1−ᾱ_t)·noise for timesteps (B,)."""
         alpha = self._alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+def check_guided_channels(guided: int | None, channels: int) -> None:
+    """Refuse to guide more latent channels than there are.
+
+    Raises:
+        InputError: Saying how many there are.
+    """
+    if guided is not None and guided > channels:
+        raise InputError(
+            "guided_channels", guided, f"the generator has {channels} latent channels; valid: at most {channels}"
+        )
 
 
 def _origin(name: str, folder: Path) -> tuple[str | None, str]:

@@ -24,6 +24,8 @@ from distill_hub.running.files import remove
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
+LATENT_CHANNELS = 4  # of every generator that is fitted
+
 
 def fit_on_main(run: Run, source: Source, folder: Path, fit: Mapping[str, Any]) -> None:
     """Fit a generator on the main process of a run, unless its folder is there; `fit` as in `generators.open`."""
@@ -117,7 +119,7 @@ def _fit_vae(images: torch.Tensor, width: int, steps: int, batch_size: int, seed
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=size,
     ).to(images.device)

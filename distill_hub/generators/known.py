@@ -33,15 +33,19 @@ def tuned_from(folder: Path) -> dict[str, Any] | None:
         return read_object(folder / TUNING, CARD_BYTES)["base"]
 
 
-def stated_license(folder: Path) -> str | None:
+def stated_license(folder: Path, field: str = "generator") -> str | None:
     """Read which licence a folder's README.md states, as model cards on the Hub do; None where none does.
+
+    Args:
+        folder: Of a model.
+        field: Option to blame.
 
     Raises:
         InputError: When the YAML of the README.md is broken.
     """
     if not os.path.lexists(folder / "README.md"):
         return None
-    with refusing((OSError, ValueError), "generator", str(folder), "the YAML at the top of its README.md cannot be read"):
+    with refusing((OSError, ValueError), field, str(folder), "the YAML at the top of its README.md cannot be read"):
         data, _ = front_matter(read_file(folder / "README.md", CARD_BYTES).decode())
     license = data.get("license_name") if data.get("license") == "other" else data.get("license")
     return None if license is None else str(license)

@@ -10,8 +10,8 @@ from distill_hub.config import InputError
 from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source, fit_folder
 from distill_hub.generators.base import Generator
-from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.fit import fit_on_main
+from distill_hub.generators.dit import DiTGenerator, check_guided_channels
+from distill_hub.generators.fit import LATENT_CHANNELS, fit_on_main
 from distill_hub.generators.known import IMAGENET_DIT, IMAGENET_DIT_REVISION
 from distill_hub.networks.folders import building, read_json
 from distill_hub.running.run import Run
@@ -31,6 +31,9 @@ def open_generator(
     sample_steps: int,
     guidance_scale: float,
     timestep_features: str,
+    guided_channels: int | None,
+    vae: str | None,
+    vae_revision: str | None,
     fit: Mapping[str, Any],
 ) -> tuple[Generator, str]:
     """Load the generator of a run, fitting a small one first when there is none for the source.
@@ -45,6 +48,9 @@ def open_generator(
         sample_steps: See `DiTGenerator`.
         guidance_scale: See `DiTGenerator`.
         timestep_features: See `DiTGenerator.from_pretrained`.
+        guided_channels: See `DiTGenerator`.
+        vae: See `DiTGenerator.from_pretrained`.
+        vae_revision: See `DiTGenerator.from_pretrained`.
         fit: The settings of `generators.fit.fit_generator`, with the prefix 'fit_'.
 
     Returns:
@@ -58,6 +64,9 @@ def open_generator(
         name = id = IMAGENET_DIT
         generator_revision = generator_revision or IMAGENET_DIT_REVISION
     elif generator == "auto":
+        check_guided_channels(guided_channels, LATENT_CHANNELS)
+        if vae:
+            raise InputError("vae", vae, "a generator that is fitted has latents of its own; name a --generator")
         folder = run.cached(fit_folder(source, "generator", dict(fit)))
         fit_on_main(run, source, folder, fit)
         name, id = str(folder), FITTED + source.name
@@ -68,6 +77,9 @@ def open_generator(
         steps=sample_steps,
         guidance_scale=guidance_scale,
         timestep_features=timestep_features,
+        guided_channels=guided_channels,
+        vae=vae,
+        vae_revision=vae_revision,
         device=run.device,
         dtype=run.dtype,
     )

@@ -9,19 +9,17 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2
 from huggingface_hub import snapshot_download
 
 from distill_hub.config import InputError
-from distill_hub.generators.known import TUNING
-from distill_hub.networks.configs import Config, NoiseConfig, PipelineIndex, TransformerConfig, VaeConfig
+from distill_hub.generators.base import Decoder
+from distill_hub.generators.known import TUNING, stated_license
+from distill_hub.networks.configs import Config, NoiseConfig, PipelineIndex, SingleVaeConfig, TransformerConfig, VaeConfig
 from distill_hub.networks.folders import building, check_loaded, check_weights, checked, read_json
-from distill_hub.networks.names import GENERATOR
+from distill_hub.networks.names import GENERATOR, VAE
 
 _STEM = "diffusion_pytorch_model"  # diffusers' name of weights
+_MODEL = ["config.json", f"{_STEM}.safetensors", f"{_STEM}-*.safetensors", f"{_STEM}.safetensors.index.json"]
 _FILES = [
     *("model_index.json", "scheduler/scheduler_config.json", TUNING, "README.md"),
-    *(
-        f"{part}/{file}"
-        for part in ("transformer", "vae")
-        for file in ("config.json", f"{_STEM}.safetensors", f"{_STEM}-*.safetensors", f"{_STEM}.safetensors.index.json")
-    ),
+    *(f"{part}/{file}" for part in ("transformer", "vae") for file in _MODEL),
 ]
 
 
@@ -33,24 +31,25 @@ class Loaded:
     class_names: list[str]  # in the order of their ids; empty when they are not known
     folder: Path
     commit: str | None  # on the Hub
+    decoder: Decoder | None  # in place of the pipeline's own
 
 
-def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Loaded:
+def load_pipeline(
+    name: str, revision: str | None, dtype: torch.dtype, *, vae: str | None = None, vae_revision: str | None = None
+) -> Loaded:
     """Load a Hub repository or folder in the DiTPipeline layout; no code and no pickle of it is opened.
 
     Args:
         name: Hub id or folder.
         revision: Branch, tag or commit on the Hub.
         dtype: Precision of the transformer. The VAE stays in float32.
+        vae: Hub id or folder of another VAE, for the decoding; None: the pipeline's own.
+        vae_revision: Branch, tag or commit of that on the Hub.
 
     Raises:
         InputError: When a file is missing, truncated, or does not fit its config, or the configs do not fit together.
     """
-    folder, commit = Path(name), None
-    if not folder.exists():
-        with building("generator", name, f"{GENERATOR} is needed"):
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-        commit = folder.name  # .../snapshots/<commit>
+    folder, commit = _found(name, revision, "generator", f"{GENERATOR} is needed", _FILES)
 
     def said(file: str, kind: type[Config]) -> Any:
         return checked(kind, read_json(folder / file, "generator", name), file, "generator", name)
@@ -65,15 +64,42 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Loaded
     if names and len(names) != shape.num_embeds_ada_norm:
         valid = f"model_index.json, id2label has {len(names)} names for the {shape.num_embeds_ada_norm} classes"
         raise InputError("generator", name, f"{valid} of transformer/config.json, num_embeds_ada_norm")
-    transformer = _load(DiTTransformer2DModel, folder / "transformer", name, dtype)
-    vae = _load(AutoencoderKL, folder / "vae", name, torch.float32)
-    return Loaded(DiTPipeline(transformer, vae, DDPMScheduler(**noise.model_dump())), names, folder, commit)
+    decoder = _load_decoder(vae, vae_revision, pixels) if vae else None
+    generator = "generator", name, f"{GENERATOR} is needed"
+    transformer = _load(DiTTransformer2DModel, folder / "transformer", dtype, *generator)
+    own = _load(AutoencoderKL, folder / "vae", torch.float32, *generator)
+    return Loaded(DiTPipeline(transformer, own, DDPMScheduler(**noise.model_dump())), names, folder, commit, decoder)
 
 
-def _load(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> torch.nn.Module:
-    check_weights(folder, _STEM, "generator", name)
-    with building("generator", name, f"{GENERATOR} is needed"):
+def _load_decoder(name: str, revision: str | None, own: VaeConfig) -> Decoder:
+    """Load a VAE that is to decode what another one, of the configuration `own`, encodes."""
+    field, valid = "vae", f"{VAE} is needed"
+    folder, commit = _found(name, revision, field, valid, [*_MODEL, "README.md"])
+    config = checked(SingleVaeConfig, read_json(folder / "config.json", field, name), "config.json", field, name)
+    for what, here, there in (
+        ("latent_channels", config.latent_channels, own.latent_channels),
+        ("downscale factor", config.downscale, own.downscale),
+        ("scaling_factor", config.scaling_factor, own.scaling_factor),
+    ):
+        if here != there:
+            raise InputError(field, name, f"its {what} is {here}, that of the generator's own {there}; they must be equal")
+    model = _load(AutoencoderKL, folder, torch.float32, field, name, valid)
+    return Decoder(name, model, commit, stated_license(folder, field))
+
+
+def _found(name: str, revision: str | None, field: str, valid: str, files: list[str]) -> tuple[Path, str | None]:
+    """Return the folder of a model, fetched where it is on the Hub, and its commit there."""
+    if Path(name).exists():
+        return Path(name), None
+    with building(field, name, valid):
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    return folder, folder.name  # .../snapshots/<commit>
+
+
+def _load(kind: Any, folder: Path, dtype: torch.dtype, field: str, name: str, valid: str) -> torch.nn.Module:
+    check_weights(folder, _STEM, field, name)
+    with building(field, name, valid):
         # With the default, `low_cpu_mem_usage`, a configuration takes no memory beyond that of its weights.
         model, found = kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, output_loading_info=True)
-    check_loaded(model, "generator", name, found["missing_keys"], found["unexpected_keys"])
+    check_loaded(model, field, name, found["missing_keys"], found["unexpected_keys"])
     return model

@@ -126,6 +126,7 @@ def _steps(manifest: Manifest) -> dict[str, str]:
         "teacher": teacher.sha256 if teacher else None,
         "stage encode": stages.pop("stage encode", None),  # of the images that a recipe tunes its generator on
         "generator": generator.sha256 if generator else None,
+        "vae": generator.vae.sha256 if generator and generator.vae else None,
         **stages,
     }
     return {name: sha256 for name, sha256 in steps.items() if sha256}
@@ -253,8 +254,8 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     folders = {} if known.name in KNOWN or known.hub_id else {"source": known.name}
-    for field in ("generator", "teacher"):
-        name = str(recorded.get(field, "auto"))
+    for field in ("generator", "vae", "teacher"):
+        name = str(recorded.get(field) or "auto")
         if is_path(name) or (name != "auto" and "/" not in name):  # as ids on the Hub and names of timm have it
             folders[field] = name
     for field, name in folders.items():
@@ -274,6 +275,12 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         named = [generator, *([generator.tuning.base] if generator.tuning else [])]
         pinned = [m.revision for m in named if m.revision and recorded.get("generator", "auto") in ("auto", m.id)]
         settings |= {"generator_revision": pinned[0]} if pinned else {}
+    if config.vae:
+        if generator is None or generator.vae is None:
+            raise InputError("vae", config.vae, "the set was made with the VAE of its generator, or without one")
+        settings |= {"vae": config.vae, "vae_revision": None}
+    elif generator and generator.vae and generator.vae.revision:
+        settings["vae_revision"] = generator.vae.revision
     if generator:  # whatever 'auto' makes of the place where it lies now; a record without them is older than the choice
         settings["timestep_features"] = generator.timestep_features or "diffusers"
     if config.teacher:

@@ -109,12 +109,17 @@ class GeneratorSetup(Setup):
     @property
     def made_from(self) -> dict[str, Any]:
         """What the images of the set depend on; see `Setup.made_from`."""
-        return {**super().made_from, "generator_sha256": self.generator_record.sha256}
+        return {**super().made_from, **self._weights}
+
+    @property
+    def _weights(self) -> dict[str, str | None]:
+        record = self.generator_record
+        return {"generator_sha256": record.sha256, "vae_sha256": record.vae.sha256 if record.vae else None}
 
     def draw(self, count: int, stage: str = "pool") -> Stage:
         """Draw `count` candidates of every class; see `draw_pool`. They depend on nothing that a method does with them."""
         named = {**options(self.config, GeneratorOptions), **options(self.config, TeacherOptions)}
-        weights = {"generator_sha256": self.generator_record.sha256, "teacher_sha256": self.teacher_record.sha256}
+        weights = {**self._weights, "teacher_sha256": self.teacher_record.sha256}
         return draw_pool(
             self.run, self.generator, self.teacher, self.source.class_names, self.class_ids, count,
             seed=self.config.seed, batch_size=self.config.sample_batch_size, stage=stage, made_from={**named, **weights},

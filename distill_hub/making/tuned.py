@@ -75,7 +75,7 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
         environment = EnvironmentRecord(**run.environment())
         record = TuningRecord(
             method=method_record(facts, settings, _notes(tuning)),
-            base=setup.generator_record,
+            base=setup.generator_record.model_copy(update={"vae": None}),  # which has no part in it
             source=source_record(source),
             classes=source.class_names,
             steps=tuning.steps,

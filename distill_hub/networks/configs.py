@@ -266,6 +266,17 @@ class VaeConfig(Config):
             raise ValueError(f"block_out_channels must be multiples of norm_num_groups {self.norm_num_groups}")
         return self
 
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent, along each side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+class SingleVaeConfig(VaeConfig):
+    """The config.json of an autoencoder in a folder of its own, where no model_index.json says what it is."""
+
+    class_name: Literal["AutoencoderKL"] = Field(alias="_class_name")
+
 
 class NoiseConfig(Config):
     """The noise schedule in scheduler_config.json. How it is walked through, the sampler's options say."""

@@ -29,6 +29,7 @@ TORCHVISION = {
 }
 CONVNET = re.compile(r"convnet-([1-9][0-9]?)(?:-w([1-9][0-9]{0,3}))?(-bn)?")  # depth, width, BatchNorm
 GENERATOR = "a DiTPipeline with safetensors weights in transformer/ and vae/"
+VAE = "an AutoencoderKL with config.json and safetensors weights, a Hub id or a folder,"
 TEACHER = "timm/NAME, a Hub id or a folder with config.json and safetensors"
 
 
@@ -99,3 +100,15 @@ def check_generator(name: str) -> None:
         from distill_hub.hub import check_model  # as above
 
         check_model("generator", name, "model_index.json", f"{GENERATOR} is needed")
+
+
+def check_vae(name: str | None) -> None:
+    """Refuse what cannot be a VAE's: neither a folder of one, nor a Hub id; None is no name.
+
+    Raises:
+        InputError: Saying what is valid.
+    """
+    if name is not None:
+        from distill_hub.hub import check_model  # as above
+
+        check_model("vae", name, "config.json", f"{VAE} is needed")

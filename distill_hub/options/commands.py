@@ -6,7 +6,7 @@ from typing import Literal
 
 from distill_hub.config import InputError, argument, option
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
-from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, split_students
+from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, check_vae, split_students
 from distill_hub.options.shared import DRY_RUN_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
 
 
@@ -219,6 +219,9 @@ class ReproduceConfig(RealOptions):
     generator: Location | None = option(
         None, "where its generator lies now: Hub id or folder; default: as the set's record says", common=True
     )
+    vae: Location | None = option(
+        None, "where the VAE lies now that decoded in place of its generator's own; default: as the set's record says"
+    )
     teacher: Location | None = option(
         None, "where its teacher lies now: Hub id or folder; default: as the set's record says", common=True
     )
@@ -235,4 +238,5 @@ class ReproduceConfig(RealOptions):
         _check_files(json=self.json)
         if self.generator:
             check_generator(self.generator)
+        check_vae(self.vae)
         check_folder(self.output_dir or Path("outputs"))

@@ -10,7 +10,7 @@ from typing import Literal
 
 from distill_hub.config import option
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt
-from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, split_students
+from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, check_vae, split_students
 
 PROTOCOL_HELP = (
     "how the students are trained: quick (smoke runs, not of the literature), idc-hard (Minimax, DGS, CaO2), "
@@ -78,10 +78,20 @@ class GeneratorOptions:
         "how the network is told its timestep, by sinusoids with the exponent i/128 (dit: weights from DiT's own code) or "
         "i/127 (diffusers); auto: dit for facebook/DiT-XL-2-256 and what was tuned from it, else diffusers",
     )
+    guided_channels: PositiveInt | None = option(
+        None, "latent channels that guidance acts on, from the first: 3 in DiT's own code; default: all, as in diffusers"
+    )
+    vae: Location | None = option(
+        None,
+        "Hub id or folder of an AutoencoderKL that decodes in place of the generator's own, which encodes real images; "
+        "the codes of DiT, Minimax and CaO2 have stabilityai/sd-vae-ft-mse",
+    )
+    vae_revision: str | None = option(None, "branch, tag or commit of that VAE on the Hub")
 
     def check_settings(self) -> None:
-        """Refuse a generator that does not exist."""
+        """Refuse a generator or VAE that does not exist."""
         check_generator(self.generator)
+        check_vae(self.vae)
 
 
 @dataclass(frozen=True)

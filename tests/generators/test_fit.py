@@ -125,12 +125,14 @@ class TestOpening:
     def open(self, digits, generator, timestep_features="auto"):
         run = SimpleNamespace(device="cpu", dtype=torch.float32)
         how = {"generator_revision": None, "scheduler": "ddim", "sample_steps": 7, "guidance_scale": 1.5, "fit": {}}
+        how |= {"guided_channels": 3, "vae": None, "vae_revision": None}
         return open_generator(run, digits, generator=str(generator), timestep_features=timestep_features, **how)
 
     def test_the_settings_reach_the_generator(self, digits, folder):
         generator, id = self.open(digits, folder)
         assert id == str(folder) and type(generator) is DiTGenerator
         assert (generator.steps, generator.guidance_scale, generator.facts.timestep_features) == (7, 1.5, "diffusers")
+        assert generator.guided_channels == 3
         assert generator.facts.folder == folder and generator.facts.name == "DiT"
         assert self.open(digits, folder, "dit")[0].facts.timestep_features == "dit"
 

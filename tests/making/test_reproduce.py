@@ -315,6 +315,22 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
     assert "--timestep_features=diffusers" in words("auto", model("facebook/DiT-XL-2-256", "b" * 40))
 
 
+def test_the_vae_is_that_of_the_commit_on_record_or_lies_elsewhere_now(manifest, tmp_path):
+    def words(asked_for, record, **now):
+        config = {**resolved(Cao2Config(generator="org/dit")), "vae": asked_for, "vae_revision": "main"}
+        made = options(line(with_method(manifest, "cao2", config, generator=model("org/dit", vae=record)), **now))
+        return {word for word in made if word.startswith("--vae")}
+
+    assert words("org/vae", model("org/vae", "c" * 40)) == {"--vae=org/vae", f"--vae_revision={'c' * 40}"}
+    assert words("org/vae", model("org/vae", "c" * 40), vae="there") == {"--vae=there"}
+    (tmp_path / "vae").mkdir()
+    assert words("my-vae", model("my-vae"), vae=str(tmp_path / "vae")) == {f"--vae={tmp_path / 'vae'}"}
+    with pytest.raises(InputError, match=r"vae: 'my-vae' .*pass --vae with the folder"):
+        words("my-vae", model("my-vae"))
+    with pytest.raises(InputError, match=r"vae: 'there' .*with the VAE of its generator"):
+        words(None, None, vae="there")
+
+
 def test_a_record_without_timestep_features_is_read(copy):
     """As older versions wrote it, of a generator and of the one that it was tuned from."""
 

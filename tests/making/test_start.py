@@ -9,6 +9,7 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.config import InputError
 from distill_hub.making import start
 from distill_hub.options.dit import DitConfig
@@ -29,6 +30,21 @@ def test_a_generator_that_a_method_cannot_tune_is_refused_before_a_teacher_is_fi
         start.set_up_generator(MinimaxConfig(output_dir=tmp_path / "a"), "minimax", kind="DiT")
     with pytest.raises(LookupError, match="the teacher"):  # other methods go on
         start.set_up_generator(DitConfig(output_dir=tmp_path / "b"), "dit")
+
+
+def test_what_is_made_from_latents_depends_on_what_decodes_them():
+    """By its weights: a folder may hold others under the same name."""
+
+    def made_from(vae):
+        record = ModelRecord(id="org/dit", architecture="DiT", sha256="1" * 64, vae=vae)
+        parts = dict.fromkeys(("name", "source", "image_size", "test", "teacher", "destination", "generator", "class_ids"))
+        run, teacher = SimpleNamespace(settings={"vae": "folder"}), SimpleNamespace(sha256="2" * 64)
+        setup = start.GeneratorSetup(DitConfig(), run=run, teacher_record=teacher, generator_record=record, **parts)
+        return setup.made_from
+
+    one, other = (ModelRecord(id="folder", architecture="AutoencoderKL", sha256=s * 64) for s in "34")
+    assert made_from(one) == made_from(one)
+    assert len({str(made_from(vae)) for vae in (None, one, other)}) == 3
 
 
 def test_images_of_several_sizes_get_one_that_is_recorded_where_a_teacher_is_fitted(digits, monkeypatch, tmp_path):

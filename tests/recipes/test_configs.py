@@ -299,6 +299,8 @@ def test_settings_are_the_papers(name):
         assert config.protocol == ("kd" if "psr" in method else "rded-soft" if soft else "idc-hard")
         assert config.repeats == 3
         assert config.guidance_scale == (2.7 if "cao2" in method or source in SIDES else 4.0)
+        decoder = (None, None) if source in SIDES else (3, "stabilityai/sd-vae-ft-mse")
+        assert (config.guided_channels, config.vae, config.vae_revision) == (*decoder, None)
         if method == "minimax":
             assert (config.lambda_r, config.lambda_d, config.tuning_learning_rate) == (0.002, 0.008, 1e-3)
         if "cao2" in method:
