@@ -13,8 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from distill_hub.config import InputError
-
 # Principal components of ImageNet's colours, in [0, 1] units (Krizhevsky et al., 2012, section 4.1), as IDC uses them.
 COLOR_EIGENVALUES = (0.2175, 0.0188, 0.0045)
 COLOR_EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))  # rows: R, G, B
@@ -42,8 +40,9 @@ class Augmentation:
 
     Attributes:
         patches: Vertical strips that are shuffled, then as many horizontal ones (RDED: Sun et al., CVPR 2024); 1: none.
-        crop_scale: Least and greatest share of the area in a RandomResizedCrop back to the same size, of aspect ratio 3/4
-            to 4/3 and bilinear (Szegedy et al., 2015, as torchvision draws it); None: no crop.
+            The few pixels that are over where the side is no multiple are cut off, as RDED's code does.
+        crop_scale: Least and greatest share of the area in a RandomResizedCrop to the size of the result, of aspect ratio
+            3/4 to 4/3 and bilinear (Szegedy et al., 2015, as torchvision draws it); None: no crop.
         pad: A random crop of the image after black padding by round(pad * side) pixels.
         flip: Horizontal, with probability 0.5.
         jitter: IDC's colour jitter (Kim et al., ICML 2022). Brightness, contrast and saturation, in an order drawn per
@@ -69,22 +68,31 @@ class Augmentation:
     mix_alpha: float = 1.0
 
 
-def draw(rules: Augmentation, count: int, batch_size: int, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def draw(
+    rules: Augmentation,
+    count: int,
+    batch_size: int,
+    size: int,
+    generator: torch.Generator,
+    *,
+    stored_size: int | None = None,
+) -> dict[str, torch.Tensor]:
     """Draw one epoch: the order of the images, and what happens to each.
 
     Args:
         rules: What to draw for.
         count: Number of images, N.
         batch_size: Batches are consecutive runs of so many rows; the last may be shorter.
-        size: Side of the square images, in pixels.
+        size: Side of the square images of the result, in pixels.
         generator: On the CPU. Nothing else decides the outcome.
+        stored_size: Side of the images that patches and crops are taken from; default: `size`.
 
     Returns:
         CPU tensors. Row r of every one belongs to the image `order[r]`. Those that the rules do not need are left out.
 
         - order: int64 (N,), a permutation of the images.
         - patches: int64 (N, 2, f), which strip comes to each place, left to right and top to bottom.
-        - crop: float32 (N, 4), top, left, height and width as shares of the side; whole pixels at `size`.
+        - crop: float32 (N, 4), top, left, height and width as shares of the side; whole pixels of the stored image.
         - shift: int64 (N, 2), the image's pixel that comes to the top left corner, as row and column.
         - flip: bool (N,).
         - jitter: float32 (N, 3), the a of brightness, contrast and saturation.
@@ -95,9 +103,6 @@ def draw(rules: Augmentation, count: int, batch_size: int, size: int, generator:
         - partner: int64 (N,), the row of the image mixed in, in the same batch; its own where there is no mixing.
         - box: int64 (N, 4), top, left, bottom and right in pixels of what CutMix replaces; all 0 where there is no mixing.
         - share: float32 (N,), of the row's own label in the mixed one.
-
-    Raises:
-        InputError: When the side cannot be cut into equal strips.
     """
 
     def uniform(*shape: int) -> torch.Tensor:
@@ -106,11 +111,10 @@ def draw(rules: Augmentation, count: int, batch_size: int, size: int, generator:
 
     draws = {"order": torch.randperm(count, generator=generator)}
     if rules.patches > 1:
-        if size % rules.patches:
-            raise InputError("image_size", size, f"a multiple of {rules.patches} is needed to shuffle equal strips")
         draws["patches"] = uniform(count, 2, rules.patches).argsort(2)
     if rules.crop_scale is not None:
-        draws["crop"] = _draw_crops(rules.crop_scale, size, uniform(4, count, 10))
+        side = (stored_size or size) // rules.patches * rules.patches
+        draws["crop"] = _draw_crops(rules.crop_scale, side, uniform(4, count, 10))
     if rules.pad:
         most = round(rules.pad * size)
         draws["shift"] = torch.randint(-most, most + 1, (count, 2), generator=generator)
@@ -189,7 +193,11 @@ def batch_of(draws: Mapping[str, torch.Tensor], start: int, stop: int) -> dict[s
 
 
 def augment(
-    images: torch.Tensor, draws: Mapping[str, torch.Tensor], mean: Sequence[float], std: Sequence[float]
+    images: torch.Tensor,
+    draws: Mapping[str, torch.Tensor],
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int | None = None,
 ) -> torch.Tensor:
     """Augment and normalise a batch. An image depends on its own row alone, apart from mixing.
 
@@ -198,22 +206,25 @@ def augment(
         draws: What `draw` returned, for these images and with `partner` counting from the first of them; see `batch_of`.
         mean: Of the normalisation, per channel.
         std: Of the normalisation, per channel.
+        size: Side of the result, to which crops are brought; default: S.
 
     Returns:
-        float32 (B, 3, S, S). The labels that belong to it are mixed by `partner` and `share`.
+        float32 (B, 3, size, size). The labels that belong to it are mixed by `partner` and `share`.
     """
     draws = {name: rows.to(images.device, non_blocking=True) for name, rows in draws.items()}
-    side = images.shape[-1]
-    lines = torch.arange(side, device=images.device)
+    size = size or images.shape[-1]
+    lines = torch.arange(size, device=images.device)
     if "patches" in draws:
-        strip = side // draws["patches"].shape[2]
-        columns, rows = (draws["patches"] * strip).repeat_interleave(strip, 2).add(lines % strip).unbind(1)
+        count = draws["patches"].shape[2]
+        strip = images.shape[-1] // count
+        within = torch.arange(strip, device=images.device).repeat(count)
+        columns, rows = (draws["patches"] * strip).repeat_interleave(strip, 2).add(within).unbind(1)
         images = _take(images, rows, columns)
     images = images.float() / 255
     if "crop" in draws:
-        images = resized_crop(images, draws["crop"])
+        images = resized_crop(images, draws["crop"], size)
     if "shift" in draws:
-        rows, columns = (draws["shift"].unsqueeze(2) + lines + 1).clamp(0, side + 1).unbind(1)
+        rows, columns = (draws["shift"].unsqueeze(2) + lines + 1).clamp(0, size + 1).unbind(1)
         images = _take(F.pad(images, (1, 1, 1, 1)), rows, columns)  # one black pixel stands for all padding
     if "flip" in draws:
         images = torch.where(draws["flip"].view(-1, 1, 1, 1), images.flip(3), images)
@@ -245,21 +256,48 @@ def _take(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> to
     return images.flatten(2).take_along_dim(pixels, 2).unflatten(2, (rows.shape[1], columns.shape[1]))
 
 
-def resized_crop(images: torch.Tensor, crop: torch.Tensor) -> torch.Tensor:
-    """Enlarge the crops (B, 4) of float images (B, C, S, S) to S pixels, bilinear; antialiasing would change nothing.
+def resized_crop(images: torch.Tensor, crop: torch.Tensor, size: int) -> torch.Tensor:
+    """Bring the crops (B, 4) of float images (B, C, S, S) to `size` pixels, bilinear, with antialiasing where they shrink.
 
     Args:
         images: The images.
         crop: As `draw` has it.
+        size: Side of the result.
     """
     batch, _, side, _ = images.shape
     corner, extent = crop.unsqueeze(2).split(2, 1)  # (B, 2, 1) each, rows first
-    centres = (torch.arange(side, device=images.device) + 0.5) / side
+    centres = (torch.arange(size, device=images.device) + 0.5) / size
+    if size < side:
+        return _shrunk(images, side * corner, side * extent, centres)
     # What lies outside the crop must not leak in: positions end at the centres of its outermost pixels.
     positions = corner + (centres * extent).clamp(min=0.5 / side).minimum(extent - 0.5 / side)
     rows, columns = (2 * positions - 1).unbind(1)
-    grid = torch.stack([columns.unsqueeze(1).expand(batch, side, side), rows.unsqueeze(2).expand(batch, side, side)], 3)
+    grid = torch.stack([columns.unsqueeze(1).expand(batch, size, size), rows.unsqueeze(2).expand(batch, size, size)], 3)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _shrunk(images: torch.Tensor, corner: torch.Tensor, extent: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """Resample crops, each side on its own, as Pillow and torchvision with antialiasing do.
+
+    A pixel of the result weighs those of the crop by a triangle: one pixel to each side of its centre where the crop is
+    enlarged, and as many as a pixel of the result covers where it shrinks.
+
+    Args:
+        images: Float (B, C, S, S).
+        corner: Float (B, 2, 1), top and left, in pixels.
+        extent: Float (B, 2, 1), height and width, in pixels.
+        centres: Float (T,), of the pixels of the result, as shares of its side.
+    """
+    channels, side = images.shape[1:3]
+    pixels = torch.arange(side, device=images.device) + 0.5
+    reach = (extent / len(centres)).clamp(min=1).unsqueeze(3)
+    weights = 1 - (pixels - (corner + centres * extent).unsqueeze(3)).abs() / reach  # (B, 2, T, S)
+    inside = (pixels > corner) & (pixels < corner + extent)  # (B, 2, S)
+    weights = weights.clamp(min=0) * inside.unsqueeze(2)
+    rows, columns = (weights / weights.sum(3, keepdim=True)).unbind(1)
+    lines = rows @ images.transpose(1, 2).flatten(2)  # (B, T, C * S)
+    pixels = lines.unflatten(2, (channels, side)).flatten(1, 2) @ columns.mT  # (B, T * C, T)
+    return pixels.unflatten(1, (len(centres), channels)).transpose(1, 2)
 
 
 def _color_jitter(images: torch.Tensor, amounts: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ def expect_students(
     for (settings, _), group in groups.items():
         # Where the labels come with stored views, there are none yet; the teacher says them.
         labels = "teacher" if settings.labels == "views" else settings.labels
-        data = dataclasses.replace(group[0].make(0), views=None).at(settings.image_size, run.device)
+        data = dataclasses.replace(group[0].make(0), views=None).at(settings, run.device)
         images = subject.test.images(settings.image_size, settings.test_resize).to(run.device)
         test = images, subject.test.labels.to(run.device)
 

@@ -132,8 +132,9 @@ def _rded_soft(task: Task) -> Settings:
     Code: RDED 3f6453d. Taken, as they define the published numbers: the cosine over twice the epochs, which ends at half the
     learning rate; BatchNorm statistics that take in every batch twice (its second forward pass, for the log alone, sees the
     same batch and weights); ImageNet's normalisation on every source; crops of at least 1/f of the area, whatever
-    --min-scale-crops says; six looks at the test split. Not taken: learning rate 0 for students it does not list, and no
-    batch size for IPC other than 1, 10 and 50 (here: that of the next smaller one).
+    --min-scale-crops says, and of the stored image, which is not scaled to the student's size first; six looks at the test
+    split. Not taken: learning rate 0 for students it does not list, and no batch size for IPC other than 1, 10 and 50 (here:
+    that of the next smaller one).
     """
     small = task.image_size <= 64
     size = min(task.image_size, 128 if task.student in ("convnet-5-bn", "convnet-6-bn") else 224)
@@ -166,6 +167,7 @@ def _rded_soft(task: Task) -> Settings:
         test_resize=size // 7 * 8,
         looks=(250, 260, 270, 280, 290, 300),
         labels="teacher",
+        crops_stored=True,
         temperature=20.0,
         batchnorm_updates=2,
     )
@@ -173,6 +175,8 @@ def _rded_soft(task: Task) -> Settings:
 
 def _sre2l(task: Task) -> Settings:
     """SRe2L's post-training (Yin et al., 2023), also of DEDA's tables: a teacher labels every augmented batch.
+
+    Its relabelling crops the stored file, which has not been scaled to the student's size.
 
     Code: SRe2L 8d00cba for ImageNet and CIFAR, zeyuanyin/tiny-imagenet 275c667 for Tiny-ImageNet. Up to 32 px the CIFAR
     settings, up to 64 px those of Tiny-ImageNet. The batch of 1,024 is that of ImageNet-1K; sets of fewer classes take the
@@ -258,6 +262,7 @@ def _post_training(task: Task, *, labels: Literal["teacher", "views"], batch_siz
         test_resize=size // 7 * 8,
         looks=(*range(1, FKD_EPOCHS, 10), FKD_EPOCHS),
         labels=labels,
+        crops_stored=True,
         temperature=20.0,
     )
 
@@ -267,10 +272,10 @@ PROTOCOLS = {
     for known in (
         Protocol("quick", 2, _quick, "hard", standard=False),
         Protocol("idc-hard", 1, _idc_hard, "hard"),
-        Protocol("rded-soft", 1, _rded_soft, "teacher"),
+        Protocol("rded-soft", 2, _rded_soft, "teacher"),
         Protocol("kd", 2, _kd, "soft"),
-        Protocol("fkd", 1, _fkd, "views"),
-        Protocol("sre2l", 1, _sre2l, "teacher"),
+        Protocol("fkd", 2, _fkd, "views"),
+        Protocol("sre2l", 2, _sre2l, "teacher"),
     )
 }
 

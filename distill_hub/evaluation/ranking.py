@@ -39,7 +39,8 @@ def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy:
     if settings.labels != "hard":
         added[f"{OWN}, hard labels"] = dataclasses.replace(trials[OWN], settings=settings.hard)
     if real_accuracy is None:
-        added[REAL] = Trial(lambda seed: subject.real_images(subject.real_rows, settings.image_size), settings.hard)
+        size = settings.start_size(subject.own.images.shape[-1])
+        added[REAL] = Trial(lambda seed: subject.real_images(subject.real_rows, size), settings.hard)
     return {**trials, **added}
 
 

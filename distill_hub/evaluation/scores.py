@@ -92,7 +92,8 @@ def trials_of(
     Raises:
         InputError: When a class of the source has fewer images than the set.
     """
-    own = dataclasses.replace(subject.own, images=resized(subject.own.images, settings.image_size))
+    size = settings.start_size(subject.own.images.shape[-1])  # random real images wait at the set's own size, too
+    own = dataclasses.replace(subject.own, images=resized(subject.own.images, size))
     trials = {OWN: Trial(lambda seed: own, settings)}
     if others is None:
         return trials
@@ -103,10 +104,10 @@ def trials_of(
         settings = dataclasses.replace(settings, labels="teacher")
     trials |= {name: Trial(make, settings) for name, make in others.items()}
     if settings.labels == "soft" and not taught:
-        draw = subject.random_real(settings.image_size, soft=False)
+        draw = subject.random_real(size, soft=False)
         return trials | {f"{RANDOM}, hard labels": Trial(draw, settings.hard)}
     soft = settings.labels == "soft"
-    return trials | {RANDOM: Trial(subject.random_real(settings.image_size, soft=soft), settings)}
+    return trials | {RANDOM: Trial(subject.random_real(size, soft=soft), settings)}
 
 
 def measure(
@@ -148,7 +149,7 @@ def measure(
         name, own_seeds = chunk[0][0], [seed for _, seed in chunk]
         trainings = train_students(
             student,
-            [trials[name].make(seed).at(settings.image_size, run.device) for seed in own_seeds],
+            [trials[name].make(seed).at(trials[name].settings, run.device) for seed in own_seeds],
             held_out(),
             len(test.classes),
             trials[name].settings,

@@ -75,17 +75,22 @@ class Settings:
     # first. Step by step: cosine-steps.
     schedule: Literal["multistep", "cosine", "half-cosine", "warmup-cosine", "cosine-steps"]
     augmentation: Augmentation
-    image_size: int  # side of what the student sees; a larger set is scaled down to it
+    image_size: int  # side of what the student sees
     test_resize: int  # shorter side of a test image before its centre is cropped to image_size
     looks: tuple[int, ...]  # epochs, from 1, after which the test split is looked at; the last epoch is always one
     # hard: cross-entropy with `label`; soft: KL to the stored `soft_label`; teacher: KL to what a teacher says of the
     # finished batch; views: KL to the stored teacher logits of stored views.
     labels: Literal["hard", "soft", "teacher", "views"] = "hard"
+    crops_stored: bool = False  # whether crops are taken from images as they are stored, not scaled to image_size before
     temperature: float = 1.0  # of both distributions of the KL divergence
     temperature_squared: bool = False  # whether the KL divergence is multiplied by the temperature's square
     batchnorm_updates: int = 1  # how often the running statistics take in each batch (RDED: 2)
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
+
+    def start_size(self, stored: int) -> int:
+        """Return the side at which augmentation starts from images with a side of `stored` pixels."""
+        return stored if self.crops_stored and self.augmentation.crop_scale else self.image_size
 
     @property
     def hard(self) -> "Settings":

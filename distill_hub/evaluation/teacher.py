@@ -158,6 +158,6 @@ def _fit(run: Run, source: Source, folder: Path, name: str, size: int, settings:
     """Train a network as the settings say, and save it."""
     settings = dataclasses.replace(settings, epochs=run.part(settings.epochs))
     whole = TrainingSet(source.train.pixels(None, size), torch.from_numpy(source.train.labels))
-    train = whole.at(settings.image_size, run.device)
+    train = whole.at(settings, run.device)
     (fitted,) = train_students(name, [train], None, len(source.classes), settings, [seed], title="fit teacher")
     save_network(fitted.model, folder, name, source.class_names, settings.image_size)

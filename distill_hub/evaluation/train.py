@@ -30,8 +30,9 @@ class TrainingSet:
     soft_labels: torch.Tensor | None = None  # float32 (N, C): probabilities at temperature 1
     views: Views | None = None
 
-    def at(self, size: int, device: torch.device) -> "TrainingSet":
-        """Return the same set on a device, its images scaled to a side of `size` pixels."""
+    def at(self, settings: Settings, device: torch.device | str) -> "TrainingSet":
+        """Return the same set on a device, its images scaled to the side at which their augmentation starts."""
+        size = settings.start_size(self.images.shape[-1])
         soft_labels = None if self.soft_labels is None else self.soft_labels.to(device)
         return TrainingSet(resized(self.images, size).to(device), self.labels.to(device), soft_labels, self.views)
 
@@ -118,7 +119,7 @@ def train_students(
 
     Args:
         student: Name for `networks.build`.
-        sets: What each is trained on: of one size, on the device to train on.
+        sets: What each is trained on: of one size, on the device to train on; see `TrainingSet.at`.
         test: uint8 images (M, 3, S, S) and int64 labels (M,), on the same device; None where it is never looked at.
         num_classes: Number of classes, C.
         settings: Optimiser, schedule, augmentation, labels.
@@ -217,7 +218,14 @@ def _batches(
         parts = zip(*(map(view_draws, training_set.views.batches(epoch)) for training_set in sets), strict=True)
     else:
         drawn = [
-            draw(settings.augmentation, count, settings.batch_size, settings.image_size, epoch_generator(seed, epoch))
+            draw(
+                settings.augmentation,
+                count,
+                settings.batch_size,
+                settings.image_size,
+                epoch_generator(seed, epoch),
+                stored_size=sets[0].images.shape[-1],
+            )
             for seed in seeds
         ]
         drawn = [{key: tensor.to(device) for key, tensor in own.items()} for own in drawn]
@@ -230,7 +238,7 @@ def _batches(
             draws["partner"] = draws["partner"] + size * torch.arange(len(sets), device=device).repeat_interleave(size)
         chosen = zip(sets, draws["order"].split(size), strict=True)
         pixels = torch.cat([training_set.images[rows] for training_set, rows in chosen])
-        yield augment(pixels, draws, settings.mean, settings.std), draws
+        yield augment(pixels, draws, settings.mean, settings.std, settings.image_size), draws
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:

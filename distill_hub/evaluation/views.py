@@ -13,8 +13,8 @@ from distill_hub.artifact.views import write_views
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.augment import augment, batch_of, draw
-from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol, fkd_batch_size, fkd_views
-from distill_hub.evaluation.train import epoch_generator, resized
+from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol, fkd_batch_size, fkd_views, protocol
+from distill_hub.evaluation.train import epoch_generator
 from distill_hub.running.console import size_text
 from distill_hub.running.run import Run, Stage
 
@@ -77,22 +77,23 @@ def draw_views(
     """
     count, classes = len(images), len(teacher.columns)
     batch_size = min(batch_size or fkd_batch_size(count, classes), count)
-    rules, size = fkd_views(mirrored), min(224, images.shape[-1])
+    stored = images.shape[-1]
+    rules, size = fkd_views(mirrored), min(224, stored)
     size_then = size_text(predicted_bytes(count, epochs, classes, batch_size))
     run.say(f"Stored views: {epochs} epochs of {count:,} images with {classes:,} logits each will take about {size_then}")
-    pixels = resized(images, size).to(run.device)
+    pixels = images.to(run.device)
 
     @torch.inference_mode()
     def label(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
         drawn = []
         for epoch in chunk:
-            epoch_draws = draw(rules, count, batch_size, size, epoch_generator(seed, epoch))
+            epoch_draws = draw(rules, count, batch_size, size, epoch_generator(seed, epoch), stored_size=stored)
             logits = []
             for start in range(0, count, batch_size):
                 batch = {
                     key: value.to(run.device) for key, value in batch_of(epoch_draws, start, start + batch_size).items()
                 }
-                views = augment(pixels[batch["order"]], batch, (0.0,) * 3, (1.0,) * 3)  # in [0, 1]
+                views = augment(pixels[batch["order"]], batch, (0.0,) * 3, (1.0,) * 3, size)  # in [0, 1]
                 with torch.autocast(run.device.type, run.dtype, enabled=run.dtype is not torch.float32):
                     logits.append(teacher.logits(views).half().cpu())
             drawn.append({**epoch_draws, "logits": torch.cat(logits)})
@@ -101,6 +102,7 @@ def draw_views(
     made_from = {
         "images": hashlib.sha256(images.contiguous().numpy()).hexdigest(), "teacher": record.sha256,
         "columns": teacher.columns, "rules": dataclasses.asdict(rules), "seed": seed, "batch_size": batch_size,
+        "version": protocol("fkd").version,
     }  # fmt: skip
     chunk_size = max(1, CHUNK_ROWS // count)
     stage = run.map("views", range(epochs), label, chunk_size=chunk_size, made_from=made_from, lower="a smaller teacher")

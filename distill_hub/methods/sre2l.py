@@ -193,7 +193,7 @@ def _views(images: torch.Tensor, rules: Augmentation, generator: torch.Generator
     draws = draw(rules, count, count, size, generator)
     down, right = torch.randint(round(ROLL * size) + 1, (2,), generator=generator).tolist()
     if "crop" in draws:
-        images = resized_crop(images, draws["crop"].to(images.device))
+        images = resized_crop(images, draws["crop"].to(images.device), size)
     if "flip" in draws:
         images = torch.where(draws["flip"].view(-1, 1, 1, 1).to(images.device), images.flip(3), images)
     return images.roll((down, right), (2, 3))

@@ -86,7 +86,7 @@ def main() -> None:
         artifact = load_artifact(folder, rows=False, pixels=True)
     loaded = peak()
     own = train.TrainingSet(torch.from_numpy(artifact.pixels), torch.from_numpy(artifact.labels))
-    steps(own.at(settings.image_size, accelerator.device))
+    steps(own.at(settings, accelerator.device))
     held = (artifact.pixels.nbytes + artifact.labels.nbytes + artifact.soft_labels.nbytes) / 1e6
     print(f"pixels and labels {held:.0f} MB; peak with one batch and no set {alone:.0f} MB, after writing {written:.0f} MB,")
     print(f"after loading {loaded:.0f} MB, after training {peak():.0f} MB: {peak() - held - alone:.0f} MB beyond the sum")

@@ -44,7 +44,7 @@ def main() -> None:
     for count in args.images:
         per_class = [np.flatnonzero(whole.train.labels == label)[:count] for label in range(len(whole.classes))]
         source = dataclasses.replace(whole, train=whole.train.select(np.concatenate(per_class), "train"))
-        data = TrainingSet(source.train.pixels(None, args.size), torch.from_numpy(source.train.labels)).at(args.size, "cpu")
+        data = TrainingSet(source.train.pixels(None, args.size), torch.from_numpy(source.train.labels))
         for steps in args.steps:
             settings = fit_settings(source, network, args.size)
             epochs = math.ceil(steps / math.ceil(len(source.train) / settings.batch_size))

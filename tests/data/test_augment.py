@@ -11,7 +11,6 @@ import torchvision.transforms as T
 import torchvision.transforms.functional as TF
 from scipy import stats
 
-from distill_hub.config import InputError
 from distill_hub.data.augment import Augmentation, augment, batch_of, draw
 from distill_hub.running.seeds import cpu_generator
 
@@ -148,6 +147,25 @@ def test_crops_are_torchvisions(size, tolerance):
         [TF.normalize(cropped(i / 255, c), MEAN, STD) for i, c in zip(images, draws["crop"], strict=True)]
     )
     assert (augment(images, draws, MEAN, STD) - expected).abs().max() < tolerance
+
+
+@pytest.mark.parametrize(("stored", "size"), [(256, 224), (33, 20), (24, 31)])
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0), (1.0, 1.0)])
+def test_crops_of_a_stored_image_of_another_size_are_torchvisions(stored, size, scale):
+    images = noise(8, stored)
+    draws = draw(Augmentation(crop_scale=scale), 8, 8, size, cpu_generator(0), stored_size=stored)
+    shares = (draws["crop"] * stored).double()
+    assert (shares - shares.round()).abs().max() < 1e-4  # whole pixels of the stored image
+    result = augment(images, draws, (0, 0, 0), (1, 1, 1), size)
+    for image, view, share in zip(images, result, shares, strict=True):
+        top, left, height, width = share.round().int().tolist()
+        expected = TF.resized_crop(image / 255, top, left, height, width, [size, size], antialias=True)
+        assert (view - expected).abs().max() < 2e-4
+    around = images.clone()
+    top, left, height, width = shares[0].round().int().tolist()
+    around[0] = 255 - around[0]
+    around[0, :, top : top + height, left : left + width] = images[0, :, top : top + height, left : left + width]
+    assert (augment(around, draws, (0, 0, 0), (1, 1, 1), size) - result).abs().max() < 1e-4  # nothing of its surroundings
 
 
 def test_a_crop_sees_nothing_of_what_surrounds_it():
@@ -302,9 +320,12 @@ def test_an_epoch_depends_on_its_generator_alone():
     assert (np.random.get_state()[1] == before[1]).all()
 
 
-def test_strips_that_would_not_be_equal_are_refused():
-    with pytest.raises(InputError, match="image_size: 15 cannot be used; a multiple of 2"):
-        draw(RDED, 4, 4, 15, cpu_generator(0))
+def test_pixels_that_are_over_after_equal_strips_are_cut_off():
+    rules = Augmentation(patches=2, crop_scale=(1.0, 1.0))
+    images, draws = noise(5, 15), draw(rules, 5, 5, 14, cpu_generator(0), stored_size=15)
+    result = augment(images, draws, MEAN, STD, 14)
+    assert torch.equal(result, augment(images[..., :14, :14], draws, MEAN, STD))
+    assert augment(images, draws, MEAN, STD).shape == images.shape
 
 
 def plausible(p: float) -> None:

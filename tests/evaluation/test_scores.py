@@ -105,6 +105,17 @@ def test_what_a_set_is_compared_with(make_subject):
     assert list(trials(alone, "fkd")) == ["this set"]
 
 
+def test_random_real_images_have_the_size_of_the_set_where_its_images_are_cropped_as_they_are_stored(make_subject):
+    subject = make_subject(taught=True)
+    for name, size in (("rded-soft", 16), ("sre2l", 12), ("idc-hard", 12)):
+        rules = protocol(name)
+        settings = dataclasses.replace(settings_of(subject, rules, "convnet-2"), image_size=12)  # of a set of 16 px
+        found = trials_of(subject, settings, {})
+        assert {trial.make(0).images.shape[-1] for trial in found.values()} == {size}
+        real = ranking.ranking_trials(subject, found, None)["all real images, hard labels"]
+        assert real.make(0).images.shape[-1] == size
+
+
 @pytest.fixture
 def pretended(monkeypatch, tmp_path_factory):
     """Students that reach what is written in `accuracy`, by (labels, augmented, number of images) and seed."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms import functional as tv
 
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
@@ -148,6 +149,32 @@ def test_a_teacher_labels_what_the_student_sees(name):
     assert torch.allclose(got.model(seen), hand(seen), atol=1e-4)
     variances = [torch.cat([norm.running_var for norm in norms(model)]) for model in (got.model, hand)]
     assert torch.allclose(*variances, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rded-soft", "sre2l", "fkd", "idc-hard"])
+def test_crops_are_taken_from_the_stored_image_where_the_released_code_does_it(name):
+    """RDED and SRe2L: torchvision's RandomResizedCrop(224) of the file at its 256 px; IDC scales that to 224 px first."""
+    rules = protocol(name).settings(Task(3, ("a", "b", "c"), 256, "any", "resnet-18-bn"))
+    assert rules.image_size == 224
+    rules = dataclasses.replace(rules, labels="hard", batch_size=3)
+    kept = ("crop_scale", "patches")
+    rules = dataclasses.replace(rules, augmentation=Augmentation(**{k: getattr(rules.augmentation, k) for k in kept}))
+    images, labels = stripes(3, 0, size=256)
+    images = torch.randint_like(images, 256)  # white noise, of which scaling takes most
+    ((got, draws),) = engine._batches([TrainingSet(images, labels).at(rules, "cpu")], rules, [5], 0)
+    first = F.interpolate(images, (224, 224), mode="bilinear", antialias=True) if name == "idc-hard" else images
+    side = first.shape[-1]
+    for place, row in enumerate(draws["order"].tolist()):
+        image = first[row] / 255
+        if name == "rded-soft":  # two strips of columns, then two of rows
+            for patches, axis in zip(draws["patches"][place], (2, 1), strict=True):
+                halves = image.chunk(2, axis)
+                image = torch.cat([halves[patch] for patch in patches], axis)
+        top, left, height, width = (round(side * share) for share in draws["crop"][place].tolist())
+        view = tv.resized_crop(image, top, left, height, width, [224, 224], antialias=True)
+        assert (got[place] - tv.normalize(view, rules.mean, rules.std)).abs().max() < 5e-3
+    plain = dataclasses.replace(rules, augmentation=Augmentation())
+    assert TrainingSet(images, labels).at(plain, "cpu").images.shape[-1] == 224  # without crops there is nothing to scale it
 
 
 def test_biases_and_norms_do_not_decay_where_the_protocol_says_so():

@@ -76,6 +76,24 @@ def test_every_view_is_what_its_row_says(folder, teacher, tmp_path):
     assert checked == 70 and mixed > 30
 
 
+def test_views_of_a_large_set_are_crops_of_its_images_as_they_are_stored(teacher, tmp_path, monkeypatch):
+    images = torch.randint(0, 256, (3, 3, 256, 256), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    shown = []
+    monkeypatch.setattr(teacher, "logits", lambda images: shown.append(images) or torch.zeros(len(images), 10))
+    stage, facts = draw_views(Run(tmp_path, {}), images, teacher, RECORD, epochs=1, mirrored=False, seed=0)
+    rows = {key: tensor[0] for key, tensor in stage.rows(0, 1).items()}
+    assert facts.image_size == 224
+    single = []
+    for image, crop in zip(rows["order"], rows["crop"], strict=True):
+        top, left, height, width = (round(256 * share) for share in crop.tolist())
+        single.append(tv.resized_crop(images[image] / 255, top, left, height, width, [224, 224], antialias=True))
+    for view, own, partner, box in zip(shown[0], single, rows["partner"], rows["box"], strict=True):
+        top, left, bottom, right = box
+        expected = own.clone()
+        expected[:, top:bottom, left:right] = single[partner][:, top:bottom, left:right]
+        assert (view - expected).abs().max() < 1e-3
+
+
 def short(name: str, found, **changes):
     names = (*map(str, range(9)), "ten")  # not all digits: views are mirrored
     whole = protocol(name).settings(Task(50, names, 65, "any", "convnet-2-bn", views_batch_size=found.record.batch_size))

@@ -154,7 +154,7 @@ def relabelling(scene: Scene) -> Work:
 
 def evaluation(scene: Scene) -> Work:
     settings, name = scene.settings(), scene.scale.student
-    data = TrainingSet(scene.images, scene.labels).at(scene.scale.pixels, scene.device)
+    data = TrainingSet(scene.images, scene.labels).at(settings, scene.device)
     how = {"dtype": scene.run.dtype, "compiled": scene.compiled}
 
     def train(students: int, epochs: int) -> int:
