@@ -20,6 +20,7 @@ from torch import nn
 from distill_hub.config import InputError, nearest
 from distill_hub.data.augment import LUMA, normalize
 from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
+from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.networks.build import build
 from distill_hub.networks.configs import OwnConfig, ProcessorConfig, TimmConfig, TransformersConfig
 from distill_hub.networks.folders import building, check_extent, check_loaded, check_weights, checked, read_json
@@ -27,8 +28,7 @@ from distill_hub.networks.names import TEACHER, is_own
 from distill_hub.networks.processors import inputs_of
 from distill_hub.running.files import atomic_write
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = NORMALIZATIONS["imagenet"]
 _OF_THE_NETWORK = ("fixed_input_size", "first_conv", "classifier")
 IMAGENET_TEACHER = "timm/resnet18.tv_in1k"  # torchvision's IMAGENET1K_V1 weights, the selector of CaO2
 # All that is fetched of a classifier's repository.

@@ -18,7 +18,6 @@ def main(config: Sre2lConfig) -> Path | None:
     """Recover images, label, package and score."""
     import torch
 
-    from distill_hub.evaluation.settings import is_mirrored
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
     from distill_hub.methods import sre2l
@@ -33,7 +32,11 @@ def main(config: Sre2lConfig) -> Path | None:
 
     # A batch holds each class at most once, so that its statistics can be those of all classes.
     items = [(label, index) for index in range(config.ipc) for label in range(len(names))]
-    batch = {"chunk_size": min(len(names), config.recover_batch_size), "size": setup.image_size, "flip": is_mirrored(names)}
+    batch = {
+        "chunk_size": min(len(names), config.recover_batch_size),
+        "size": setup.image_size,
+        "flip": setup.source.mirrored,
+    }
     batch |= {"made_from": setup.made_from, "lower": "a smaller --recover_batch_size"}
     recovered = sre2l.recover_set(setup.run, setup.teacher, names, items, objective, config, **batch)
     by_class = [index * len(names) + label for label in range(len(names)) for index in range(config.ipc)]

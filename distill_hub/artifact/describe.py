@@ -143,6 +143,8 @@ def source_record(source: Source) -> SourceRecord:
         test_fraction=source.test_fraction,
         train_images=len(source.train),
         test_images=len(source.test),
+        mirrored=source.mirrored,
+        normalization=source.normalization,
         license=source.license,
         bibtex=SOURCES.get(source.hub_id or source.name),
     )

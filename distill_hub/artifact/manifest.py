@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from distill_hub.config import InputError
-from distill_hub.data.known import FITTED
+from distill_hub.data.known import FITTED, KNOWN, Normalization
 from distill_hub.kinds import is_path, local_name
 from distill_hub.parsing import read_file, read_json
 from distill_hub.running.files import slug
@@ -115,8 +115,15 @@ class SourceRecord(Record):
     test_fraction: Share = 0.0  # share of the training split held out when the source has no test split
     train_images: Count
     test_images: Count
+    mirrored: bool | None = None  # whether a mirrored image still shows its class; None: older versions had no choice
+    normalization: Normalization | None = None  # of images of at most 64 px, see `data.known.NORMALIZATIONS`; None: as above
     license: str | None = None
     bibtex: str | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it lies on its author's machine: also where it is called as a known source, which the Hub has."""
+        return self.hub_id is None and (self.name not in KNOWN or KNOWN[self.name].hub_id is not None)
 
 
 class ModelRecord(Record):

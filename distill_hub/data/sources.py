@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
@@ -20,7 +20,7 @@ from distill_hub.data.classes import SourceClass, imagenet_classes, is_imagenet
 from distill_hub.data.folders import LeftOut, left_out_line, list_folder, read_inside
 from distill_hub.data.image_folder import open_image_folder
 from distill_hub.data.images import READABLE
-from distill_hub.data.known import KNOWN, check_source
+from distill_hub.data.known import KNOWN, Normalization, check_source, known_by_id
 from distill_hub.data.rows import Choose, Opened, Rows
 from distill_hub.data.rows import image_column as find_image_column
 from distill_hub.data.rows import label_column as find_label_column
@@ -49,6 +49,8 @@ class Source:
     config: str | None = None  # its configuration, where one was named
     license: str | None = None
     test_fraction: float = 0.0
+    mirrored: bool = True  # whether a mirrored image still shows its class
+    normalization: Normalization = "imagenet"  # of images of at most 64 px
 
     @property
     def class_names(self) -> list[str]:
@@ -87,6 +89,8 @@ def load_source(
     image_column: str | None = None,
     label_column: str | None = None,
     test_fraction: float = 0.0,
+    mirrored: Literal["yes", "no"] | None = None,
+    normalization: Normalization | None = None,
 ) -> Source:
     """Load a real dataset, and say on the main process what of it is not used.
 
@@ -99,12 +103,16 @@ def load_source(
         image_column: Name of the image column; default: the known one, or the only column of images.
         label_column: Name of the label column; default: the known one, or the only ClassLabel.
         test_fraction: Share of the training split held out, stratified with seed 0, when there is no test split.
+        mirrored: Whether a mirrored image still shows its class; default: as known of the dataset, else yes, unless all
+            classes are called by numbers: that does not tell.
+        normalization: Of images of at most 64 px; default: as known of the dataset, else ImageNet's.
 
     Raises:
         InputError: For a source, configuration, column or split that does not exist, or one that would be a guess.
     """
     check_source(source)
     known = KNOWN.get(source)
+    source_config = source_config or (known and known.config)
 
     def choose(splits: Sequence[str]) -> list[str]:
         train = _train_split(source, splits, train_split, test_fraction)
@@ -126,6 +134,11 @@ def load_source(
     train, test = (*opened.splits, None)[:2]
     rows = opened.splits[train]
     classes = _classes(*_names(source, rows), known.wnids if known else None)
+    hub_id = known.hub_id if known else (source if opened.commit else None)
+    identity = known or known_by_id(hub_id)
+    shows_mirrored = mirrored == "yes"
+    if mirrored is None:
+        shows_mirrored = identity.mirrored if identity else _is_mirrored(source, classes)
     training, left_out = _split(source, train, rows, classes, opened), dict(opened.left_out)
     if test is None:
         if len(alone := np.flatnonzero(np.bincount(training.labels) == 1)):
@@ -144,11 +157,13 @@ def load_source(
         test=testing,
         classes=classes,
         label_column=opened.label_column,
-        hub_id=known.hub_id if known else (source if opened.commit else None),
+        hub_id=hub_id,
         revision=opened.commit,
         config=source_config,
         license=known.license if known else None,
         test_fraction=test_fraction if test is None else 0.0,
+        mirrored=shows_mirrored,
+        normalization=normalization or (identity.normalization if identity else "imagenet"),
     )
     _say(result, left_out)
     return result
@@ -286,6 +301,22 @@ def _classes(names: Sequence[str], values: Sequence, wnids: Sequence[str] | None
         return [SourceClass(unique[i], i, known[i]) for i in (known.index(wnid) for wnid in wnids or known)]
     is_wnid = re.compile(r"n\d{8}").fullmatch
     return [SourceClass(n, v, n if is_wnid(n) else None) for n, v in zip(names, values, strict=True)]
+
+
+def _is_mirrored(source: str, classes: Sequence[SourceClass]) -> bool:
+    """Return whether mirrored images still show their classes, where nothing is known of the dataset.
+
+    Raises:
+        InputError: When the classes may be digits, which they do not, or numbered things, which they do.
+    """
+    if not all(c.name.isdigit() for c in classes):
+        return True
+    called = ", ".join(c.name for c in classes[:3])
+    valid = (
+        f"the classes of {source} are called by numbers ({called}, ...); pass --mirrored no if they are digits, yes if a "
+        "mirrored image still shows its class"
+    )
+    raise InputError("mirrored", None, valid)
 
 
 def _split(source: str, name: str, rows: Rows, classes: Sequence[SourceClass], opened: Opened) -> Split:

@@ -271,7 +271,7 @@ PROTOCOLS = {
     known.name: known
     for known in (
         Protocol("quick", 2, _quick, "hard", standard=False),
-        Protocol("idc-hard", 1, _idc_hard, "hard"),
+        Protocol("idc-hard", 2, _idc_hard, "hard"),
         Protocol("rded-soft", 2, _rded_soft, "teacher"),
         Protocol("kd", 2, _kd, "soft"),
         Protocol("fkd", 2, _fkd, "views"),

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from distill_hub.artifact.manifest import Manifest, ModelRecord
 from distill_hub.artifact.records import Comparison, EvaluationRecord
 from distill_hub.artifact.views import Views, open_views
 from distill_hub.config import InputError
+from distill_hub.data.known import Normalization
 from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.plan import expect_students
@@ -122,6 +124,8 @@ class DistilledSet(Artifact):
         train_split: str | None = None,
         test_split: str | None = None,
         test_fraction: float = 0.0,
+        mirrored: Literal["yes", "no"] | None = None,
+        normalization: Normalization | None = None,
         deliver: Callable[[list[Comparison]], None] | None = None,
         **training,
     ) -> list[Comparison]:
@@ -136,6 +140,8 @@ class DistilledSet(Artifact):
             train_split: Of `source`; default: as recorded.
             test_split: Of `source`; default: as recorded.
             test_fraction: Of `source`; default: as recorded.
+            mirrored: Whether mirrored images of `source` still show their classes; default: as recorded.
+            normalization: Of `source`; default: as recorded.
             deliver: See `evaluate`.
             **training: `protocol`, `students`, `repeats`, ...; see `Request`.
 
@@ -153,17 +159,10 @@ class DistilledSet(Artifact):
         claims = [record for record in self.evaluations if record.submitted_by is None]
         jobs = _jobs(self.location, claims, self.pixels.shape[-1], len(manifest.classes), how)
         real, places = real_source(
-            manifest,
-            published=self.revision is not None,
-            source=source,
-            source_revision=source_revision,
-            source_config=source_config,
-            image_column=image_column,
-            label_column=label_column,
-            train_split=train_split,
-            test_split=test_split,
-            test_fraction=test_fraction,
-        )
+            manifest, published=self.revision is not None, source=source, source_revision=source_revision,
+            source_config=source_config, image_column=image_column, label_column=label_column, train_split=train_split,
+            test_split=test_split, test_fraction=test_fraction, mirrored=mirrored, normalization=normalization,
+        )  # fmt: skip
         wanted = any(job.rules.labels == "views" for job in jobs)
         views = open_views(find(self.location, self.revision), manifest) if wanted and manifest.views else None
         images = torch.from_numpy(self.pixels)
@@ -206,6 +205,8 @@ def evaluate(
     train_split: str | None = None,
     test_split: str | None = None,
     test_fraction: float = 0.0,
+    mirrored: Literal["yes", "no"] | None = None,
+    normalization: Normalization | None = None,
     set_image_column: str | None = None,
     set_label_column: str | None = None,
     classes: str | None = None,
@@ -227,13 +228,15 @@ def evaluate(
         location: Folder, or NAMESPACE/NAME on the Hub; or what `artifact.find.find` found there.
         revision: Branch, tag or commit on the Hub. The commit it stands for is looked up first, so no cache can answer.
         source: The real dataset; needed for a set that was made elsewhere.
-        source_revision: Of `source`; default, as of the next six: for a set in this format, as recorded.
+        source_revision: Of `source`; default, as of the next eight: for a set in this format, as recorded.
         source_config: Of `source`.
         image_column: Of `source`.
         label_column: Of `source`.
         train_split: Of `source`.
         test_split: Of `source`.
         test_fraction: Of `source`.
+        mirrored: Whether mirrored images of `source` still show their classes.
+        normalization: Of `source`.
         set_image_column: Of a set made elsewhere, as all that follow down to `label_kind`; see `foreign.read`.
         set_label_column: Its label column.
         classes: Its classes.
@@ -259,6 +262,7 @@ def evaluate(
     real = {
         "source_revision": source_revision, "source_config": source_config, "image_column": image_column,
         "label_column": label_column, "train_split": train_split, "test_split": test_split, "test_fraction": test_fraction,
+        "mirrored": mirrored, "normalization": normalization,
     }  # fmt: skip
     columns = {"set_image_column": set_image_column, "set_label_column": set_label_column}
     pixels = {"image_size": image_size, "mean": mean, "std": std, "pixel_range": pixel_range, "max_clipped": max_clipped}
@@ -332,7 +336,7 @@ def _measure(
         "content_sha256": given.content_sha256,
         "label_temperature": temperature,
         "views_sha256": given.views.record.sha256 if given.views else None,
-        "source": [real.name, real.revision or real.fingerprint, real.test.fingerprint],
+        "source": [real.name, real.revision or real.fingerprint, real.test.fingerprint, real.mirrored, real.normalization],
         "jobs": [[job.rules.name, job.rules.version, job.student, list(job.seeds), job.claim is None] for job in jobs],
         "teachers": [record.sha256 if record else None for record in recorded],
         "how": dataclasses.asdict(how),

@@ -14,12 +14,12 @@ from distill_hub.artifact.manifest import EnvironmentRecord, Manifest, now
 from distill_hub.artifact.records import OWN, RANDOM, EvaluationRecord, Score
 from distill_hub.artifact.views import Views
 from distill_hub.config import InputError
+from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet, resized, train_students
 from distill_hub.networks.build import check_student
-from distill_hub.running.files import slug
 from distill_hub.running.run import Run
 
 
@@ -56,14 +56,15 @@ def settings_of(subject: Subject, rules: Protocol, student: str) -> Settings:
     Raises:
         InputError: When the last batch of an epoch is one image, and the student cannot be trained on one.
     """
-    own = subject.own
+    own, source = subject.own, subject.test.source
     views = own.views.record if rules.labels == "views" else None
     settings = rules.settings(
         Task(
             images=len(own.images),
-            class_names=tuple(c.name for c in subject.test.classes),
+            classes=len(subject.test.classes),
             image_size=views.image_size if views else own.images.shape[-1],
-            source=slug(subject.test.source.name),
+            mirrored=source.mirrored,
+            normalization=NORMALIZATIONS[source.normalization],
             student=student,
             teacher=subject.teacher_record.architecture if subject.teacher_record else None,
             views_batch_size=views.batch_size if views else None,

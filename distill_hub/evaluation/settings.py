@@ -2,29 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from distill_hub.classifiers import IMAGENET_MEAN, IMAGENET_STD
 from distill_hub.data.augment import Augmentation
-
-RGB = tuple[float, float, float]
-# Mean and standard deviation of small images, by source (IDC's data.py; Tiny-ImageNet: SRe2L's). Others: ImageNet's.
-_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-SMALL_IMAGES: dict[str, tuple[RGB, RGB]] = {
-    "cifar10": _CIFAR,
-    "cifar100": _CIFAR,
-    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    "mnist": ((0.1307,) * 3, (0.3081,) * 3),
-    "fashion-mnist": ((0.2861,) * 3, (0.3530,) * 3),
-    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
-}
-
-
-def is_mirrored(class_names: Iterable[str]) -> bool:
-    """Return whether a mirrored image still shows its class: not where all classes are digits (IDC: SVHN and MNIST)."""
-    return not all(name.isdigit() for name in class_names)
+from distill_hub.data.known import RGB
 
 
 @dataclass(frozen=True)
@@ -32,33 +15,19 @@ class Task:
     """What the settings of a training depend on, beside the protocol."""
 
     images: int  # N, of the set
-    class_names: tuple[str, ...]
+    classes: int  # C
     image_size: int  # side in pixels, as the set has it
-    source: str  # name of the real dataset
+    mirrored: bool  # whether training may mirror the images
+    normalization: tuple[RGB, RGB]  # mean and standard deviation per channel of images of at most 64 px
     student: str  # as `networks.build` knows it
     teacher: str | None = None  # architecture, for labels made online
     views_batch_size: int | None = None  # of the set's stored views
     label_temperature: float | None = None  # at which the set's method used its soft labels
 
     @property
-    def classes(self) -> int:
-        """Number of classes, C."""
-        return len(self.class_names)
-
-    @property
     def ipc(self) -> int:
         """Images per class; of a set with unequal classes their mean, rounded."""
         return max(1, round(self.images / self.classes))
-
-    @property
-    def mirrored(self) -> bool:
-        """Whether training may mirror the images."""
-        return is_mirrored(self.class_names)
-
-    @property
-    def normalization(self) -> tuple[RGB, RGB]:
-        """Mean and standard deviation per channel of images of at most 64 px."""
-        return SMALL_IMAGES.get(self.source, (IMAGENET_MEAN, IMAGENET_STD))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from distill_hub.artifact.manifest import Manifest, ModelRecord
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, match_classes
-from distill_hub.data.known import KNOWN
+from distill_hub.data.known import KNOWN, known_by_id
 from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.kinds import Kind, PositiveFloat
@@ -146,10 +146,12 @@ def real_source(manifest: Manifest, *, published: bool, source: str | None = Non
         InputError: When it cannot be loaded, or does not know a class.
     """
     known = manifest.source
-    is_folder = known.name not in KNOWN and known.hub_id is None
-    if source is None and is_folder and (published or not os.path.exists(known.name)):
+    # What lies in a folder that is called as a known source is not that one.
+    if source is None and known.is_folder and (published or known.name in KNOWN or not os.path.exists(known.name)):
         valid = f"the set was made from a folder of its author's ({known.name}); pass --source with the real dataset"
         raise InputError("source", None, valid)
+    identity = known_by_id(known.hub_id)  # wherever its images lie now
+    mirrored = identity.mirrored if identity and known.mirrored is None else known.mirrored
     recorded = {
         "source_revision": None if source else known.revision,
         "source_config": None if source else known.config,
@@ -158,6 +160,8 @@ def real_source(manifest: Manifest, *, published: bool, source: str | None = Non
         "train_split": known.train_split,
         "test_split": None if known.test_fraction else known.test_split,
         "test_fraction": known.test_fraction,
+        "mirrored": {True: "yes", False: "no", None: None}[mirrored],
+        "normalization": known.normalization or (identity and identity.normalization),
     }
     real = load_source(source or known.name, **{name: overrides.get(name) or value for name, value in recorded.items()})
     own = [SourceClass(c.name, c.source_index, c.wnid) for c in manifest.classes]

@@ -18,7 +18,7 @@ from distill_hub.classifiers import (
     save_network,
 )
 from distill_hub.config import InputError
-from distill_hub.data.known import FITTED
+from distill_hub.data.known import FITTED, NORMALIZATIONS
 from distill_hub.data.sources import Source, fit_folder
 from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.protocols import protocol
@@ -148,7 +148,8 @@ def fit_settings(source: Source, network: str, size: int, epochs: int | None = N
         epochs: Default: 10, or as many as a step per image takes where that is more, but at least 200 steps and at most 600.
     """
     count = len(source.train)
-    settings = protocol("quick").settings(Task(count, tuple(source.class_names), size, source.name, network))
+    task = Task(count, len(source.classes), size, source.mirrored, NORMALIZATIONS[source.normalization], network)
+    settings = protocol("quick").settings(task)
     steps = min(600, max(200, count))
     epochs = epochs or max(10, math.ceil(steps / math.ceil(count / settings.batch_size)))
     return dataclasses.replace(settings, epochs=epochs, looks=())

@@ -12,10 +12,9 @@ from distill_hub.artifact.manifest import Manifest, SourceRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
-from distill_hub.data.known import FITTED, KNOWN
+from distill_hub.data.known import FITTED
 from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.scores import in_words, measure, score_table, settings_of, trials_of
-from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.subject import Subject, label_temperature
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, store_views
@@ -98,8 +97,8 @@ def package_and_score(
     manifest = Manifest.read(folder / "manifest.json")
     images = stage.rows(0, len(stage), "images")["images"]
     if epochs := setup.view_epochs:
-        mirrored = is_mirrored(manifest.class_names)
-        drawn = draw_views(run, images, teacher, manifest.teacher, epochs=epochs, mirrored=mirrored, seed=manifest.seed)
+        how = {"epochs": epochs, "mirrored": setup.source.mirrored, "seed": manifest.seed}
+        drawn = draw_views(run, images, teacher, manifest.teacher, **how)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
         manifest = Manifest.read(folder / "manifest.json")
     rules = setup.protocol
@@ -146,7 +145,7 @@ def next_step(folder: Path, source: SourceRecord, location: str) -> str:
         location: Where it lies here.
     """
     place = typed(folder)
-    real = "" if source.hub_id or source.name in KNOWN else f" --source {typed(location)}"
+    real = f" --source {typed(location)}" if source.is_folder else ""
     return f"Next: `distill-hub evaluate {place}{real}` scores it again, `distill-hub push {place}` publishes it"
 
 

@@ -26,6 +26,7 @@ from distill_hub.artifact.manifest import EnvironmentRecord, now
 from distill_hub.classifiers import Classifier, find_head, save_network
 from distill_hub.config import InputError, resolved, words
 from distill_hub.data.augment import Augmentation, augment, batch_of, draw
+from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.data.sources import Source
 from distill_hub.evaluation.settings import Task
 from distill_hub.evaluation.subject import HeldOut
@@ -37,7 +38,7 @@ from distill_hub.options.shared import SourceOptions
 from distill_hub.publishing.classifier import classifier_card
 from distill_hub.running.console import progress
 from distill_hub.running.dry_run import open_run
-from distill_hub.running.files import STATE, atomic_write, folder_name, slug
+from distill_hub.running.files import STATE, atomic_write, folder_name
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
@@ -61,7 +62,8 @@ def classifier_task(config: FitClassifierConfig, source: Source) -> Task:
     check_student(network, len(source.classes), size, field="network")
     with torch.device("meta"):
         find_head(build(network, len(source.classes), size), len(source.classes), network, field="network")
-    return Task(len(source.train), tuple(source.class_names), size, slug(source.name), network)
+    normalization = NORMALIZATIONS[source.normalization]
+    return Task(len(source.train), len(source.classes), size, source.mirrored, normalization, network)
 
 
 def augmentation(task: Task) -> Augmentation:

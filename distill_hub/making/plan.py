@@ -11,7 +11,6 @@ from distill_hub.artifact.describe import rows, soft_labels
 from distill_hub.artifact.package import encode_image
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.scores import settings_of, trials_of
-from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, predicted_bytes
@@ -40,8 +39,7 @@ def expect_rest(setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[in
     rules = setup.protocol
     own = TrainingSet(images, torch.tensor(labels), soft_labels(stage) if rules.labels == "soft" else None)
     if epochs := setup.view_epochs:
-        mirrored = is_mirrored(setup.source.class_names)
-        how = {"epochs": epochs, "mirrored": mirrored, "seed": config.seed}
+        how = {"epochs": epochs, "mirrored": setup.source.mirrored, "seed": config.seed}
         _, facts = draw_views(run, images, setup.teacher, setup.teacher_record, **how)
         run.expect("store views", epochs, 0.0, predicted_bytes(count, epochs, classes, facts.batch_size), is_published=True)
         own = dataclasses.replace(own, views=SimpleNamespace(record=facts))

@@ -5,7 +5,6 @@ import torch
 from distill_hub.artifact.find import Found
 from distill_hub.artifact.load import read_artifact
 from distill_hub.config import options
-from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.evaluation.subject import HeldOut, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.views import draw_views, store_views
@@ -46,7 +45,7 @@ def relabel(found: Found, config: RelabelConfig) -> None:
         )  # fmt: skip
         drawn = draw_views(
             run, images, teacher, record,
-            epochs=config.epochs, mirrored=is_mirrored(manifest.class_names), seed=config.seed, batch_size=config.batch_size,
+            epochs=config.epochs, mirrored=real.mirrored, seed=config.seed, batch_size=config.batch_size,
         )  # fmt: skip
         if run.is_dry:
             return

@@ -253,19 +253,22 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     """Return the settings that say where real images and networks lie: as pinned by the record, or as named now."""
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
-    folders = {} if known.name in KNOWN or known.hub_id else {"source": known.name}
+    folders = {"source": known.name} if known.is_folder else {}
     for field in ("generator", "vae", "teacher"):
         name = str(recorded.get(field) or "auto")
         if is_path(name) or (name != "auto" and "/" not in name):  # as ids on the Hub and names of timm have it
             folders[field] = name
     for field, name in folders.items():
-        if not getattr(config, field) and (published or not os.path.exists(name)):
+        if not getattr(config, field) and (published or name in KNOWN or not os.path.exists(name)):
             valid = f"it is a folder of whoever made the set; pass --{field} with the folder that holds the same here"
             raise InputError(field, name, valid)
     if config.source:
         settings = {"source_revision": None, "source_config": None, **settings}  # recorded ones are of another place
     elif known.revision:
         settings.setdefault("source_revision", known.revision)
+    if (config.source or known.name not in KNOWN) and known.mirrored is not None:  # its place does not tell what it is
+        own = {"mirrored": "yes" if known.mirrored else "no", "normalization": known.normalization}
+        settings = {**own, **settings}
     if config.generator:
         if generator is None:
             raise InputError("generator", config.generator, "the set was made without one")

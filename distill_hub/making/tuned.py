@@ -12,7 +12,6 @@ import torch
 from distill_hub.artifact.describe import generator_record, source_record
 from distill_hub.artifact.manifest import EnvironmentRecord, TuningRecord, method_record, now
 from distill_hub.config import InputError, options, resolved
-from distill_hub.evaluation.settings import is_mirrored
 from distill_hub.generators.difffit import save
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import TUNING
@@ -52,13 +51,13 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
         return setup
     micro_batch_size = check(config, source.class_names, labels, run.accelerator)
     folder = run.output_dir / "generator"
-    identity = {"generator": setup.generator_record.sha256, "source": source.fingerprint}
+    weights = setup.generator_record.sha256
+    identity = {"generator": weights, "source": source.fingerprint, "mirrored": source.mirrored}
     done = run.state("tuned", {**identity, "settings": settings, "class_ids": setup.class_ids}) / "done"
     pipeline, features = setup.generator.facts.folder, setup.generator.facts.timestep_features
     if not run.agree(done.exists() and folder.exists()):
-        batch_size = config.encode_batch_size
-        mirrored = is_mirrored(source.class_names)
-        encoded = encode(run, setup.generator, source, mirrored=mirrored, batch_size=batch_size, made_from=identity)
+        how = {"mirrored": source.mirrored, "batch_size": config.encode_batch_size, "made_from": identity}
+        encoded = encode(run, setup.generator, source, **how)
         tuning = Tuning(
             run,
             DiTGenerator.from_pretrained(str(pipeline), device=run.device, timestep_features=features),  # in float32
@@ -101,6 +100,9 @@ def _refuse_other(setup: GeneratorSetup, method: str, settings: Mapping[str, Any
         valid = f"it was tuned with {tuning.method.name}, not {method}; name the generator it came from"
         raise InputError("generator", location, valid)
     before = tuning.method.config
+    if tuning.source.mirrored is not None:  # a record without it is older than the choice
+        before = {**before, "mirrored": tuning.source.mirrored}
+        settings = {**settings, "mirrored": setup.source.mirrored}
     for name in sorted(before.keys() | settings.keys()):
         if before.get(name) != settings.get(name):
             valid = f"it was tuned with {name} {before.get(name)}, not {settings.get(name)}; name the generator it came from"

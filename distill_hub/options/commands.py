@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill_hub.config import InputError, argument, option
+from distill_hub.data.known import Normalization
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, check_vae, split_students
 from distill_hub.options.shared import DRY_RUN_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
@@ -64,6 +65,12 @@ class RealOptions:
     train_split: str | None = option(None, "name of its training split, when it is not train")
     test_split: str | None = option(None, "name of its test split, when it cannot be detected")
     test_fraction: Fraction = option(0.0, "hold out this share of its training split (seeded) as test split")
+    mirrored: Literal["yes", "no"] | None = option(
+        None, "whether a mirrored image still shows its class; default: as recorded or known"
+    )
+    normalization: Normalization | None = option(
+        None, "mean and deviation of its images of at most 64 px; default: as recorded or known, else imagenet"
+    )
 
     def check_settings(self) -> None:
         """Refuse a source that does not exist."""

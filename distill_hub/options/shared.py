@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill_hub.config import option
+from distill_hub.data.known import Normalization
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, check_vae, split_students
 
@@ -35,6 +36,14 @@ class SourceOptions:
     test_split: str | None = option(None, "name of the test split, when it cannot be detected")
     test_fraction: Fraction = option(
         0.0, "hold out this share of the training split (seeded) when there is no test split", common=True
+    )
+    mirrored: Literal["yes", "no"] | None = option(
+        None,
+        "whether a mirrored image still shows its class, as a digit does not; default: as known of the dataset, else yes; "
+        "needed where all classes are called by numbers",
+    )
+    normalization: Normalization | None = option(
+        None, "mean and deviation of images of at most 64 px; default: as known of the dataset, else imagenet"
     )
 
     def check_settings(self) -> None:

@@ -19,7 +19,6 @@ from distill_hub.artifact.manifest import Manifest, SourceRecord, model_name, so
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
 from distill_hub.artifact.views import view_features
-from distill_hub.data.known import KNOWN
 from distill_hub.hub import address, page_of
 from distill_hub.publishing.markdown import code, fenced, link, one_line, plain
 from distill_hub.running.console import duration, size_text
@@ -145,7 +144,7 @@ def _source_link(source: SourceRecord) -> str:
 
 def source_argument(source: SourceRecord) -> str:
     """Return what a reader passes as --source."""
-    return source.name if source.hub_id or source.name in KNOWN else f"path/to/{slug(source.name)}"
+    return source.name if not source.is_folder else f"path/to/{slug(source.name)}"
 
 
 def test_split(source: SourceRecord) -> str:

@@ -20,6 +20,7 @@ import torch
 from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, SourceRecord
 from distill_hub.artifact.package import write_artifact
+from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation import train
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Task
@@ -70,7 +71,7 @@ def main() -> None:
     batches = train._batches
     train._batches = lambda *rest: itertools.islice(batches(*rest), args.batches)
     settings = protocol("idc-hard").settings(
-        Task(args.classes * args.ipc, tuple(names), args.image_size, "none", "resnet-18")
+        Task(args.classes * args.ipc, args.classes, args.image_size, True, NORMALIZATIONS["imagenet"], "resnet-18")
     )
     settings = dataclasses.replace(settings, epochs=1, looks=())
 

@@ -14,7 +14,8 @@ for name, options in json.loads(sys.argv[1]):
     try:
         source = load_source(name, **options)
         reds = [split.pixels(None, 8)[:, 0, 0, 0].tolist() for split in (source.train, source.test)]
-        print(json.dumps([source.class_names, *reds, source.config, source.revision]))
+        how = [source.mirrored, source.normalization]
+        print(json.dumps([source.class_names, *reds, source.config, source.revision, *how]))
     except InputError as error:
         print(json.dumps(str(error)))
 """
@@ -55,6 +56,18 @@ REPOS = {
             for split, first in (("train", k), ("test", k + 10))
         },
     },
+    "ufldl-stanford/svhn": {
+        "README.md": CARD.format("full_numbers", "cropped_digits").encode(),
+        **{
+            f"{name}/{split}-00000-of-00001.parquet": stored("01", first)
+            for name, k in (("full_numbers", 0), ("cropped_digits", 20))
+            for split, first in (("train", k), ("test", k + 10))
+        },
+    },
+    **{
+        repo: {f"data/{s}-00000-of-00001.parquet": stored(names) for s in ("train", "test")}
+        for repo, names in (("uoft-cs/cifar10", "ab"), ("org/cifar10", "ab"), ("org/numbers", "01"))
+    },
     "org/folders": {f"{name}/{split}.parquet": stored("ab") for name in ("small", "large") for split in ("train", "test")},
 }  # fmt: skip
 CALLS = {
@@ -65,6 +78,12 @@ CALLS = {
     "large": ("org/configs", {"source_config": "large"}),
     "huge": ("org/configs", {"source_config": "huge"}),
     "folders": ("org/folders", {}),
+    "SVHN by name": ("svhn", {}),
+    "SVHN by id": ("ufldl-stanford/svhn", {"source_config": "cropped_digits"}),
+    "CIFAR-10": ("uoft-cs/cifar10", {}),
+    "a copy": ("org/cifar10", {}),
+    "numbers": ("org/numbers", {}),
+    "things": ("org/numbers", {"mirrored": "yes", "normalization": "mnist"}),
     "nowhere": ("org/nowhere", {}),
 }
 
@@ -84,7 +103,7 @@ def answers(hub, tmp_path_factory):
 
 
 def test_a_class_called_like_a_split_leaks_nothing(hub, answers):
-    classes, train, test, config, revision = answers["splits"]
+    classes, train, test, config, revision, *_ = answers["splits"]
     assert classes == ["bus", "car", "train"] and config is None and revision == hub.repos["org/splits"].head().sha
     assert sorted(train) == [0, 1, 2, 10, 11, 12, 20, 21, 22] and sorted(test) == [100, 101, 110, 111, 120, 121]
 
@@ -107,6 +126,16 @@ def test_one_of_several_configurations_is_named(answers):
 
 def test_tables_in_folders_that_may_be_configurations_are_not_joined(answers):
     assert "its tables lie in large, small" in answers["folders"]
+
+
+def test_what_is_known_of_a_dataset_hangs_on_its_id(answers):
+    assert answers["SVHN by name"] == answers["SVHN by id"]
+    assert answers["SVHN by name"][:4] == [["0", "1"], [20, 21, 22, 23], [30, 31, 32, 33], "cropped_digits"]
+    assert answers["SVHN by name"][5:] == [False, "svhn"]
+    assert answers["CIFAR-10"][5:] == [True, "cifar"]
+    assert answers["a copy"][5:] == [True, "imagenet"]
+    assert answers["numbers"].startswith("mirrored: ") and "--mirrored no if they are digits" in answers["numbers"]
+    assert answers["things"][5:] == [True, "mnist"]
 
 
 def test_a_dataset_that_is_not_there_is_one_line(answers):

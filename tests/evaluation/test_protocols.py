@@ -7,8 +7,9 @@ import torch
 
 from distill_hub.config import InputError
 from distill_hub.data.augment import Augmentation
+from distill_hub.data.known import KNOWN, NORMALIZATIONS
 from distill_hub.evaluation.protocols import FKD_EPOCHS, PROTOCOLS, fkd_batch_size, idc_epochs, protocol
-from distill_hub.evaluation.settings import Settings, Task, is_mirrored, learning_rate
+from distill_hub.evaluation.settings import Settings, Task, learning_rate
 from distill_hub.options.shared import EvaluationOptions
 
 IPCS = (1, 10, 20, 50, 100)
@@ -16,11 +17,10 @@ CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def settings(
-    name, *, ipc=10, classes=10, size=224, student="resnet-18-bn", source="imagewoof", names=None, **task
-) -> Settings:
-    names = names or [f"class-{i}" for i in range(classes)]
-    return protocol(name).settings(Task(ipc * classes, tuple(names), size, source, student, **task))
+def settings(name, *, ipc=10, classes=10, size=224, student="resnet-18-bn", source="imagewoof", **task) -> Settings:
+    known = KNOWN[source]
+    how = {"mirrored": known.mirrored, "normalization": NORMALIZATIONS[known.normalization]}
+    return protocol(name).settings(Task(ipc * classes, classes, size, student=student, **how, **task))
 
 
 def test_the_protocols_are_those_the_options_name():
@@ -79,10 +79,10 @@ def test_idc_hard_on_small_images(source, classes, ipc):
 
 
 def test_digits_are_not_mirrored():
-    digits = [str(d) for d in range(10)]
-    assert not is_mirrored(digits) and is_mirrored(["0", "cat"])
     for name in PROTOCOLS:
-        assert not settings(name, size=32, source="svhn", names=digits).augmentation.flip
+        for source in ("digits", "mnist", "svhn"):
+            assert not settings(name, size=32, source=source).augmentation.flip
+        assert settings(name, size=32, source="fashion-mnist").augmentation.flip or name == "quick"
 
 
 @pytest.mark.parametrize("ipc", IPCS)
@@ -178,7 +178,7 @@ def test_sre2l_on_tiny_imagenet():
     ("images", "epochs", "looks"), [(10, 100, 5), (100, 50, 5), (5000, 1, 1), (60, 50, 5), (1000, 5, 5)]
 )
 def test_quick_takes_about_a_hundred_steps(images, epochs, looks):
-    got = protocol("quick").settings(Task(images, ("a", "b"), 16, "digits", "convnet-2"))
+    got = protocol("quick").settings(Task(images, 2, 16, True, IMAGENET, "convnet-2"))
     assert got.epochs == epochs and len(got.looks) == looks and got.looks[-1] == epochs
 
 
@@ -256,5 +256,5 @@ def test_a_resnet_18_with_instance_norm_is_no_student_of_protocols_with_batchnor
 
 
 def test_an_uneven_set_counts_by_its_mean():
-    assert Task(29, ("a", "b", "c"), 32, "s", "x").ipc == 10
-    assert Task(1, ("a", "b", "c"), 32, "s", "x").ipc == 1
+    assert Task(29, 3, 32, True, IMAGENET, "x").ipc == 10
+    assert Task(1, 3, 32, True, IMAGENET, "x").ipc == 1

@@ -180,7 +180,7 @@ def test_the_table_shows_last_before_best_and_marks_what_is_not_of_the_literatur
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(score_table(records, 3))
     rows = [line for line in console.export_text().splitlines() if "this set" in line]
-    assert "quick v2 (non-standard)" in rows[0] and "idc-hard v1 " in rows[1] and "non-standard" not in rows[1]
+    assert "quick v2 (non-standard)" in rows[0] and "idc-hard v2 " in rows[1] and "non-standard" not in rows[1]
     assert rows[0].index("50.5 ± 0.7") < rows[0].index("60.0")
 
 

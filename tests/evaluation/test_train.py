@@ -14,6 +14,7 @@ from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.augment import Augmentation, augment, batch_of, draw, normalize
 from distill_hub.data.classes import SourceClass
+from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation import train as engine
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Settings, Task, learning_rate
@@ -52,8 +53,7 @@ def training_set(count: int = 14, seed: int = 0) -> TrainingSet:
 
 def settings(name: str = "idc-hard", **changes) -> Settings:
     """Settings of a protocol on 14 images of 16 pixels, cut short."""
-    names = tuple(f"class-{i}" for i in range(CLASSES))
-    whole = protocol(name).settings(Task(14, names, 16, "any", "convnet-2"))
+    whole = protocol(name).settings(Task(14, CLASSES, 16, True, NORMALIZATIONS["imagenet"], "convnet-2"))
     return dataclasses.replace(whole, **{"epochs": 3, "batch_size": 5, "looks": (1, 2, 3), **changes})
 
 
@@ -154,7 +154,7 @@ def test_a_teacher_labels_what_the_student_sees(name):
 @pytest.mark.parametrize("name", ["rded-soft", "sre2l", "fkd", "idc-hard"])
 def test_crops_are_taken_from_the_stored_image_where_the_released_code_does_it(name):
     """RDED and SRe2L: torchvision's RandomResizedCrop(224) of the file at its 256 px; IDC scales that to 224 px first."""
-    rules = protocol(name).settings(Task(3, ("a", "b", "c"), 256, "any", "resnet-18-bn"))
+    rules = protocol(name).settings(Task(3, 3, 256, True, NORMALIZATIONS["imagenet"], "resnet-18-bn"))
     assert rules.image_size == 224
     rules = dataclasses.replace(rules, labels="hard", batch_size=3)
     kept = ("crop_scale", "patches")

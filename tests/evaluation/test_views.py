@@ -17,6 +17,7 @@ from distill_hub.artifact.manifest import Manifest, ModelRecord
 from distill_hub.artifact.views import open_views
 from distill_hub.classifiers import Classifier, save_network
 from distill_hub.cli import main
+from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation import reevaluate, scores, views
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Task
@@ -95,8 +96,8 @@ def test_views_of_a_large_set_are_crops_of_its_images_as_they_are_stored(teacher
 
 
 def short(name: str, found, **changes):
-    names = (*map(str, range(9)), "ten")  # not all digits: views are mirrored
-    whole = protocol(name).settings(Task(50, names, 65, "any", "convnet-2-bn", views_batch_size=found.record.batch_size))
+    task = Task(50, 10, 65, True, NORMALIZATIONS["imagenet"], "convnet-2-bn", views_batch_size=found.record.batch_size)
+    whole = protocol(name).settings(task)
     return dataclasses.replace(whole, epochs=EPOCHS, looks=(EPOCHS,), image_size=16, batch_size=20, **changes)
 
 
@@ -173,7 +174,7 @@ def test_as_many_views_as_asked_for_unless_students_need_more():
 def saved_teacher(folder, digits):
     """A teacher that knows its digits, in a folder."""
     data = TrainingSet(digits.train.pixels(None, 16), torch.from_numpy(digits.train.labels))
-    rules = protocol("quick").settings(Task(len(data.images), tuple(digits.class_names), 16, "digits", "convnet-1"))
+    rules = protocol("quick").settings(Task(len(data.images), 10, 16, False, NORMALIZATIONS["imagenet"], "convnet-1"))
     (fitted,) = train_students("convnet-1", [data], None, 10, dataclasses.replace(rules, epochs=3, looks=()), [0])
     save_network(fitted.model, folder, "convnet-1", digits.class_names, 16)
 

@@ -35,6 +35,7 @@ from distill_hub.options.rded import RdedConfig
 from distill_hub.options.shared import PixelOptions
 
 GPUS = str(ROOT / "recipes" / "accelerate" / "multi_gpu.yaml")
+HOW = ("--mirrored=no", "--normalization=imagenet")  # of the digits, where their place does not tell
 WORDS = ["--ipc", "2", "--teacher_epochs", "2", "--view_epochs", "0"]
 
 
@@ -291,8 +292,9 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
     pins = {
         "--source=org/fish",
         f"--source_revision={'a' * 40}",
-        "--timestep_features=diffusers",
-    }  # before there was a choice
+        "--timestep_features=diffusers",  # before there was a choice
+        *HOW,
+    }
     plain, tuned = model("org/dit", "b" * 40), model("org/dit, tuned with minimax on fish", tuning=tuning)
 
     def words(asked_for, record, **now):
@@ -308,7 +310,7 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
     # What lies elsewhere now has no commit on record.
     assert words("org/dit", plain, generator="there") == {*pins, "--generator=there"}
     moved = words("auto", None, source="digits", teacher="timm/resnet18")
-    assert moved == {"--teacher=timm/resnet18"}  # digits is the recipe's default
+    assert moved == {"--teacher=timm/resnet18", *HOW}  # digits is the recipe's default
     # Whatever the name or place says now.
     dit = model("facebook/DiT-XL-2-256", "b" * 40, timestep_features="dit")
     assert "--timestep_features=dit" in words("auto", dit, generator="there")
@@ -400,9 +402,12 @@ def test_a_folder_that_is_gone_needs_its_new_place(manifest, tmp_path):
     moved = with_method(manifest, "random", {"source": gone.name, "ipc": 3}, source=gone)
     with pytest.raises(InputError, match="--source"):
         line(moved)
-    assert options(line(moved, source=str(tmp_path))) == {f"--source={tmp_path}", "--ipc=3"}
+    assert options(line(moved, source=str(tmp_path))) == {f"--source={tmp_path}", "--ipc=3", *HOW}
     (tmp_path / "gone").mkdir()
-    assert options(line(moved)) == {f"--source={gone.name}", "--ipc=3"}
+    assert options(line(moved)) == {f"--source={gone.name}", "--ipc=3", *HOW}
+    older = moved.model_copy(update={"source": gone.model_copy(update={"mirrored": None, "normalization": None})})
+    assert options(line(older)) == {f"--source={gone.name}", "--ipc=3"}
+    assert options(line(moved, mirrored="yes")) == {f"--source={gone.name}", "--ipc=3", "--mirrored=yes", HOW[1]}
     with pytest.raises(InputError, match="--source"):  # of a stranger, whose folder is not one of the same name here
         line(moved, published=True)
 

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2
 
 from distill_hub.classifiers import Classifier
 from distill_hub.data.classes import SourceClass
+from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.generators.dit import DiTGenerator
@@ -142,7 +143,7 @@ class Scene:
     def settings(self) -> Settings:
         """How a student is trained, without a look at test images."""
         scale = self.scale
-        task = Task(100, tuple(known.name for known in KNOWN), scale.pixels, "none", scale.student)
+        task = Task(100, CLASSES, scale.pixels, True, NORMALIZATIONS["imagenet"], scale.student)
         return dataclasses.replace(protocol(scale.protocol).settings(task), epochs=scale.epochs, looks=())
 
     def seeds(self, stage: str, count: int) -> list[int]:
