@@ -26,8 +26,8 @@ def main(config: PsrConfig) -> Path | None:
     setup = set_up_generator(config, "psr")
     generator, teacher = setup.generator, setup.teacher
 
-    # Stage I: IPC-constrained selection from a pool of m * IPC.
-    per_class = config.pool_factor * config.ipc
+    # Stage I: IPC-constrained selection from a pool of m * IPC, or of any size.
+    per_class = config.pool_size or config.pool_factor * config.ipc
     pool = setup.draw(per_class)
     given = config.reliability_weight, config.entropy_weight, config.diversity_weight
     presets = psr.selection_weights(config.ipc)
@@ -35,8 +35,18 @@ def main(config: PsrConfig) -> Path | None:
     chosen, short = [], {}
     for label, class_name in enumerate(setup.source.class_names):
         candidates = pool_of(pool, label, per_class, images=False)
-        weights = {"alpha": alpha, "beta": beta, "gamma": gamma}
-        selection = psr.select(candidates, config.ipc, **weights, temperature=config.temperature)
+        selection = psr.select(
+            candidates,
+            config.ipc,
+            alpha=alpha,
+            beta=beta,
+            gamma=gamma,
+            temperature=config.temperature,
+            rule=config.selection,
+            filtered=not config.unfiltered,
+            normalized=not config.unnormalized,
+            seed=draw_seed(config.seed, "selection", class_name),
+        )
         chosen += [label * per_class + index for index in selection.indices.tolist()]
         if selection.filled:
             short[class_name] = config.ipc - selection.filled
@@ -57,6 +67,7 @@ def main(config: PsrConfig) -> Path | None:
             steps=config.refine_steps,
             kl_steps=config.kl_steps,
             learning_rate=config.refine_learning_rate,
+            reduction=config.denoising_reduction,
             kl_weight=config.kl_weight,
             kl_weight_min=config.kl_weight_min,
             kl_weight_max=config.kl_weight_max,
@@ -65,7 +76,9 @@ def main(config: PsrConfig) -> Path | None:
         cached = {"logits": rows["logits"], "seeds": rows["seeds"]}
         return {**render(generator, teacher, latents), **cached, "latents": latents, "losses": losses}
 
-    notes = {"weights": [alpha, beta, gamma], "correct_candidates_of_short_classes": short}
+    notes = {"correct_candidates_of_short_classes": short}
+    if config.selection == "score":
+        notes["weights"] = [alpha, beta, gamma]
     if config.refine_steps:
         items = list(zip(setup.labels, chosen, strict=True))
         how = {"chunk_size": config.refine_batch_size, "made_from": {**setup.made_from, "pool": pool.sha256}, "lower": HALF}

@@ -5,6 +5,8 @@ scales them to length 1 first. Distances are Euclidean, in float64. Of equally g
 taken.
 """
 
+import warnings
+
 import torch
 
 from distill_hub.classifiers import Classifier
@@ -110,6 +112,40 @@ def k_center(embeddings: torch.Tensor, ipc: int) -> torch.Tensor:
         distances[latest] = -1  # below the 0 of an image that equals a chosen one
         chosen.append(int(distances.argmax()))
     return torch.tensor(chosen)
+
+
+def k_means(embeddings: torch.Tensor, ipc: int, seed: int) -> torch.Tensor:
+    """Choose of each of IPC clusters the image closest to its mean (Lloyd, 1982, the best of ten starts by k-means++).
+
+    Args:
+        embeddings: float (N, D), of the class's N images.
+        ipc: How many to choose.
+        seed: Of the starts.
+
+    Returns:
+        int64 (ipc,), distinct indices, in rising order.
+
+    Raises:
+        InputError: When IPC is larger than N.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    _check(ipc, len(embeddings))
+    points = embeddings.double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct images than clusters
+        fit = KMeans(ipc, n_init=10, random_state=seed % 2**32).fit(points.numpy())
+    members, means = torch.from_numpy(fit.labels_).long(), torch.from_numpy(fit.cluster_centers_)
+    distances = torch.cdist(points, means, compute_mode="donot_use_mm_for_euclid_dist")  # see `herding`
+    distances = distances.masked_fill(members[:, None] != torch.arange(ipc), torch.inf)
+    # But for rounding, two images that make up a cluster are as close to their mean.
+    nearest = (distances <= distances.amin(0) * (1 + 1e-9)).int().argmax(0)
+    chosen = torch.zeros(len(points), dtype=torch.bool)
+    chosen[nearest[members.unique()]] = True
+    repeated = (~chosen).nonzero().flatten()[: ipc - int(chosen.sum())]  # where a cluster is empty, every image has a twin
+    chosen[repeated] = True
+    return chosen.nonzero().flatten()
 
 
 @torch.inference_mode()

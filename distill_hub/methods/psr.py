@@ -6,8 +6,9 @@ it is decided.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.generators.base import Generator
 from distill_hub.methods.candidates import Candidates
+from distill_hub.methods.coresets import k_center, k_means
 from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
@@ -39,7 +41,7 @@ class Selection:
     """The candidates chosen of one class."""
 
     indices: torch.Tensor  # int64 (ipc,), distinct, in the order of choice
-    filled: int  # how many of them, the last ones, the teacher takes for another class
+    filled: int  # how many of them, the last ones, had been dropped
 
 
 def selection_weights(ipc: int) -> tuple[float, float, float]:
@@ -76,7 +78,17 @@ def entropy(soft: torch.Tensor) -> torch.Tensor:
 
 
 def select(
-    candidates: Candidates, ipc: int, *, alpha: float, beta: float, gamma: float, temperature: float = 1.5
+    candidates: Candidates,
+    ipc: int,
+    *,
+    alpha: float,
+    beta: float,
+    gamma: float,
+    temperature: float = 1.5,
+    rule: Literal["score", "kmeans", "kcenter"] = "score",
+    filtered: bool = True,
+    normalized: bool = True,
+    seed: int = 0,
 ) -> Selection:
     """Choose IPC candidates of one class (Sec. 3.2, Alg. 1 lines 5-13).
 
@@ -85,6 +97,8 @@ def select(
     nearest one chosen (Eq. 7). When too few are left, the most reliable dropped ones fill up. Of equals the earlier one is
     taken. A step takes O(N·D) time.
 
+    Of K-Means and K-Center, which the paper compares with (Sec. 2.2, Fig. 4), it gives no details: see `methods.coresets`.
+
     Args:
         candidates: N candidates of one class; their embeddings are e_T.
         ipc: How many to choose, at most N.
@@ -92,6 +106,10 @@ def select(
         beta: β.
         gamma: γ.
         temperature: τ of the soft labels.
+        rule: What is chosen by: Eq. 8, or the embeddings alone.
+        filtered: Whether those the teacher takes for another class are dropped.
+        normalized: Whether each term of Eq. 8 is scaled to [0, 1] over what the filter leaves.
+        seed: Of K-Means.
 
     Raises:
         InputError: When IPC is larger than the pool, or a logit or an embedding is not finite.
@@ -102,17 +120,33 @@ def select(
         raise InputError("teacher", "nan or inf", f"its logits and embeddings must be finite; of class {label} they are not")
     soft = soft_labels(candidates.logits, temperature)
     reliable = reliability(soft, label)
-    correct = candidates.logits.argmax(1) == label
-    kept, dropped = correct.nonzero().flatten(), (~correct).nonzero().flatten()
-    # The paper calls the normalisation optional; taken here, or the scale of the embeddings would outweigh α and β. Its pool
-    # is what the filter leaves: a dropped candidate cannot be chosen and should not set the scale.
-    fixed = alpha * _min_max(reliable[kept]) - beta * _min_max(entropy(soft[kept]))
-    chosen = _greedy(reliable[kept], fixed, gamma, candidates.embeddings[kept].double(), min(ipc, len(kept)))
+    eligible = candidates.logits.argmax(1) == label if filtered else torch.ones(len(candidates), dtype=torch.bool)
+    kept, dropped = eligible.nonzero().flatten(), (~eligible).nonzero().flatten()
+    embeddings, count = candidates.embeddings[kept].double(), min(ipc, len(kept))
+    if not count:
+        chosen = kept
+    elif rule == "kmeans":
+        chosen = k_means(embeddings, count, seed)
+    elif rule == "kcenter":
+        chosen = k_center(embeddings, count)
+    else:
+        # The paper calls the normalisation optional; by default it is taken, or the scale of the embeddings would outweigh α
+        # and β. Its pool is what the filter leaves: a dropped candidate cannot be chosen and should not set the scale.
+        scale = _min_max if normalized else torch.clone
+        fixed = alpha * scale(reliable[kept]) - beta * scale(entropy(soft[kept]))
+        chosen = _greedy(reliable[kept], fixed, gamma, embeddings, count, scale)
     rest = dropped[reliable[dropped].sort(descending=True, stable=True).indices]
     return Selection(torch.cat([kept[chosen], rest])[:ipc], max(0, ipc - len(kept)))
 
 
-def _greedy(start: torch.Tensor, fixed: torch.Tensor, gamma: float, embeddings: torch.Tensor, count: int) -> torch.Tensor:
+def _greedy(
+    start: torch.Tensor,
+    fixed: torch.Tensor,
+    gamma: float,
+    embeddings: torch.Tensor,
+    count: int,
+    scale: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
     """Return the indices of `count` rows: the largest of `start`, then by fixed + γ·diversity."""
     score, chosen = start, []
     taken = torch.zeros_like(start, dtype=torch.bool)
@@ -122,13 +156,13 @@ def _greedy(start: torch.Tensor, fixed: torch.Tensor, gamma: float, embeddings: 
         chosen.append(best)
         taken[best] = True
         nearest = nearest.minimum((embeddings - embeddings[best]).square().sum(1))
-        score = fixed + gamma * _min_max(nearest)
+        score = fixed + gamma * scale(nearest)
     return torch.tensor(chosen, dtype=torch.int64)
 
 
 def _min_max(values: torch.Tensor) -> torch.Tensor:
     """Scale values (N,) to [0, 1]; a constant, which prefers nobody, becomes 0."""
-    if len(values) == 0 or values.min() == values.max():
+    if values.min() == values.max():
         return torch.zeros_like(values)
     return (values - values.min()) / (values.max() - values.min())
 
@@ -157,6 +191,7 @@ def refine(
     steps: int = 100,
     kl_steps: int = 4,
     learning_rate: float = 0.01,
+    reduction: Literal["sum", "mean"] = "sum",
     kl_weight: float = 0.5,
     kl_weight_min: float = 0.1,
     kl_weight_max: float = 2.0,
@@ -182,6 +217,9 @@ def refine(
         steps: L, gradient steps per image.
         kl_steps: R; at least `steps` means all steps.
         learning_rate: η.
+        reduction: Of the squared errors in the first term. Eq. 3 prints the squared norm, and the text calls it the
+            mean-squared error. The mean, over 4,096 elements of a DiT-XL/2 latent, makes the steps at the paper's η of 0.01
+            too small to change the image.
         kl_weight: λ.
         kl_weight_min: w_min.
         kl_weight_max: w_max.
@@ -201,7 +239,7 @@ def refine(
     losses = torch.zeros(len(latents), steps, 2, device=device)
     for step in range(steps):
         # Drawn step by step: the noises of all steps would take `steps` times the memory of the latents.
-        losses[:, step, 0], gradient = _denoising(generator, latents, generator.corruption(draws), class_ids)
+        losses[:, step, 0], gradient = _denoising(generator, latents, generator.corruption(draws), class_ids, reduction)
         if step >= steps - kl_steps:
             parts = zip(latents.split(IMAGES_AT_ONCE), targets.split(IMAGES_AT_ONCE), strict=True)
             terms, gradients = zip(*(_divergence(generator, teacher, *part, temperature) for part in parts), strict=True)
@@ -215,12 +253,11 @@ def refine(
     return latents, losses
 
 
-def _denoising(generator, latents, corruption, class_ids) -> tuple[torch.Tensor, torch.Tensor]:
+def _denoising(generator, latents, corruption, class_ids, reduction) -> tuple[torch.Tensor, torch.Tensor]:
     """Return L_LDM of every image, (B,), and its gradient."""
     latents = latents.detach().requires_grad_(True)
-    # Eq. 3 prints the squared norm, and the text calls it the mean-squared error. Taken is the norm: the mean, over 4,096
-    # elements of a DiT-XL/2 latent, would make the steps at the paper's η of 0.01 too small to change the image.
-    loss = generator.residual(latents, corruption, class_ids).square().sum(1)
+    errors = generator.residual(latents, corruption, class_ids).square()
+    loss = errors.sum(1) if reduction == "sum" else errors.mean(1)
     (gradient,) = torch.autograd.grad(loss.sum(), latents)
     return loss.detach(), gradient
 

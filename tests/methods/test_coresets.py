@@ -1,5 +1,6 @@
-"""Herding and K-Center against searches that recompute everything, in exact arithmetic where images tie."""
+"""Herding, K-Center and K-Means against searches that recompute everything, in exact arithmetic where images tie."""
 
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.sources import Split, load_source
-from distill_hub.methods.coresets import draw, embed_class, herding, k_center
+from distill_hub.methods.coresets import draw, embed_class, herding, k_center, k_means
 from distill_hub.networks.build import build
 
 
@@ -75,12 +76,51 @@ def test_equal_images_are_told_apart(rule, search):
     assert rule(points, 37).tolist() == list(range(37))
 
 
+def searched_k_means(points, ipc):
+    """The image closest to the mean of each cluster of the best of all partitions."""
+    best, chosen = None, None
+    for members in itertools.product(range(ipc), repeat=len(points)):
+        clusters = [[i for i, member in enumerate(members) if member == k] for k in range(ipc)]
+        if not all(clusters):
+            continue
+        means = [mean([points[i] for i in cluster]) for cluster in clusters]
+        total = sum(distance(points[i], m) for cluster, m in zip(clusters, means, strict=True) for i in cluster)
+        if best is None or total < best:
+            best = total
+            chosen = [min(c, key=lambda i, m=m: distance(points[i], m)) for c, m in zip(clusters, means, strict=True)]
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_k_means_as_a_search_of_all_partitions(seed):
+    points = torch.randn(7, 2, generator=torch.Generator().manual_seed(seed))
+    exact = [[Fraction(x) for x in point] for point in points.tolist()]
+    for ipc in (1, 2, 3):
+        found = k_means(points, ipc, seed)
+        assert found.dtype == torch.int64 and found.tolist() == searched_k_means(exact, ipc)
+    assert k_means(points, 7, seed).tolist() == list(range(7))
+
+
+def test_k_means_of_fewer_distinct_images_than_clusters(recwarn):
+    points = torch.tensor([[0.0], [0.0], [5.0], [0.0], [9.0], [5.0]])
+    assert k_means(points, 3, 0).tolist() == [0, 2, 4]
+    assert k_means(points, 5, 0).tolist() == [0, 1, 2, 3, 4]
+    assert not recwarn.list
+
+
+def test_k_means_is_fixed_by_its_seed():
+    points = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))  # without clusters: starts end differently
+    first = k_means(points, 20, 2**40)
+    assert first.unique().tolist() == first.tolist() == k_means(points, 20, 2**40).tolist()
+    assert len({tuple(k_means(points, 20, seed).tolist()) for seed in range(5)}) > 1
+
+
 def test_a_random_draw_is_distinct_seeded_and_begins_a_larger_one():
     assert draw(50, 50, 1).sort().values.tolist() == list(range(50))
     assert draw(50, 9, 1).tolist() == draw(50, 50, 1)[:9].tolist() != draw(50, 9, 2).tolist()
 
 
-@pytest.mark.parametrize("rule", [herding, k_center, lambda points, ipc: draw(len(points), ipc, 0)])
+@pytest.mark.parametrize("rule", [herding, k_center, lambda p, ipc: k_means(p, ipc, 0), lambda p, ipc: draw(len(p), ipc, 0)])
 def test_more_than_there_are_is_refused(rule):
     with pytest.raises(InputError, match="ipc: 6 cannot be used; the class has 5 images"):
         rule(torch.zeros(5, 2), 6)

@@ -65,10 +65,12 @@ def test_weight_of_the_soft_label():
 # Selection
 
 
-def plain_select(pool, ipc, alpha, beta, gamma, temperature):
+def plain_select(pool, ipc, alpha, beta, gamma, temperature, filtered, normalized):
     """Eq. 1, 6, 7 and 8 for one class, in plain Python."""
 
     def scaled(values, members):
+        if not normalized:
+            return {i: values[i] for i in members}
         low, high = min(values[i] for i in members), max(values[i] for i in members)
         return {i: (values[i] - low) / (high - low) if high > low else 0.0 for i in members}
 
@@ -79,7 +81,7 @@ def plain_select(pool, ipc, alpha, beta, gamma, temperature):
         q = [value / sum(exponentials) for value in exponentials]
         rel.append(q[pool.label])
         ent.append(-sum(p * math.log(p) for p in q) / math.log(len(q)))
-    kept = [i for i in everyone if all(value <= logits[i][pool.label] for value in logits[i])]
+    kept = [i for i in everyone if not filtered or all(value <= logits[i][pool.label] for value in logits[i])]
     chosen = []
     while len(chosen) < min(ipc, len(kept)):
         if not chosen:
@@ -119,8 +121,10 @@ def test_selection_equals_a_plain_greedy_loop(ties):
         pool = random_pool(draw, ties=ties)
         ipc, temperature = draw.randint(1, len(pool)), draw.choice([0.7, 1.5, 4.0])
         alpha, beta, gamma = (draw.choice([0, 0.5, 1, 3]) for _ in range(3))
-        expected, filled = plain_select(pool, ipc, alpha, beta, gamma, temperature)
-        found = psr.select(pool, ipc, alpha=alpha, beta=beta, gamma=gamma, temperature=temperature)
+        how = {"filtered": draw.random() < 0.8, "normalized": draw.random() < 0.7}
+        expected, filled = plain_select(pool, ipc, alpha, beta, gamma, temperature, **how)
+        weights = {"alpha": alpha, "beta": beta, "gamma": gamma}
+        found = psr.select(pool, ipc, **weights, temperature=temperature, **how)
         assert (found.indices.tolist(), found.filled) == (expected, filled)
         assert found.indices.dtype == torch.int64
         short += filled > 0
@@ -169,6 +173,34 @@ def test_a_dropped_candidate_does_not_set_the_scale():
     assert psr.select(line(), 2, alpha=1, beta=0, gamma=1, temperature=1).indices.tolist() == [1, 3]
 
 
+WEIGHTS = {"alpha": 1, "beta": 1, "gamma": 1}
+
+
+@pytest.mark.parametrize(
+    ("rule", "filtered", "everyone"),
+    [
+        # Of 0, 3, 4, 9 the mean is 4; from it 9 and 0 are the farthest.
+        ("kcenter", True, [2, 3, 0]),
+        # With 1000 the mean is 203.2, and 9 the closest to it; then 1000, then 0.
+        ("kcenter", False, [3, 4, 0]),
+        ("kmeans", True, [0, 1, 3]),  # clusters 0; 3, 4; 9: their sum of squares is 0.5, that of any others more
+        ("kmeans", False, [1, 3, 4]),  # 0, 3, 4; 9; 1000: 8.7, and 0; 3, 4, 9; 1000 20.7
+    ],
+)
+def test_selection_by_the_embeddings_alone(rule, filtered, everyone):
+    found = psr.select(line(), 3, **WEIGHTS, rule=rule, filtered=filtered)
+    assert (found.indices.tolist(), found.filled) == (everyone, 0)
+
+
+@pytest.mark.parametrize("rule", ["kcenter", "kmeans"])
+def test_selection_by_the_embeddings_fills_up_with_dropped_ones(rule):
+    logits = [[0.0, 2.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+    found = psr.select(candidates(logits, [[0.0], [1.0], [2.0], [3.0], [2.5]]), 4, **WEIGHTS, rule=rule)
+    assert (found.indices.tolist(), found.filled) == ([2, 4, 1, 3], 2)
+    nobody = psr.select(candidates([[0.0, 2.0], [0.0, 1.0]], [[0.0]] * 2), 2, **WEIGHTS, rule=rule)
+    assert (nobody.indices.tolist(), nobody.filled) == ([1, 0], 2)
+
+
 def test_equal_candidates_keep_the_order_of_drawing():
     pool = candidates([[1.0, 0.0]] * 5, [[2.0, 7.0]] * 5)
     assert psr.select(pool, 4, alpha=3, beta=1, gamma=0.5).indices.tolist() == [0, 1, 2, 3]
@@ -183,7 +215,7 @@ def test_the_most_reliable_dropped_ones_fill_up():
 
 
 def test_bad_pools_are_refused():
-    weights = {"alpha": 1, "beta": 1, "gamma": 1}
+    weights = WEIGHTS
     with pytest.raises(InputError, match=r"^ipc: 6 .* 5 candidates .* pool_factor"):
         psr.select(line(), 6, **weights)
     for broken in (math.nan, math.inf):
@@ -285,6 +317,7 @@ def test_the_defaults_are_the_papers():
         "steps": 100,
         "kl_steps": 4,
         "learning_rate": 0.01,
+        "reduction": "sum",
         "kl_weight": 0.5,
         "kl_weight_min": 0.1,
         "kl_weight_max": 2.0,
@@ -292,7 +325,7 @@ def test_the_defaults_are_the_papers():
     parameters = inspect.signature(psr.refine).parameters.values()
     assert {p.name: p.default for p in parameters if p.default is not p.empty} == {**paper, "temperature": 1.5}
     config = dataclasses.asdict(PsrConfig())
-    renamed = {"steps": "refine_steps", "learning_rate": "refine_learning_rate"}
+    renamed = {"steps": "refine_steps", "learning_rate": "refine_learning_rate", "reduction": "denoising_reduction"}
     assert {name: config[renamed.get(name, name)] for name in paper} == paper
     assert config["temperature"] == 1.5
 
@@ -305,6 +338,18 @@ def test_the_settings_reach_the_objective(generator, teacher, latents, targets):
     alone, trace = plain_refine(teacher.model, latents[1], 2, targets[1], weight, 11, rate=5.0, **settings)
     torch.testing.assert_close(refined[0], alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(losses[0], trace, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mean_of_the_squared_errors_is_the_sum_over_the_elements_of_a_latent(generator, teacher, latents, targets):
+    elements = 4 * 8 * 8
+    summed, losses = call(generator, teacher, latents, targets, steps=1, kl_steps=0)
+    mean, means = call(generator, teacher, latents, targets, steps=1, kl_steps=0, reduction="mean")
+    torch.testing.assert_close(means[:, 0, 0] * elements, losses[:, 0, 0])
+    torch.testing.assert_close((mean - latents) * elements, summed - latents, atol=1e-4, rtol=1e-3)
+    # The soft label's gradient is not scaled.
+    with_label, _ = call(generator, teacher, latents, targets, steps=1, kl_steps=1)
+    of_the_mean, _ = call(generator, teacher, latents, targets, steps=1, kl_steps=1, reduction="mean")
+    torch.testing.assert_close(of_the_mean - mean, with_label - summed, atol=1e-5, rtol=1e-3)
 
 
 def test_a_batch_equals_one_at_a_time(generator, teacher, latents, targets):

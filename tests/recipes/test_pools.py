@@ -121,6 +121,29 @@ def test_a_pool_below_the_set_is_refused(tmp_path, capfd):
         assert "pool_factor" in refused(capfd, recipe, *WORDS, "--pool_factor", "0", "--output_dir", str(tmp_path / "set"))
 
 
+def test_a_pool_that_is_no_multiple_of_ipc(tmp_path, refined):
+    """Another selection from 7 candidates per class instead of 8; they and the plain samples are the first of the same."""
+    words = ["--pool_size", "7", "--selection", "kmeans", "--unfiltered", "--refine_steps", "0"]
+    run_here("recipes/psr.py", *WORDS, *words, "--output_dir", str(tmp_path / "set"))
+
+    def pool(folder):
+        chunks = sorted((folder / ".run" / "pool").glob("*.safetensors"))
+        return torch.cat([load_file(chunk)["seeds"] for chunk in chunks]).view(10, -1)
+
+    assert torch.equal(pool(tmp_path / "set"), pool(refined)[:, :7])
+    found, other = load_distilled(tmp_path / "set"), load_distilled(refined)
+    assert set(found.dataset["seed"][:]) <= set(pool(tmp_path / "set").flatten().tolist())
+    assert found.manifest.method.notes == {"correct_candidates_of_short_classes": {}}  # no weights, and nobody dropped
+    plain = [record.baselines["plain DiT samples"] for distilled in (found, other) for record in distilled.evaluations]
+    assert plain[0].last == plain[1].last
+
+
+def test_a_pool_of_fewer_candidates_than_the_set_is_refused(tmp_path, capfd):
+    line = refused(capfd, "recipes/psr.py", "--pool_size", "9", "--output_dir", str(tmp_path / "set"))
+    assert "pool_size" in line and "9" in line and "at least IPC, 10" in line
+    assert not (tmp_path / "set").exists()
+
+
 def test_weights_the_wrong_way_round_are_refused(tmp_path, capfd):
     words = ("--kl_weight_min", "3", "--output_dir", str(tmp_path / "set"))
     line = refused(capfd, "recipes/psr.py", *words)
