@@ -87,6 +87,7 @@ class Settings:
     batchnorm_updates: int = 1  # how often the running statistics take in each batch (RDED: 2)
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
+    non_standard: str | None = None  # why no number of the literature was made so; None: the protocol's papers' were
 
     def start_size(self, stored: int) -> int:
         """Return the side at which augmentation starts from images with a side of `stored` pixels."""

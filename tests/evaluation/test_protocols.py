@@ -26,7 +26,7 @@ def settings(
 def test_the_protocols_are_those_the_options_name():
     field = next(f for f in dataclasses.fields(EvaluationOptions) if f.name == "protocol")
     assert list(PROTOCOLS) == list(field.type.__args__)
-    assert [name for name, known in PROTOCOLS.items() if not known.standard] == ["quick"]
+    assert [name for name in PROTOCOLS if settings(name).non_standard] == ["quick"]
 
 
 def test_protocols_by_name_and_version():
@@ -174,6 +174,47 @@ def test_sre2l_on_tiny_imagenet():
     assert (got.mean, got.std) == ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
 
 
+@pytest.mark.parametrize(("ipc", "updates"), [(10, 23_700), (50, 117_300), (100, 234_600)])
+def test_lpld_on_imagenet_is_sre2l_in_batches_of_128(ipc, updates):
+    got, sre2l = (settings(name, ipc=ipc, classes=1000) for name in ("lpld", "sre2l"))
+    assert got == dataclasses.replace(sre2l, batch_size=128) and sre2l.batch_size == 1024
+    batches = -(-ipc * 1000 // 128)  # the last one is smaller: 79 at IPC 10
+    assert got.epochs * batches == updates
+    assert (got.learning_rate, got.temperature, got.temperature_squared, got.labels) == (0.001, 20.0, False, "teacher")
+    assert settings("lpld", ipc=1, classes=10).batch_size == 10
+
+
+def test_lpld_on_tiny_imagenet():
+    got = settings("lpld", ipc=50, classes=200, size=64, source="tiny-imagenet")
+    assert (got.epochs, got.batch_size, got.optimizer, got.learning_rate) == (100, 64, "sgd", 0.2)
+    assert (got.weight_decay, got.decay_all, got.schedule) == (1e-4, False, "warmup-cosine")
+    assert (got.temperature, got.temperature_squared, got.labels) == (20.0, True, "teacher")
+    assert got.augmentation == Augmentation(crop_scale=(0.08, 1.0), flip=True)  # nothing is mixed
+    assert (got.image_size, got.test_resize) == (64, 64)  # test images as they are
+    assert got.looks == (1, 11, 21, 31, 41, 51, 61, 71, 81, 91, 100)
+    assert (got.mean, got.std) == ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
+    assert got.non_standard is None
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "is_standard"),
+    [
+        ("lpld", 32, False),
+        ("lpld", 64, True),
+        ("sre2l", 32, True),
+        ("sre2l", 64, True),
+        ("fkd", 32, False),
+        ("fkd", 64, False),
+    ]
+    + [(name, size, size >= 224) for name in ("lpld", "sre2l", "fkd") for size in (128, 223, 224, 256)],
+)
+def test_what_no_paper_trains_is_non_standard(name, size, is_standard):
+    got = settings(name, size=size, source="cifar10")
+    assert (got.non_standard is None) == is_standard
+    if (name, size) == ("lpld", 32):  # DEDA on CIFAR follows SRe2L
+        assert dataclasses.replace(got, non_standard=None) == settings("sre2l", size=32, source="cifar10")
+
+
 @pytest.mark.parametrize(
     ("images", "epochs", "looks"), [(10, 100, 5), (100, 50, 5), (5000, 1, 1), (60, 50, 5), (1000, 5, 5)]
 )
@@ -247,7 +288,7 @@ def test_students_of_a_protocol():
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_resnet_18_with_instance_norm_is_no_student_of_protocols_with_batchnorm(name):
-    if name in ("rded-soft", "fkd", "sre2l"):
+    if name in ("rded-soft", "fkd", "sre2l", "lpld"):
         assert protocol(name).students("auto", 32) == ["resnet-18-bn"]
         with pytest.raises(InputError, match=f"students of {name} have BatchNorm: resnet-18-bn"):
             protocol(name).students("resnet-18", 32)
