@@ -63,6 +63,18 @@ def test_idc_hard_on_imagenet(classes, place):
     )
 
 
+@pytest.mark.parametrize("classes", [10, 99, 100, 101, 1000])
+def test_idc_hard_100_differs_at_100_classes_alone(classes):
+    minimax, idc = (settings(name, classes=classes, ipc=20) for name in ("idc-hard", "idc-hard-100"))
+    small, large = (0.01, 5e-4, 64), (0.1, 1e-4, 128)
+    steps = [(got.learning_rate, got.weight_decay, got.batch_size) for got in (minimax, idc)]
+    assert steps == [large if classes > 100 else small, large if classes >= 100 else small]
+    assert (minimax == idc) == (classes != 100)
+    assert minimax.epochs == idc.epochs and idc.non_standard is None
+    cifar = {"classes": 100, "size": 32, "source": "cifar100"}
+    assert settings("idc-hard", **cifar) == settings("idc-hard-100", **cifar)  # on small images there is one reading
+
+
 def test_idc_epochs_beyond_the_usual_ipc():
     assert [idc_epochs(ipc, 10) for ipc in (2, 11, 51, 200, 201, 500, 501)] == [2000, 1500, 1000, 1000, 500, 500, 300]
     assert idc_epochs(1 * 3**2, 10) == 2000  # IDC's multi-formation with factor 3
@@ -118,16 +130,57 @@ def test_rded_soft(classes, place):
     assert got.augmentation == Augmentation(patches=factor, crop_scale=(1 / factor, 1.0), flip=True, mix="cutmix")
 
 
+@pytest.mark.parametrize(
+    ("rate", "students"),
+    [
+        (
+            0.001,
+            "resnet-18-bn,resnet-50-bn,resnet-101-bn,convnet-3-bn,convnet-4-bn,convnet-6-bn,timm/resnet18,timm/resnet34",
+        ),
+        (0.002, "efficientnet-b0,timm/efficientnet_b0,timm/efficientnet_b3"),
+        (0.0025, "mobilenet-v2,timm/mobilenetv2_100"),
+        (0.0005, "vgg-16,vgg-16-bn,timm/vgg11,timm/vgg11_bn"),
+        (0.0001, "timm/vit_base_patch16_224,timm/vit_tiny_patch16_224,timm/swinv2_tiny_window8_256"),
+    ],
+)
+def test_rded_s_learning_rates_are_those_of_the_student_s_family(rate, students):
+    for student in protocol("rded-soft").students(students, 224):
+        got = settings("rded-soft", student=student)
+        assert (got.learning_rate, got.non_standard) == (rate, None), student
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        *(
+            "shufflenet-v2",
+            "resnetap-10",
+            "timm/convnext_tiny",
+            "timm/efficientnetv2_s",
+            "timm/swin_tiny_patch4_window7_224",
+        ),
+        *("timm/mobilenetv3_large_100", "timm/resnext50_32x4d", "timm/deit_tiny_patch16_224"),
+    ],
+)
+def test_a_learning_rate_that_rded_has_not_is_called_ours(student):
+    got = settings("rded-soft", student=student)
+    assert got.learning_rate == 0.001
+    assert got.non_standard == "RDED's code has no learning rate for this student; 0.001 is our choice"
+
+
+def test_rded_s_teachers_see_the_batch_as_it_is_where_convnet_5_and_6_make_it_small():
+    def shown(student, teacher, size=256):
+        got = settings("rded-soft", student=student, teacher=teacher, size=size)
+        return got.image_size, got.teacher_as_is
+
+    assert shown("convnet-5-bn", "resnet18") == shown("convnet-6-bn", "resnet-18-bn") == (128, True)
+    assert shown("convnet-5-bn", "convnet-5-bn") == shown("convnet-5-bn", "vit_tiny_patch16_224") == (128, False)
+    assert shown("resnet-18-bn", "resnet18") == (224, False)
+    assert shown("convnet-5-bn", "resnet18", size=64) == (64, False)  # no teacher of RDED's for 64 px has seen larger images
+    assert not any(settings(name, teacher="resnet18").teacher_as_is for name in PROTOCOLS)
+
+
 def test_rded_soft_by_student():
-    rates = {
-        "resnet-50-bn": 0.001,
-        "efficientnet-b0": 0.002,
-        "mobilenet-v2": 0.0025,
-        "vgg-16": 0.0005,
-        "convnet-4-bn": 0.001,
-    }
-    for student, rate in rates.items():
-        assert settings("rded-soft", student=student).learning_rate == rate
     small = settings("rded-soft", student="convnet-5-bn", size=256)
     assert (small.image_size, small.test_resize) == (128, 144)
     assert settings("rded-soft", student="resnet-18-bn", size=256).image_size == 224
