@@ -140,16 +140,22 @@ class Classifier:
         head = find_head(model, len(class_names), id)
         head.register_forward_pre_hook(lambda _, inputs: setattr(self, "_embedding", inputs[0]))
 
-    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes and embeddings (B, D), in one pass."""
-        how = {"image_size": self.image_size, "resize": self.resize, "interpolation": self.interpolation}
+    def __call__(self, images: torch.Tensor, *, as_is: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes and embeddings (B, D), in one pass.
+
+        Args:
+            images: The images.
+            as_is: Show them to the network at their own size, which it has to run on.
+        """
+        size, resize = (images.shape[-1],) * 2 if as_is else (self.image_size, self.resize)
+        how = {"image_size": size, "resize": resize, "interpolation": self.interpolation}
         output = self.model(prepare(images, **how, mean=self.mean, std=self.std, grey=self.grey))
         logits = output if isinstance(output, torch.Tensor) else output.logits  # transformers wraps them
         return logits[:, self.columns], self._embedding.flatten(1)
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes."""
-        return self(images)[0]
+    def logits(self, images: torch.Tensor, *, as_is: bool = False) -> torch.Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes; see `__call__`."""
+        return self(images, as_is=as_is)[0]
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (B, 3, H, W) in [0, 1] to the features (B, D) the last layer sees."""

@@ -1,6 +1,7 @@
 """Results beside the data: one record per (protocol, student), added by whoever ran it."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -64,7 +65,7 @@ class EvaluationRecord(Record):
 
     protocol: Name
     protocol_version: int = Field(ge=0, le=10**6)
-    standard: bool  # False: not a protocol of the literature, comparable only with itself
+    standard: bool  # False: not as the literature trains, comparable only with itself
     settings: dict[str, Any] = Field(
         default_factory=dict
     )  # every number of the training, as the protocol gave it for this set
@@ -104,6 +105,12 @@ class EvaluationRecord(Record):
         return f"{self.protocol} v{self.protocol_version}{'' if self.standard else ' (non-standard)'}"
 
     @property
+    def why_non_standard(self) -> str | None:
+        """What is not as the literature trains, where the record says it."""
+        reason = self.settings.get("non_standard")
+        return reason if isinstance(reason, str) else None
+
+    @property
     def teacher_sha256(self) -> str | None:
         """Hash of the teacher's weights."""
         return self.teacher.sha256 if self.teacher else None
@@ -122,6 +129,12 @@ class EvaluationRecord(Record):
             "submitted_by",
         )  # fmt: skip
         return all(getattr(self, field) == getattr(other, field) for field in fields)
+
+
+def what_is_non_standard(records: Sequence[EvaluationRecord]) -> str | None:
+    """Say below a table what of its records is not as the literature trains; None: nothing, as far as they say."""
+    found = [r for r in records if r.why_non_standard]
+    return "\n".join(dict.fromkeys(f"{r.protocol_label} with {r.student}: {r.why_non_standard}" for r in found)) or None
 
 
 @dataclass(frozen=True)

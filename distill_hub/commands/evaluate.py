@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from distill_hub.artifact.find import Found, find, read_description
-from distill_hub.artifact.records import Comparison
+from distill_hub.artifact.records import Comparison, what_is_non_standard
 from distill_hub.config import InputError, options, say_loading
 from distill_hub.foreign.layout import check_layout
 from distill_hub.options.commands import EvaluateConfig, ForeignOptions, RealOptions
@@ -87,7 +87,8 @@ def _next_step(found: Found) -> str:
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """Return claimed and measured accuracies side by side."""
     columns = ("protocol", "student", "seeds", "claimed", "measured", "best of test", "difference", "agree")
-    table = Table(*columns, title="Test accuracy in %: last epoch, mean ± std")
+    caption = what_is_non_standard([pair.measured for pair in comparisons])
+    table = Table(*columns, title="Test accuracy in %: last epoch, mean ± std", caption=caption)
     for pair in comparisons:
         record = pair.measured
         common = record.protocol_label, record.student, ", ".join(map(str, record.seeds))

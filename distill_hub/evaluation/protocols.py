@@ -6,7 +6,9 @@ it: one that defines the published numbers is a field of `Settings`, one that on
 """
 
 import dataclasses
+import functools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +28,6 @@ class Protocol:
     version: int
     settings: Callable[[Task], Settings]
     labels: Literal["hard", "soft", "teacher", "views"]
-    standard: bool = True  # whether the literature reports numbers under it
 
     def students(self, names: str, image_size: int) -> list[str]:
         """Resolve a comma-separated list of students.
@@ -53,7 +54,7 @@ class Protocol:
 
 
 def _quick(task: Task) -> Settings:
-    """About 100 steps of SGD on hard labels. Not of the literature: its numbers compare only with its own baselines."""
+    """About 100 steps of SGD on hard labels, for smoke runs."""
     epochs, size = math.ceil(100 / math.ceil(task.images / 50)), min(224, task.image_size)
     return Settings(
         epochs=epochs,
@@ -67,6 +68,7 @@ def _quick(task: Task) -> Settings:
         image_size=size,
         test_resize=size,
         looks=tuple(sorted({math.ceil(epochs * look / 5) for look in range(1, 6)})),
+        non_standard="it is for smoke runs, and no paper has numbers of it",
     )
 
 
@@ -77,8 +79,11 @@ def idc_epochs(ipc: int, classes: int) -> int:
     return 2 * epochs // 3 // 100 * 100 if classes == 100 else epochs
 
 
-def _idc_hard(task: Task) -> Settings:
+def _idc_hard(task: Task, large: int = 101) -> Settings:
     """IDC's training on hard labels (Kim et al., 2022), of the tables of Minimax Diffusion, DGS and CaO2.
+
+    From `large` classes on its steps and batches are larger: in Minimax's copy of the code above 100 classes, in IDC's own
+    from 100 on, which is `idc-hard-100`. At any other number of classes the two are one.
 
     Code: IDC ceac95a, MinimaxDiffusion 969fc6f. Taken as it is: test images scaled to the student's size without the usual
     margin; colour jitter by interpolation without clamping; weight decay on norms and biases. Not taken: one seed for all
@@ -101,12 +106,12 @@ def _idc_hard(task: Task) -> Settings:
             std=std,
             **common,
         )
-    epochs, size, large = idc_epochs(task.ipc, task.classes), min(224, task.image_size), task.classes > 100
+    epochs, size, is_large = idc_epochs(task.ipc, task.classes), min(224, task.image_size), task.classes >= large
     return Settings(
         epochs=epochs,
-        batch_size=128 if large else 64,
-        learning_rate=0.1 if large else 0.01,
-        weight_decay=1e-4 if large else 5e-4,
+        batch_size=128 if is_large else 64,
+        learning_rate=0.1 if is_large else 0.01,
+        weight_decay=1e-4 if is_large else 5e-4,
         augmentation=Augmentation(crop_scale=(0.5, 1.0), flip=task.mirrored, jitter=0.4, lighting=0.1, mix="cutmix"),
         image_size=size,
         test_resize=size,
@@ -126,6 +131,21 @@ def _kd(task: Task) -> Settings:
     return dataclasses.replace(_idc_hard(task), labels="soft", temperature=temperature, temperature_squared=True)
 
 
+RDED_RATES = {  # by family, of which RDED's code lists one member or a few
+    r"resnet-?\d|convnet-\d": 0.001,
+    r"efficientnet[-_]b\d": 0.002,
+    r"mobilenet-?v2": 0.0025,
+    r"vgg-?\d": 0.0005,
+    r"vit_|swinv2_": 0.0001,
+}
+
+
+def rded_learning_rate(student: str) -> float | None:
+    """Return RDED's learning rate for a student's family; None: its code lists no such student."""
+    name = student.removeprefix("timm/")
+    return next((rate for family, rate in RDED_RATES.items() if re.match(family, name)), None)
+
+
 def _rded_soft(task: Task) -> Settings:
     """RDED's validation (Sun et al., 2024), of the tables of RDED and CaO2: a teacher labels every mixed batch.
 
@@ -133,18 +153,23 @@ def _rded_soft(task: Task) -> Settings:
     learning rate; BatchNorm statistics that take in every batch twice (its second forward pass, for the log alone, sees the
     same batch and weights); ImageNet's normalisation on every source; crops of at least 1/f of the area, whatever
     --min-scale-crops says, and of the stored image, which is not scaled to the student's size first; six looks at the test
-    split. Not taken: learning rate 0 for students it does not list, and no batch size for IPC other than 1, 10 and 50 (here:
-    that of the next smaller one).
+    split. Not taken: learning rate 0 for students it does not list (here: 0.001, and non-standard), and no batch size for
+    IPC other than 1, 10 and 50 (here: that of the next smaller one).
+
+    Its teachers see the mixed batch as it is. That matters where students ConvNet-5 and -6 take it down to 128 px: a ResNet
+    sees 128 px here, too, whatever it was trained on. Other teachers, some of which run at one size alone, see every batch
+    at theirs. Not taken: that a teacher ConvNet-5 or -6 takes other students down to 128 px.
     """
     small = task.image_size <= 64
-    size = min(task.image_size, 128 if task.student in ("convnet-5-bn", "convnet-6-bn") else 224)
+    goes_down = task.student in ("convnet-5-bn", "convnet-6-bn")
+    size = min(task.image_size, 128 if goes_down else 224)
     batch_size = 100 if task.ipc >= 50 else 50 if task.ipc >= 10 else 10
     if task.classes == 200:
         batch_size = 100
     elif task.classes >= 100:
         batch_size *= 2
-    learning_rate = {"efficientnet-b0": 0.002, "mobilenet-v2": 0.0025, "vgg-16": 0.0005, "vgg-16-bn": 0.0005}
-    rate = learning_rate.get(task.student, 0.001)
+    listed = rded_learning_rate(task.student)
+    rate = listed or 0.001
     # Its own exception for CIFAR-100, from ConvNet to ConvNet.
     if (
         task.student == "convnet-3-bn"
@@ -168,19 +193,19 @@ def _rded_soft(task: Task) -> Settings:
         looks=(250, 260, 270, 280, 290, 300),
         labels="teacher",
         crops_stored=True,
+        teacher_as_is=goes_down and size == 128 and (task.teacher or "").startswith("resnet"),
         temperature=20.0,
         batchnorm_updates=2,
+        non_standard=None if listed else f"RDED's code has no learning rate for this student; {rate} is our choice",
     )
 
 
 def _sre2l(task: Task) -> Settings:
-    """SRe2L's post-training (Yin et al., 2023), also of DEDA's tables: a teacher labels every augmented batch.
-
-    Its relabelling crops the stored file, which has not been scaled to the student's size.
+    """SRe2L's post-training (Yin et al., 2023), of DEDA's tables on CIFAR, too: a teacher labels every augmented batch.
 
     Code: SRe2L 8d00cba for ImageNet and CIFAR, zeyuanyin/tiny-imagenet 275c667 for Tiny-ImageNet. Up to 32 px the CIFAR
     settings, up to 64 px those of Tiny-ImageNet. The batch of 1,024 is that of ImageNet-1K; sets of fewer classes take the
-    128 of LPLD and CDA, as 1,024 would exceed many of them.
+    128 of LPLD and CDA, as 1,024 would exceed many of them. Crops are of the stored file, as its relabelling takes them.
     """
     size, (mean, std) = task.image_size, task.normalization
     if size <= 32:
@@ -223,11 +248,26 @@ def _sre2l(task: Task) -> Settings:
     return _post_training(task, labels="teacher", batch_size=fkd_batch_size(task.images, task.classes))
 
 
+def _lpld(task: Task) -> Settings:
+    """LPLD's post-training (Xiao and He, 2024), of its tables and of DEDA's on Tiny-ImageNet and ImageNet-1K.
+
+    Code: he-y/soft-label-pruning-for-dataset-distillation 63eee18. It is SRe2L's with smaller batches: 128 on ImageNet, so
+    23,700 updates at IPC 10 and not 3,000, and 64 on Tiny-ImageNet, where biases and norms do not decay. Not taken: stored
+    labels of half precision; a teacher says them. LPLD has no CIFAR; DEDA follows both papers, so there SRe2L: `sre2l`.
+    """
+    if task.image_size <= 32:
+        reason = "LPLD trains on no images this small; what DEDA does there is sre2l"
+        return dataclasses.replace(_sre2l(task), non_standard=reason)
+    if task.image_size <= 64:
+        return dataclasses.replace(_sre2l(task), batch_size=64, decay_all=False, looks=(*range(1, 100, 10), 100))
+    return _post_training(task, labels="teacher", batch_size=min(128, task.images))
+
+
 def _fkd(task: Task) -> Settings:
     """SRe2L's post-training on stored views (FKD: Shen and Xing, 2022): no teacher, and the same labels for everyone.
 
-    The batches are those the views were made with, as in SRe2L's code. There image ids are not stored but derived anew; here
-    every view names its image, so nothing depends on the order of files.
+    The batches are those the views were made with, as in SRe2L's code; with views in batches of 128 this is LPLD's training.
+    There image ids are not stored but derived anew; here every view names its image, and no order of files matters.
     """
     return _post_training(
         task, labels="views", batch_size=task.views_batch_size or fkd_batch_size(task.images, task.classes)
@@ -249,6 +289,7 @@ def fkd_views(mirrored: bool) -> Augmentation:
 
 def _post_training(task: Task, *, labels: Literal["teacher", "views"], batch_size: int) -> Settings:
     size = min(224, task.image_size)
+    small = "the papers that train so have images of 224 px or more" if size < 224 else None
     return Settings(
         epochs=FKD_EPOCHS,
         batch_size=batch_size,
@@ -264,18 +305,21 @@ def _post_training(task: Task, *, labels: Literal["teacher", "views"], batch_siz
         labels=labels,
         crops_stored=True,
         temperature=20.0,
+        non_standard=small,
     )
 
 
 PROTOCOLS = {
     known.name: known
     for known in (
-        Protocol("quick", 2, _quick, "hard", standard=False),
+        Protocol("quick", 2, _quick, "hard"),
         Protocol("idc-hard", 2, _idc_hard, "hard"),
+        Protocol("idc-hard-100", 1, functools.partial(_idc_hard, large=100), "hard"),
         Protocol("rded-soft", 2, _rded_soft, "teacher"),
         Protocol("kd", 2, _kd, "soft"),
         Protocol("fkd", 2, _fkd, "views"),
         Protocol("sre2l", 2, _sre2l, "teacher"),
+        Protocol("lpld", 1, _lpld, "teacher"),
     )
 }
 

@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 
 from distill_hub.artifact.manifest import EnvironmentRecord, Manifest, now
-from distill_hub.artifact.records import OWN, RANDOM, EvaluationRecord, Score
+from distill_hub.artifact.records import OWN, RANDOM, EvaluationRecord, Score, what_is_non_standard
 from distill_hub.artifact.views import Views
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
@@ -180,7 +180,7 @@ def measure(
     return EvaluationRecord(
         protocol=rules.name,
         protocol_version=rules.version,
-        standard=rules.standard,
+        standard=settings.non_standard is None,
         settings=json.loads(json.dumps(dataclasses.asdict(settings))),  # as a reader of the record sees it
         student=student,
         seeds=list(seeds),
@@ -205,6 +205,7 @@ def score_table(records: Sequence[EvaluationRecord], ipc: int) -> Table:
         "last, mean ± std",
         "best of test",
         title=f"Test accuracy in %, {len(records[0].seeds)} seed{'s' * (len(records[0].seeds) > 1)}",
+        caption=what_is_non_standard(records),
     )
     for record in records:
         for name, score in record.scores.items():

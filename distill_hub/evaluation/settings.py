@@ -50,12 +50,14 @@ class Settings:
     # hard: cross-entropy with `label`; soft: KL to the stored `soft_label`; teacher: KL to what a teacher says of the
     # finished batch; views: KL to the stored teacher logits of stored views.
     labels: Literal["hard", "soft", "teacher", "views"] = "hard"
+    teacher_as_is: bool = False  # whether a teacher sees the batch at the batch's own size, not at that of its training
     crops_stored: bool = False  # whether crops are taken from images as they are stored, not scaled to image_size before
     temperature: float = 1.0  # of both distributions of the KL divergence
     temperature_squared: bool = False  # whether the KL divergence is multiplied by the temperature's square
     batchnorm_updates: int = 1  # how often the running statistics take in each batch (RDED: 2)
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
+    non_standard: str | None = None  # why no number of the literature was made so; None: the protocol's papers' were
 
     def start_size(self, stored: int) -> int:
         """Return the side at which augmentation starts from images with a side of `stored` pixels."""

@@ -264,7 +264,8 @@ def _targets(
 ) -> torch.Tensor:
     """Return what the students should say of a batch: probabilities (K * B, C), float32."""
     if settings.labels == "teacher":
-        return _soften(teacher.logits(denormalize(images, settings.mean, settings.std)), settings)
+        shown = denormalize(images, settings.mean, settings.std)
+        return _soften(teacher.logits(shown, as_is=settings.teacher_as_is), settings)
     if settings.labels == "views":
         return _soften(draws["logits"], settings)
     chosen = list(zip(sets, draws["order"].split(len(images) // len(sets)), strict=True))

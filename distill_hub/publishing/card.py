@@ -83,7 +83,9 @@ def render_card(
         yaml=_card_data(manifest, size_bytes).to_yaml(),
         m=manifest,
         evaluations=evaluations,
-        own_protocols=sorted({f"{e.protocol} v{e.protocol_version}" for e in evaluations if not e.standard}),
+        own_protocols=sorted(
+            {(f"{e.protocol} v{e.protocol_version}", e.why_non_standard or "") for e in evaluations if not e.standard}
+        ),
         distance=next((e.mmd for e in evaluations if e.mmd is not None), None),
         location=location,
         pictures={name: text.format(source_name(source)) for name, text in PICTURES.items() if name in files},

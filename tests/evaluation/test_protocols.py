@@ -26,7 +26,7 @@ def settings(name, *, ipc=10, classes=10, size=224, student="resnet-18-bn", sour
 def test_the_protocols_are_those_the_options_name():
     field = next(f for f in dataclasses.fields(EvaluationOptions) if f.name == "protocol")
     assert list(PROTOCOLS) == list(field.type.__args__)
-    assert [name for name, known in PROTOCOLS.items() if not known.standard] == ["quick"]
+    assert [name for name in PROTOCOLS if settings(name).non_standard] == ["quick"]
 
 
 def test_protocols_by_name_and_version():
@@ -61,6 +61,18 @@ def test_idc_hard_on_imagenet(classes, place):
     assert got.augmentation == Augmentation(
         crop_scale=(0.5, 1.0), flip=True, jitter=0.4, lighting=0.1, mix="cutmix", mix_probability=1.0, mix_alpha=1.0
     )
+
+
+@pytest.mark.parametrize("classes", [10, 99, 100, 101, 1000])
+def test_idc_hard_100_differs_at_100_classes_alone(classes):
+    minimax, idc = (settings(name, classes=classes, ipc=20) for name in ("idc-hard", "idc-hard-100"))
+    small, large = (0.01, 5e-4, 64), (0.1, 1e-4, 128)
+    steps = [(got.learning_rate, got.weight_decay, got.batch_size) for got in (minimax, idc)]
+    assert steps == [large if classes > 100 else small, large if classes >= 100 else small]
+    assert (minimax == idc) == (classes != 100)
+    assert minimax.epochs == idc.epochs and idc.non_standard is None
+    cifar = {"classes": 100, "size": 32, "source": "cifar100"}
+    assert settings("idc-hard", **cifar) == settings("idc-hard-100", **cifar)  # on small images there is one reading
 
 
 def test_idc_epochs_beyond_the_usual_ipc():
@@ -118,16 +130,57 @@ def test_rded_soft(classes, place):
     assert got.augmentation == Augmentation(patches=factor, crop_scale=(1 / factor, 1.0), flip=True, mix="cutmix")
 
 
+@pytest.mark.parametrize(
+    ("rate", "students"),
+    [
+        (
+            0.001,
+            "resnet-18-bn,resnet-50-bn,resnet-101-bn,convnet-3-bn,convnet-4-bn,convnet-6-bn,timm/resnet18,timm/resnet34",
+        ),
+        (0.002, "efficientnet-b0,timm/efficientnet_b0,timm/efficientnet_b3"),
+        (0.0025, "mobilenet-v2,timm/mobilenetv2_100"),
+        (0.0005, "vgg-16,vgg-16-bn,timm/vgg11,timm/vgg11_bn"),
+        (0.0001, "timm/vit_base_patch16_224,timm/vit_tiny_patch16_224,timm/swinv2_tiny_window8_256"),
+    ],
+)
+def test_rded_s_learning_rates_are_those_of_the_student_s_family(rate, students):
+    for student in protocol("rded-soft").students(students, 224):
+        got = settings("rded-soft", student=student)
+        assert (got.learning_rate, got.non_standard) == (rate, None), student
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        *(
+            "shufflenet-v2",
+            "resnetap-10",
+            "timm/convnext_tiny",
+            "timm/efficientnetv2_s",
+            "timm/swin_tiny_patch4_window7_224",
+        ),
+        *("timm/mobilenetv3_large_100", "timm/resnext50_32x4d", "timm/deit_tiny_patch16_224"),
+    ],
+)
+def test_a_learning_rate_that_rded_has_not_is_called_ours(student):
+    got = settings("rded-soft", student=student)
+    assert got.learning_rate == 0.001
+    assert got.non_standard == "RDED's code has no learning rate for this student; 0.001 is our choice"
+
+
+def test_rded_s_teachers_see_the_batch_as_it_is_where_convnet_5_and_6_make_it_small():
+    def shown(student, teacher, size=256):
+        got = settings("rded-soft", student=student, teacher=teacher, size=size)
+        return got.image_size, got.teacher_as_is
+
+    assert shown("convnet-5-bn", "resnet18") == shown("convnet-6-bn", "resnet-18-bn") == (128, True)
+    assert shown("convnet-5-bn", "convnet-5-bn") == shown("convnet-5-bn", "vit_tiny_patch16_224") == (128, False)
+    assert shown("resnet-18-bn", "resnet18") == (224, False)
+    assert shown("convnet-5-bn", "resnet18", size=64) == (64, False)  # no teacher of RDED's for 64 px has seen larger images
+    assert not any(settings(name, teacher="resnet18").teacher_as_is for name in PROTOCOLS)
+
+
 def test_rded_soft_by_student():
-    rates = {
-        "resnet-50-bn": 0.001,
-        "efficientnet-b0": 0.002,
-        "mobilenet-v2": 0.0025,
-        "vgg-16": 0.0005,
-        "convnet-4-bn": 0.001,
-    }
-    for student, rate in rates.items():
-        assert settings("rded-soft", student=student).learning_rate == rate
     small = settings("rded-soft", student="convnet-5-bn", size=256)
     assert (small.image_size, small.test_resize) == (128, 144)
     assert settings("rded-soft", student="resnet-18-bn", size=256).image_size == 224
@@ -172,6 +225,47 @@ def test_sre2l_on_tiny_imagenet():
     assert got.augmentation == Augmentation(crop_scale=(0.08, 1.0), flip=True)
     assert (got.image_size, got.test_resize) == (64, 64)
     assert (got.mean, got.std) == ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
+
+
+@pytest.mark.parametrize(("ipc", "updates"), [(10, 23_700), (50, 117_300), (100, 234_600)])
+def test_lpld_on_imagenet_is_sre2l_in_batches_of_128(ipc, updates):
+    got, sre2l = (settings(name, ipc=ipc, classes=1000) for name in ("lpld", "sre2l"))
+    assert got == dataclasses.replace(sre2l, batch_size=128) and sre2l.batch_size == 1024
+    batches = -(-ipc * 1000 // 128)  # the last one is smaller: 79 at IPC 10
+    assert got.epochs * batches == updates
+    assert (got.learning_rate, got.temperature, got.temperature_squared, got.labels) == (0.001, 20.0, False, "teacher")
+    assert settings("lpld", ipc=1, classes=10).batch_size == 10
+
+
+def test_lpld_on_tiny_imagenet():
+    got = settings("lpld", ipc=50, classes=200, size=64, source="tiny-imagenet")
+    assert (got.epochs, got.batch_size, got.optimizer, got.learning_rate) == (100, 64, "sgd", 0.2)
+    assert (got.weight_decay, got.decay_all, got.schedule) == (1e-4, False, "warmup-cosine")
+    assert (got.temperature, got.temperature_squared, got.labels) == (20.0, True, "teacher")
+    assert got.augmentation == Augmentation(crop_scale=(0.08, 1.0), flip=True)  # nothing is mixed
+    assert (got.image_size, got.test_resize) == (64, 64)  # test images as they are
+    assert got.looks == (1, 11, 21, 31, 41, 51, 61, 71, 81, 91, 100)
+    assert (got.mean, got.std) == ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
+    assert got.non_standard is None
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "is_standard"),
+    [
+        ("lpld", 32, False),
+        ("lpld", 64, True),
+        ("sre2l", 32, True),
+        ("sre2l", 64, True),
+        ("fkd", 32, False),
+        ("fkd", 64, False),
+    ]
+    + [(name, size, size >= 224) for name in ("lpld", "sre2l", "fkd") for size in (128, 223, 224, 256)],
+)
+def test_what_no_paper_trains_is_non_standard(name, size, is_standard):
+    got = settings(name, size=size, source="cifar10")
+    assert (got.non_standard is None) == is_standard
+    if (name, size) == ("lpld", 32):  # DEDA on CIFAR follows SRe2L
+        assert dataclasses.replace(got, non_standard=None) == settings("sre2l", size=32, source="cifar10")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +341,7 @@ def test_students_of_a_protocol():
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_resnet_18_with_instance_norm_is_no_student_of_protocols_with_batchnorm(name):
-    if name in ("rded-soft", "fkd", "sre2l"):
+    if name in ("rded-soft", "fkd", "sre2l", "lpld"):
         assert protocol(name).students("auto", 32) == ["resnet-18-bn"]
         with pytest.raises(InputError, match=f"students of {name} have BatchNorm: resnet-18-bn"):
             protocol(name).students("resnet-18", 32)

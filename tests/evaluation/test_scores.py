@@ -182,6 +182,9 @@ def test_the_table_shows_last_before_best_and_marks_what_is_not_of_the_literatur
     rows = [line for line in console.export_text().splitlines() if "this set" in line]
     assert "quick v2 (non-standard)" in rows[0] and "idc-hard v2 " in rows[1] and "non-standard" not in rows[1]
     assert rows[0].index("50.5 ± 0.7") < rows[0].index("60.0")
+    console.print(score_table(records, 3))
+    below = " ".join(console.export_text().split())
+    assert below.count("quick v2 (non-standard) with convnet-2: it is for smoke runs, and no paper has numbers of it") == 1
 
 
 def test_dd_ranking_from_fractions(make_subject, pretended, tmp_path):

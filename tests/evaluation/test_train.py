@@ -177,6 +177,19 @@ def test_crops_are_taken_from_the_stored_image_where_the_released_code_does_it(n
     assert TrainingSet(images, labels).at(plain, "cpu").images.shape[-1] == 224  # without crops there is nothing to scale it
 
 
+@pytest.mark.parametrize("as_is", [False, True])
+def test_a_teacher_sees_the_batch_at_its_own_size_or_at_that_of_its_training(as_is):
+    teacher = linear_teacher()
+    teacher.image_size = teacher.resize = 24  # larger than the batch of 16 px
+    rules = settings("rded-soft", teacher_as_is=as_is, temperature=1.0)
+    seen = torch.rand(4, 3, 16, 16, generator=cpu_generator(0))
+    found = engine._targets(rules, [], normalize(seen, rules.mean, rules.std), {}, teacher, CLASSES)
+    shown = seen if as_is else F.interpolate(seen, (24, 24), mode="bilinear", antialias=True)
+    assert torch.allclose(found, teacher.model((shown - 0.4) / 0.3).softmax(1), atol=1e-5)
+    other = F.interpolate(seen, (24, 24), mode="bilinear", antialias=True) if as_is else seen
+    assert not torch.allclose(found, teacher.model((other - 0.4) / 0.3).softmax(1), atol=1e-5)
+
+
 def test_biases_and_norms_do_not_decay_where_the_protocol_says_so():
     rules = settings("kd", optimizer="adamw", learning_rate=1e-3, weight_decay=10.0, decay_all=False)
     rules = dataclasses.replace(rules, augmentation=Augmentation())

@@ -271,6 +271,8 @@ def test_own_protocol_is_called_so(render):
     assert render([{}]).count(warning) == 1
     assert render([{}, {"student": "other"}]).count(warning) == 1
     assert "one of the literature's" not in render([{"standard": True}])
+    why = render([{"settings": {"non_standard": "it *is* for smoke runs"}}, {"settings": {"non_standard": ["no", "text"]}}])
+    assert r"one of the literature's here: it \*is\* for smoke runs. Compare" in why and why.count(warning) == 1
 
 
 def test_a_teacher_that_labelled_the_batches_is_named(render, full):

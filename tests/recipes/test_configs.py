@@ -199,7 +199,7 @@ def test_protocols_and_students_are_known():
         for config in scored(block)
     }
     students = {(s, source) for p, names, source in pairs for s in protocol(p).students(names, SIDES.get(source, 256))}
-    assert {p for p, _, _ in pairs} == {"idc-hard", "rded-soft", "kd", "sre2l"}
+    assert {p for p, _, _ in pairs} == {"idc-hard", "rded-soft", "kd", "sre2l", "lpld"}
     for student, source in students:
         check_student(student, CLASSES[source], SIDES.get(source, 224))
 
@@ -276,7 +276,8 @@ def test_settings_of_recovery_are_the_papers(name):
     source, method = name.split("/")
     small, cifar = source in SIDES, "cifar" in source
     for config, ipc, _ in map(read, own_commands(name)):
-        assert config.protocol == "sre2l"
+        assert config.protocol == ("sre2l" if method == "sre2l" or cifar else "lpld")  # LPLD has no CIFAR
+        assert f"protocol {config.protocol}." in " ".join(header(file_of(name)))
         assert config.teacher == (f"outputs/{source}-teacher" if small else "auto")
         assert config.recover_steps == (1000 if cifar else 4000)
         assert config.recover_learning_rate == (0.1 if small else 0.25)
