@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from distill_hub.data.augment import Augmentation, augment, draw
+from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.evaluation.train import TrainingSet
@@ -73,7 +74,7 @@ def main() -> None:
     kinds = {"photos, scaled to 256 px": photos(True), "photos, their own pixels": photos(False), "1/f noise": pink()}
     show("| images | protocol | stored image | scaled to 224 px first | of the stored | torchvision | largest difference |")
     show("|---|---|--:|--:|--:|--:|--:|")
-    task = Task(COUNT, ("a", "b"), STORED, "photos", "resnet-18-bn")
+    task = Task(COUNT, 2, STORED, True, NORMALIZATIONS["imagenet"], "resnet-18-bn")
     for kind, images in kinds.items():
         for name in ("rded-soft", "sre2l"):
             rules = protocol(name).settings(task)
