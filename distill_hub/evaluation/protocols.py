@@ -15,6 +15,7 @@ from typing import Literal
 
 from distill_hub.config import InputError, nearest
 from distill_hub.data.augment import Augmentation
+from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.networks.build import check_student
 from distill_hub.networks.names import WITH_BATCH_NORM, split_students, student_name
@@ -79,6 +80,17 @@ def idc_epochs(ipc: int, classes: int) -> int:
     return 2 * epochs // 3 // 100 * 100 if classes == 100 else epochs
 
 
+def _idc_exception(task: Task) -> str | None:
+    """Return what IDC trains in a way of its own and `idc-hard` does not; a source is known by its normalisation."""
+    if task.normalization in (NORMALIZATIONS["mnist"], NORMALIZATIONS["fashion-mnist"]):
+        return (
+            "IDC's images here have one channel and its first convolution a padding of 3; these students see three channels"
+        )
+    if task.normalization == NORMALIZATIONS["svhn"] and task.ipc == 1:
+        return "IDC trains on one image per class of SVHN with cutout, not CutMix"
+    return None
+
+
 def _idc_hard(task: Task, large: int = 101) -> Settings:
     """IDC's training on hard labels (Kim et al., 2022), of the tables of Minimax Diffusion, DGS and CaO2.
 
@@ -104,6 +116,7 @@ def _idc_hard(task: Task, large: int = 101) -> Settings:
             looks=(1000,),
             mean=mean,
             std=std,
+            non_standard=_idc_exception(task),
             **common,
         )
     epochs, size, is_large = idc_epochs(task.ipc, task.classes), min(224, task.image_size), task.classes >= large

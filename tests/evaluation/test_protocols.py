@@ -63,6 +63,19 @@ def test_idc_hard_on_imagenet(classes, place):
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "ipc", "words"),
+    [
+        *(("mnist", 10, "one channel"), ("fashion-mnist", 1, "one channel"), ("svhn", 1, "cutout")),
+        *(("svhn", 10, None), ("cifar10", 1, None), ("tiny-imagenet", 1, None)),
+    ],
+)
+def test_what_idc_trains_in_a_way_of_its_own_is_non_standard(source, ipc, words):
+    for name in ("idc-hard", "idc-hard-100", "kd"):
+        reason = settings(name, ipc=ipc, size=32, source=source).non_standard
+        assert reason is None if words is None else words in reason
+
+
 @pytest.mark.parametrize("classes", [10, 99, 100, 101, 1000])
 def test_idc_hard_100_differs_at_100_classes_alone(classes):
     minimax, idc = (settings(name, classes=classes, ipc=20) for name in ("idc-hard", "idc-hard-100"))
