@@ -38,7 +38,7 @@ def main(config: DedaConfig) -> Path | None:
         return deda.objective(teacher, labels, len(labels) // config.ipc, bank, **weights, **how)
 
     items = [(label, index) for label in range(len(names)) for index in range(config.ipc)]
-    batch = {"chunk_size": config.classes_at_a_time * config.ipc, "size": size, "flip": setup.source.mirrored}
+    batch = {"chunk_size": config.classes_at_a_time * config.ipc, "size": size, "mirrored": setup.source.mirrored}
     batch |= {"made_from": setup.made_from, "lower": "a smaller --classes_at_a_time or --ipc"}
     recovered = sre2l.recover_set(run, teacher, names, items, objective, config, **batch)
     return package_and_score(setup, recovered, setup.manifest(deda.FACTS, sre2l.loss_note(recovered)))

@@ -35,7 +35,7 @@ def main(config: Sre2lConfig) -> Path | None:
     batch = {
         "chunk_size": min(len(names), config.recover_batch_size),
         "size": setup.image_size,
-        "flip": setup.source.mirrored,
+        "mirrored": setup.source.mirrored,
     }
     batch |= {"made_from": setup.made_from, "lower": "a smaller --recover_batch_size"}
     recovered = sre2l.recover_set(setup.run, setup.teacher, names, items, objective, config, **batch)

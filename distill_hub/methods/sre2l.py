@@ -11,6 +11,7 @@ LPLD (Xiao and He, NeurIPS 2024, Sec. 4) those of a batch of one class with that
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,11 +50,44 @@ LPLD = {
   year = {2024},
 }""",
 }
-ROLL = 32 / 224  # largest shift of the images, as a share of their side
 CHECK_STEPS = 100  # steps between looks at the losses: each makes the device wait
 
 # From images (B, 3, S, S) in [0, 1] to the loss of each group of images, (G,). Groups do not depend on each other.
 Objective = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What is done to the images before each step.
+
+    Attributes:
+        smallest_crop: Least area of a RandomResizedCrop, as a share of the image's; 1 leaves it out.
+        flip: Whether half of the views are mirrored.
+        rolls: Least and greatest shift down and to the right, in pixels, the same for all images.
+    """
+
+    smallest_crop: float
+    flip: bool
+    rolls: tuple[int, int]
+
+
+def views_of(settings: RecoverOptions, size: int, mirrored: bool) -> Views:
+    """Resolve how images of a size are seen, by default as in the released codes.
+
+    SRe2L's code for 224 px crops and mirrors, and rolls by 0 to 32 px; that for CIFAR rolls by 0 to 4 px and does nothing
+    else; that for Tiny-ImageNet crops and mirrors, and rolls by -4 to 4 px. Of other sizes, rolls are in proportion.
+
+    Args:
+        settings: What is asked for.
+        size: Side of the images in pixels.
+        mirrored: Whether a mirrored image still shows its class.
+    """
+    most, both = settings.largest_roll, settings.roll_both_ways
+    if most is None:
+        most, both = round(size / (8 if size <= 32 else 16 if size <= 64 else 7)), both or 32 < size <= 64
+    crop = (1.0 if size <= 32 else 0.08) if settings.smallest_crop is None else settings.smallest_crop
+    flips = size > 32 if settings.flips is None else settings.flips == "yes"
+    return Views(smallest_crop=crop, flip=flips and mirrored, rolls=(-most if both else 0, most))
 
 
 def recover(
@@ -65,15 +99,14 @@ def recover(
     steps: int,
     learning_rate: float,
     views_seed: int,
-    smallest_crop: float = 0.08,
-    flip: bool = True,
+    views: Views,
     dtype: torch.dtype = torch.float32,
     title: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Optimise pixels, from noise: Adam with betas 0.5 and 0.9, its learning rate falling to 0 along a cosine.
 
-    In every step the images are rolled (all by the same amount, at most `ROLL` of the side each way), cropped and resized,
-    and mirrored; after it each pixel is clamped to what an image can hold. No gradient of the network's weights is computed.
+    In every step the images are cropped and resized, mirrored, and rolled (all by the same amount); after it each pixel is
+    clamped to what an image can hold. No gradient of the network's weights is computed.
 
     Args:
         teacher: The trained network; its normalisation gives the learning rate its unit.
@@ -83,8 +116,7 @@ def recover(
         steps: Iterations.
         learning_rate: Of Adam at the start, in units of the normalised images.
         views_seed: Of what is done to the images in every step.
-        smallest_crop: Least area of a RandomResizedCrop, as a share of the image's; 1 leaves it out.
-        flip: Whether half of the views are mirrored.
+        views: What that is.
         dtype: float32, or what forward passes are autocast to; the images and their optimiser are float32.
         title: Of a progress bar; none without it.
 
@@ -102,12 +134,11 @@ def recover(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
-    rules = Augmentation(crop_scale=(smallest_crop, 1.0) if smallest_crop < 1 else None, flip=flip)
     generator, losses = cpu_generator(views_seed), []
     for step in progress(range(steps), title, unit="step", disable=not title):
-        views = _views(denormalize(images, teacher.mean, teacher.std), rules, generator)
+        seen = _views(denormalize(images, teacher.mean, teacher.std), views, generator)
         with autocast:
-            loss = objective(views)
+            loss = objective(seen)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss.sum()).backward()
         scaler.step(optimizer)
@@ -132,7 +163,7 @@ def recover_set(
     *,
     chunk_size: int,
     size: int,
-    flip: bool,
+    mirrored: bool,
     made_from: Mapping[str, Any] | None = None,
     lower: str | None = None,
 ) -> Stage:
@@ -147,7 +178,7 @@ def recover_set(
         settings: Iterations, learning rate, crops and seed.
         chunk_size: Images optimised at a time.
         size: Side of the images in pixels.
-        flip: Whether views are mirrored.
+        mirrored: Whether a mirrored image still shows its class.
         made_from: See `Run.map`.
         lower: See `Run.map`: the images of a chunk are optimised together.
 
@@ -166,8 +197,7 @@ def recover_set(
             steps=run.part(settings.recover_steps),
             learning_rate=settings.recover_learning_rate,
             views_seed=draw_seed(settings.seed, "recover views", seeds[0]),
-            smallest_crop=settings.smallest_crop,
-            flip=flip,
+            views=views_of(settings, size, mirrored),
             dtype=run.dtype,
             title="recover images" if run.is_main else "",
         )
@@ -188,10 +218,11 @@ def loss_note(recovered: Stage) -> dict[str, list[float]]:
     return {"mean_loss_of_first_and_last_tenth": losses.mean(0).tolist()}
 
 
-def _views(images: torch.Tensor, rules: Augmentation, generator: torch.Generator) -> torch.Tensor:
-    count, size = len(images), images.shape[-1]
-    draws = draw(rules, count, count, size, generator)
-    down, right = torch.randint(round(ROLL * size) + 1, (2,), generator=generator).tolist()
+def _views(images: torch.Tensor, views: Views, generator: torch.Generator) -> torch.Tensor:
+    count, size, (least, most) = len(images), images.shape[-1], views.rolls
+    crop_scale = (views.smallest_crop, 1.0) if views.smallest_crop < 1 else None
+    draws = draw(Augmentation(crop_scale=crop_scale, flip=views.flip), count, count, size, generator)
+    down, right = torch.randint(least, most + 1, (2,), generator=generator).tolist()
     if "crop" in draws:
         images = resized_crop(images, draws["crop"].to(images.device), size)
     if "flip" in draws:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from distill_hub.config import option
-from distill_hub.kinds import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from distill_hub.kinds import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from distill_hub.options.shared import PixelOptions
 
 
@@ -16,7 +17,18 @@ class RecoverOptions(PixelOptions):
         1000, "iterations (papers: 1,000 for CIFAR, 4,000 for Tiny-ImageNet and ImageNet-1K)", common=True
     )
     recover_learning_rate: PositiveFloat = option(0.25, "Adam learning rate on normalised pixels; falls to 0 along a cosine")
-    smallest_crop: Fraction = option(0.08, "least area of the random crops, as a share of the image's")
+    smallest_crop: Fraction | None = option(
+        None, "least area of the random crops, as a share of the image's; 1: no crops; default: 0.08, up to 32 px 1"
+    )
+    flips: Literal["yes", "no"] | None = option(
+        None, "mirror half of the views, where a mirrored image still shows its class; default: yes, up to 32 px no"
+    )
+    largest_roll: NonNegativeInt | None = option(
+        None,
+        "most pixels that the images are rolled by; default, as in the released codes: an eighth of the side up to 32 px, a "
+        "sixteenth, both ways, up to 64 px, and a seventh above",
+    )
+    roll_both_ways: bool = option(False, "roll them up and to the left, too, not only down and to the right")
 
 
 @dataclass(frozen=True)

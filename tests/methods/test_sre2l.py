@@ -12,9 +12,12 @@ from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
 from distill_hub.methods import sre2l
 from distill_hub.methods.bank import batch_norms
+from distill_hub.options.sre2l import Sre2lConfig
 
 CLASSES = [SourceClass(name, place, None) for place, name in enumerate(("ant", "bee", "cat"))]
-QUIET = {"size": 16, "learning_rate": 0.1, "views_seed": 5, "smallest_crop": 1.0, "flip": False}
+ALL = sre2l.Views(smallest_crop=0.08, flip=True, rolls=(0, 2))
+STILL = sre2l.Views(smallest_crop=1.0, flip=False, rolls=(0, 0))
+QUIET = {"size": 16, "learning_rate": 0.1, "views_seed": 5, "views": STILL}
 
 
 def images_of(count: int, seed: int = 0) -> torch.Tensor:
@@ -73,8 +76,7 @@ def test_with_a_bank_each_group_comes_near_its_own_class(teacher):
         assert float(found[group]) == pytest.approx(expected, rel=1e-10)
 
 
-def test_the_loop_is_adam_with_a_cosine_and_a_clamp(teacher, monkeypatch):
-    monkeypatch.setattr(sre2l, "ROLL", 0.0)
+def test_the_loop_is_adam_with_a_cosine_and_a_clamp(teacher):
     teacher.mean, teacher.std = (0.2, 0.5, 0.4), (0.25, 0.5, 0.2)
     goal, steps, seeds = images_of(2, seed=3) * 1.4 - 0.2, 12, [11, 12]  # some of it is out of reach
     found, losses = sre2l.recover(
@@ -96,44 +98,67 @@ def test_the_loop_is_adam_with_a_cosine_and_a_clamp(teacher, monkeypatch):
         np.testing.assert_allclose(found[place] / 255, values * std + mean, atol=0.51 / 255)
 
 
-def test_a_view_is_cropped_mirrored_and_rolled(teacher):
+@pytest.mark.parametrize("rolls", [(0, 2), (-1, 1)])
+def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
     images = images_of(6)
+    how = sre2l.Views(smallest_crop=1.0, flip=True, rolls=rolls)
     seen = []
 
     def keep(views):
         seen.append(views.detach().clone())
         return views.sum((1, 2, 3))
 
-    sre2l.recover(teacher, keep, range(6), steps=30, **{**QUIET, "flip": True, "learning_rate": 1e-9})
+    sre2l.recover(teacher, keep, range(6), steps=30, **{**QUIET, "views": how, "learning_rate": 1e-9})
     start = torch.stack([torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(6)])
     images = sre2l.denormalize(start, teacher.mean, teacher.std)
-    rolls, mirrored = set(), 0
+    found, mirrored = set(), 0
     for place, views in enumerate(seen):
         source = images if place == 0 else images.clamp(0, 1)  # as they are after the first step
         for image, view in zip(source, views, strict=True):
             fits = [
                 (down, right, flip)
-                for down in range(4)
-                for right in range(4)
+                for down in range(-3, 4)
+                for right in range(-3, 4)
                 for flip in (False, True)
                 if torch.allclose(view, (image.flip(2) if flip else image).roll((down, right), (1, 2)), atol=1e-5)
             ]
             assert len(fits) == 1
-            rolls.add(fits[0][:2])
+            found.add(fits[0][:2])
             mirrored += fits[0][2]
-    assert {down for down, _ in rolls} <= {0, 1, 2} and {right for _, right in rolls} <= {0, 1, 2} and len(rolls) > 5
+    allowed = {*range(rolls[0], rolls[1] + 1)}
+    assert {down for down, _ in found} == {right for _, right in found} == allowed and len(found) > 5
     assert 60 < mirrored < 120  # of 180
     crops = []
     objective = lambda views: (crops.append(views.detach().std()), views.sum((1, 2, 3)))[1]  # noqa: E731
-    sre2l.recover(teacher, objective, range(6), steps=1, **{**QUIET, "smallest_crop": 0.1})
+    sre2l.recover(teacher, objective, range(6), steps=1, **{**QUIET, "views": sre2l.Views(0.1, False, (0, 0))})
     assert crops[0] < 0.8 * images.std()  # enlarging a part of noise smooths it
+
+
+@pytest.mark.parametrize(
+    ("size", "mirrored", "options", "expected"),
+    [
+        (224, True, {}, (0.08, True, (0, 32))),  # SRe2L's codes for ImageNet-1K, Tiny-ImageNet and CIFAR
+        (64, True, {}, (0.08, True, (-4, 4))),
+        (32, True, {}, (1.0, False, (0, 4))),
+        (16, True, {}, (1.0, False, (0, 2))),
+        (224, False, {}, (0.08, False, (0, 32))),
+        (32, True, {"flips": "yes", "smallest_crop": 0.5}, (0.5, True, (0, 4))),
+        (32, False, {"flips": "yes"}, (1.0, False, (0, 4))),
+        (64, True, {"largest_roll": 3, "flips": "no"}, (0.08, False, (0, 3))),
+        (64, True, {"largest_roll": 0, "smallest_crop": 1.0}, (1.0, True, (0, 0))),
+        (224, True, {"largest_roll": 5, "roll_both_ways": True}, (0.08, True, (-5, 5))),
+        (32, True, {"roll_both_ways": True}, (1.0, False, (-4, 4))),
+    ],
+)
+def test_views_are_those_of_the_released_codes_unless_others_are_asked_for(size, mirrored, options, expected):
+    assert sre2l.views_of(Sre2lConfig(**options), size, mirrored) == sre2l.Views(*expected)
 
 
 def test_only_pixels_get_gradients_and_the_network_stays_as_it_is():
     teacher = make_teacher(CLASSES)
     before = {name: tensor.clone() for name, tensor in teacher.model.state_dict().items()}
     objective = sre2l.statistics_objective(teacher, torch.tensor([0, 1, 2]), 1)
-    how = {"size": 16, "steps": 120, "learning_rate": 0.2, "views_seed": 1, "smallest_crop": 1.0}
+    how = {"size": 16, "steps": 120, "learning_rate": 0.2, "views_seed": 1, "views": sre2l.Views(1.0, True, (0, 2))}
     images, losses = sre2l.recover(teacher, objective, [1, 2, 3], **how)
     assert images.dtype == torch.uint8 and images.shape == (3, 3, 16, 16) and losses.shape == (120, 1)
     assert losses[-5:].mean() < 0.7 * losses[0]
@@ -148,7 +173,9 @@ def test_bf16_changes_little():
     teacher = make_teacher(CLASSES)
     objective = sre2l.statistics_objective(teacher, torch.tensor([0, 1, 2]), 1)
     found = [
-        sre2l.recover(teacher, objective, [1, 2, 3], size=16, steps=10, learning_rate=0.1, views_seed=1, dtype=dtype)[1]
+        sre2l.recover(
+            teacher, objective, [1, 2, 3], size=16, steps=10, learning_rate=0.1, views_seed=1, views=ALL, dtype=dtype
+        )[1]
         for dtype in (torch.float32, torch.bfloat16)
     ]
     torch.testing.assert_close(*found, rtol=0.02, atol=0.02)

@@ -281,7 +281,9 @@ def test_settings_of_recovery_are_the_papers(name):
         assert config.teacher == (f"outputs/{source}-teacher" if small else "auto")
         assert config.recover_steps == (1000 if cifar else 4000)
         assert config.recover_learning_rate == (0.1 if small else 0.25)
-        assert (config.image_size, config.view_epochs, config.smallest_crop) == (None, None, 1 if cifar else 0.08)
+        assert (config.image_size, config.view_epochs) == (None, None)
+        assert (config.smallest_crop, config.flips) == ((1, "no") if cifar else (0.08, "yes"))  # SRe2L's codes
+        assert (config.largest_roll, config.roll_both_ways) == (4 if small else 32, source == "tiny-imagenet")
         if method == "deda":
             assert (config.gamma, config.lambda_var, config.lambda_cov) == (50, 0.2, 4)
         else:

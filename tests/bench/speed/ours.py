@@ -126,17 +126,16 @@ def recover(scene: Scene) -> Work:
     labels, seeds = torch.tensor(scene.ids(count)), scene.seeds("recover", count)
     how = {"size": scene.scale.pixels, "learning_rate": RECOVER_RATE, "views_seed": 0, "dtype": scene.run.dtype}
 
-    def loop(steps: int, roll: float = 0.0, smallest_crop: float = 1.0, flip: bool = False) -> Outcome:
-        sre2l.ROLL = roll
+    def loop(steps: int, roll: int = 0, smallest_crop: float = 1.0, flip: bool = False) -> Outcome:
         objective = sre2l.statistics_objective(scene.teacher, labels, 1)
-        changes = {"smallest_crop": smallest_crop, "flip": flip}
-        images, losses = sre2l.recover(scene.teacher, objective, seeds, steps=steps, **how, **changes)
+        views = sre2l.Views(smallest_crop, flip, (0, roll))
+        images, losses = sre2l.recover(scene.teacher, objective, seeds, steps=steps, views=views, **how)
         return {"images": images, "losses": losses[:, 0]}
 
     def work(*changes) -> Callable[[], int]:
         return lambda: loop(steps, *changes) and count * steps
 
-    others = {"with crops, flips and rolls": work(ROLL, 0.08, True)}
+    others = {"with crops, flips and rolls": work(round(ROLL * scene.scale.pixels), 0.08, True)}
     return Work("images x iterations", work(), lambda: loop(5), others)
 
 
