@@ -102,6 +102,7 @@ class Classifier:
         classes: The source's classes; logits come in their order.
         class_names: The network's own classes, in its order. Classes are matched by name or wnid. A network that knows more
             classes than the source is restricted to the source's: logits are cut out first, the softmax runs over those.
+            Only `outputs` are of all.
         image_size: Side of the network's input.
         mean: Of the normalisation, per channel; one number for all of them will do.
         std: Of the normalisation, likewise.
@@ -132,6 +133,7 @@ class Classifier:
         license: str | None = None,
     ):
         self.columns = match_classes(classes, class_names, "teacher", id)
+        self.known = len(class_names)  # K
         self.model = model.to(device).eval().requires_grad_(False)
         self.id, self.architecture, self.revision, self.license = id, architecture, revision, license
         self.image_size, self.device = image_size, torch.device(device)
@@ -140,21 +142,29 @@ class Classifier:
         head = find_head(model, len(class_names), id)
         head.register_forward_pre_hook(lambda _, inputs: setattr(self, "_embedding", inputs[0]))
 
-    def __call__(self, images: torch.Tensor, *, as_is: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes and embeddings (B, D), in one pass.
+    def outputs(self, images: torch.Tensor, *, as_is: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, K) of all it knows and embeddings (B, D), in one pass.
 
         Args:
             images: The images.
             as_is: Show them to the network at their own size, which it has to run on.
+
+        Returns:
+            The logits in the network's own order, those of the source's classes in `columns`; and the embeddings.
         """
         size, resize = (images.shape[-1],) * 2 if as_is else (self.image_size, self.resize)
         how = {"image_size": size, "resize": resize, "interpolation": self.interpolation}
         output = self.model(prepare(images, **how, mean=self.mean, std=self.std, grey=self.grey))
         logits = output if isinstance(output, torch.Tensor) else output.logits  # transformers wraps them
-        return logits[:, self.columns], self._embedding.flatten(1)
+        return logits, self._embedding.flatten(1)
+
+    def __call__(self, images: torch.Tensor, *, as_is: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes and embeddings; see `outputs`."""
+        logits, embeddings = self.outputs(images, as_is=as_is)
+        return logits[:, self.columns], embeddings
 
     def logits(self, images: torch.Tensor, *, as_is: bool = False) -> torch.Tensor:
-        """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes; see `__call__`."""
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes; see `outputs`."""
         return self(images, as_is=as_is)[0]
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:

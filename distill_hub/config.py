@@ -43,7 +43,7 @@ class InputError(ValueError):
     """Something that came from outside cannot be used. One line: the field, its value (None: not given), what is valid."""
 
     def __init__(self, field: str, value: Any, valid: str):
-        self.field, self.value = field, value
+        self.field, self.value, self.valid = field, value, valid
         super().__init__(complaint(field, value, valid))
 
 

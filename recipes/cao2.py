@@ -19,7 +19,7 @@ def main(config: Cao2Config) -> Path | None:
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up_generator
     from distill_hub.methods import cao2
-    from distill_hub.methods.candidates import HALF, pool_of, render
+    from distill_hub.methods.candidates import HALF, render, verdicts_of
     from distill_hub.methods.losses import first_and_last_tenth
     from distill_hub.running.seeds import draw_seed
 
@@ -29,13 +29,14 @@ def main(config: Cao2Config) -> Path | None:
     # Stage 1: objective-guided sample selection from a pool of m * IPC.
     per_class = config.pool_factor * config.ipc
     pool = setup.draw(per_class)
+    judged = setup.judge(pool)
     chosen, short = [], {}
     for label, class_name in enumerate(setup.source.class_names):
-        candidates = pool_of(pool, label, per_class, images=False)
+        verdicts = verdicts_of(judged, label, per_class)
         fill_seed = draw_seed(config.seed, "fill", class_name)
-        indices = cao2.select(candidates, config.ipc, order=config.order, fill=config.fill, seed=fill_seed)
+        indices = cao2.select(verdicts, config.ipc, order=config.order, fill=config.fill, seed=fill_seed)
         chosen += [label * per_class + int(index) for index in indices]
-        correct = int((candidates.logits.argmax(1) == label).sum())
+        correct = int(verdicts.correct.sum())
         if correct < config.ipc:
             short[class_name] = correct
 

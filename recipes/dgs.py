@@ -19,7 +19,7 @@ def main(config: DgsConfig) -> Path | None:
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up_generator
     from distill_hub.methods import dgs
-    from distill_hub.methods.candidates import keep, pool_of
+    from distill_hub.methods.candidates import keep, verdicts_of
     from distill_hub.methods.real_difficulty import real_difficulties
     from distill_hub.publishing.plots import difficulty_chart
     from distill_hub.running.seeds import draw_seed
@@ -28,17 +28,19 @@ def main(config: DgsConfig) -> Path | None:
         dgs.shape(config.distribution, config.ipc)  # refused before any work
     setup = set_up_generator(config, "dgs")
     run, names = setup.run, setup.source.class_names
-    teacher_sha256, image_size = setup.teacher_record.sha256, setup.generator.image_size
-    real = real_difficulties(run, setup.source, setup.teacher, teacher_sha256, image_size=image_size)
+    how = {"over": config.judged_over, "image_size": setup.image_size}
+    real = real_difficulties(run, setup.source, setup.selector, setup.selector_record.sha256, **how)
     per_class = config.pool_factor * config.ipc
     pool = setup.draw(per_class)
+    judged = setup.judge(pool)
     samplings, chosen = [], []
     for label, class_name in enumerate(names):
         sampling = dgs.select(
-            pool_of(pool, label, per_class, images=False),
+            verdicts_of(judged, label, per_class).difficulty.numpy(),
             config.ipc,
             real[label],
             distribution=config.distribution,
+            transformed=config.transform == "log",
             weight=config.similarity_weight,
             limit=config.ipc // 2 if config.threshold_range == "ipc" else None,
             seed=draw_seed(config.seed, "difficulty", class_name),
@@ -50,7 +52,7 @@ def main(config: DgsConfig) -> Path | None:
     target = sum(sampling.target for sampling in samplings)
     pictures = {"difficulty": lambda path: difficulty_chart(dgs.totals(samplings), target, path)}
     notes = {
-        "thresholds": {name: list(sampling.thresholds) for name, sampling in zip(names, samplings, strict=True)},
+        "thresholds": {n: list(s.thresholds) for n, s in zip(names, samplings, strict=True) if s.thresholds},
         "selected_from_another_bin": {n: s.filled for n, s in zip(names, samplings, strict=True) if s.filled},
     }
     return package_and_score(setup, selected, setup.manifest(dgs.FACTS, notes), pool=pool, pictures=pictures)

@@ -15,6 +15,7 @@ from distill_hub.artifact.manifest import (
     Manifest,
     MethodRecord,
     ModelRecord,
+    SelectorRecord,
     SourceRecord,
     StageRecord,
     now,
@@ -169,6 +170,7 @@ def describe(
     generator_classes: Sequence[int] | None,
     teacher: ModelRecord,
     teacher_classes: Sequence[int],
+    selector: SelectorRecord | None,
     ipc: int,
     image_size: int,
     seed: int,
@@ -184,6 +186,7 @@ def describe(
         generator_classes: The generator's id of each class; None without one.
         teacher: The teacher.
         teacher_classes: The teacher's column of each class.
+        selector: The classifier that judged candidates; None where a method has none.
         ipc: Images per class.
         image_size: Side of the images in pixels.
         seed: The run's seed.
@@ -199,6 +202,7 @@ def describe(
         ],
         generator=generator,
         teacher=teacher,
+        selector=selector,
         ipc=ipc,
         image_size=image_size,
         seed=seed,

@@ -140,6 +140,12 @@ class ModelRecord(Record):
     tuning: "TuningRecord | None" = None  # generator: how it was fine-tuned
 
 
+class SelectorRecord(ModelRecord):
+    """The classifier that judged a set's candidates, and over how many classes."""
+
+    judged_over: int = Field(gt=0, le=100_000)  # classes among which its predictions and probabilities were
+
+
 class MethodRecord(Record):
     """The method and the resolved settings of the run."""
 
@@ -228,6 +234,7 @@ class Manifest(Record):
     classes: list[ClassRecord] = Field(min_length=1, max_length=100_000)
     generator: ModelRecord | None = None
     teacher: ModelRecord | None = None
+    selector: SelectorRecord | None = None  # of methods that have one; the teacher, where no other one was named
     soft_labels: Literal["teacher", "author", "one-hot"] = "teacher"  # whose; author: of an external set, teacher unknown
     ipc: int = Field(gt=0, le=1_000_000)  # images per class; of an uneven set their mean, rounded
     # Images of each class, of an uneven set alone: readers that know no such set refuse it, and no other.
@@ -271,8 +278,9 @@ class Manifest(Record):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_what_even_sets_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in dump(self).items() if name != "class_images" or value is not None}
+    def _without_what_most_sets_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        rare = ("class_images", "selector")
+        return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
 
     @property
     def class_names(self) -> list[str]:

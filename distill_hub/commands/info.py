@@ -19,7 +19,7 @@ def run(config: InfoConfig) -> None:
     """
     found = find(config.location, config.revision)
     manifest, evaluations = read_description(found)
-    teacher, names, method = manifest.teacher, manifest.class_names, manifest.method
+    teacher, selector, names, method = manifest.teacher, manifest.selector, manifest.class_names, manifest.method
     size = folder_bytes(found.files, "data")
     known = teacher is not None and teacher.test_accuracy is not None
     accuracy = f", {teacher.test_accuracy:.1%} on the test split" if known else ""
@@ -32,6 +32,7 @@ def run(config: InfoConfig) -> None:
         "images": f"{manifest.ipc_text} per class, {manifest.image_size}x{manifest.image_size} pixels, {size_text(size)}",
         "generator": model_name(manifest.generator) if manifest.generator else "-",
         "teacher": f"{model_name(teacher)} ({teacher.architecture}){accuracy}" if teacher else "-",
+        "selector": f"{model_name(selector)}, among {selector.judged_over:,} classes" if selector else None,
         "soft labels": f"the {manifest.soft_labels}'s" if manifest.soft_labels != "one-hot" else "one-hot",
         "views": _views_line(manifest, found.files),
         "licence": manifest.license or "not stated",

@@ -78,13 +78,40 @@ def open_teacher(
             "--teacher that is trained already, more images, or more --teacher_epochs when a set is made"
         )
     classifier = load_classifier(name, test.classes, revision=teacher_revision, device=run.device)
-    images = test.images(image_size or classifier.image_size)
-    predicted, names = classifier.predict(images).numpy(), [c.name for c in test.classes]
     accuracy = None
     if not (run.is_dry and Path(name).is_relative_to(run.output_dir)):  # fitted for a moment, to be timed
-        what = "its predictions on the test split"
-        accuracy = refuse_chance("teacher", id, predicted, test.labels.numpy(), names, what, cause)
+        accuracy = _accuracy("teacher", id, classifier, test, image_size, cause)
     return classifier, teacher_record(classifier, id, accuracy)
+
+
+def open_selector(
+    run: Run, test: HeldOut, image_size: int, *, selector: str, selector_revision: str | None
+) -> tuple[Classifier, ModelRecord]:
+    """Load a classifier that selects and is not the teacher, and measure it as a teacher is.
+
+    Args:
+        run: The run.
+        test: Test images of the classes that it is to know.
+        image_size: Side of the images that it is measured on.
+        selector: Name for `load_classifier`.
+        selector_revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        InputError: As for a teacher.
+    """
+    try:
+        classifier = load_classifier(selector, test.classes, revision=selector_revision, device=run.device)
+    except InputError as error:  # which takes every classifier for a teacher
+        raise InputError("selector", error.value, error.valid) from error
+    accuracy = _accuracy("selector", selector, classifier, test, image_size, OTHER_CLASSES)
+    return classifier, teacher_record(classifier, selector, accuracy)
+
+
+def _accuracy(field: str, id: str, classifier: Classifier, test: HeldOut, image_size: int | None, cause: str) -> float:
+    """Return the share of the test images that a classifier recognises; refuse one near chance, and blame `cause`."""
+    predicted = classifier.predict(test.images(image_size or classifier.image_size)).numpy()
+    names = [c.name for c in test.classes]
+    return refuse_chance(field, id, predicted, test.labels.numpy(), names, "its predictions on the test split", cause)
 
 
 def open_known_teacher(

@@ -118,12 +118,13 @@ class Reproduction:
 
 def _steps(manifest: Manifest) -> dict[str, str]:
     stages = {f"stage {stage.name}": stage.sha256 for stage in manifest.stages}
-    generator, teacher = manifest.generator, manifest.teacher
+    generator, teacher, selector = manifest.generator, manifest.teacher, manifest.selector
     base = generator.tuning.base if generator and generator.tuning else None
     steps = {
         "source": manifest.source.fingerprint,
         "base generator": base.sha256 if base else None,
         "teacher": teacher.sha256 if teacher else None,
+        "selector": selector.sha256 if selector else None,
         "stage encode": stages.pop("stage encode", None),  # of the images that a recipe tunes its generator on
         "generator": generator.sha256 if generator else None,
         "vae": generator.vae.sha256 if generator and generator.vae else None,
@@ -254,7 +255,7 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     folders = {"source": known.name} if known.is_folder else {}
-    for field in ("generator", "vae", "teacher"):
+    for field in ("generator", "vae", "teacher", "selector"):
         name = str(recorded.get(field) or "auto")
         if is_path(name) or (name != "auto" and "/" not in name):  # as ids on the Hub and names of timm have it
             folders[field] = name
@@ -290,6 +291,14 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         settings |= {"teacher": config.teacher, "teacher_revision": None}
     elif manifest.teacher and manifest.teacher.revision:
         settings["teacher_revision"] = manifest.teacher.revision
+    selects = recorded.get("selector", "auto") != "auto"
+    if config.selector:
+        if not selects:
+            raise InputError("selector", config.selector, "the set was made without one, or its teacher selected")
+        settings |= {"selector": config.selector, "selector_revision": None}
+    elif selects and manifest.selector:
+        settings["selector_revision"] = manifest.selector.revision
+    settings["judged_over"] = recorded.get("judged_over", "set")  # a record without it is older than the choice
     return settings
 
 

@@ -9,7 +9,7 @@ import torch
 
 from distill_hub.artifact.describe import describe, generator_record
 from distill_hub.artifact.generator import find_tuning
-from distill_hub.artifact.manifest import Manifest, ModelRecord, method_record, set_name
+from distill_hub.artifact.manifest import Manifest, ModelRecord, SelectorRecord, method_record, set_name
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError, options, recorded, resolved
 from distill_hub.data.classes import match_classes
@@ -17,13 +17,13 @@ from distill_hub.data.sources import Source, check_ipc, load_source
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.subject import HeldOut
-from distill_hub.evaluation.teacher import open_teacher
+from distill_hub.evaluation.teacher import open_selector, open_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import epochs_of_views
 from distill_hub.generators.base import Generator
 from distill_hub.generators.open import open_generator
 from distill_hub.making.size import with_size
-from distill_hub.methods.candidates import draw_pool
+from distill_hub.methods.candidates import draw_pool, judge_pool
 from distill_hub.networks.names import student_name
 from distill_hub.options.shared import (
     EvaluationOptions,
@@ -31,6 +31,7 @@ from distill_hub.options.shared import (
     GeneratorOptions,
     PixelOptions,
     SampleOptions,
+    SelectorOptions,
     SetOptions,
     SourceOptions,
     TeacherOptions,
@@ -83,11 +84,18 @@ class Setup:
         """Describe the set that a method made; see `artifact.describe.describe`. Call it on every process."""
         return self._describe(facts, notes)
 
-    def _describe(self, facts, notes, generator: ModelRecord | None = None, class_ids: list[int] | None = None) -> Manifest:
+    def _describe(
+        self,
+        facts: Mapping[str, str],
+        notes: Mapping[str, Any] | None,
+        generator: ModelRecord | None = None,
+        class_ids: list[int] | None = None,
+        selector: SelectorRecord | None = None,
+    ) -> Manifest:
         return describe(
             self.run, self.source, self.name, method_record(facts, recorded(self.config), notes),
             generator=generator, generator_classes=class_ids,
-            teacher=self.teacher_record, teacher_classes=self.teacher.columns,
+            teacher=self.teacher_record, teacher_classes=self.teacher.columns, selector=selector,
             ipc=self.config.ipc, image_size=self.image_size, seed=self.config.seed,
         )  # fmt: skip
 
@@ -99,6 +107,8 @@ class GeneratorSetup(Setup):
     generator: Generator
     generator_record: ModelRecord
     class_ids: list[int]  # the generator's class of each class of the source
+    selector: Classifier  # the teacher, unless a method has another one
+    selector_record: SelectorRecord | None  # of methods that have one
 
     @property
     def plain(self) -> str:
@@ -109,7 +119,8 @@ class GeneratorSetup(Setup):
     @property
     def made_from(self) -> dict[str, Any]:
         """What the images of the set depend on; see `Setup.made_from`."""
-        return {**super().made_from, **self._weights}
+        selector = {"selector_sha256": self.selector_record.sha256} if self.selector_record else {}
+        return {**super().made_from, **self._weights, **selector}
 
     @property
     def _weights(self) -> dict[str, str | None]:
@@ -123,6 +134,16 @@ class GeneratorSetup(Setup):
         return draw_pool(
             self.run, self.generator, self.teacher, self.source.class_names, self.class_ids, count,
             seed=self.config.seed, batch_size=self.config.sample_batch_size, stage=stage, made_from={**named, **weights},
+        )  # fmt: skip
+
+    def judge(self, pool: Stage) -> Stage:
+        """Return what the selector says of a pool, for `verdicts_of`; the teacher has said it when the pool was drawn."""
+        over, other = self.config.judged_over, self.selector is not self.teacher
+        if over == "all" and not other:
+            return pool
+        return judge_pool(
+            self.run, pool, self.selector if other else None, len(pool) // len(self.source.classes),
+            over=over, made_from={"selector_sha256": self.selector_record.sha256},
         )  # fmt: skip
 
     def plain_samples(self, pool: Stage) -> Callable[[int], TrainingSet]:
@@ -139,7 +160,7 @@ class GeneratorSetup(Setup):
 
     def manifest(self, facts: Mapping[str, str], notes: Mapping[str, Any] | None = None) -> Manifest:
         """Describe the set; see `Setup.manifest`."""
-        return self._describe(facts, notes, self.generator_record, self.class_ids)
+        return self._describe(facts, notes, self.generator_record, self.class_ids, self.selector_record)
 
 
 def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Setup:
@@ -187,10 +208,19 @@ def set_up_generator(config: SampleOptions, method: str, *, kind: str | None = N
     protocol_named(config.protocol).check_students(config.students, len(source.classes), size)
     test = HeldOut(source)
     teacher, teacher_record = open_teacher(run, test, size, **options(config, TeacherOptions), seed=config.fit_seed)
+    selector, selector_record = teacher, None
+    if isinstance(config, SelectorOptions):
+        judge = teacher_record
+        if config.selector != "auto" and (config.selector, config.selector_revision) != (teacher.id, teacher.revision):
+            named = {"selector": config.selector, "selector_revision": config.selector_revision}
+            selector, judge = open_selector(run, test, size, **named)
+        judged_over = selector.known if config.judged_over == "all" else len(source.classes)
+        selector_record = SelectorRecord(**dict(judge), judged_over=judged_over)
     record = generator_record(generator, id)
     return GeneratorSetup(
-        config, name, run, source, size, test, teacher, teacher_record, destination, generator, record, class_ids
-    )
+        config, name, run, source, size, test, teacher, teacher_record, destination, generator, record, class_ids,
+        selector, selector_record,
+    )  # fmt: skip
 
 
 def _begin(config: _Options, method: str) -> tuple[_Options, Source, str, Destination | None, Run]:

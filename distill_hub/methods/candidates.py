@@ -9,6 +9,7 @@ import torch
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.generators.base import Generator
+from distill_hub.methods.judging import VERDICTS, Verdicts, judge, judge_images
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import draw_seed
 
@@ -30,25 +31,34 @@ class Candidates:
         return len(self.seeds)
 
     def check(self, ipc: int) -> None:
-        """Refuse to select more than there are.
+        """See `check_pool`."""
+        check_pool(ipc, len(self))
 
-        Raises:
-            InputError: When IPC is larger than the pool.
-        """
-        if ipc > len(self):
-            raise InputError("ipc", ipc, f"the pool holds {len(self)} candidates per class; raise pool_factor")
+
+def check_pool(ipc: int, size: int) -> None:
+    """Refuse to select more than there are.
+
+    Raises:
+        InputError: When IPC is larger than the pool.
+    """
+    if ipc > size:
+        raise InputError("ipc", ipc, f"the pool holds {size} candidates per class; raise pool_factor")
 
 
 @torch.inference_mode()
-def render(generator: Generator, teacher: Classifier, latents: torch.Tensor) -> dict[str, torch.Tensor]:
+def render(
+    generator: Generator, teacher: Classifier, latents: torch.Tensor, labels: Sequence[int] | None = None
+) -> dict[str, torch.Tensor]:
     """Decode latents to the pixels that are published, and let the teacher judge exactly those.
 
     Returns:
-        images uint8 (B, 3, H, W), logits (B, C), embeddings (B, D).
+        images uint8 (B, 3, H, W), logits (B, C), embeddings (B, D); with the class of each, `labels`, also the teacher's
+        verdicts among all classes that it knows: `Verdicts`.
     """
     images = (generator.decode(latents) * 255).round().to(torch.uint8)
-    logits, embeddings = teacher(images.float() / 255)
-    return {"images": images, "logits": logits.float(), "embeddings": embeddings.float()}
+    outputs, embeddings = teacher.outputs(images.float() / 255)
+    found = {"images": images, "logits": outputs[:, teacher.columns].float(), "embeddings": embeddings.float()}
+    return found if labels is None else found | judge(outputs, [teacher.columns[label] for label in labels])
 
 
 def draw_pool(
@@ -82,11 +92,13 @@ def draw_pool(
 
     def draw(chunk: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         seeds = [draw_seed(seed, "pool", class_names[label], index) for label, index in chunk]
-        latents = generator.sample([class_ids[label] for label, _ in chunk], seeds)
-        return {"latents": latents, "seeds": torch.tensor(seeds), **render(generator, teacher, latents)}
+        labels = [label for label, _ in chunk]
+        latents = generator.sample([class_ids[label] for label in labels], seeds)
+        return {"latents": latents, "seeds": torch.tensor(seeds), **render(generator, teacher, latents, labels)}
 
     if made_from is not None:
-        made_from = {**made_from, "seed": seed, "class_names": list(class_names), "class_ids": list(class_ids)}
+        ids = {"class_names": list(class_names), "class_ids": list(class_ids)}
+        made_from = {**made_from, "seed": seed, **ids, "verdicts": VERDICTS}
     return run.map(stage, items, draw, chunk_size=batch_size, made_from=made_from, lower=HALF)
 
 
@@ -94,6 +106,37 @@ def pool_of(pool: Stage, label: int, count: int, *, images: bool = True) -> Cand
     """Return one class's candidates from a pool with `count` per class; ``images=False`` leaves the pixels on disk."""
     names = ("latents", "logits", "embeddings", "seeds", *(["images"] if images else []))
     return Candidates(label, **{"images": None, **pool.rows(label * count, (label + 1) * count, *names)})
+
+
+def judge_pool(
+    run: Run, pool: Stage, selector: Classifier | None, count: int, *, over: str, made_from: Mapping[str, Any]
+) -> Stage:
+    """Judge a pool otherwise than the teacher did when it was drawn: the stage 'judge', for `verdicts_of`.
+
+    Args:
+        run: Where the stage is kept.
+        pool: `count` candidates of every class.
+        selector: Who judges their images; None: the teacher, among the set's classes, whose logits the pool has.
+        count: Candidates per class.
+        over: Among which classes; see `judge_images`.
+        made_from: Who the selector is, see `Run.key`.
+    """
+
+    @torch.inference_mode()
+    def verdicts(rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        labels = [row // count for row in rows]
+        if selector is None:
+            return judge(pool.take(rows, "logits")["logits"], labels)
+        images = pool.take(rows, "images")["images"].to(selector.device)
+        return judge_images(selector, images.float() / 255, labels, over)
+
+    made_from = {**made_from, "over": over, "pool": pool.sha256}
+    return run.map("judge", range(len(pool)), verdicts, chunk_size=pool.chunk_size, made_from=made_from)
+
+
+def verdicts_of(judged: Stage, label: int, count: int) -> Verdicts:
+    """Return what was said of one class's candidates, from a pool with `count` per class or its `judge_pool`."""
+    return Verdicts(**judged.rows(label * count, (label + 1) * count, *VERDICTS))
 
 
 def keep(run: Run, pool: Stage, rows: Sequence[int]) -> Stage:

@@ -5,7 +5,9 @@ is `refine`. Where the released code departs from the paper, the paper is follow
 
 - the generator is in eval mode (there: train mode, which drops 10 % of the labels);
 - the network's timestep fits the noise level (there: the level of the k-th of 50 respaced steps, with the bare number k);
-- images are optimised in batches, with the result of one at a time; no gradient is computed for the generator's weights.
+- images are optimised in batches, with the result of one at a time; no gradient is computed for the generator's weights;
+- every image has a noise of its own (there: one of a bank of 1,024; Alg. 1: one per class);
+- the selector sees images as it was trained on (there: with values in [-1, 1], not normalised).
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,8 @@ import torch
 from torch.linalg import vector_norm
 
 from distill_hub.generators.base import Generator
-from distill_hub.methods.candidates import Candidates
+from distill_hub.methods.candidates import check_pool
+from distill_hub.methods.judging import Verdicts
 from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
@@ -36,17 +39,18 @@ def resolve_order(order: str, ipc: int) -> str:
     return order if order != "auto" else "most_confident" if ipc < 50 else "least_confident"
 
 
-def select(candidates: Candidates, ipc: int, *, order: str = "auto", fill: str = "random", seed: int = 0) -> torch.Tensor:
+def select(verdicts: Verdicts, ipc: int, *, order: str = "auto", fill: str = "random", seed: int = 0) -> torch.Tensor:
     """Choose IPC candidates of one class (Sec. 3.2, Alg. 1 lines 2-4).
 
-    Those the teacher assigns to the class come first, ordered by the probability of the class; a shortage is filled from
-    the rest.
+    Those the selector assigns to the class come first; a shortage is filled from the rest.
 
     Args:
-        candidates: N candidates of one class.
+        verdicts: The selector's, of N candidates of one class.
         ipc: How many to choose, at most N.
-        order: 'most_confident', 'least_confident', or 'auto' (see `resolve_order`).
-        fill: 'random' (paper) or 'most_confident' (released code).
+        order: Of those that come first: 'most_confident' or 'least_confident', by the probability of the class, or 'auto',
+            see `resolve_order`. The other strategies of Fig. 3c: 'correct', those as drawn; and, recognised or not,
+            'random', all as drawn, and 'el2n', the smallest error norm first, as in the released code.
+        fill: 'random' (paper), or 'most_confident', by the largest probability of any class (released code).
         seed: Of the random fill.
 
     Returns:
@@ -55,18 +59,22 @@ def select(candidates: Candidates, ipc: int, *, order: str = "auto", fill: str =
     Raises:
         InputError: When IPC is larger than the pool.
     """
-    candidates.check(ipc)
-    confidence = candidates.logits.double().softmax(1)[:, candidates.label]  # (N,)
-    correct = candidates.logits.argmax(1) == candidates.label
-    descending = resolve_order(order, ipc) == "most_confident"
-    # Stable: equal confidences keep the order of drawing.
-    ranked = confidence.sort(descending=descending, stable=True).indices
-    chosen = ranked[correct[ranked]]
-    if fill == "most_confident":
-        rest = confidence.sort(descending=True, stable=True).indices
+    check_pool(ipc, len(verdicts))
+    order, as_drawn = resolve_order(order, ipc), torch.arange(len(verdicts))
+    # Stable: equal ones keep the order of drawing.
+    if order == "random":
+        return as_drawn[:ipc]
+    if order == "el2n":
+        return verdicts.el2n.sort(stable=True).indices[:ipc]
+    if order == "correct":
+        ranked = as_drawn
     else:
-        rest = torch.randperm(len(candidates), generator=cpu_generator(seed))
-    return torch.cat([chosen, rest[~correct[rest]]])[:ipc]
+        ranked = verdicts.confidence.sort(descending=order == "most_confident", stable=True).indices
+    if fill == "most_confident":
+        rest = verdicts.largest.sort(descending=True, stable=True).indices
+    else:
+        rest = torch.randperm(len(verdicts), generator=cpu_generator(seed))
+    return torch.cat([ranked[verdicts.correct[ranked]], rest[~verdicts.correct[rest]]])[:ipc]
 
 
 def refine(

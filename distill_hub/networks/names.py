@@ -78,7 +78,7 @@ def split_students(names: str, protocol: str | None) -> list[str]:
     return students
 
 
-def check_teacher(name: str) -> None:
+def check_teacher(name: str, field: str = "teacher") -> None:
     """Refuse what cannot be a classifier's: neither auto nor timm/NAME, a folder of one, or a Hub id.
 
     Raises:
@@ -87,7 +87,7 @@ def check_teacher(name: str) -> None:
     if name != "auto" and not name.startswith("timm/"):
         from distill_hub.hub import check_model  # not above: --help needs no Hub
 
-        check_model("teacher", name, "config.json", TEACHER)
+        check_model(field, name, "config.json", TEACHER)
 
 
 def check_generator(name: str) -> None:

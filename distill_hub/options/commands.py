@@ -232,6 +232,9 @@ class ReproduceConfig(RealOptions):
     teacher: Location | None = option(
         None, "where its teacher lies now: Hub id or folder; default: as the set's record says", common=True
     )
+    selector: Location | None = option(
+        None, "where its selector lies now, if that is not its teacher; default: as the set's record says"
+    )
     print_command: bool = option(False, "print the line that would be run, and stop", common=True)
     output_dir: Path | None = option(None, "folder of the rebuild; default outputs/<name>-reproduced", common=True)
     overwrite: bool = option(False, "replace what the folder holds; finished stages that still fit are used", common=True)
@@ -246,4 +249,6 @@ class ReproduceConfig(RealOptions):
         if self.generator:
             check_generator(self.generator)
         check_vae(self.vae)
+        if self.selector:
+            check_teacher(self.selector, "selector")
         check_folder(self.output_dir or Path("outputs"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from distill_hub.config import option
+from distill_hub.config import InputError, option
 from distill_hub.data.known import Normalization
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, check_vae, split_students
@@ -106,7 +106,7 @@ class GeneratorOptions:
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """Teacher: the classifier that selects and writes the soft labels."""
+    """Teacher: the classifier that writes the soft labels, and selects where no other one is named."""
 
     teacher: Location = option(
         "auto",
@@ -119,6 +119,27 @@ class TeacherOptions:
     def check_settings(self) -> None:
         """Refuse a teacher that does not exist."""
         check_teacher(self.teacher)
+
+
+@dataclass(frozen=True)
+class SelectorOptions:
+    """Selector: the classifier that judges the candidates."""
+
+    selector: Location = option("auto", "timm/NAME, a transformers Hub id, or a folder; auto: the teacher")
+    selector_revision: str | None = option(
+        None, "branch, tag or commit of the selector on the Hub; of auto it is the teacher's"
+    )
+    judged_over: Literal["all", "set"] = option(
+        "all",
+        "classes that its predictions and probabilities are over: all that it knows (papers: the 1,000 of ImageNet), or "
+        "those of the set",
+    )
+
+    def check_settings(self) -> None:
+        """Refuse a selector that does not exist, and a revision of none."""
+        check_teacher(self.selector, "selector")
+        if self.selector == "auto" and self.selector_revision:
+            raise InputError("selector_revision", self.selector_revision, "auto is the teacher; pass --teacher_revision")
 
 
 @dataclass(frozen=True)

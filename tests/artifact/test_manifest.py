@@ -4,7 +4,7 @@ import re
 import pydantic
 import pytest
 
-from distill_hub.artifact.manifest import Manifest, TuningRecord, ViewsRecord, set_name
+from distill_hub.artifact.manifest import Manifest, SelectorRecord, TuningRecord, ViewsRecord, set_name
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.config import InputError
 from distill_hub.publishing.card import cards_folder
@@ -107,6 +107,15 @@ def test_format_md_lists_exactly_the_fields_there_are(record, start, end):
     assert re.findall(r"`(\w+)`", " ".join(first_cells)) == list(record.model_fields)
 
 
+def test_a_selector_is_written_where_there_is_one_alone(build_manifest, full):
+    assert "selector" not in json.loads(build_manifest(**full)(CONTENT).to_json())
+    record = SelectorRecord(**dict(full["teacher"]), judged_over=1000)
+    written = build_manifest(**full, selector=record)(CONTENT)
+    assert Manifest.model_validate_json(written.to_json()).selector == record
+    with pytest.raises(pydantic.ValidationError):
+        SelectorRecord(**dict(full["teacher"]), judged_over=0)
+
+
 def test_format_md_names_the_fields_of_nested_records(build_manifest, full):
     text = (cards_folder() / "FORMAT.md").read_text(encoding="utf-8")
     manifest = build_manifest(**full)(CONTENT)
@@ -118,6 +127,7 @@ def test_format_md_names_the_fields_of_nested_records(build_manifest, full):
         manifest.environment,
         manifest.stages[0],
         TuningRecord,
+        SelectorRecord,
     ):
         for field in (part if isinstance(part, type) else type(part)).model_fields:
             assert f"`{field}`" in text, field

@@ -26,6 +26,7 @@ from distill_hub.evaluation.train import TrainingSet
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.methods import cao2, dgs, psr
 from distill_hub.methods.candidates import Candidates, draw_pool, pool_of, render
+from distill_hub.methods.judging import Verdicts, judge
 from distill_hub.methods.real_difficulty import real_difficulties
 from distill_hub.running.console import show
 from distill_hub.running.run import Run, Stage
@@ -44,10 +45,17 @@ def selectors(source: Source, real: list, ipc: int, seed: int) -> dict[str, Call
     def fill_seed(candidates) -> int:
         return draw_seed(seed, "select", source.class_names[candidates.label])
 
+    def verdicts(candidates) -> Verdicts:
+        return Verdicts(**judge(candidates.logits, [candidates.label] * len(candidates)))
+
     return {
         PLAIN: lambda candidates: torch.arange(ipc),
-        CAO2: lambda candidates: cao2.select(candidates, ipc, seed=fill_seed(candidates)),
-        DGS: lambda candidates: dgs.select(candidates, ipc, real[candidates.label], seed=fill_seed(candidates)).indices,
+        CAO2: lambda candidates: cao2.select(verdicts(candidates), ipc, seed=fill_seed(candidates)),
+        DGS: lambda candidates: (
+            dgs.select(
+                verdicts(candidates).difficulty.numpy(), ipc, real[candidates.label], seed=fill_seed(candidates)
+            ).indices
+        ),
         SELECTION: lambda candidates: psr.select(candidates, ipc, alpha=alpha, beta=beta, gamma=gamma).indices,
     }
 
@@ -109,7 +117,7 @@ def main() -> None:
     test = HeldOut(source)
     named = {"teacher": "auto", "teacher_revision": None, "teacher_epochs": None}
     teacher, record = open_teacher(run, test, source.image_size, **named, seed=0)
-    real = real_difficulties(run, source, teacher, record.sha256, image_size=source.image_size)
+    real = real_difficulties(run, source, teacher, record.sha256, over="set", image_size=source.image_size)
     sets = {}
     for pair in args.generators.split(","):
         name, location = pair.split("=", 1)

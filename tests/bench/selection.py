@@ -15,6 +15,7 @@ import torch
 
 from distill_hub.methods import cao2, dgs, psr
 from distill_hub.methods.candidates import Candidates
+from distill_hub.methods.judging import Verdicts, judge
 
 IPC, POOL, DIMENSIONS, REAL = 50, 250, 512, 1300
 
@@ -39,16 +40,17 @@ def main() -> None:
     args = parser.parse_args()
     alpha, beta, gamma = psr.selection_weights(IPC)
     methods = {
-        "CaO2": lambda pool, real: cao2.select(pool, IPC),
-        "DGS": lambda pool, real: dgs.select(pool, IPC, real),
-        "PSR": lambda pool, real: psr.select(pool, IPC, alpha=alpha, beta=beta, gamma=gamma),
+        "CaO2": lambda pool, verdicts, real: cao2.select(verdicts, IPC),
+        "DGS": lambda pool, verdicts, real: dgs.select(verdicts.difficulty.numpy(), IPC, real),
+        "PSR": lambda pool, verdicts, real: psr.select(pool, IPC, alpha=alpha, beta=beta, gamma=gamma),
     }
     seconds, peaks = dict.fromkeys(methods, 0.0), []
     for label in range(args.classes):
         pool, real = candidates(label, args.classes), np.random.default_rng(label).beta(0.3, 1, REAL)
+        verdicts = Verdicts(**judge(pool.logits, [label] * POOL))
         for name, select in methods.items():
             started = time.perf_counter()
-            select(pool, real)
+            select(pool, verdicts, real)
             seconds[name] += time.perf_counter() - started
         peaks.append(peak())
     print(f"{args.classes} classes, {torch.get_num_threads()} threads:", end=" ")

@@ -6,10 +6,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from distill_hub.classifiers import Classifier, save_network
 from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
 from distill_hub.evaluation.subject import HeldOut
-from distill_hub.evaluation.teacher import fit_settings, open_teacher
+from distill_hub.evaluation.teacher import fit_settings, open_selector, open_teacher
+from distill_hub.networks.build import build
 from distill_hub.running.run import Run
 
 
@@ -51,3 +53,25 @@ def test_a_teacher_is_fitted_for_a_step_an_image_within_limits(digits, images, e
     settings = fit_settings(source, "convnet-2", 16)
     assert (settings.epochs, settings.looks) == (epochs, ())
     assert fit_settings(source, "convnet-2", 16, 3).epochs == 3
+
+
+def saved(folder, digits, names):
+    """A network that knows more than the digits, each by a name of its own."""
+    network = build("convnet-1-w16", len(names), 16)
+    save_network(network, folder, "convnet-1-w16", names, 16)
+    return str(folder)
+
+
+def test_a_selector_is_measured_as_a_teacher_is_and_blamed_as_the_selector(tmp_path, digits, monkeypatch):
+    names = [*map(str, range(10)), "a", "b"]
+    place, test, run = saved(tmp_path / "net", digits, names), HeldOut(digits), Run(tmp_path / "set", {})
+    how = {"selector_revision": None}
+    with pytest.raises(InputError, match=r"^selector: .*net.* predictions on the test split .* near chance \(10.0%\)"):
+        open_selector(run, test, 16, selector=place, **how)
+    with pytest.raises(InputError, match=r"^selector: .*nowhere.* timm/NAME, a Hub id or a folder"):
+        open_selector(run, test, 16, selector="timm/nowhere", **how)
+    with pytest.raises(InputError, match=r"^selector: .*few.* do not give one for: 9"):
+        open_selector(run, test, 16, selector=saved(tmp_path / "few", digits, [*names[:9], "a"]), **how)
+    monkeypatch.setattr(Classifier, "predict", lambda self, images: test.labels)
+    found, record = open_selector(run, test, 16, selector=place, **how)
+    assert (found.known, len(found.columns), record.id, record.test_accuracy) == (12, 10, "net", 1.0)

@@ -22,7 +22,7 @@ from processes import hear_signals
 
 from distill_hub import InputError, load_distilled
 from distill_hub.artifact.find import find
-from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, TuningRecord
+from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, SelectorRecord, TuningRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
 from distill_hub.config import LOADING, parse, resolved
@@ -333,6 +333,29 @@ def test_the_vae_is_that_of_the_commit_on_record_or_lies_elsewhere_now(manifest,
         words(None, None, vae="there")
 
 
+def test_a_selector_is_that_of_the_record_or_where_it_lies_now(manifest, tmp_path):
+    """One that followed the teacher follows it again, wherever that lies."""
+    record = SelectorRecord(**dict(model("org/judge", "c" * 40)), judged_over=1000)
+
+    def words(config, selector, **now):
+        return options(line(with_method(manifest, "cao2", resolved(config), selector=selector, generator=None), **now))
+
+    named = Cao2Config(selector="org/judge", selector_revision="main")
+    assert words(named, record) == {"--selector=org/judge", f"--selector_revision={'c' * 40}"}
+    assert words(named, record, selector="there") == {"--selector=there"}
+    assert words(Cao2Config(judged_over="set"), record) == {"--judged_over=set"}
+    assert words(Cao2Config(), record, teacher="there") == {"--teacher=there"}
+    with pytest.raises(InputError, match=r"^selector: 'there' .* its teacher selected"):
+        words(Cao2Config(), record, selector="there")
+    gone = Cao2Config(selector=str(tmp_path / "gone"))
+    with pytest.raises(InputError, match=r"^selector: .*gone.* pass --selector with the folder that holds the same here"):
+        words(gone, record)
+    assert words(gone, record, selector="there") == {"--selector=there"}
+    same = manifest.model_copy(update={"selector": record})
+    other = manifest.model_copy(update={"selector": record.model_copy(update={"sha256": "2" * 64})})
+    assert module.Reproduction(same, other, None).first.name == "selector"
+
+
 def test_a_record_without_timestep_features_is_read(copy):
     """As older versions wrote it, of a generator and of the one that it was tuned from."""
 
@@ -345,7 +368,7 @@ def test_a_record_without_timestep_features_is_read(copy):
     read = Manifest.read(copy / "manifest.json")
     assert read.generator == model("org/dit") and read.generator.timestep_features is None
     made = with_method(read, "cao2", {"ipc": 3})  # whose recipe had no such option
-    assert options(line(made)) == {"--ipc=3", "--timestep_features=diffusers"}
+    assert options(line(made)) == {"--ipc=3", "--timestep_features=diffusers", "--judged_over=set"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from helpers import make_pipeline
 from distill_hub.config import InputError
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.methods import cao2
-from distill_hub.methods.candidates import Candidates
+from distill_hub.methods.judging import Verdicts, judge
 from distill_hub.running.seeds import cpu_generator
 
 # Probabilities of three classes for six candidates of class 1.
@@ -24,15 +24,8 @@ PROBABILITIES = torch.tensor(
 
 
 def candidates(probabilities=PROBABILITIES, label=1):
-    n = len(probabilities)
-    return Candidates(
-        label=label,
-        latents=torch.zeros(n, 4, 8, 8),
-        images=None,
-        logits=probabilities.clamp(min=1e-6).log() + 5,  # logits are defined up to a constant
-        embeddings=torch.zeros(n, 2),
-        seeds=torch.arange(n),
-    )
+    logits = probabilities.clamp(min=1e-6).log() + 5  # they are defined up to a constant
+    return Verdicts(**judge(logits, [label] * len(logits)))
 
 
 @pytest.mark.parametrize(
@@ -61,11 +54,27 @@ def test_auto_takes_easy_samples_below_ipc_50_and_hard_ones_from_there():
     assert cao2.select(pool, 49).tolist() == list(range(59, 10, -1))
 
 
+def test_the_other_strategies_of_the_ablation():
+    assert cao2.select(candidates(), 3, order="correct").tolist() == [0, 2, 3]
+    assert cao2.select(candidates(), 6, order="correct", fill="most_confident").tolist() == [0, 2, 3, 4, 1, 5]
+    assert cao2.select(candidates(), 4, order="random").tolist() == [0, 1, 2, 3]
+    errors = [sum((p - (k == 1)) ** 2 for k, p in enumerate(row)) ** 0.5 for row in PROBABILITIES.tolist()]
+    torch.testing.assert_close(candidates().el2n, torch.tensor(errors, dtype=torch.float64), atol=1e-5, rtol=0)
+    expected = sorted(range(6), key=lambda index: errors[index])
+    assert expected == [3, 0, 2, 1, 5, 4]
+    assert cao2.select(candidates(), 6, order="el2n").tolist() == expected
+    # One that is a little surer errs more where it takes the rest for one class.
+    pool = candidates(torch.tensor([[0.38, 0.62, 0.0], [0.2, 0.6, 0.2]]))
+    assert cao2.select(pool, 2, order="el2n").tolist() == [1, 0]
+    assert cao2.select(pool, 2, order="most_confident").tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("order", ["most_confident", "least_confident"])
-def test_shortage_is_filled_with_the_most_confident_of_the_rest(order):
+def test_shortage_is_filled_with_those_of_the_rest_that_are_most_surely_anything(order):
+    """Candidate 4 is surely of class 0 (0.8), 1 less so (0.5), and 5 is of class 2 (0.4)."""
     first = [3, 0, 2] if order == "most_confident" else [2, 0, 3]
-    assert cao2.select(candidates(), 5, order=order, fill="most_confident").tolist() == [*first, 1, 5]
-    assert cao2.select(candidates(), 6, order=order, fill="most_confident").tolist() == [*first, 1, 5, 4]
+    assert cao2.select(candidates(), 5, order=order, fill="most_confident").tolist() == [*first, 4, 1]
+    assert cao2.select(candidates(), 6, order=order, fill="most_confident").tolist() == [*first, 4, 1, 5]
 
 
 def test_shortage_is_filled_at_random_by_seed():
@@ -83,7 +92,7 @@ def test_equal_confidences_keep_the_order_of_drawing():
 
 def test_no_correct_candidate_at_all():
     pool = candidates(PROBABILITIES, label=2)  # only candidate 5 is predicted as class 2
-    assert cao2.select(pool, 2, fill="most_confident").tolist() == [5, 2]
+    assert cao2.select(pool, 2, fill="most_confident").tolist() == [5, 3]
 
 
 def test_more_than_the_pool_is_refused():

@@ -11,17 +11,6 @@ from scipy.stats import entropy
 
 from distill_hub.config import InputError
 from distill_hub.methods import dgs
-from distill_hub.methods.candidates import Candidates
-
-
-def candidates(difficulties, label=1):
-    """Give each candidate a difficulty: of three classes, one is the label (0 or 1), one gets nothing, the last the rest."""
-    wrong = torch.as_tensor(np.asarray(difficulties), dtype=torch.float64)
-    logits = torch.full((len(wrong), 3), -900.0, dtype=torch.float64)  # exp underflows to exactly 0
-    logits[:, label] = (1 - wrong).log().clamp(min=-900)
-    logits[:, 2] = wrong.log().clamp(min=-900)
-    n = len(wrong)
-    return Candidates(label, torch.zeros(n, 1, 1, 1), None, logits, torch.zeros(n, 2), torch.arange(n))
 
 
 def plain_histogram(values):
@@ -97,37 +86,6 @@ POOLS = {
     "0 and 1": [0.0] * 10 + [1.0] * 10,
     "bins empty": [0.05] * 5 + [0.51, 0.52, 0.53] * 5,
 }
-
-
-def test_difficulty_is_one_minus_the_probability_of_the_label():
-    logits = torch.tensor([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1]], dtype=torch.float64).log() + 1000  # defined up to a constant
-    for labels, expected in (([2, 0], [0.3, 0.4]), ([0, 1], [0.9, 0.7])):
-        result = dgs.difficulty(logits, torch.tensor(labels))
-        assert result.dtype == np.float64
-        np.testing.assert_allclose(result, expected, rtol=1e-12)
-
-
-def test_difficulty_of_float32_logits_equals_python_floats():
-    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)) * 8
-    labels = torch.arange(50) % 7
-    for row, label, value in zip(logits.tolist(), labels.tolist(), dgs.difficulty(logits, labels), strict=True):
-        expected = 1 - math.exp(row[label]) / math.fsum(map(math.exp, row))
-        assert value == pytest.approx(expected, abs=1e-14)
-
-
-def test_difficulty_of_a_sure_classifier_keeps_its_digits():
-    logits = torch.tensor([[0.0, -50.0, -60.0], [50.0, 0.0, 0.0], [900.0, 0.0, 0.0], [0.0, 900.0, 0.0]])
-    result = dgs.difficulty(logits, torch.zeros(4, dtype=torch.int64))
-    np.testing.assert_allclose(result[:2], [math.exp(-50) + math.exp(-60), 2 * math.exp(-50)], rtol=1e-13)
-    assert result[2:].tolist() == [0.0, 1.0]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_not_finite_are_refused(value):
-    logits = torch.zeros(4, 3)
-    logits[2, 1] = value
-    with pytest.raises(InputError, match=rf"^logits: {value} cannot be used; .* finite"):
-        dgs.difficulty(logits, torch.zeros(4, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(
@@ -311,10 +269,10 @@ def test_random_targets_equal_fractions_and_always_sum_to_ipc():
 @pytest.mark.parametrize("shape", ["hill", "ground", "slope", "cliff"])
 def test_shapes_sum_to_their_ipc_and_take_the_place_of_the_real_images(shape, ipc):
     pool = np.random.default_rng(7).random(5 * ipc)
-    sampling = dgs.select(candidates(pool), ipc, in_bins(0, 0, 9), distribution=shape)
+    sampling = dgs.select(pool, ipc, in_bins(0, 0, 9), distribution=shape)
     assert len(sampling.target) == 10
     assert sampling.target.sum() == ipc == len(sampling.indices)
-    assert sampling.target.tolist() != dgs.select(candidates(pool), ipc, in_bins(0, 0, 9)).target.tolist()
+    assert sampling.target.tolist() != dgs.select(pool, ipc, in_bins(0, 0, 9)).target.tolist()
 
 
 def test_shapes_have_increasing_proportions_of_easy_samples():
@@ -355,11 +313,10 @@ def test_random_selections():
     filled = 0
     for seed in range(40):
         ipc = int(draw.integers(1, 15))
-        drawn = candidates(random_pool(draw, ipc * int(draw.integers(1, 6))))
-        pool = dgs.difficulty(drawn.logits, torch.ones(len(drawn), dtype=torch.int64))  # as its logits can express it
+        pool = random_pool(draw, ipc * int(draw.integers(1, 6)))
         real = random_pool(draw, draw.integers(1, 200))
         limit = None if seed % 2 else int(draw.integers(0, 8))
-        sampling = dgs.select(drawn, ipc, real, limit=limit, seed=seed)
+        sampling = dgs.select(pool, ipc, real, limit=limit, seed=seed)
         check(sampling, pool, real, ipc, len(pool) // 2 if limit is None else limit)
         filled += sampling.filled > 0
     assert 5 < filled < 35
@@ -369,35 +326,47 @@ def test_random_selections():
 @pytest.mark.parametrize("real", [[0.3], [0.0, 0.0], [1.0] * 30, list(np.linspace(0, 1, 40) ** 3)])
 @pytest.mark.filterwarnings("error")
 def test_selections_from_odd_pools(name, real):
-    for label in (0, 1):
-        pool = dgs.difficulty(candidates(POOLS[name], label).logits, torch.full((20,), label))
-        np.testing.assert_allclose(pool, POOLS[name], atol=1e-12)
-        sampling = dgs.select(candidates(POOLS[name], label), 8, np.array(real))
-        check(sampling, pool, real, 8, 10)
+    sampling = dgs.select(np.array(POOLS[name]), 8, np.array(real))
+    check(sampling, POOLS[name], real, 8, 10)
 
 
 def test_thresholds_are_searched_in_half_of_the_pool_unless_told():
     draw = np.random.default_rng(12)
     pool = np.concatenate([draw.uniform(1e-7, 1e-6, 12), np.exp(draw.uniform(-7, 0, 28))])
     real = np.linspace(0, 1, 50)
-    by_default = dgs.select(candidates(pool), 8, real)
-    assert by_default.thresholds == dgs.select(candidates(pool), 8, real, limit=20).thresholds
-    narrow = dgs.select(candidates(pool), 8, real, limit=4)
+    by_default = dgs.select(pool, 8, real)
+    assert by_default.thresholds == dgs.select(pool, 8, real, limit=20).thresholds
+    narrow = dgs.select(pool, 8, real, limit=4)
     assert max(narrow.thresholds) < 4 <= max(by_default.thresholds)
-    flat, own = (dgs.select(candidates(pool), 8, real, limit=20, weight=weight).thresholds for weight in (0.0, 1.0))
+    flat, own = (dgs.select(pool, 8, real, limit=20, weight=weight).thresholds for weight in (0.0, 1.0))
     assert flat == plain_thresholds(pool, 20, 0.0)[0] != own == plain_thresholds(pool, 20, 1.0)[0]
+
+
+def test_without_the_transform_difficulties_are_binned_as_they_are():
+    draw = np.random.default_rng(13)
+    pool, real = random_pool(draw, 40), draw.random(30)
+    sampling = dgs.select(pool, 8, real, transformed=False)
+    assert sampling.thresholds is None
+    assert sampling.target.tolist() == plain_targets(real, 8)
+    assert sampling.after["pool"].tolist() == sampling.before["pool"].tolist() == plain_histogram(pool).tolist()
+    assert sampling.target.tolist() != dgs.select(pool, 8, real).target.tolist()
+    chosen = plain_histogram(pool[sampling.indices.numpy()])
+    there = np.minimum(sampling.target, plain_histogram(pool))
+    assert (chosen >= there).all() and sampling.filled == 8 - there.sum()
+    assert dgs.totals([sampling, sampling]).keys() == {"as measured"}
+    assert dgs.totals([dgs.select(pool, 8, real)]).keys() == {"as measured", "transformed"}
 
 
 def test_same_seed_same_draw_other_seed_other_draw():
     pool, real = np.random.default_rng(9).random((2, 100))
-    first, again, other = (dgs.select(candidates(pool), 20, real, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (dgs.select(pool, 20, real, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first.indices, again.indices)
     assert set(first.indices.tolist()) != set(other.indices.tolist())
     assert first.target.tolist() == other.target.tolist()
 
 
 def test_the_whole_pool_can_be_selected():
-    sampling = dgs.select(candidates(np.linspace(0, 1, 12)), 12, np.array([0.5]))
+    sampling = dgs.select(np.linspace(0, 1, 12), 12, np.array([0.5]))
     assert sorted(sampling.indices.tolist()) == list(range(12))
 
 
@@ -406,7 +375,7 @@ def test_all_of_a_bin_and_all_of_the_rest_are_equally_likely():
     pool, real = np.array([0.05] * 12 + [0.95] * 4), np.array([0.05, 0.95])
     times, trials = Counter(), 1000
     for seed in range(trials):
-        sampling = dgs.select(candidates(pool), 10, real, seed=seed)
+        sampling = dgs.select(pool, 10, real, seed=seed)
         assert sampling.target.tolist() == [5, 0, 0, 0, 0, 0, 0, 0, 0, 5]
         assert sampling.filled == 1
         indices = sampling.indices.tolist()
@@ -425,7 +394,7 @@ def test_the_fill_is_drawn_evenly_from_all_bins():
     real = np.array([0.01, 1.0])
     middle, trials = 0, 1000
     for seed in range(trials):
-        sampling = dgs.select(candidates(pool), 8, real, seed=seed)
+        sampling = dgs.select(pool, 8, real, seed=seed)
         assert sampling.after["pool"].tolist() == [8, 0, 0, 0, 0, 8, 0, 0, 0, 1]
         assert sampling.target.tolist() == [4, 0, 0, 0, 0, 0, 0, 0, 0, 4]
         assert sampling.filled == 3
@@ -438,7 +407,7 @@ def test_the_fill_is_drawn_evenly_from_all_bins():
     ("settings", "message"),
     [
         ({"ipc": 21}, r"^ipc: 21 .* 20 candidates .* pool_factor"),
-        ({"real": np.array([])}, r"^real: 0 .* real images of class 1"),
+        ({"real": np.array([])}, r"^real: 0 .* real images are needed"),
         ({"distribution": "hill", "ipc": 15}, r"^distribution: 'hill' .* IPC 10, 20, 50, not 15; scale"),
         ({"distribution": "ground", "ipc": 5}, r"^distribution: 'ground' .* IPC 10, 20, 50, not 5; scale"),
         ({"distribution": "valley"}, r"^distribution: 'valley' .* scale, hill, ground, slope, cliff"),
@@ -446,5 +415,5 @@ def test_the_fill_is_drawn_evenly_from_all_bins():
 )
 def test_bad_input_is_refused_in_one_line(settings, message):
     with pytest.raises(InputError, match=message) as error:
-        dgs.select(candidates(np.linspace(0, 1, 20)), **{"ipc": 10, "real": np.array([0.5]), **settings})
+        dgs.select(np.linspace(0, 1, 20), **{"ipc": 10, "real": np.array([0.5]), **settings})
     assert "\n" not in str(error.value)

@@ -15,7 +15,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
 from distill_hub.artifact.describe import source_record
-from distill_hub.artifact.manifest import ClassRecord, MethodRecord, Record, ViewsRecord
+from distill_hub.artifact.manifest import ClassRecord, MethodRecord, Record, SelectorRecord, ViewsRecord
 from distill_hub.artifact.records import DDRanking, Score
 from distill_hub.artifact.schema import features
 from distill_hub.artifact.views import view_features
@@ -175,6 +175,19 @@ def test_card_with_everything_is_clean_and_says_it(render, full):
         "Match classes by wnid, never by position",
     ):
         assert said in card, said
+
+
+def test_a_selector_is_named_with_the_classes_it_judged_among(render, full):
+    teacher = next(line for line in render(**full).splitlines() if line.startswith("- **Teacher:** "))
+    assert "Selector" not in render(**full)
+    judge = SelectorRecord(**dict(full["teacher"]), judged_over=1000)
+    told = "- **Selector:** the teacher; it judged the candidates among 1000 classes"
+    assert render(**full, selector=judge) == render(**full).replace(teacher, f"{teacher}\n{told}")
+    judge = judge.model_copy(update={"id": "org/<judge>", "sha256": "2" * 64, "judged_over": 3})
+    card = render(**full, selector=judge)
+    check_is_clean(card)
+    told = f"(org/teacher-net), revision `{'f' * 40}`, weights sha256 `{'2' * 12}`; it judged the candidates among 3 classes"
+    assert told in next(line for line in card.splitlines() if line.startswith("- **Selector:** org/"))
 
 
 def test_a_tuned_generator_is_called_so(render, full, make_tuning):

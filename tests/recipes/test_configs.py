@@ -308,16 +308,21 @@ def test_settings_are_the_papers(name):
             assert (config.lambda_r, config.lambda_d, config.tuning_learning_rate) == (0.002, 0.008, 1e-3)
         if "cao2" in method:
             assert config.regularization == "linf"
-            assert config.pool_factor == (4 if name == "imagewoof/cao2" else 2)
+            assert config.pool_factor == (4 if name in ("imagewoof/cao2", "imagenet1k/cao2") else 2)
+            assert config.max_timestep_fraction == (0.125 if name == "imagenet100/cao2" else 0.25)
+            assert (config.order, config.fill) == ("auto", "random")
         if method == "cao2":
-            assert config.condition == ("null" if source in ("imagewoof", "imagenet1k") else "true")
+            assert config.condition == ("true" if source == "imagenette" else "null")
         if method == "cao2-minimax":
             assert config.condition == ("null" if (source, config.ipc) == ("imagewoof", 10) else "true")
         if method in ("dgs", "cao2-minimax", "psr-minimax"):
             assert config.generator == f"outputs/{source}-ipc10-minimax/generator"
         if method == "dgs":
             assert (config.teacher, config.pool_factor) == ("timm/resnet50.tv_in1k", 5)
-            assert (config.distribution, config.similarity_weight) == ("scale", 0.5)
+            assert (config.distribution, config.transform, config.similarity_weight) == ("scale", "log", 0.5)
+            assert config.threshold_range == "pool"
+        if method in ("cao2", "cao2-minimax", "dgs"):
+            assert (config.selector, config.judged_over) == ("auto", "all")
         if "psr" in method:
             assert config.teacher == ("auto" if "cifar" in source else "timm/convnext_base.fb_in1k")
             assert (config.pool_factor, config.temperature, config.view_epochs) == (2, 1.5, 0)

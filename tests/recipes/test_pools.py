@@ -1,6 +1,7 @@
 """recipes/dgs.py and recipes/psr.py end to end; what they select and refine is tested in tests/methods."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 import torch
 from helpers import SMALL, fitted_teacher, refused, run_here, unscored
 from safetensors.torch import load_file
+from torch import nn
 
 from distill_hub import load_distilled
-from distill_hub.classifiers import load_classifier
+from distill_hub.classifiers import load_classifier, save_network
 from distill_hub.data.sources import load_source
 from distill_hub.running.files import cache_dir
 
@@ -48,6 +50,46 @@ def test_dgs_says_what_it_selected_by(sampled):
     assert set(record.baselines) == {"plain DiT samples", "random real"}
 
 
+def test_the_teacher_is_the_selector_and_was_fitted_to_the_classes_of_the_set_alone(sampled, tmp_path):
+    """So it makes no difference which classes it judges among; the pool stays as it was drawn."""
+    manifest, folder = load_distilled(sampled).manifest, shutil.copytree(sampled, tmp_path / "set")
+    assert (manifest.selector.sha256, manifest.selector.judged_over) == (manifest.teacher.sha256, 10)
+    assert "judge" not in stages(sampled)
+    with unscored():
+        run_here("recipes/dgs.py", *WORDS, "--judged_over", "set", "--overwrite", "--output_dir", str(folder))
+    assert "judge" in stages(folder)
+    again = load_distilled(folder).manifest
+    assert again.content_sha256 == manifest.content_sha256
+    before, after = (next(s for s in m.stages if s.name == "pool") for m in (manifest, again))
+    assert before == after
+
+
+def test_a_selector_that_knows_more_selects_and_the_teacher_labels(sampled, tmp_path):
+    """The teacher's weights, and a class that it takes every image for."""
+    network = teacher_of(sampled).model
+    head = network.classifier
+    more = nn.Linear(head.in_features, 11)
+    more.weight.data, more.bias.data = torch.cat([head.weight, head.weight[:1]]), torch.cat([head.bias, torch.tensor([1e4])])
+    network.classifier = more
+    place, folder = tmp_path / "judge", tmp_path / "set"
+    save_network(network, place, "convnet-2", [*map(str, range(10)), "noise"], 16)
+    words = ["--selector", str(place), "--refine_steps", "0", "--order", "correct", "--output_dir", str(folder)]
+    with unscored():
+        run_here("recipes/cao2.py", *WORDS, *words)
+    manifest = load_distilled(folder).manifest
+    assert (manifest.selector.id, manifest.selector.judged_over) == ("judge", 11)
+    assert manifest.selector.sha256 != manifest.teacher.sha256 == load_distilled(sampled).manifest.teacher.sha256
+    assert manifest.method.config["selector"] == "judge"
+    assert manifest.method.notes["correct_candidates_of_short_classes"] == dict.fromkeys(manifest.class_names, 0)
+    assert {"pool", "judge"} <= stages(folder)
+    assert "- **Selector:** judge" in (folder / "README.md").read_text()
+
+
+def test_a_revision_of_no_selector_is_refused(tmp_path, capfd):
+    words = ("--selector_revision", "main", "--output_dir", str(tmp_path / "set"))
+    assert "--teacher_revision" in refused(capfd, "recipes/dgs.py", *words)
+
+
 def test_real_images_are_measured_once_for_all_runs(sampled, tmp_path):
     assert "difficulty" in stages(sampled)
     with unscored():
@@ -56,8 +98,9 @@ def test_real_images_are_measured_once_for_all_runs(sampled, tmp_path):
 
 
 def test_what_is_kept_is_the_difficulty_of_every_training_image(sampled):
-    (file,) = cache_dir().glob("digits-difficulty-*/difficulty.safetensors")
-    kept = load_file(file)["difficulty"]
+    kept = [load_file(file)["difficulty"] for file in cache_dir().glob("digits-difficulty-*/difficulty.safetensors")]
+    assert len(kept) == 2 and torch.equal(*kept)  # among all classes that the teacher knows, and among those of the set
+    kept = kept[0]
     train = load_source("digits").train
     probabilities = teacher_of(sampled).soft_labels(train.pixels(None, 16))
     expected = 1 - probabilities.double()[torch.arange(len(kept)), torch.from_numpy(train.labels)]
