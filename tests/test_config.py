@@ -279,6 +279,8 @@ def test_options_of_a_group():
         "train_split": None,
         "test_split": None,
         "test_fraction": 0.5,
+        "mirrored": None,
+        "normalization": None,
     }
 
 

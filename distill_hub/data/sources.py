@@ -134,11 +134,6 @@ def load_source(
     train, test = (*opened.splits, None)[:2]
     rows = opened.splits[train]
     classes = _classes(*_names(source, rows), known.wnids if known else None)
-    hub_id = known.hub_id if known else (source if opened.commit else None)
-    identity = known or known_by_id(hub_id)
-    shows_mirrored = mirrored == "yes"
-    if mirrored is None:
-        shows_mirrored = identity.mirrored if identity else _is_mirrored(source, classes)
     training, left_out = _split(source, train, rows, classes, opened), dict(opened.left_out)
     if test is None:
         if len(alone := np.flatnonzero(np.bincount(training.labels) == 1)):
@@ -151,6 +146,11 @@ def load_source(
         raise InputError("source", source, f"its images are all of one class, {classes[0].name!r}; two or more are needed")
     if not (known and known.wnids):
         _count_left_out(left_out, opened, classes)
+    hub_id = known.hub_id if known else (source if opened.commit else None)
+    identity = known or known_by_id(hub_id)
+    shows_mirrored = mirrored == "yes"
+    if mirrored is None:
+        shows_mirrored = identity.mirrored if identity else _is_mirrored(source, classes)
     result = Source(
         name=source,
         train=training,
