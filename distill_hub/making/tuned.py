@@ -1,5 +1,6 @@
 """A recipe's generator, fine-tuned on its source: `<output>/generator`, a pipeline folder with a record and a card."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -19,7 +20,7 @@ from distill_hub.generators.latents import Latents, encode
 from distill_hub.generators.open import open_generator
 from distill_hub.making.start import GeneratorSetup
 from distill_hub.methods.losses import first_and_last_tenth
-from distill_hub.methods.tuning import LOSSES, Tuning, check, with_memory
+from distill_hub.methods.tuning import LOSSES, Tuning, check, state_of, with_memory
 from distill_hub.options.minimax import TuningOptions
 from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
@@ -51,11 +52,13 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
         return setup
     micro_batch_size = check(config, source.class_names, labels, run.accelerator)
     folder = run.output_dir / "generator"
+    folders = {epoch: run.output_dir / f"generator-epoch-{epoch}" for epoch in config.epochs_to_save[:-1]}
+    folders[config.tuning_epochs] = folder
     weights = setup.generator_record.sha256
     identity = {"generator": weights, "source": source.fingerprint, "mirrored": source.mirrored}
     done = run.state("tuned", {**identity, "settings": settings, "class_ids": setup.class_ids}) / "done"
     pipeline, features = setup.generator.facts.folder, setup.generator.facts.timestep_features
-    if not run.agree(done.exists() and folder.exists()):
+    if not run.agree(done.exists() and all(place.exists() for place in folders.values())):
         how = {"mirrored": source.mirrored, "batch_size": config.encode_batch_size, "made_from": identity}
         encoded = encode(run, setup.generator, source, **how)
         tuning = Tuning(
@@ -72,19 +75,31 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
         lower = "a smaller --micro_batch_size, or --gradient_checkpointing,"
         run.together("fine-tune", tuning.steps, tuning.train, lower=lower)
         environment = EnvironmentRecord(**run.environment())
-        record = TuningRecord(
-            method=method_record(facts, settings, _notes(tuning)),
-            base=setup.generator_record.model_copy(update={"vae": None}),  # which has no part in it
-            source=source_record(source),
-            classes=source.class_names,
-            steps=tuning.steps,
-            seconds=round(tuning.seconds, 1),
-            environment=environment,
-            created=now(),
-        )
-        stages = json.dumps([stage for stage in run.stages if stage["name"] in ("encode", "fine-tune")])
-        run.on_main("save generator", lambda: _save(tuning, record, pipeline, folder, done, stages))
+
+        def save_all() -> None:
+            for epoch, place in folders.items():
+                if run.is_dry and place != folder:
+                    continue
+                steps = tuning.per_epoch * epoch
+                record = TuningRecord(
+                    method=method_record(facts, {**settings, "tuning_epochs": epoch}, _notes(tuning, steps)),
+                    base=setup.generator_record.model_copy(update={"vae": None}),  # which has no part in it
+                    source=source_record(source),
+                    classes=source.class_names,
+                    steps=steps,
+                    seconds=round(tuning.seconds * steps / tuning.steps, 1),
+                    environment=environment,
+                    created=now(),
+                )
+                _save(tuning, epoch, record, pipeline, place)
+            atomic_write(run.output_dir / "assets" / "losses.png", (folder / "losses.png").read_bytes())
+            stages = [stage for stage in run.stages if stage["name"] in ("encode", "fine-tune")]
+            atomic_write(done, json.dumps(stages).encode())
+            remove(run.output_dir / STATE / "encode")
+
+        run.on_main("save generator", save_all)
     else:
+        state_of(run, config, setup.class_ids, seed=config.seed, identity=identity)  # so that it stays
         run.stages += [{**stage, "wall": 0.0, "reused": True} for stage in json.loads(done.read_bytes() or b"[]")]
     named = {**options(config, GeneratorOptions), "generator": str(folder), "generator_revision": None}
     generator, id = open_generator(run, source, **named, fit={})
@@ -109,10 +124,10 @@ def _refuse_other(setup: GeneratorSetup, method: str, settings: Mapping[str, Any
             raise InputError("generator", location, valid)
 
 
-def _notes(tuning: Tuning) -> dict[str, Any]:
-    means = {name: pair for name, *pair in zip(LOSSES, *first_and_last_tenth(tuning.losses), strict=True)}
+def _notes(tuning: Tuning, steps: int) -> dict[str, Any]:
+    means = {name: pair for name, *pair in zip(LOSSES, *first_and_last_tenth(tuning.losses[:steps]), strict=True)}
     trained = sum(parameter.numel() for parameter in tuning.parameters.values())
-    untuned = tuning.settings.ema_decay**tuning.steps  # what the average still holds of the weights it began with
+    untuned = tuning.settings.ema_decay**steps  # what the average still holds of the weights it began with
     return {
         "trained_parameters": trained,
         "share_of_untuned_weights_in_the_average": round(untuned, 4),
@@ -120,18 +135,16 @@ def _notes(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path, done: Path, stages: str) -> None:
-    """Write the folder, complete or not at all, keep what it took, and drop what the fine-tuning needed to resume."""
-    state = folder.parent / STATE
-    partial = state / "generator"
-    save(tuning.transformer, base, partial)
+def _save(tuning: Tuning, epoch: int, record: TuningRecord, base: Path, folder: Path) -> None:
+    """Write the folder of one epoch's averaged weights, complete or not at all."""
+    partial = folder.parent / STATE / "generator"
+    with torch.no_grad():
+        for name, weights in tuning.average(epoch).items():
+            tuning.parameters[name].copy_(weights)
+    save(copy.deepcopy(tuning.transformer), base, partial)
     atomic_write(partial / TUNING, record.to_json().encode())
-    loss_curves(tuning.losses.numpy(), LOSSES, partial / "losses.png")
+    loss_curves(tuning.losses[: record.steps].numpy(), LOSSES, partial / "losses.png")
     files = [file.relative_to(partial).as_posix() for file in partial.rglob("*")]
     atomic_write(partial / "README.md", model_card(record, location=folder_name(folder), files=files).encode())
-    atomic_write(folder.parent / "assets" / "losses.png", (partial / "losses.png").read_bytes())
     remove(folder)  # of other settings
     os.replace(partial, folder)
-    atomic_write(done, stages.encode())
-    for stage in ("encode", "tuning"):
-        remove(state / stage)

@@ -57,7 +57,7 @@ def test_nothing_is_left_that_only_resuming_needs(finished):
     assert {path.name for path in folder.iterdir()} == {
         *(".run", "README.md", "assets", "data", "evaluations", "generator", "manifest.json")
     }
-    assert not {"encode", "tuning", "generator"} & {path.name for path in (folder / ".run").iterdir()}
+    assert not {"encode", "generator"} & {path.name for path in (folder / ".run").iterdir()}
     assert {path.name for path in (folder / "generator").iterdir()} == {
         *("README.md", "losses.png", "model_index.json", "scheduler", "transformer", "tuning.json", "vae")
     }
@@ -96,6 +96,29 @@ def test_killed_while_it_tunes_and_started_again(finished, tmp_path):
     assert again.content_sha256 == ours.content_sha256
     assert [stage for stage in again.stages if stage.name == "encode"] == [s for s in ours.stages if s.name == "encode"]
     assert {"encode", "fine-tune"} <= {stage.name for stage in again.stages}
+
+
+def test_going_on_to_more_epochs_keeps_what_is_done_and_the_epoch_before(finished, tmp_path, capsys):
+    """One epoch, and then a second in the same folder: the weights of two at once, and of the first by itself."""
+    folder = tmp_path / "set"
+    words = ["recipes/minimax.py", *WORDS, "--output_dir", str(folder)]
+    with unscored():
+        run_here(*words, "--tuning_epochs", "1")
+        first, seconds = weights(folder), load_distilled(folder).manifest.generator.tuning.seconds
+        capsys.readouterr()
+        run_here(*words, "--keep_epochs", "1", "--overwrite")
+    assert "begins anew" not in capsys.readouterr().out
+    for name, tensor in weights(finished[0]).items():
+        assert torch.equal(weights(folder)[name], tensor), name
+    ours, theirs = (load_distilled(path).manifest for path in (folder, finished[0]))
+    assert ours.content_sha256 == theirs.content_sha256 and ours.generator.tuning.seconds > seconds
+    kept = DiTGenerator.from_pretrained(str(folder / "generator-epoch-1"))
+    assert all(torch.equal(kept.transformer.state_dict()[name], tensor) for name, tensor in first.items())
+    record = json.loads((folder / "generator-epoch-1" / "tuning.json").read_bytes())
+    assert record["steps"] == 40 and record["method"]["config"]["tuning_epochs"] == 1
+    words = [*WORDS, "--tuning_epochs", "1", "--generator", str(folder / "generator-epoch-1")]
+    with unscored():
+        run_here("recipes/minimax.py", *words, "--output_dir", str(tmp_path / "other"))  # as it is: it had one epoch
 
 
 def test_cao2_on_the_tuned_generator(finished, tmp_path, capsys):
