@@ -100,11 +100,28 @@ class Batch:
         return Batch(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
 
-def state_of(run: Run, settings: TuningOptions, class_ids: Sequence[int], *, seed: int, identity: Mapping[str, str]) -> Path:
+def state_of(
+    run: Run,
+    settings: TuningOptions,
+    class_ids: Sequence[int],
+    *,
+    seed: int,
+    identity: Mapping[str, str],
+    name: str = "tuning",
+) -> Path:
     """Return the folder of a fine-tuning's state, empty where it held another's; see `Tuning`."""
     rules = {f.name: getattr(settings, f.name) for f in fields(TuningOptions) if f.metadata["identity"]}
     del rules["tuning_epochs"]  # what comes after a step has no part in it
-    return run.state("tuning", {**identity, **rules, "seed": seed, "class_ids": list(class_ids)})
+    return run.state(name, {**identity, **rules, "seed": seed, "class_ids": list(class_ids)})
+
+
+def averaged(state: Path, epoch: int) -> dict[str, torch.Tensor]:
+    """Return the averaged weights after an epoch that was to be saved, by name, from the folder of a fine-tuning's state."""
+    return load_file(_average_of(state, epoch))
+
+
+def _average_of(state: Path, epoch: int) -> Path:
+    return state / f"epoch-{epoch}.safetensors"
 
 
 class Tuning:
@@ -126,6 +143,7 @@ class Tuning:
         micro_batch_size: Images per forward pass of one process.
         seed: Of every draw.
         identity: What else the result depends on; a checkpoint of other values is dropped.
+        name: Of the folder of its state.
 
     Its state in the run's folder stays after the end: the checkpoint, and the averaged weights of the epochs to save.
     """
@@ -142,6 +160,7 @@ class Tuning:
         micro_batch_size: int,
         seed: int,
         identity: Mapping[str, str],
+        name: str = "tuning",
     ):
         self.run, self.latents, self.settings, self.seed = run, latents, settings, seed
         self.labels, self.class_ids = labels, torch.tensor(class_ids)
@@ -163,7 +182,7 @@ class Tuning:
         self.per_epoch = len(labels) // settings.tuning_batch_size  # the rest of an epoch is left out
         self.losses = torch.zeros(settings.tuning_epochs * self.per_epoch, len(LOSSES))
         self.step, self.seconds, self.epoch = 0, 0.0, -1
-        self.state = state_of(run, settings, class_ids, seed=seed, identity=identity)
+        self.state = state_of(run, settings, class_ids, seed=seed, identity=identity, name=name)
         self.file = self.state / "checkpoint.safetensors"
         processes = run.accelerator.num_processes
         starts = range(
@@ -241,7 +260,9 @@ class Tuning:
         return torch.cat([own_loss[None] * accelerator.num_processes, criteria_losses])
 
     def train(self) -> float:
-        """Take all steps, from the last checkpoint on; leave the averaged weights in `transformer`, and see `average`.
+        """Take all steps, from the last checkpoint on; leave the averaged weights in `transformer`.
+
+        Those of the epochs to save lie in the state's folder then, see `averaged`.
 
         Returns:
             Seconds it took, interrupted attempts included as far as their last checkpoint.
@@ -275,17 +296,10 @@ class Tuning:
         self.ema.copy_to(self.parameters.values())
         return self.seconds
 
-    def average(self, epoch: int) -> dict[str, torch.Tensor]:
-        """Return the averaged weights of an epoch to save, once that is over, by name as in `parameters`."""
-        return load_file(self._average(epoch))
-
-    def _average(self, epoch: int) -> Path:
-        return self.state / f"epoch-{epoch}.safetensors"
-
     def _keep(self, epoch: int) -> None:
         if self.run.is_main:
             weights = zip(self.parameters, self.ema.shadow_params, strict=True)
-            atomic_write(self._average(epoch), save({name: average.contiguous() for name, average in weights}))
+            atomic_write(_average_of(self.state, epoch), save({name: average.contiguous() for name, average in weights}))
 
     def _check_finite(self, step: int) -> None:
         """Stop before what is broken gets into a checkpoint."""
@@ -331,7 +345,7 @@ class Tuning:
 
     def resume(self) -> None:
         """Go to where the checkpoint was taken, if there is one, and nothing to save lies before it."""
-        missing = [epoch for epoch in self.settings.epochs_to_save if not self._average(epoch).exists()]
+        missing = [epoch for epoch in self.settings.epochs_to_save if not _average_of(self.state, epoch).exists()]
         first = min([*missing, self.settings.tuning_epochs])
         if self.run.agree(self._kept() > first * self.per_epoch):
             self.run.say(f"fine-tune: begins anew; what is there is past epoch {first}, whose weights were not kept")

@@ -18,6 +18,14 @@ class TuningOptions:
     keep_epochs: str | None = option(
         None, "earlier epochs, comma-separated, whose averaged weights are saved as generators, too", identity=False
     )
+    classes_per_phase: PositiveInt | None = option(
+        None,
+        "fine-tune anew for every so many classes, in their order, as Minimax's code does for large datasets: memories and "
+        "checkpoints are those of one group; default: all at once",
+    )
+    tuning_images: PositiveInt | None = option(
+        None, "real images of every class to tune on, drawn by the seed; default: all"
+    )
     tuning_batch_size: PositiveInt = option(8, "images per optimiser step, all processes together")
     micro_batch_size: PositiveInt | None = option(
         None, "images per forward pass of one process, gradients are accumulated; default: batch / processes"

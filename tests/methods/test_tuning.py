@@ -111,14 +111,25 @@ def test_a_longer_one_goes_on_from_a_shorter_one_to_the_same_bits(plain, tmp_pat
     same(at_once, tuning)
 
 
+def test_a_group_of_classes_is_tuned_as_if_there_were_no_others(tmp_path):
+    """And its checkpoint is that of two classes, not of three."""
+    among, alone = (build(tmp_path / str(is_alone), classes=range(1, 3), alone=is_alone) for is_alone in (False, True))
+    among.train()
+    alone.train()
+    same(among, alone)
+    assert load_file(among.file)["memory.real.entries"].shape == (2, 4, 256) and among.per_epoch == 30 // 8
+
+
 def test_what_is_kept_of_an_epoch_is_what_a_fine_tuning_of_so_many_ends_with(plain, tmp_path):
     tuning = build(tmp_path / "4", tuning_epochs=4, keep_epochs="3,2")
     tuning.train()
     assert {file.name for file in tuning.state.glob("epoch-*")} == {f"epoch-{n}.safetensors" for n in (2, 3, 4)}
-    kept = tuning.average(2)
+    kept = tuning_module.averaged(tuning.state, 2)
     assert kept.keys() == plain.parameters.keys()
     assert all(torch.equal(kept[name], weights) for name, weights in plain.parameters.items())
-    assert all(torch.equal(tuning.average(4)[name], weights) for name, weights in tuning.parameters.items())
+    assert all(
+        torch.equal(tuning_module.averaged(tuning.state, 4)[name], weights) for name, weights in tuning.parameters.items()
+    )
 
 
 def test_an_epoch_that_was_not_kept_and_is_over_begins_anew(plain, tmp_path, capsys):
@@ -145,7 +156,9 @@ def test_killed_at_the_end_of_a_kept_epoch(plain, tmp_path):
     second.train()
     third = build(tmp_path, tuning_epochs=3, checkpoint_steps=5, keep_epochs="2")
     third.train()
-    assert all(torch.equal(third.average(2)[name], weights) for name, weights in plain.parameters.items())
+    assert all(
+        torch.equal(tuning_module.averaged(third.state, 2)[name], weights) for name, weights in plain.parameters.items()
+    )
 
 
 @pytest.mark.parametrize("words", ["0", "9", "1,,2", "a", "1.5", "-1", ","])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DiTPipeline
 from helpers import SMALL, TINY, kill_when, refused, run_here, unscored
+from safetensors.torch import load_file
 
 from distill_hub import load_distilled
 from distill_hub.generators.dit import DiTGenerator
@@ -119,6 +120,37 @@ def test_going_on_to_more_epochs_keeps_what_is_done_and_the_epoch_before(finishe
     words = [*WORDS, "--tuning_epochs", "1", "--generator", str(folder / "generator-epoch-1")]
     with unscored():
         run_here("recipes/minimax.py", *words, "--output_dir", str(tmp_path / "other"))  # as it is: it had one epoch
+
+
+def test_in_phases_every_class_has_the_weights_of_its_group(finished, tmp_path, capfd):
+    folder = tmp_path / "set"
+    words = [*WORDS, "--tuning_epochs", "1", "--classes_per_phase", "5", "--tuning_images", "100", "--memory_size", "16"]
+    with unscored():
+        run_here("recipes/minimax.py", *words, "--keep_epochs", "1", "--output_dir", str(folder))
+    generator = folder / "generator"
+    phases = load_file(generator / "phases.safetensors")
+    assert phases["phase"].tolist() == [0] * 5 + [1] * 5
+    moved = [name for name, stacked in phases.items() if name != "phase" and not torch.equal(*stacked)]
+    assert len(moved) > 0.9 * (len(phases) - 1)
+    for phase in (0, 1):  # neither grows with the classes of the other
+        state = load_file(folder / ".run" / f"tuning-{phase}" / "checkpoint.safetensors")
+        assert state["memory.real.entries"].shape == (5, 16, 256) and len(state["losses"]) == 500 // 32
+    record = load_distilled(folder).manifest.generator
+    assert record.tuning.steps == 2 * (500 // 32) and record.tuning.method.config["classes_per_phase"] == 5
+    assert "fine-tuned anew for every 5 classes" in (generator / "README.md").read_text()
+    base = DiTPipeline.from_pretrained(generator, use_safetensors=True).transformer.state_dict()
+    assert not any(torch.equal(base[name], tensor) for name, tensor in weights(finished[0]).items() if "bias" in name)
+
+    ours, rows = DiTGenerator.from_pretrained(str(generator), steps=10, guidance_scale=4.0), load_distilled(folder).dataset
+    for row in (rows[0], rows[19]):
+        pixels = (ours.decode(ours.sample([row["label"]], [row["seed"]]))[0] * 255).round()
+        published = torch.tensor(list(row["image"].getdata())).view(16, 16, 3).permute(2, 0, 1)
+        assert (pixels - published).abs().max() <= 1
+    with unscored():
+        run_here("recipes/dit.py", *SMALL, "--generator", str(generator), "--output_dir", str(tmp_path / "plain"))
+    assert load_distilled(tmp_path / "plain").manifest.generator == record
+    words = [*TINY, "--generator", str(generator), "--condition", "null", "--output_dir", str(tmp_path / "null")]
+    assert "condition: 'null' cannot be used; the generator was tuned in groups" in refused(capfd, "recipes/cao2.py", *words)
 
 
 def test_cao2_on_the_tuned_generator(finished, tmp_path, capsys):
