@@ -18,7 +18,16 @@ LABELS = torch.arange(45) % 3
 SETTINGS = {"tuning_epochs": 2, "memory_size": 4, "ema_decay": 0.9}  # 2 epochs of 5 steps of 8 images
 
 
-def build(folder: Path, *, learned_variance: bool = True, identity: dict | None = None, **changes) -> Tuning:
+def build(
+    folder: Path,
+    *,
+    learned_variance: bool = True,
+    identity: dict | None = None,
+    classes: range = range(3),
+    alone: bool = False,
+    **changes,
+) -> Tuning:
+    """Set up a fine-tuning on some classes; where they are `alone`, no image of another class is encoded."""
     settings = MinimaxConfig(**{**SETTINGS, **changes})
     run = Run(folder, {})
 
@@ -27,11 +36,14 @@ def build(folder: Path, *, learned_variance: bool = True, identity: dict | None 
         mean = torch.stack([torch.randn(2, 4, 8, 8, generator=draw) for draw in draws])
         return {"mean": mean, "std": torch.full_like(mean, 0.1)}
 
-    latents = Latents(run.map("encode", range(len(LABELS)), encode, chunk_size=7))
+    rows = torch.tensor([row for row, label in enumerate(LABELS.tolist()) if label in classes])
+    stage = run.map("encode", rows.tolist() if alone else range(len(LABELS)), encode, chunk_size=7)
+    latents, labels = Latents(stage) if alone else Latents(stage, rows), LABELS[rows] - classes.start
     base = DiTGenerator(make_pipeline(learned_variance=learned_variance), ["zero", "one", "two"])
-    micro = check(settings, base.class_names, LABELS, run.accelerator)
+    micro = check(settings, [base.class_names[c] for c in classes], labels, run.accelerator)
     identity = identity or {"generator": "tiny"}
-    return Tuning(run, base, latents, LABELS, [2, 0, 1], settings, micro_batch_size=micro, seed=0, identity=identity)
+    ids = [[2, 0, 1][c] for c in classes]
+    return Tuning(run, base, latents, labels, ids, settings, micro_batch_size=micro, seed=0, identity=identity)
 
 
 def outcome(tuning: Tuning) -> dict[str, torch.Tensor]:

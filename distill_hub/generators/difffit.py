@@ -105,12 +105,22 @@ def save(transformer: DiTTransformer2DModel, base: Path, folder: Path) -> None:
                 layers[place] = layers[place].folded()
         if block is not blocks[0] and block.norm1.emb is blocks[0].norm1.emb:
             block.norm1.emb = copy.deepcopy(block.norm1.emb)
+    copy_pipeline(base, folder, "vae", "scheduler")
+    transformer.save_pretrained(folder / "transformer")
+    _forget_places(folder)
+
+
+def copy_pipeline(base: Path, folder: Path, *parts: str) -> None:
+    """Copy the index and some parts of a pipeline to a folder, which is replaced if there."""
     shutil.rmtree(folder, ignore_errors=True)
-    for part in ("vae", "scheduler"):
+    for part in parts:
         shutil.copytree(base / part, folder / part)
     shutil.copy(base / "model_index.json", folder)
-    transformer.save_pretrained(folder / "transformer")
-    for name in ("model_index.json", "vae/config.json", "transformer/config.json"):
-        config = json.loads((folder / name).read_bytes())
+    _forget_places(folder)
+
+
+def _forget_places(folder: Path) -> None:
+    for file in (folder / "model_index.json", *folder.glob("*/config.json")):
+        config = json.loads(file.read_bytes())
         if "_name_or_path" in config:  # where the author's disk holds what this was loaded from
-            (folder / name).write_text(json.dumps({**config, "_name_or_path": ""}, indent=2))
+            file.write_text(json.dumps({**config, "_name_or_path": ""}, indent=2))

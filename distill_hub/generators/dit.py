@@ -4,7 +4,7 @@ diffusers' own `DiTPipeline.__call__` uses 1000 as the null class, so it cannot 
 classes; the loop here uses the schedulers' public interface instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DPMSolverMultistepScheduler
 from diffusers.models.embeddings import Timesteps
+from torch.func import functional_call
 
 from distill_hub.config import InputError
 from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State
-from distill_hub.generators.known import DIT_LICENSE, is_imagenet_dit, stated_license, tuned_from
+from distill_hub.generators.difffit import prepare
+from distill_hub.generators.known import DIT_LICENSE, PHASES, is_imagenet_dit, stated_license, tuned_from
+from distill_hub.generators.phases import Phases, read_phases
 from distill_hub.generators.pipeline import load_pipeline
 from distill_hub.running.seeds import cpu_generator
 
@@ -72,6 +75,7 @@ class DiTGenerator:
         revision: Commit on the Hub.
         license: Of the weights.
         decoder: Decodes in place of the pipeline's VAE.
+        phases: The weights of each group of classes, of a transformer as `difffit.prepare` leaves it; None: all share one.
 
     Raises:
         InputError: For more guided channels than there are.
@@ -92,6 +96,7 @@ class DiTGenerator:
         revision: str | None = None,
         license: str | None = None,
         decoder: Decoder | None = None,
+        phases: Phases | None = None,
     ):
         config = pipeline.transformer.config
         check_guided_channels(guided_channels, config.in_channels)
@@ -105,7 +110,7 @@ class DiTGenerator:
         self.facts = GeneratorFacts(
             name="DiT",
             architecture=type(self.transformer).__name__,
-            modules=(self.transformer, self.vae),
+            modules=(self.transformer, self.vae, *([phases] if phases else [])),
             folder=folder,
             revision=revision,
             license=license,
@@ -113,6 +118,8 @@ class DiTGenerator:
             decoder=decoder,
         )
         self.steps, self.guidance_scale, self.device = steps, guidance_scale, torch.device(device)
+        self._phases = phases
+        self._weights: dict[str, torch.Tensor] = {}  # of the phase that is at work
         self.guided_channels = guided_channels or config.in_channels
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
         self._learned_variance = config.out_channels == 2 * config.in_channels
@@ -161,6 +168,9 @@ class DiTGenerator:
         license, features = _origin(name, folder)
         if timestep_features != "auto":
             features = timestep_features
+        transformer = loaded.pipeline.transformer
+        if (folder / PHASES).is_file():
+            how["phases"] = read_phases(folder, prepare(transformer), transformer.config.num_embeds_ada_norm, name)
         return cls(
             loaded.pipeline, loaded.class_names, license=license, timestep_features=features, decoder=loaded.decoder, **how
         )
@@ -179,7 +189,26 @@ class DiTGenerator:
             raise ValueError(f"strength {strength}: it lies in (0, 1], and is 1 without a start")
         with_graph = guide is not None and guide.needs_graph
         with torch.inference_mode(not with_graph), torch.set_grad_enabled(with_graph):
-            return self._sample(class_ids, seeds, guide, start, strength)
+            if self._phases is None:
+                return self._sample(class_ids, seeds, guide, start, strength)
+
+            def of(rows: list[int]) -> torch.Tensor:
+                own = [class_ids[row] for row in rows], [seeds[row] for row in rows]
+                return self._sample(*own, guide, None if start is None else start[rows], strength)
+
+            return self._by_phase(self._phases, class_ids, of)
+
+    def _by_phase(
+        self, phases: Phases, class_ids: Sequence[int | None], function: Callable[[list[int]], torch.Tensor]
+    ) -> torch.Tensor:
+        """Call a function on the rows of each phase, with its weights in the network; return the results in their order."""
+        results, places = [], []
+        for phase, rows in phases.split(class_ids).items():
+            self._weights = phases.weights(phase, self.transformer)
+            results.append(function(rows))
+            places += rows
+        self._weights = {}
+        return torch.cat(results)[torch.tensor(places, device=self.device).argsort()]
 
     def _sample(
         self,
@@ -291,6 +320,16 @@ class DiTGenerator:
 
     def residual(self, latents: torch.Tensor, corruption: _Noising, class_ids: Sequence[int | None]) -> torch.Tensor:
         """See `Generator.residual`: ε_θ(z_t, t, c) − ε; a learned variance is left out."""
+        if self._phases is None:
+            return self._residual(latents, corruption, class_ids)
+
+        def of(rows: list[int]) -> torch.Tensor:
+            own = _Noising(corruption.noise[rows], corruption.timesteps[rows])
+            return self._residual(latents[rows], own, [class_ids[row] for row in rows])
+
+        return self._by_phase(self._phases, class_ids, of)
+
+    def _residual(self, latents: torch.Tensor, corruption: _Noising, class_ids: Sequence[int | None]) -> torch.Tensor:
         noise, timesteps = corruption.noise, corruption.timesteps
         output = self._forward(self._add_noise(latents, noise, timesteps), timesteps, self._conditions(class_ids))
         return (output[:, : noise.shape[1]] - noise).flatten(1)
@@ -299,7 +338,15 @@ class DiTGenerator:
         return torch.tensor([self._null_class if id is None else id for id in class_ids], device=self.device)
 
     def _forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, class_ids: torch.Tensor) -> torch.Tensor:
-        return self.transformer(noisy.to(self.transformer.dtype), timestep=timesteps, class_labels=class_ids).sample.float()
+        how = {"timestep": timesteps, "class_labels": class_ids}
+        noisy = noisy.to(self.transformer.dtype)
+        # Not copied into the network: what was computed with another phase may still be differentiated.
+        output = (
+            functional_call(self.transformer, self._weights, (noisy,), how)
+            if self._weights
+            else self.transformer(noisy, **how)
+        )
+        return output.sample.float()
 
     def _add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Return √ᾱ_t·latents + √(1−ᾱ_t)·noise for timesteps (B,)."""

@@ -10,6 +10,7 @@ from distill_hub.parsing import CARD_BYTES, front_matter, read_file, read_object
 IMAGENET_DIT = "facebook/DiT-XL-2-256"
 # The repository's main branch holds pickled weights only, which are not loaded here; this ref holds them as safetensors.
 IMAGENET_DIT_REVISION = "refs/pr/1"
+PHASES = "phases.safetensors"  # in the folder of one that was fine-tuned in groups of classes: their weights
 TUNING = "tuning.json"  # in the folder of a generator that was fine-tuned: how that was done
 DIT_LICENSE = "cc-by-nc-4.0"  # of `IMAGENET_DIT`
 

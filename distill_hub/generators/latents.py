@@ -57,11 +57,13 @@ class Latents:
 
     Args:
         stage: What `encode` kept.
+        rows: (N,) of the training split: those that count, from 0. None: all.
     """
 
-    def __init__(self, stage: Stage):
+    def __init__(self, stage: Stage, rows: torch.Tensor | None = None):
         self._chunks, self._size = stage.mapped(), stage.chunk_size
-        self.count = len(stage)
+        self._rows = torch.arange(len(stage)) if rows is None else rows
+        self.count = len(self._rows)
         self.ways, *shape = self._chunks[0]["mean"].shape[1:]
         self.shape = tuple(shape)  # (channels, h, w)
 
@@ -69,7 +71,7 @@ class Latents:
         """Return z_0 = mean + std·noise of some images.
 
         Args:
-            rows: (B,), of the training split.
+            rows: (B,), in [0, `count`).
             ways: (B,) in [0, `ways`): as it is, or mirrored.
             noise: float32 (B, channels, h, w), standard normal.
 
@@ -78,7 +80,7 @@ class Latents:
         """
         picked = [
             (self._chunks[row // self._size], row % self._size, way)
-            for row, way in zip(rows.tolist(), ways.tolist(), strict=True)
+            for row, way in zip(self._rows[rows].tolist(), ways.tolist(), strict=True)
         ]
         mean, std = (
             torch.stack([chunk[name][place, way] for chunk, place, way in picked]).float() for name in ("mean", "std")

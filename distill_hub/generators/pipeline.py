@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 
 from distill_hub.config import InputError
 from distill_hub.generators.base import Decoder
-from distill_hub.generators.known import TUNING, stated_license
+from distill_hub.generators.known import PHASES, TUNING, stated_license
 from distill_hub.networks.configs import Config, NoiseConfig, PipelineIndex, SingleVaeConfig, TransformerConfig, VaeConfig
 from distill_hub.networks.folders import building, check_loaded, check_weights, checked, read_json
 from distill_hub.networks.names import GENERATOR, VAE
@@ -18,7 +18,7 @@ from distill_hub.networks.names import GENERATOR, VAE
 _STEM = "diffusion_pytorch_model"  # diffusers' name of weights
 _MODEL = ["config.json", f"{_STEM}.safetensors", f"{_STEM}-*.safetensors", f"{_STEM}.safetensors.index.json"]
 _FILES = [
-    *("model_index.json", "scheduler/scheduler_config.json", TUNING, "README.md"),
+    *("model_index.json", "scheduler/scheduler_config.json", TUNING, PHASES, "README.md"),
     *(f"{part}/{file}" for part in ("transformer", "vae") for file in _MODEL),
 ]
 

@@ -3,32 +3,58 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from distill_hub.artifact.describe import generator_record, source_record
 from distill_hub.artifact.manifest import EnvironmentRecord, TuningRecord, method_record, now
 from distill_hub.config import InputError, options, resolved
-from distill_hub.generators.difffit import save
+from distill_hub.generators.difffit import copy_pipeline, prepare, save
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import TUNING
 from distill_hub.generators.latents import Latents, encode
 from distill_hub.generators.open import open_generator
+from distill_hub.generators.phases import Phases
 from distill_hub.making.start import GeneratorSetup
 from distill_hub.methods.losses import first_and_last_tenth
-from distill_hub.methods.tuning import LOSSES, Tuning, check, with_memory
+from distill_hub.methods.tuning import LOSSES, Tuning, averaged, check, state_of, with_memory
 from distill_hub.options.minimax import TuningOptions
 from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
 from distill_hub.running.files import STATE, atomic_write, folder_name, remove
+from distill_hub.running.seeds import cpu_generator, draw_seed
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some classes, which are tuned for together: all of them, or those of one phase."""
+
+    classes: range  # positions in the source
+    rows: torch.Tensor  # (N,) of the training split
+    labels: torch.Tensor  # (N,) positions in `classes`
+    state: str  # folder of what its fine-tuning needs to resume
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What is left of the fine-tuning of a group."""
+
+    group: Group
+    steps: int  # per epoch
+    losses: torch.Tensor  # (all steps, LOSSES)
+    seconds: float
+    trained: int  # parameters
+    state: Path  # see `methods.tuning.averaged`
 
 
 def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup:
-    """Fine-tune a recipe's generator; a killed run goes on from its last checkpoint.
+    """Fine-tune a recipe's generator, or a copy of it for each group of classes; a killed run goes on from its checkpoint.
 
     Args:
         setup: What the recipe works with, its settings among it, with a DiT.
@@ -42,53 +68,119 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
         InputError: When the generator was tuned in another way; see `methods.tuning.check` and `Tuning.train`.
     """
     run, source = setup.run, setup.source
-    labels = torch.from_numpy(source.train.labels)
-    config = with_memory(setup.config, labels)
+    names, rows = source.class_names, _chosen(setup)
+    config = with_memory(setup.config, torch.from_numpy(source.train.labels)[rows])
     settings = {name: value for name, value in resolved(config).items() if name in options(config, TuningOptions)}
     settings["seed"] = config.seed
     if setup.generator_record.tuning:
         _refuse_other(setup, facts["name"], settings)
         return setup
-    micro_batch_size = check(config, source.class_names, labels, run.accelerator)
+    groups = _groups(setup, rows)
+    for group in groups:
+        micro_batch_size = check(config, [names[c] for c in group.classes], group.labels, run.accelerator)
     folder = run.output_dir / "generator"
+    folders = {epoch: run.output_dir / f"generator-epoch-{epoch}" for epoch in config.epochs_to_save[:-1]}
+    folders[config.tuning_epochs] = folder
     weights = setup.generator_record.sha256
     identity = {"generator": weights, "source": source.fingerprint, "mirrored": source.mirrored}
     done = run.state("tuned", {**identity, "settings": settings, "class_ids": setup.class_ids}) / "done"
-    pipeline, features = setup.generator.facts.folder, setup.generator.facts.timestep_features
-    if not run.agree(done.exists() and folder.exists()):
+    ids = {group.state: [setup.class_ids[c] for c in group.classes] for group in groups}
+    if not run.agree(done.exists() and all(place.exists() for place in folders.values())):
         how = {"mirrored": source.mirrored, "batch_size": config.encode_batch_size, "made_from": identity}
         encoded = encode(run, setup.generator, source, **how)
-        tuning = Tuning(
-            run,
-            DiTGenerator.from_pretrained(str(pipeline), device=run.device, timestep_features=features),  # in float32
-            Latents(encoded),
-            labels,
-            setup.class_ids,
-            config,
-            micro_batch_size=micro_batch_size,
-            seed=config.seed,
-            identity=identity,
-        )
-        lower = "a smaller --micro_batch_size, or --gradient_checkpointing,"
-        run.together("fine-tune", tuning.steps, tuning.train, lower=lower)
+        tuned: list[Tuned] = []
+
+        def tune(group: Group) -> Tuned:
+            tuning = Tuning(
+                run,
+                _untuned(setup),
+                Latents(encoded, group.rows),
+                group.labels,
+                ids[group.state],
+                config,
+                micro_batch_size=micro_batch_size,
+                seed=config.seed,
+                identity=identity,
+                name=group.state,
+            )
+            seconds, trained = tuning.train(), sum(weights.numel() for weights in tuning.parameters.values())
+            run.accelerator.free_memory()  # which would hold on to the network
+            return Tuned(group, tuning.per_epoch, tuning.losses, seconds, trained, tuning.state)
+
+        def tune_all() -> float:
+            tuned.extend(map(tune, groups))
+            return sum(one.seconds for one in tuned)
+
+        steps = sum(len(group.labels) // config.tuning_batch_size for group in groups) * config.tuning_epochs
+        run.together("fine-tune", steps, tune_all, lower="a smaller --micro_batch_size, or --gradient_checkpointing,")
         environment = EnvironmentRecord(**run.environment())
-        record = TuningRecord(
-            method=method_record(facts, settings, _notes(tuning)),
-            base=setup.generator_record.model_copy(update={"vae": None}),  # which has no part in it
-            source=source_record(source),
-            classes=source.class_names,
-            steps=tuning.steps,
-            seconds=round(tuning.seconds, 1),
-            environment=environment,
-            created=now(),
-        )
-        stages = json.dumps([stage for stage in run.stages if stage["name"] in ("encode", "fine-tune")])
-        run.on_main("save generator", lambda: _save(tuning, record, pipeline, folder, done, stages))
+
+        def save_all() -> None:
+            for epoch, place in folders.items():
+                if run.is_dry and place != folder:
+                    continue
+                part = epoch / config.tuning_epochs
+                record = TuningRecord(
+                    method=method_record(
+                        facts, {**settings, "tuning_epochs": epoch}, _notes(tuned, epoch, config.ema_decay)
+                    ),
+                    base=setup.generator_record.model_copy(update={"vae": None}),  # which has no part in it
+                    source=source_record(source),
+                    classes=names,
+                    steps=sum(one.steps * epoch for one in tuned),
+                    seconds=round(part * sum(one.seconds for one in tuned), 1),
+                    environment=environment,
+                    created=now(),
+                )
+                _save(setup, tuned, epoch, record, place)
+            atomic_write(run.output_dir / "assets" / "losses.png", (folder / "losses.png").read_bytes())
+            stages = [stage for stage in run.stages if stage["name"] in ("encode", "fine-tune")]
+            atomic_write(done, json.dumps(stages).encode())
+            remove(run.output_dir / STATE / "encode")
+
+        run.on_main("save generator", save_all)
     else:
+        for group in groups:  # so that it stays
+            state_of(run, config, ids[group.state], seed=config.seed, identity=identity, name=group.state)
         run.stages += [{**stage, "wall": 0.0, "reused": True} for stage in json.loads(done.read_bytes() or b"[]")]
     named = {**options(config, GeneratorOptions), "generator": str(folder), "generator_revision": None}
     generator, id = open_generator(run, source, **named, fit={})
     return dataclasses.replace(setup, config=config, generator=generator, generator_record=generator_record(generator, id))
+
+
+def _chosen(setup: GeneratorSetup) -> torch.Tensor:
+    """Return the rows of the training split that are tuned on: all, or so many of every class."""
+    labels, most = torch.from_numpy(setup.source.train.labels), setup.config.tuning_images
+    if most is None:
+        return torch.arange(len(labels))
+    chosen = []
+    for label, name in enumerate(setup.source.class_names):
+        rows = (labels == label).nonzero().flatten()
+        draw = cpu_generator(draw_seed(setup.config.seed, "tuning images", name))
+        chosen.append(rows[torch.randperm(len(rows), generator=draw)[:most]])
+    return torch.cat(chosen).sort().values
+
+
+def _groups(setup: GeneratorSetup, rows: torch.Tensor) -> list[Group]:
+    """Return the groups of classes, each with its images."""
+    count, labels = len(setup.source.classes), torch.from_numpy(setup.source.train.labels)[rows]
+    size = setup.config.classes_per_phase or count
+    if size >= count:
+        return [Group(range(count), rows, labels, "tuning")]
+    groups = []
+    for place, start in enumerate(range(0, count, size)):
+        classes = range(start, min(start + size, count))
+        own = (labels >= classes.start) & (labels < classes.stop)
+        groups.append(Group(classes, rows[own], labels[own] - start, f"tuning-{place}"))
+    return groups
+
+
+def _untuned(setup: GeneratorSetup) -> DiTGenerator:
+    """Load the generator that is to be tuned, in float32."""
+    facts = setup.generator.facts
+    return DiTGenerator.from_pretrained(
+        str(facts.folder), device=setup.run.device, timestep_features=facts.timestep_features
+    )
 
 
 def _refuse_other(setup: GeneratorSetup, method: str, settings: Mapping[str, Any]) -> None:
@@ -109,29 +201,39 @@ def _refuse_other(setup: GeneratorSetup, method: str, settings: Mapping[str, Any
             raise InputError("generator", location, valid)
 
 
-def _notes(tuning: Tuning) -> dict[str, Any]:
-    means = {name: pair for name, *pair in zip(LOSSES, *first_and_last_tenth(tuning.losses), strict=True)}
-    trained = sum(parameter.numel() for parameter in tuning.parameters.values())
-    untuned = tuning.settings.ema_decay**tuning.steps  # what the average still holds of the weights it began with
+def _notes(tuned: Sequence[Tuned], epoch: int, decay: float) -> dict[str, Any]:
+    tenths = [first_and_last_tenth(one.losses[: one.steps * epoch]) for one in tuned]
+    means = np.mean(tenths, axis=0).tolist()  # over the groups
+    untuned = decay ** min(one.steps * epoch for one in tuned)  # what the average still holds of the weights it began with
     return {
-        "trained_parameters": trained,
+        "trained_parameters": sum(one.trained for one in tuned),
         "share_of_untuned_weights_in_the_average": round(untuned, 4),
-        "mean_losses_of_first_and_last_tenth": means,
+        "mean_losses_of_first_and_last_tenth": {name: pair for name, *pair in zip(LOSSES, *means, strict=True)},
     }
 
 
-def _save(tuning: Tuning, record: TuningRecord, base: Path, folder: Path, done: Path, stages: str) -> None:
-    """Write the folder, complete or not at all, keep what it took, and drop what the fine-tuning needed to resume."""
-    state = folder.parent / STATE
-    partial = state / "generator"
-    save(tuning.transformer, base, partial)
+def _save(setup: GeneratorSetup, tuned: Sequence[Tuned], epoch: int, record: TuningRecord, folder: Path) -> None:
+    """Write the folder of one epoch's averaged weights, complete or not at all."""
+    partial, base = folder.parent / STATE / "generator", setup.generator.facts.folder
+    if len(tuned) == 1:
+        transformer = _untuned(setup).transformer
+        parameters = prepare(transformer)
+        with torch.no_grad():
+            for name, weights in averaged(tuned[0].state, epoch).items():
+                parameters[name].copy_(weights)
+        save(transformer, base, partial)
+    else:
+        phase = torch.full((setup.generator.transformer.config.num_embeds_ada_norm,), -1)
+        for place, one in enumerate(tuned):
+            phase[[setup.class_ids[c] for c in one.group.classes]] = place
+        averages = [averaged(one.state, epoch) for one in tuned]
+        weights = {name: torch.stack([average[name] for average in averages]) for name in averages[0]}
+        copy_pipeline(base, partial, "vae", "scheduler", "transformer")
+        Phases(phase, weights).save(partial)
     atomic_write(partial / TUNING, record.to_json().encode())
-    loss_curves(tuning.losses.numpy(), LOSSES, partial / "losses.png")
+    losses = torch.cat([one.losses[: one.steps * epoch] for one in tuned])
+    loss_curves(losses.numpy(), LOSSES, partial / "losses.png")
     files = [file.relative_to(partial).as_posix() for file in partial.rglob("*")]
     atomic_write(partial / "README.md", model_card(record, location=folder_name(folder), files=files).encode())
-    atomic_write(folder.parent / "assets" / "losses.png", (partial / "losses.png").read_bytes())
     remove(folder)  # of other settings
     os.replace(partial, folder)
-    atomic_write(done, stages.encode())
-    for stage in ("encode", "tuning"):
-        remove(state / stage)

@@ -14,13 +14,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from distill_hub.config import InputError
 from distill_hub.generators.difffit import prepare
@@ -99,12 +100,38 @@ class Batch:
         return Batch(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
 
+def state_of(
+    run: Run,
+    settings: TuningOptions,
+    class_ids: Sequence[int],
+    *,
+    seed: int,
+    identity: Mapping[str, str],
+    name: str = "tuning",
+) -> Path:
+    """Return the folder of a fine-tuning's state, empty where it held another's; see `Tuning`."""
+    rules = {f.name: getattr(settings, f.name) for f in fields(TuningOptions) if f.metadata["identity"]}
+    del rules["tuning_epochs"]  # what comes after a step has no part in it
+    return run.state(name, {**identity, **rules, "seed": seed, "class_ids": list(class_ids)})
+
+
+def averaged(state: Path, epoch: int) -> dict[str, torch.Tensor]:
+    """Return the averaged weights after an epoch that was to be saved, by name, from the folder of a fine-tuning's state."""
+    return load_file(_average_of(state, epoch))
+
+
+def _average_of(state: Path, epoch: int) -> Path:
+    return state / f"epoch-{epoch}.safetensors"
+
+
 class Tuning:
     """The fine-tuning of one generator (Alg. 1).
 
     Every draw comes from (seed, step), so a killed run goes on from its checkpoint to the same weights, bit for bit with the
-    same number of processes. Every process holds the whole memories and the predicted latents of a step are gathered: P
-    processes do what one does with the same batch, up to the rounding of sums.
+    same number of processes. No step depends on how many are to follow, since learning rate and decay are constant: a longer
+    fine-tuning goes on from the checkpoint of a shorter one, to what it would have come to by itself. Every process holds
+    the whole memories and the predicted latents of a step are gathered: P processes do what one does with the same batch, up
+    to the rounding of sums.
 
     Args:
         run: Its processes share each batch.
@@ -116,6 +143,9 @@ class Tuning:
         micro_batch_size: Images per forward pass of one process.
         seed: Of every draw.
         identity: What else the result depends on; a checkpoint of other values is dropped.
+        name: Of the folder of its state.
+
+    Its state in the run's folder stays after the end: the checkpoint, and the averaged weights of the epochs to save.
     """
 
     def __init__(
@@ -130,6 +160,7 @@ class Tuning:
         micro_batch_size: int,
         seed: int,
         identity: Mapping[str, str],
+        name: str = "tuning",
     ):
         self.run, self.latents, self.settings, self.seed = run, latents, settings, seed
         self.labels, self.class_ids = labels, torch.tensor(class_ids)
@@ -151,9 +182,8 @@ class Tuning:
         self.per_epoch = len(labels) // settings.tuning_batch_size  # the rest of an epoch is left out
         self.losses = torch.zeros(settings.tuning_epochs * self.per_epoch, len(LOSSES))
         self.step, self.seconds, self.epoch = 0, 0.0, -1
-        rules = {f.name: getattr(settings, f.name) for f in fields(TuningOptions) if f.metadata["identity"]}
-        made_from = {**identity, **rules, "seed": seed, "class_ids": list(class_ids)}
-        self.file = run.state("tuning", made_from) / "checkpoint.safetensors"
+        self.state = state_of(run, settings, class_ids, seed=seed, identity=identity, name=name)
+        self.file = self.state / "checkpoint.safetensors"
         processes = run.accelerator.num_processes
         starts = range(
             run.accelerator.process_index * micro_batch_size, settings.tuning_batch_size, processes * micro_batch_size
@@ -232,6 +262,8 @@ class Tuning:
     def train(self) -> float:
         """Take all steps, from the last checkpoint on; leave the averaged weights in `transformer`.
 
+        Those of the epochs to save lie in the state's folder then, see `averaged`.
+
         Returns:
             Seconds it took, interrupted attempts included as far as their last checkpoint.
 
@@ -239,13 +271,16 @@ class Tuning:
             InputError: When a loss is not finite any more, or the checkpoint is not this one's.
         """
         self.resume()
+        ends = {epoch * self.per_epoch: epoch for epoch in self.settings.epochs_to_save[:-1]}
+        if self.step in ends:
+            self._keep(ends[self.step])
         started, pending = time.perf_counter() - self.seconds, []
         todo = range(self.step, self.step + self.run.part(self.steps - self.step))
         steps = progress(todo, "fine-tune", unit="step", done=self.step, disable=not self.run.is_main)
         for step in steps:
             pending.append(self.update(self.batch(step)))
             is_checkpoint = (step + 1) % self.settings.checkpoint_steps == 0
-            if len(pending) == WINDOW or is_checkpoint or step + 1 == todo.stop:
+            if len(pending) == WINDOW or is_checkpoint or step + 1 in ends or step + 1 == todo.stop:
                 self.losses[self.step : step + 1] = self.run.accelerator.reduce(torch.stack(pending), "mean").cpu()
                 self._check_finite(step)
                 self.step, pending = step + 1, []
@@ -253,10 +288,18 @@ class Tuning:
                 latest = self.losses[max(0, self.step - 100) : self.step].mean(0)
                 shown = {name: f"{value:.4f}" for name, value in zip(LOSSES, latest.tolist(), strict=True)}
                 steps.set_postfix(shown, refresh=False)  # with the bar's next turn
-            if is_checkpoint and self.run.is_main:
+            if step + 1 in ends:
+                self._keep(ends[step + 1])
+            if is_checkpoint or step + 1 == todo.stop:
                 self.save()
+        self._keep(self.settings.tuning_epochs)
         self.ema.copy_to(self.parameters.values())
         return self.seconds
+
+    def _keep(self, epoch: int) -> None:
+        if self.run.is_main:
+            weights = zip(self.parameters, self.ema.shadow_params, strict=True)
+            atomic_write(_average_of(self.state, epoch), save({name: average.contiguous() for name, average in weights}))
 
     def _check_finite(self, step: int) -> None:
         """Stop before what is broken gets into a checkpoint."""
@@ -293,19 +336,26 @@ class Tuning:
         return state
 
     def save(self) -> None:
-        """Write the checkpoint in place of the last one, complete or not at all."""
+        """Write the checkpoint in place of the last one, complete or not at all; the main process does."""
+        if not self.run.is_main:
+            return
         facts = {"step": str(self.step), "seconds": str(self.seconds)}
         tensors = {name: tensor.contiguous() for name, tensor in self._state().items()}
         atomic_write(self.file, save({**tensors, "losses": self.losses}, facts))
 
     def resume(self) -> None:
-        """Go to where the checkpoint was taken, if there is one."""
+        """Go to where the checkpoint was taken, if there is one, and nothing to save lies before it."""
+        missing = [epoch for epoch in self.settings.epochs_to_save if not _average_of(self.state, epoch).exists()]
+        first = min([*missing, self.settings.tuning_epochs])
+        if self.run.agree(self._kept() > first * self.per_epoch):
+            self.run.say(f"fine-tune: begins anew; what is there is past epoch {first}, whose weights were not kept")
+            return
         if not self.file.exists():
             return
         with safe_open(self.file, "pt") as file:
             facts = file.metadata()
             for name, tensor in self._state().items():
                 tensor.copy_(file.get_tensor(name))
-            self.losses = file.get_tensor("losses")
-        self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
+            self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
+            self.losses[: self.step] = file.get_tensor("losses")[: self.step]
         self.ema.optimization_step = self.step

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from distill_hub.config import option
+from distill_hub.config import InputError, option
 from distill_hub.kinds import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from distill_hub.options.shared import SampleOptions
 
@@ -12,7 +12,20 @@ from distill_hub.options.shared import SampleOptions
 class TuningOptions:
     """Fine-tuning of the generator: DiffFit with the minimax criteria."""
 
-    tuning_epochs: PositiveInt = option(8, "passes over the real images", common=True)
+    tuning_epochs: PositiveInt = option(
+        8, "passes over the real images; a longer fine-tuning goes on from a shorter one in the same folder", common=True
+    )
+    keep_epochs: str | None = option(
+        None, "earlier epochs, comma-separated, whose averaged weights are saved as generators, too", identity=False
+    )
+    classes_per_phase: PositiveInt | None = option(
+        None,
+        "fine-tune anew for every so many classes, in their order, as Minimax's code does for large datasets: memories and "
+        "checkpoints are those of one group; default: all at once",
+    )
+    tuning_images: PositiveInt | None = option(
+        None, "real images of every class to tune on, drawn by the seed; default: all"
+    )
     tuning_batch_size: PositiveInt = option(8, "images per optimiser step, all processes together")
     micro_batch_size: PositiveInt | None = option(
         None, "images per forward pass of one process, gradients are accumulated; default: batch / processes"
@@ -44,6 +57,18 @@ class TuningOptions:
     encode_batch_size: PositiveInt = option(64, "images per chunk of work when the real images are encoded")
     gradient_checkpointing: bool = option(False, "compute activations twice instead of keeping them", identity=False)
     checkpoint_steps: PositiveInt = option(500, "optimiser steps between checkpoints", identity=False)
+
+    @property
+    def epochs_to_save(self) -> list[int]:
+        """After which epochs the averaged weights are saved, in order; the last of all is the last here."""
+        return sorted({self.tuning_epochs, *map(int, self.keep_epochs.split(",") if self.keep_epochs else [])})
+
+    def check_settings(self) -> None:
+        """Refuse epochs that the fine-tuning has not."""
+        words = self.keep_epochs.split(",") if self.keep_epochs else []
+        if not all(word.strip().isdecimal() and 0 < int(word) <= self.tuning_epochs for word in words):
+            valid = f"numbers from 1 to {self.tuning_epochs}, with commas between them, as in 1,2,4"
+            raise InputError("keep_epochs", self.keep_epochs, valid)
 
 
 @dataclass(frozen=True)

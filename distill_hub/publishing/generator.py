@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from distill_hub.artifact.generator import base_name, generator_name, is_on_hub, read_tuning
 from distill_hub.artifact.manifest import TuningRecord
 from distill_hub.config import InputError
-from distill_hub.generators.known import TUNING
+from distill_hub.generators.known import PHASES, TUNING
 from distill_hub.hub import RemoteSet, address, fetch, page_of
 from distill_hub.publishing.card import cited, fill_template, license_fields, source_argument
 from distill_hub.publishing.destination import Content, Kind, Publication, check_destination, commit
@@ -20,7 +20,7 @@ from distill_hub.running.files import folder_name
 TUNED_GENERATOR = Kind("model", "tuned generator", TUNING, TuningRecord)
 # Beside the card. What else lies in the folder is not published; in the repository it is left alone.
 _FILES = re.compile(
-    rf"model_index\.json|{re.escape(TUNING)}|losses\.png|scheduler/scheduler_config\.json"
+    rf"model_index\.json|{re.escape(TUNING)}|{re.escape(PHASES)}|losses\.png|scheduler/scheduler_config\.json"
     r"|(transformer|vae)/(config\.json|[\w.-]+\.safetensors(\.index\.json)?)"
 ).fullmatch
 

@@ -25,6 +25,7 @@ from distill_hub.running.memory import in_parts, told
 from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of
 from distill_hub.running.versions import versions
 
+KEY = "key"  # in the folder of work that is no chunk of a stage: what it is made from
 SEEN_AFTER = 90  # seconds in which a file that one machine wrote is there for all that share its folder
 
 
@@ -77,7 +78,8 @@ class Run:
                 state.unlink()
                 self.lock = self._hold()
             clear(folder, keep=(STATE,))
-            clear(state, keep=(LOCK, *(path.name for path in state.iterdir() if not path.is_symlink() and chunks_in(path))))
+            kept = [path for path in state.iterdir() if chunks_in(path) or (path / KEY).is_file()]
+            clear(state, keep=(LOCK, *(path.name for path in kept if not path.is_symlink())))
         elif before := made_with(folder):
             for line in refuse_other(folder, before, self.settings):
                 show(line)
@@ -144,7 +146,7 @@ class Run:
         self._used.add(name)
 
         def empty() -> None:
-            file = folder / "key"
+            file = folder / KEY
             if not (file.is_file() and file.read_text(encoding="utf-8") == key):
                 remove(folder)
                 atomic_write(file, key.encode())

@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_tuning import LABELS, build, outcome
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, check_settings
 from distill_hub.methods import tuning as tuning_module
+from distill_hub.options.minimax import MinimaxConfig
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,85 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(plain, tmp_path):
     for name, tensor in outcome(plain).items():
         assert torch.equal(outcome(second)[name], tensor), name
     assert second.seconds > 0
+
+
+def same(one: tuning_module.Tuning, other: tuning_module.Tuning) -> None:
+    for name, tensor in outcome(one).items():
+        assert torch.equal(outcome(other)[name], tensor), name
+
+
+def test_a_longer_one_goes_on_from_a_shorter_one_to_the_same_bits(plain, tmp_path):
+    """Of 3 epochs at once, 15 steps; and of 1, 2 and 3, each of which takes 5."""
+    at_once = build(tmp_path / "at once", tuning_epochs=3)
+    at_once.train()
+    taken = []
+    for epochs in (1, 2, 3):
+        tuning = build(tmp_path / "in parts", tuning_epochs=epochs)
+        original = tuning.batch
+        tuning.batch = lambda step, original=original: taken.append(step) or original(step)
+        tuning.train()
+        if epochs == 2:
+            same(plain, tuning)
+    assert taken == list(range(15))
+    same(at_once, tuning)
+
+
+def test_a_group_of_classes_is_tuned_as_if_there_were_no_others(tmp_path):
+    """And its checkpoint is that of two classes, not of three."""
+    among, alone = (build(tmp_path / str(is_alone), classes=range(1, 3), alone=is_alone) for is_alone in (False, True))
+    among.train()
+    alone.train()
+    same(among, alone)
+    assert load_file(among.file)["memory.real.entries"].shape == (2, 4, 256) and among.per_epoch == 30 // 8
+
+
+def test_what_is_kept_of_an_epoch_is_what_a_fine_tuning_of_so_many_ends_with(plain, tmp_path):
+    tuning = build(tmp_path / "4", tuning_epochs=4, keep_epochs="3,2")
+    tuning.train()
+    assert {file.name for file in tuning.state.glob("epoch-*")} == {f"epoch-{n}.safetensors" for n in (2, 3, 4)}
+    kept = tuning_module.averaged(tuning.state, 2)
+    assert kept.keys() == plain.parameters.keys()
+    assert all(torch.equal(kept[name], weights) for name, weights in plain.parameters.items())
+    assert all(
+        torch.equal(tuning_module.averaged(tuning.state, 4)[name], weights) for name, weights in tuning.parameters.items()
+    )
+
+
+def test_an_epoch_that_was_not_kept_and_is_over_begins_anew(plain, tmp_path, capsys):
+    for changes, told in (
+        ({"tuning_epochs": 3}, False),
+        ({"tuning_epochs": 4, "keep_epochs": "3"}, False),  # the end of the one before
+        ({"tuning_epochs": 5, "keep_epochs": "1"}, True),
+        ({"tuning_epochs": 2}, True),
+    ):
+        tuning = build(tmp_path, **changes)
+        tuning.train()
+        assert ("begins anew; what is there is past epoch" in capsys.readouterr().out) == told, changes
+    same(plain, tuning)
+    assert tuning.step == 10
+
+
+def test_killed_at_the_end_of_a_kept_epoch(plain, tmp_path):
+    """Its checkpoint is written, what is kept is not."""
+    first = build(tmp_path, tuning_epochs=3, checkpoint_steps=5, keep_epochs="2")
+    first._keep = lambda epoch: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    second = build(tmp_path, tuning_epochs=3, checkpoint_steps=5)
+    second.train()
+    third = build(tmp_path, tuning_epochs=3, checkpoint_steps=5, keep_epochs="2")
+    third.train()
+    assert all(
+        torch.equal(tuning_module.averaged(third.state, 2)[name], weights) for name, weights in plain.parameters.items()
+    )
+
+
+@pytest.mark.parametrize("words", ["0", "9", "1,,2", "a", "1.5", "-1", ","])
+def test_epochs_that_cannot_be_kept(words):
+    with pytest.raises(InputError, match=r"keep_epochs: .*numbers from 1 to 8"):
+        check_settings(MinimaxConfig(keep_epochs=words))
+    check_settings(MinimaxConfig(keep_epochs="2, 4,8"))
+    assert MinimaxConfig(keep_epochs="4, 2,8").epochs_to_save == [2, 4, 8]
 
 
 def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 1e-4) -> None:

@@ -305,6 +305,7 @@ def test_settings_are_the_papers(name):
         decoder = (None, None) if source in SIDES else (3, "stabilityai/sd-vae-ft-mse")
         assert (config.guided_channels, config.vae, config.vae_revision) == (*decoder, None)
         if method == "minimax":
+            assert config.classes_per_phase == (10 if CLASSES[source] > 10 else None) and config.tuning_images is None
             assert (config.lambda_r, config.lambda_d, config.tuning_learning_rate) == (0.002, 0.008, 1e-3)
         if "cao2" in method:
             assert config.regularization == "linf"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DiTPipeline
 from helpers import SMALL, TINY, kill_when, refused, run_here, unscored
+from safetensors.torch import load_file
 
 from distill_hub import load_distilled
 from distill_hub.generators.dit import DiTGenerator
@@ -57,7 +58,7 @@ def test_nothing_is_left_that_only_resuming_needs(finished):
     assert {path.name for path in folder.iterdir()} == {
         *(".run", "README.md", "assets", "data", "evaluations", "generator", "manifest.json")
     }
-    assert not {"encode", "tuning", "generator"} & {path.name for path in (folder / ".run").iterdir()}
+    assert not {"encode", "generator"} & {path.name for path in (folder / ".run").iterdir()}
     assert {path.name for path in (folder / "generator").iterdir()} == {
         *("README.md", "losses.png", "model_index.json", "scheduler", "transformer", "tuning.json", "vae")
     }
@@ -96,6 +97,60 @@ def test_killed_while_it_tunes_and_started_again(finished, tmp_path):
     assert again.content_sha256 == ours.content_sha256
     assert [stage for stage in again.stages if stage.name == "encode"] == [s for s in ours.stages if s.name == "encode"]
     assert {"encode", "fine-tune"} <= {stage.name for stage in again.stages}
+
+
+def test_going_on_to_more_epochs_keeps_what_is_done_and_the_epoch_before(finished, tmp_path, capsys):
+    """One epoch, and then a second in the same folder: the weights of two at once, and of the first by itself."""
+    folder = tmp_path / "set"
+    words = ["recipes/minimax.py", *WORDS, "--output_dir", str(folder)]
+    with unscored():
+        run_here(*words, "--tuning_epochs", "1")
+        first, seconds = weights(folder), load_distilled(folder).manifest.generator.tuning.seconds
+        capsys.readouterr()
+        run_here(*words, "--keep_epochs", "1", "--overwrite")
+    assert "begins anew" not in capsys.readouterr().out
+    for name, tensor in weights(finished[0]).items():
+        assert torch.equal(weights(folder)[name], tensor), name
+    ours, theirs = (load_distilled(path).manifest for path in (folder, finished[0]))
+    assert ours.content_sha256 == theirs.content_sha256 and ours.generator.tuning.seconds > seconds
+    kept = DiTGenerator.from_pretrained(str(folder / "generator-epoch-1"))
+    assert all(torch.equal(kept.transformer.state_dict()[name], tensor) for name, tensor in first.items())
+    record = json.loads((folder / "generator-epoch-1" / "tuning.json").read_bytes())
+    assert record["steps"] == 40 and record["method"]["config"]["tuning_epochs"] == 1
+    words = [*WORDS, "--tuning_epochs", "1", "--generator", str(folder / "generator-epoch-1")]
+    with unscored():
+        run_here("recipes/minimax.py", *words, "--output_dir", str(tmp_path / "other"))  # as it is: it had one epoch
+
+
+def test_in_phases_every_class_has_the_weights_of_its_group(finished, tmp_path, capfd):
+    folder = tmp_path / "set"
+    words = [*WORDS, "--tuning_epochs", "1", "--classes_per_phase", "5", "--tuning_images", "100", "--memory_size", "16"]
+    with unscored():
+        run_here("recipes/minimax.py", *words, "--keep_epochs", "1", "--output_dir", str(folder))
+    generator = folder / "generator"
+    phases = load_file(generator / "phases.safetensors")
+    assert phases["phase"].tolist() == [0] * 5 + [1] * 5
+    moved = [name for name, stacked in phases.items() if name != "phase" and not torch.equal(*stacked)]
+    assert len(moved) > 0.9 * (len(phases) - 1)
+    for phase in (0, 1):  # neither grows with the classes of the other
+        state = load_file(folder / ".run" / f"tuning-{phase}" / "checkpoint.safetensors")
+        assert state["memory.real.entries"].shape == (5, 16, 256) and len(state["losses"]) == 500 // 32
+    record = load_distilled(folder).manifest.generator
+    assert record.tuning.steps == 2 * (500 // 32) and record.tuning.method.config["classes_per_phase"] == 5
+    assert "fine-tuned anew for every 5 classes" in (generator / "README.md").read_text()
+    base = DiTPipeline.from_pretrained(generator, use_safetensors=True).transformer.state_dict()
+    assert not any(torch.equal(base[name], tensor) for name, tensor in weights(finished[0]).items() if "bias" in name)
+
+    ours, rows = DiTGenerator.from_pretrained(str(generator), steps=10, guidance_scale=4.0), load_distilled(folder).dataset
+    for row in (rows[0], rows[19]):
+        pixels = (ours.decode(ours.sample([row["label"]], [row["seed"]]))[0] * 255).round()
+        published = torch.tensor(list(row["image"].getdata())).view(16, 16, 3).permute(2, 0, 1)
+        assert (pixels - published).abs().max() <= 1
+    with unscored():
+        run_here("recipes/dit.py", *SMALL, "--generator", str(generator), "--output_dir", str(tmp_path / "plain"))
+    assert load_distilled(tmp_path / "plain").manifest.generator == record
+    words = [*TINY, "--generator", str(generator), "--condition", "null", "--output_dir", str(tmp_path / "null")]
+    assert "condition: 'null' cannot be used; the generator was tuned in groups" in refused(capfd, "recipes/cao2.py", *words)
 
 
 def test_cao2_on_the_tuned_generator(finished, tmp_path, capsys):
