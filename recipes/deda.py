@@ -22,7 +22,7 @@ def main(config: DedaConfig) -> Path | None:
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
     from distill_hub.methods import deda, sre2l
-    from distill_hub.methods.bank import open_bank
+    from distill_hub.statistics.bank import open_bank
 
     setup = set_up(config, "deda", batch_norm=True)
     run, teacher, names, size = setup.run, setup.teacher, setup.source.class_names, setup.image_size

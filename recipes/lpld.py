@@ -19,11 +19,14 @@ def main(config: LpldConfig) -> Path | None:
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
     from distill_hub.methods import sre2l
-    from distill_hub.methods.bank import open_bank
+    from distill_hub.statistics.bank import open_bank
+    from distill_hub.statistics.moving import MovingAverage
 
     setup = set_up(config, "lpld", batch_norm=True)
     run, teacher, names, size = setup.run, setup.teacher, setup.source.class_names, setup.image_size
+    moving = MovingAverage(config.moving_batch_size, config.fit_seed, setup.source.mirrored)
     measured = {"image_size": size, "covariance": False, "folder": config.bank}
+    measured |= {"moving": moving if config.class_statistics == "moving" else None}
     bank = open_bank(run, setup.source, teacher, setup.teacher_record.sha256, **measured)
 
     def objective(labels: torch.Tensor) -> sre2l.Objective:

@@ -27,8 +27,12 @@ def make_teacher(classes, *, dtype: torch.dtype = torch.float32) -> Classifier:
 
 if __name__ == "__main__":
     from distill_hub.data.sources import load_source
-    from distill_hub.methods.bank import open_bank
     from distill_hub.running.run import Run
+    from distill_hub.statistics.bank import open_bank
+    from distill_hub.statistics.moving import MovingAverage
 
     folder, source = Path(sys.argv[1]), load_source("digits")
-    open_bank(Run(folder / "run", {}), source, make_teacher(source.classes), "a" * 64, image_size=16, folder=folder / "bank")
+    what = Run(folder / "run", {}), source, make_teacher(source.classes), "a" * 64
+    open_bank(*what, image_size=16, folder=folder / "bank")
+    moving = MovingAverage(batch_size=64, seed=3, flip=True)
+    open_bank(*what, image_size=16, covariance=False, moving=moving, folder=folder / "moving")

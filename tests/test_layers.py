@@ -11,6 +11,7 @@ FLOORS = [
     ["hub", "running"],
     ["networks", "data"],
     ["classifiers"],
+    ["statistics"],
     ["generators"],
     ["options"],
     ["methods", "artifact"],

@@ -1,9 +1,9 @@
 """DEDA: Diversity-Enhanced Distribution Alignment for Dataset Distillation (Li et al., ICCV 2025).
 
-Stage I, the Gaussian of every class and layer, is `methods.bank`; stage II, the optimisation, is SRe2L's `recover` with the
-losses below. There is no released code, and the paper leaves open what ||.||^2 of a D x D difference is in Eq. 6. Summed up
-as it stands, with gamma 50, it took a small network most of what the means had gained; divided by D it did no harm. Both are
-in tests/bench/results/2026-11-21-pixels.md.
+Stage I, the Gaussian of every class and layer, is `statistics.bank`; stage II, the optimisation, is SRe2L's `recover` with
+the losses below. There is no released code, and the paper leaves open what ||.||^2 of a D x D difference is in Eq. 6. Summed
+up as it stands, with gamma 50, it took a small network most of what the means had gained; divided by D it did no harm. Both
+are in tests/bench/results/2026-11-21-pixels.md.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from distill_hub.classifiers import Classifier
-from distill_hub.methods.bank import Bank, Features, captured, feature_layers, full
 from distill_hub.methods.sre2l import Objective, grouped_cross_entropy
+from distill_hub.statistics.bank import Bank
+from distill_hub.statistics.features import Features, captured, feature_layers, full
 
 FACTS = {
     "name": "deda",

@@ -2,7 +2,7 @@
 
 `recover` optimises pixels until a trained network sees in them what it has seen in real images. SRe2L (Sec. 3.2) aligns the
 statistics of a batch, in which each image shows another class, with the running statistics of the BatchNorm layers;
-LPLD (Xiao and He, NeurIPS 2024, Sec. 4) those of a batch of one class with that class's own, see `methods.bank`. DEDA
+LPLD (Xiao and He, NeurIPS 2024, Sec. 4) those of a batch of one class with that class's own, see `statistics.bank`. DEDA
 (`methods.deda`) brings other losses to the same loop. Where the released code of SRe2L departs from what is done here:
 
 - there, one crop and one flip are drawn for all images of a batch; here each image has its own, so that images of different
@@ -21,12 +21,13 @@ from torch.linalg import vector_norm
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.augment import Augmentation, denormalize, draw, normalize, resized_crop
-from distill_hub.methods.bank import Bank, batch_norms, captured, full
 from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.options.recovery import RecoverOptions
 from distill_hub.running.console import progress
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.statistics.bank import Bank
+from distill_hub.statistics.features import batch_norms, captured, full
 
 FACTS = {
     "name": "sre2l",

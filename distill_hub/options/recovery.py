@@ -36,7 +36,10 @@ class StatisticsOptions(RecoverOptions):
     """Alignment with BatchNorm statistics."""
 
     statistics_weight: NonNegativeFloat = option(
-        0.01, "r_bn (released scripts: 0.01 for ImageNet-1K and CIFAR-100, 1 for Tiny-ImageNet)", common=True
+        0.01,
+        "r_bn (released scripts: 0.01 for ImageNet-1K and CIFAR-100; for Tiny-ImageNet 1 of SRe2L's, 0.05 of LPLD's; for "
+        "ImageNet-21K 0.25)",
+        common=True,
     )
     first_layer_weight: NonNegativeFloat = option(10.0, "of the first BatchNorm layer; the others weigh 1")
 

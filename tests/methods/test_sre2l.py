@@ -11,8 +11,8 @@ from small_net import make_teacher
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
 from distill_hub.methods import sre2l
-from distill_hub.methods.bank import batch_norms
 from distill_hub.options.sre2l import Sre2lConfig
+from distill_hub.statistics.features import batch_norms
 
 CLASSES = [SourceClass(name, place, None) for place, name in enumerate(("ant", "bee", "cat"))]
 ALL = sre2l.Views(smallest_crop=0.08, flip=True, rolls=(0, 2))

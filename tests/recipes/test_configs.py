@@ -288,6 +288,8 @@ def test_settings_of_recovery_are_the_papers(name):
             assert (config.gamma, config.lambda_var, config.lambda_cov) == (50, 0.2, 4)
         else:
             assert (config.statistics_weight, config.first_layer_weight) == (0.05 if small else 0.01, 10)
+        if method == "lpld":
+            assert (config.class_statistics, config.moving_batch_size) == ("moving", 256 if small else 64)
         if method == "sre2l":
             assert config.recover_batch_size == 100
         else:

@@ -1,5 +1,7 @@
 """recipes/sre2l.py, lpld.py and deda.py end to end; the loop and the losses are tested in tests/methods."""
 
+import json
+
 import numpy as np
 import pytest
 from helpers import fitted_teacher, refused, run_here, unscored
@@ -54,6 +56,17 @@ def test_a_bank_is_measured_once(made, teacher, tmp_path):
         run_here("recipes/deda.py", *WORDS, *words, "--recover_steps", "10")
     known = [{stage.name for stage in load_distilled(place).manifest.stages} for place in (made / "deda", tmp_path / "set")]
     assert known[0] - known[1] >= {"statistics"}
+
+
+def test_lplds_released_statistics_are_an_option(teacher, tmp_path):
+    words = ("--teacher", teacher, "--class_statistics", "moving", "--moving_batch_size", "32", "--fit_seed", "5")
+    with unscored():
+        run_here(
+            "recipes/lpld.py", *WORDS, *words, "--recover_steps", "2", "--bank", str(tmp_path / "bank"),
+            "--output_dir", str(tmp_path / "set"),
+        )  # fmt: skip
+    record = json.loads((tmp_path / "bank" / "bank.json").read_text())
+    assert record["moving_average"] == {"batch_size": 32, "seed": 5, "flip": False}  # digits are not mirrored
 
 
 def test_a_bank_of_another_teacher_is_refused(made, tmp_path, capfd):

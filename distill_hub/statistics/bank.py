@@ -1,16 +1,16 @@
 """What a teacher's features of real images are like, class by class: means and (co)variances, measured once and kept.
 
-DEDA (Stage I, Eq. 3-5) and LPLD align distilled images with them.
+DEDA (Stage I, Eq. 3-5) and LPLD align distilled images with them. `class_statistics` are exact; LPLD's released code
+has others, see `statistics.moving`.
 """
 
+import dataclasses
 import json
-import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,78 +21,12 @@ from torch import nn
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source, fit_folder
-from distill_hub.networks.build import AveragePool, ConvNet
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
+from distill_hub.statistics.features import Features, captured, feature_layers, full
+from distill_hub.statistics.moving import MovingAverage, moving_statistics
 
-Features = Literal["inputs", "outputs", "stages"]  # of the BatchNorm layers; or what the network's stages return
-_STAGE = re.compile("layer[1-9]")
 RECORD = "bank.json"  # written last: a bank without it is not finished
-
-
-def batch_norms(teacher: Classifier) -> dict[str, nn.BatchNorm2d]:
-    """Return the BatchNorm layers of a teacher by name, in the order they were defined.
-
-    Raises:
-        InputError: When there is none, or one without running statistics.
-    """
-    found = {name: module for name, module in teacher.model.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    if not found or not all(module.track_running_stats for module in found.values()):
-        valid = f"a network with BatchNorm is needed, {teacher.architecture} has none; "
-        raise InputError("teacher", teacher.id, f"{valid}distill-hub make fit_classifier trains one")
-    return found
-
-
-def feature_layers(teacher: Classifier, at: Features) -> dict[str, nn.Module]:
-    """Return the layers whose features are looked at, by name and in order.
-
-    Stages are `layer1` to `layer4` of a ResNet of torchvision or timm, and the blocks of a ConvNet, poolings included.
-
-    Raises:
-        InputError: See `batch_norms`; or when the stages of such a network are not known.
-    """
-    if at != "stages":
-        return batch_norms(teacher)
-    modules = (
-        teacher.model.features.named_children() if isinstance(teacher.model, ConvNet) else teacher.model.named_children()
-    )
-    found = {name: layer for name, layer in modules if isinstance(layer, AveragePool) or _STAGE.fullmatch(name)}
-    if not found:
-        valid = f"stages are known of ResNets of torchvision and timm and of ConvNets, not of {teacher.architecture}"
-        raise InputError("features", at, f"{valid}; inputs and outputs are valid for any network with BatchNorm")
-    return found
-
-
-def full(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in float32 at least: what autocast computes in half precision is not to be summed in it."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-@contextmanager
-def captured(layers: Sequence[nn.Module], at: Features, reduce: Callable[[torch.Tensor], Any]) -> Iterator[list[Any]]:
-    """Look at feature maps while networks run.
-
-    Args:
-        layers: Where.
-        at: Whether what the layers see ("inputs") or what they return is wanted.
-        reduce: From maps (B, D, H, W) to what is wanted of them.
-
-    Yields:
-        A list with an entry per layer: `reduce` of its maps in the latest forward pass.
-    """
-    found = [None] * len(layers)
-
-    def watch(place: int, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        if at == "inputs":
-            return layer.register_forward_pre_hook(lambda _, inputs: found.__setitem__(place, reduce(inputs[0])))
-        return layer.register_forward_hook(lambda _, inputs, output: found.__setitem__(place, reduce(output)))
-
-    handles = [watch(place, layer) for place, layer in enumerate(layers)]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Moments:
@@ -198,10 +132,11 @@ def open_bank(
     image_size: int,
     at: Features = "inputs",
     covariance: bool = True,
+    moving: MovingAverage | None = None,
     folder: Path | None = None,
     batch_size: int = 128,
 ) -> Bank:
-    """Open a bank, measuring all training images first when there is none: the stage 'statistics', one pass.
+    """Open a bank, measuring the training images first when there is none: the stage 'statistics', one pass.
 
     A class is measured by one process, image by image in the same order, so that the bank is the same for any number of
     processes, and no process holds more than one class.
@@ -213,8 +148,9 @@ def open_bank(
         teacher_sha256: Of its weights.
         image_size: Side in pixels at which the images are measured.
         at: Whose features: see `feature_layers`, and `captured` for the BatchNorm layers' inputs and outputs.
-        covariance: Whether covariances are kept: for ResNet-18 7 MB per class.
-        folder: Of the bank; default: in the user's cache, one per source, teacher and image size.
+        covariance: Whether covariances are kept: for ResNet-18 7 MB per class. A moving average has none.
+        moving: Of the released moving averages; None: exact statistics.
+        folder: Of the bank; default: in the user's cache, one per source, teacher, image size and moving average.
         batch_size: Images per forward pass.
 
     Raises:
@@ -229,19 +165,25 @@ def open_bank(
         "image_size": image_size,
         "at": at,
         "covariance": covariance,
+        "moving_average": moving and dataclasses.asdict(moving),
         "layers": list(layers),
     }
     counts = np.bincount(source.train.labels, minlength=len(source.classes))
     if covariance and counts.min() < 2:
         valid = f"class {source.class_names[int(counts.argmin())]!r} has one image: its covariance is not defined"
         raise InputError("source", source.name, valid)
-    folder = folder or fit_folder(source, "statistics", teacher_sha256, image_size, at, covariance)
+    pass_of = [record["moving_average"]] if moving else []
+    folder = folder or fit_folder(source, "statistics", teacher_sha256, image_size, at, covariance, *pass_of)
     folder = run.cached(folder / RECORD).parent
 
     def measure(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
-        rows = source.train.by_class[chunk[0]]
-        batches = (source.train.pixels(rows[i : i + batch_size], image_size) for i in range(0, len(rows), batch_size))
-        found = class_statistics(teacher, batches, list(layers.values()), at, covariance=covariance)
+        own, sizes = list(layers.values()), {"image_size": image_size, "batch_size": batch_size}
+        if moving:
+            found = moving_statistics(teacher, source, chunk[0], own, at, moving, **sizes)
+        else:
+            rows = source.train.by_class[chunk[0]]
+            batches = (source.train.pixels(rows[i : i + batch_size], image_size) for i in range(0, len(rows), batch_size))
+            found = class_statistics(teacher, batches, own, at, covariance=covariance)
         return {name: tensor[None] for name, tensor in found.items()}
 
     if not run.agree((folder / RECORD).exists()):

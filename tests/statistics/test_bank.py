@@ -1,5 +1,6 @@
 """Class statistics: against NumPy on whole arrays, and the bank that holds them."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,11 +15,16 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.data.augment import Augmentation, draw
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.sources import load_source
-from distill_hub.methods.bank import Moments, batch_norms, captured, class_statistics, feature_layers, open_bank
 from distill_hub.networks.build import build
 from distill_hub.running.run import Run
+from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.statistics import moving as moving_module
+from distill_hub.statistics.bank import Moments, class_statistics, open_bank
+from distill_hub.statistics.features import batch_norms, captured, feature_layers
+from distill_hub.statistics.moving import MovingAverage
 
 THREE = [SourceClass(name, place, None) for place, name in enumerate("abc")]
 
@@ -214,11 +220,88 @@ def test_a_teacher_without_batchnorm_is_refused(source):
         batch_norms(teacher)
 
 
+MOVING = MovingAverage(batch_size=64, seed=3, flip=True)
+
+
+def augmented(image: torch.Tensor, crop: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
+    """One crop, as whole pixels, brought back to 16 px, and mirrored or not."""
+    top, left, height, width = (round(16 * share) for share in crop.tolist())
+    part = image[None, :, top : top + height, left : left + width].float()
+    whole = F.interpolate(part, (16, 16), mode="bilinear", align_corners=False)[0]
+    return whole.flip(2) if flip else whole
+
+
+def plain_pass(source, last: int) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """LPLD's pass, batch by batch: per class and layer, mean and variance after its last so many updates."""
+    teacher = make_teacher(source.classes)
+    order = torch.randperm(len(source.train), generator=cpu_generator(draw_seed(3, "moving average"))).tolist()
+    groups = [[] for _ in source.classes]
+    for start in range(0, len(order), 64):
+        batch = order[start : start + 64]
+        for label in sorted({int(source.train.labels[row]) for row in batch}):
+            groups[label].append([row for row in batch if source.train.labels[row] == label])
+    result = []
+    for label, updates in enumerate(groups):
+        updates = updates[-last:]
+        count = sum(map(len, updates))
+        rules = Augmentation(crop_scale=(0.08, 1.0), flip=True)
+        draws = draw(rules, count, count, 16, cpu_generator(draw_seed(3, "moving average", source.class_names[label])))
+        means, variances, done = [0.0, 0.0], [1.0, 1.0], 0
+        for rows in updates:
+            images = source.train.pixels(rows, 16)
+            seen = [augmented(images[i], draws["crop"][done + i], draws["flip"][done + i]) for i in range(len(rows))]
+            done += len(rows)
+            for place, maps in enumerate(maps_of(teacher, torch.stack(seen))):
+                means[place] = 0.9 * means[place] + 0.1 * maps.mean((0, 2, 3))
+                variances[place] = 0.9 * variances[place] + 0.1 * maps.var((0, 2, 3))
+        result.append(list(zip(means, variances, strict=True)))
+    return result
+
+
+@pytest.mark.parametrize("last", [400, 4])
+def test_moving_averages_are_those_of_a_pass_over_shuffled_batches(bank_of, source, monkeypatch, last):
+    monkeypatch.setattr(moving_module, "UPDATES", last)
+    bank = bank_of(covariance=False, moving=MOVING, batch_size=20)
+    found, expected = bank.read(range(10), "mean", "variance"), plain_pass(source, last)
+    for label, layers in enumerate(expected):
+        for place, (mean, variance) in enumerate(layers):
+            np.testing.assert_allclose(found[place][0][label], mean, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found[place][1][label], variance, rtol=1e-4, atol=1e-5)
+
+
+def test_every_update_that_counts_is_measured_by_whole_updates(bank_of, source, monkeypatch):
+    asked, split = [], type(source.train)
+    decode = split.pixels
+    monkeypatch.setattr(split, "pixels", lambda self, rows, *args: asked.append(rows) or decode(self, rows, *args))
+    bank_of(covariance=False, moving=MOVING, batch_size=20)
+    assert sorted(np.concatenate(asked)) == list(range(len(source.train)))  # fewer than 400 updates: all of them
+    assert max(map(len, asked)) < 20 + 64 and sum(map(len, asked)) / len(asked) > 10
+
+
+def test_a_bank_of_moving_averages_is_another(bank_of, tmp_path):
+    words = {"covariance": False, "moving": MOVING}
+    assert bank_of(folder=None, **words).folder != bank_of(folder=None, covariance=False).folder
+    other = dataclasses.replace(MOVING, seed=4)
+    bank_of(**words)
+    record = json.loads((tmp_path / "bank" / "bank.json").read_text())
+    assert record["moving_average"] == {"batch_size": 64, "seed": 3, "flip": True}
+    with pytest.raises(InputError, match=r"moving_average is \{.*\}, this run's is None"):
+        bank_of(covariance=False)
+    with pytest.raises(InputError, match=r"moving_average is \{.*'seed': 3.*\}, this run's is \{.*'seed': 4"):
+        bank_of(**{**words, "moving": other})
+    shutil.rmtree(tmp_path / "bank")
+    bank_of()
+    with pytest.raises(InputError, match=r"moving_average is None, this run's is \{"):
+        bank_of(**words)
+
+
 def test_two_processes_measure_the_same(bank_of, tmp_path):
     bank_of()
-    one = contents(tmp_path / "bank")
-    shutil.rmtree(tmp_path / "bank")
-    shutil.rmtree(tmp_path / "run")
+    bank_of(folder=tmp_path / "moving", covariance=False, moving=MOVING)
+    names = "bank", "moving"
+    one = [contents(tmp_path / name) for name in names]
+    for name in (*names, "run"):
+        shutil.rmtree(tmp_path / name)
     done = run_python("tests/small_net.py", str(tmp_path), world=2)
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "bank") == one
+    assert [contents(tmp_path / name) for name in names] == one
