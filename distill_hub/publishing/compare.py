@@ -121,7 +121,7 @@ class Row:
         source, record = self.set.manifest.source, self.record
         classes = frozenset(c.source_index for c in self.set.manifest.classes)
         tested = source.fingerprint, source.test_split, source.test_fraction, classes
-        return tested, record.protocol, record.protocol_version, record.student, self.labeller and self.labeller[1]
+        return tested, record.protocol_label, record.student, self.labeller and self.labeller[1]
 
     def as_json(self) -> dict[str, Any]:
         """Return the row with unrounded numbers: accuracies as fractions, sizes in bytes, times in seconds."""

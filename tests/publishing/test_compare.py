@@ -37,9 +37,9 @@ def test_rows_of_one_protocol_and_student_are_one_group_best_first(make_set):
 
 @pytest.mark.parametrize(
     "record",
-    [{"protocol": "other"}, {"protocol_version": 2}, {"student": "convnet3"}, {"teacher": teacher("a")}],
+    [{"protocol": "other"}, {"protocol_version": 2}, {"standard": True}, {"student": "convnet3"}, {"teacher": teacher("a")}],
 )
-def test_another_protocol_version_student_or_teacher_is_another_group(make_set, record):
+def test_another_protocol_version_standing_student_or_teacher_is_another_group(make_set, record):
     one, two = groups_of(make_set("one"), make_set("two", record))
     assert [row.set.label for group in (one, two) for row in group.rows] == ["one", "two"]
     assert one.title != two.title
