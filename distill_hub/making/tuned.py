@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from distill_hub.artifact.describe import generator_record, source_record
-from distill_hub.artifact.manifest import EnvironmentRecord, TuningRecord, method_record, now
+from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, TuningRecord, method_record, now
 from distill_hub.config import InputError, options, resolved
 from distill_hub.generators.difffit import save
 from distill_hub.generators.dit import DiTGenerator
@@ -24,6 +24,7 @@ from distill_hub.options.minimax import TuningOptions
 from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
+from distill_hub.running.cost import added
 from distill_hub.running.files import STATE, atomic_write, folder_name, remove
 
 
@@ -72,18 +73,19 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
         lower = "a smaller --micro_batch_size, or --gradient_checkpointing,"
         run.together("fine-tune", tuning.steps, tuning.train, lower=lower)
         environment = EnvironmentRecord(**run.environment())
+        stages = [stage for stage in run.stages if stage["name"] in ("encode", "fine-tune")]
         record = TuningRecord(
             method=method_record(facts, settings, _notes(tuning)),
             base=setup.generator_record.model_copy(update={"vae": None}),  # which has no part in it
             source=source_record(source),
             classes=source.class_names,
             steps=tuning.steps,
-            seconds=round(tuning.seconds, 1),
+            seconds=round(tuning.cost["seconds"], 1),
+            cost=CostRecord(**added(*stages), hardware=environment.hardware),
             environment=environment,
             created=now(),
         )
-        stages = json.dumps([stage for stage in run.stages if stage["name"] in ("encode", "fine-tune")])
-        run.on_main("save generator", lambda: _save(tuning, record, pipeline, folder, done, stages))
+        run.on_main("save generator", lambda: _save(tuning, record, pipeline, folder, done, json.dumps(stages)))
     else:
         run.stages += [{**stage, "wall": 0.0, "reused": True} for stage in json.loads(done.read_bytes() or b"[]")]
     named = {**options(config, GeneratorOptions), "generator": str(folder), "generator_revision": None}
