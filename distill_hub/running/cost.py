@@ -9,12 +9,12 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from distill_hub.running.files import atomic_write
-from distill_hub.running.machine import hardware
+
+if TYPE_CHECKING:
+    import torch
 
 COST = "cost.json"  # in the folder of a model that was fitted here
 Cost = dict[str, float | None]  # None: unknown
@@ -28,8 +28,8 @@ class Meter:
         device: Where it works.
     """
 
-    def __init__(self, device: torch.device | str):
-        self.has_gpu = torch.device(device).type == "cuda"
+    def __init__(self, device: "torch.device | str"):
+        self.has_gpu = str(device).startswith("cuda")
         self.clock, self.cores = time.perf_counter(), time.process_time()
 
     def read(self) -> Cost:
@@ -49,7 +49,11 @@ def added(*costs: Mapping[str, Any]) -> Cost:
     return {name: total(name) for name in NOTHING}
 
 
-def write_cost(folder: Path, cost: Cost, device: torch.device | str) -> None:
+def write_cost(folder: Path, cost: Cost, device: "torch.device | str") -> None:
     """Keep in a model's folder what fitting it took, and on what."""
+    import torch  # `compare`, which adds costs up, starts without it
+
+    from distill_hub.running.machine import hardware
+
     facts = {**cost, "hardware": hardware(torch.device(device))}
     atomic_write(folder / COST, json.dumps(facts, indent=2).encode())
