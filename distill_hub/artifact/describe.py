@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from distill_hub.artifact.generator import base_name, read_tuning
 from distill_hub.artifact.manifest import (
     ClassRecord,
+    CostRecord,
     EnvironmentRecord,
     Manifest,
     MethodRecord,
@@ -28,6 +30,7 @@ from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source
 from distill_hub.generators.base import Decoder, Generator
 from distill_hub.generators.known import IMAGENET_DIT
+from distill_hub.running.cost import COST
 from distill_hub.running.run import Run, Stage
 
 
@@ -75,6 +78,15 @@ def weights_sha256(*modules: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def read_cost(folder: Path | None) -> CostRecord | None:
+    """Read what the fit of the model in a folder took; None where nothing says so.
+
+    Raises:
+        InputError: When the record cannot be read.
+    """
+    return CostRecord.read(folder / COST) if folder and (folder / COST).is_file() else None
+
+
 def teacher_record(teacher: Classifier, id: str, test_accuracy: float | None) -> ModelRecord:
     """Describe a teacher.
 
@@ -90,6 +102,7 @@ def teacher_record(teacher: Classifier, id: str, test_accuracy: float | None) ->
         sha256=weights_sha256(teacher.model),
         license=teacher.license,
         test_accuracy=test_accuracy,
+        cost=read_cost(Path(teacher.id)),
     )
 
 
@@ -116,6 +129,7 @@ def generator_record(generator: Generator, id: str) -> ModelRecord:
         timestep_features=facts.timestep_features,
         vae=_vae_record(facts.decoder) if facts.decoder else None,
         tuning=tuning,
+        cost=read_cost(facts.folder),
     )
 
 
@@ -206,7 +220,7 @@ def describe(
         ipc=ipc,
         image_size=image_size,
         seed=seed,
-        stages=[StageRecord(**{field: s[field] for field in StageRecord.model_fields}) for s in run.stages],
+        stages=[StageRecord(**{field: s.get(field) for field in StageRecord.model_fields}) for s in run.stages],
         environment=EnvironmentRecord(**run.environment()),
         license=set_license(source, generator),
         content_sha256="0" * 64,  # known once the rows are written

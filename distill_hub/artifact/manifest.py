@@ -126,6 +126,15 @@ class SourceRecord(Record):
         return self.hub_id is None and (self.name not in KNOWN or KNOWN[self.name].hub_id is not None)
 
 
+class CostRecord(Record):
+    """What something took to make; see `running.cost` for what a core-second and a GPU-second are."""
+
+    seconds: Seconds  # of the clock; of a set's stages summed over processes
+    core_seconds: Seconds | None = None  # CPU time of all processes; None: unknown
+    gpu_seconds: Seconds | None = None  # 0 without a GPU; None: unknown
+    hardware: str
+
+
 class ModelRecord(Record):
     """A generator or teacher."""
 
@@ -138,6 +147,7 @@ class ModelRecord(Record):
     timestep_features: Literal["dit", "diffusers"] | None = None  # generator; None: a choice that older versions had not
     vae: "ModelRecord | None" = None  # generator: what decodes in place of its own
     tuning: "TuningRecord | None" = None  # generator: how it was fine-tuned
+    cost: CostRecord | None = None  # of its fit by distill-hub; None: unknown, as of models from elsewhere
 
 
 class SelectorRecord(ModelRecord):
@@ -163,6 +173,8 @@ class StageRecord(Record):
     name: str
     items: Count
     seconds: Seconds  # compute time, summed over chunks and processes, interrupted attempts included
+    core_seconds: Seconds | None = None  # CPU time of all processes; None: unknown, in sets of older versions
+    gpu_seconds: Seconds | None = None  # 0 without a GPU
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")  # over the hashes of its chunks; None: it has none
     at_a_time: int | None = Field(default=None, gt=0)  # most items for which there was memory; None: for a whole chunk
 
@@ -215,6 +227,7 @@ class TuningRecord(Record):
     classes: list[str] = Field(min_length=1, max_length=100_000)  # names of the source's classes
     steps: int = Field(gt=0)  # of the optimiser
     seconds: Seconds
+    cost: CostRecord | None = None  # of the encoded images, too; None: unknown
     environment: EnvironmentRecord
     created: Moment
 

@@ -1,7 +1,6 @@
 """Results beside the data: one record per (protocol, student), added by whoever ran it."""
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -58,6 +57,7 @@ class DDRanking(Record):
 
 OWN = "this set"  # what tables call the set among its baselines
 RANDOM = "random real"  # the baseline of every score, where its labels allow one
+REAL = "all real images, hard labels"  # what no set of a few images is expected to exceed; trained on request
 
 
 class EvaluationRecord(Record):
@@ -77,6 +77,8 @@ class EvaluationRecord(Record):
     mmd: float | None = None  # squared maximum mean discrepancy to the real images in the teacher's embeddings
     teacher: ModelRecord | None = None  # who gave the labels, of a protocol that asks a teacher online
     views_sha256: str | None = None  # of the stored views, of a protocol that replays them
+    test_images: Annotated[int, Field(gt=0, lt=2**63)] | None = None  # on which every student was tested
+    chance: Fraction | None = None  # share of them that shows the most frequent class: what always naming it reaches
     source_revision: str | None = None
     content_sha256: str
     environment: EnvironmentRecord
@@ -101,8 +103,8 @@ class EvaluationRecord(Record):
 
     @property
     def protocol_label(self) -> str:
-        """Name and version of the protocol, marked when it is not of the literature."""
-        return f"{self.protocol} v{self.protocol_version}{'' if self.standard else ' (non-standard)'}"
+        """Name and version of the protocol, marked when it is not of the literature; see `findings`."""
+        return f"{self.protocol} v{self.protocol_version}{'' if self.standard else ' (NON-STANDARD)'}"
 
     @property
     def why_non_standard(self) -> str | None:
@@ -129,12 +131,6 @@ class EvaluationRecord(Record):
             "submitted_by",
         )  # fmt: skip
         return all(getattr(self, field) == getattr(other, field) for field in fields)
-
-
-def what_is_non_standard(records: Sequence[EvaluationRecord]) -> str | None:
-    """Say below a table what of its records is not as the literature trains; None: nothing, as far as they say."""
-    found = [r for r in records if r.why_non_standard]
-    return "\n".join(dict.fromkeys(f"{r.protocol_label} with {r.student}: {r.why_non_standard}" for r in found)) or None
 
 
 @dataclass(frozen=True)

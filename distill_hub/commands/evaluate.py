@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from distill_hub.artifact.find import Found, find, read_description
-from distill_hub.artifact.records import Comparison, what_is_non_standard
+from distill_hub.artifact.findings import collapsed, warnings
+from distill_hub.artifact.records import Comparison
 from distill_hub.config import InputError, options, say_loading
 from distill_hub.foreign.layout import check_layout
 from distill_hub.options.commands import EvaluateConfig, ForeignOptions, RealOptions
-from distill_hub.running.console import show
+from distill_hub.running.console import loud, show
 from distill_hub.running.files import atomic_write
 from distill_hub.text import typed
 
@@ -58,6 +59,7 @@ def run(config: EvaluateConfig) -> None:
             ]
             atomic_write(config.json, json.dumps(records, indent=2).encode())
         if config.submit:
+            _refuse_collapsed(comparisons, even_so=config.even_if_collapsed)
             publication = submit(destination, manifest, [pair.measured for pair in comparisons])
             show(f"Submitted to {publication}\n{publication.next_step}")
         else:
@@ -75,6 +77,21 @@ def run(config: EvaluateConfig) -> None:
         sys.exit(1)
 
 
+def _refuse_collapsed(comparisons: Sequence[Comparison], *, even_so: bool) -> None:
+    """Do not send scores of students that did not train unless that is meant; what was measured stays in the cache.
+
+    Raises:
+        InputError: Naming what collapsed.
+    """
+    found = [f"{pair.measured.student} on {name}" for pair in comparisons for name in collapsed(pair.measured)]
+    if found and not even_so:
+        valid = (
+            f"students collapsed ({', '.join(found)}), see above; the same command with --even_if_collapsed sends the "
+            "scores and trains nothing again"
+        )
+        raise InputError("submit", True, valid)
+
+
 def _next_step(found: Found) -> str:
     place = typed(found.location)
     if not found.is_artifact:
@@ -87,8 +104,8 @@ def _next_step(found: Found) -> str:
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """Return claimed and measured accuracies side by side."""
     columns = ("protocol", "student", "seeds", "claimed", "measured", "best of test", "difference", "agree")
-    caption = what_is_non_standard([pair.measured for pair in comparisons])
-    table = Table(*columns, title="Test accuracy in %: last epoch, mean ± std", caption=caption)
+    caption = loud(warnings([pair.measured for pair in comparisons]))
+    table = Table(*columns, title="Test accuracy in %: last epoch, mean ± std", caption=caption, caption_justify="left")
     for pair in comparisons:
         record = pair.measured
         common = record.protocol_label, record.student, ", ".join(map(str, record.seeds))

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 from distill_hub.artifact.find import find, folder_bytes, read_description, signed
+from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import Manifest, model_name, source_name
 from distill_hub.options.commands import InfoConfig
-from distill_hub.running.console import facts, show, size_text
+from distill_hub.running.console import facts, loud, show, size_text
 from distill_hub.text import printable, shortened, typed
 
 
@@ -48,6 +49,8 @@ def run(config: InfoConfig) -> None:
         by = f", {'' if record.file_name in confirmed else 'claimed to be '}measured by {record.submitted_by}"
         show(f"\n{record.protocol_label}, {record.student}{by if record.submitted_by else ''}: test accuracy in %")
         show(facts({f"  {shortened(printable(name), 60)}": score.percent() for name, score in record.scores.items()}))
+    if lines := warnings(evaluations, manifest):
+        show(loud(["", *lines]))
     show(f"\nNext: `distill-hub evaluate {typed(config.location)}` {'scores it again' if evaluations else 'scores it'}")
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
-from distill_hub.evaluation.ranking import REAL
+from distill_hub.artifact.records import REAL
 from distill_hub.evaluation.scores import Trial
 from distill_hub.evaluation.settings import Settings
 from distill_hub.evaluation.subject import Subject

@@ -1,18 +1,25 @@
 """DD-Ranking's comparisons and the distance to the real images, for a set that is scored."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import torch
 
-from distill_hub.artifact.records import OWN, RANDOM, DDRanking, EvaluationRecord
+from distill_hub.artifact.records import OWN, RANDOM, REAL, DDRanking, EvaluationRecord
 from distill_hub.config import InputError
 from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation.metrics import augmentation_robust_score, label_robust_score, mmd
 from distill_hub.evaluation.scores import Trial
+from distill_hub.evaluation.settings import Settings
 from distill_hub.evaluation.subject import Subject
 
-REAL = "all real images, hard labels"
+
+def real_trial(subject: Subject, settings: Settings) -> Trial:
+    """Return the training on all real images of the set's classes: hard labels, all else as for the set, epochs among it."""
+    size = settings.start_size(subject.own.images.shape[-1])
+    images = functools.cache(lambda: subject.real_images(subject.real_rows, size))
+    return Trial(lambda seed: images(), settings.hard)
 
 
 def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy: float | None) -> dict[str, Trial]:
@@ -39,8 +46,7 @@ def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy:
     if settings.labels != "hard":
         added[f"{OWN}, hard labels"] = dataclasses.replace(trials[OWN], settings=settings.hard)
     if real_accuracy is None:
-        size = settings.start_size(subject.own.images.shape[-1])
-        added[REAL] = Trial(lambda seed: subject.real_images(subject.real_rows, size), settings.hard)
+        added[REAL] = real_trial(subject, settings)
     return {**trials, **added}
 
 

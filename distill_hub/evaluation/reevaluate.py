@@ -13,7 +13,7 @@ from accelerate import PartialState
 from distill_hub.artifact.find import Found, find
 from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
 from distill_hub.artifact.manifest import Manifest, ModelRecord
-from distill_hub.artifact.records import Comparison, EvaluationRecord
+from distill_hub.artifact.records import REAL, Comparison, EvaluationRecord
 from distill_hub.artifact.views import Views, open_views
 from distill_hub.config import InputError
 from distill_hub.data.known import Normalization
@@ -22,7 +22,7 @@ from distill_hub.evaluation.contract import refuse_chance
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
-from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials
+from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
 from distill_hub.evaluation.scores import Trial, measure, refuse_missing, settings_of, trials_of
 from distill_hub.evaluation.subject import HeldOut, Subject, label_temperature, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
@@ -51,6 +51,7 @@ class Request:
         seeds_together: Train the students of all seeds side by side in one process.
         dd_ranking: Also train what LRS and ARS compare with; see `evaluation.metrics`.
         real_accuracy: For LRS: accuracy, a fraction, of the student on all real data with hard labels; else it is trained.
+        full_data: Also train students on all real images, with hard labels.
         mmd: Also measure the distance of the teacher's embeddings of the set to those of the real images.
         check: Whether each is to be compared with a claim of the set's author.
         dry_run: Print what it would take, and measure nothing.
@@ -65,6 +66,7 @@ class Request:
     seeds_together: bool = False
     dd_ranking: bool = False
     real_accuracy: float | None = None
+    full_data: bool = False
     mmd: bool = False
     check: bool = False
     dry_run: bool = False
@@ -382,7 +384,8 @@ def _trials(subject: Subject, job: Job, how: Request) -> dict[str, Trial]:
     settings = settings_of(subject, job.rules, job.student)
     # A claim brought its baselines.
     trials = trials_of(subject, settings, None if job.claim and not how.dd_ranking else {})
-    return ranking_trials(subject, trials, how.real_accuracy) if how.dd_ranking else trials
+    trials = ranking_trials(subject, trials, how.real_accuracy) if how.dd_ranking else trials
+    return {**trials, REAL: trials.get(REAL) or real_trial(subject, settings)} if how.full_data else trials
 
 
 def _compare(run: Run, subject: Subject, job: Job, trials: Mapping[str, Trial], how: Request, stage: str) -> Comparison:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import EnvironmentRecord, Manifest, now
-from distill_hub.artifact.records import OWN, RANDOM, EvaluationRecord, Score, what_is_non_standard
+from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Score
 from distill_hub.artifact.views import Views
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
@@ -20,7 +21,9 @@ from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet, resized, train_students
 from distill_hub.networks.build import check_student
+from distill_hub.running.console import loud
 from distill_hub.running.run import Run
+from distill_hub.running.stages import key_of
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,11 @@ def measure(
         stage: Name of the run's stage.
         made_from: What the trials' images and labels depend on, see `Run.key`; None: all settings of the run.
     """
-    jobs = [(name, seed) for name in trials for seed in seeds]
+    # With its rules, each by itself: a trial that is added leaves the finished ones as they are.
+    rules_of = {name: key_of(dataclasses.asdict(trial.settings)) for name, trial in trials.items()}
+    if REAL in trials:
+        run.say(tell_real(subject, trials[REAL].settings, len(seeds)))
+    jobs = [(name, seed, rules_of[name]) for name in trials for seed in seeds]
     own, *baselines = trials
     settings, test = trials[own].settings, subject.test  # how test images are cut is the same for all trials
 
@@ -146,8 +153,8 @@ def measure(
     def held_out() -> tuple[torch.Tensor, torch.Tensor]:
         return test.images(settings.image_size, settings.test_resize).to(run.device), test.labels.to(run.device)
 
-    def train(chunk: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
-        name, own_seeds = chunk[0][0], [seed for _, seed in chunk]
+    def train(chunk: Sequence[tuple[str, int, str]]) -> dict[str, torch.Tensor]:
+        name, own_seeds = chunk[0][0], [seed for _, seed, _ in chunk]
         trainings = train_students(
             student,
             [trials[name].make(seed).at(trials[name].settings, run.device) for seed in own_seeds],
@@ -168,8 +175,7 @@ def measure(
         }
 
     if made_from is not None:
-        rules_of = {name: dataclasses.asdict(trial.settings) for name, trial in trials.items()}
-        made_from = {**made_from, "student": student, "compiled": compiled, "rules": rules_of}
+        made_from = {**made_from, "student": student, "compiled": compiled}
     how = {"made_from": made_from, "lower": "a smaller network in --students"}
     done = run.map(stage, jobs, train, chunk_size=len(seeds) if together else 1, **how)
     scores = {}
@@ -188,6 +194,8 @@ def measure(
         baselines={name: scores[name] for name in baselines},
         teacher=subject.teacher_record if settings.labels == "teacher" else None,
         views_sha256=subject.own.views.record.sha256 if settings.labels == "views" else None,
+        test_images=len(test.labels),
+        chance=int(test.labels.bincount().max()) / len(test.labels),
         source_revision=subject.test.source.revision,
         content_sha256=subject.content_sha256,
         environment=EnvironmentRecord(**run.environment()),
@@ -196,8 +204,18 @@ def measure(
     )
 
 
+def tell_real(subject: Subject, settings: Settings, students: int) -> str:
+    """Say what training on all real images takes, in steps, before it starts."""
+    own, real = (
+        settings.epochs * -(-count // settings.batch_size) for count in (len(subject.own.images), len(subject.real_rows))
+    )
+    return (
+        f"{REAL}: {students} more students, of {real:,} steps each where the set's own take {own:,}; --dry_run says how long"
+    )
+
+
 def score_table(records: Sequence[EvaluationRecord], ipc: int) -> Table:
-    """Show records: last-epoch accuracy first, best of all looks at the test split beside it."""
+    """Show records: last-epoch accuracy first, best of all looks beside it; below, what nobody may overlook."""
     table = Table(
         "protocol",
         "student",
@@ -205,7 +223,8 @@ def score_table(records: Sequence[EvaluationRecord], ipc: int) -> Table:
         "last, mean ± std",
         "best of test",
         title=f"Test accuracy in %, {len(records[0].seeds)} seed{'s' * (len(records[0].seeds) > 1)}",
-        caption=what_is_non_standard(records),
+        caption=loud(warnings(records)),
+        caption_justify="left",
     )
     for record in records:
         for name, score in record.scores.items():

@@ -26,6 +26,7 @@ from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.networks.names import student_name
+from distill_hub.running.cost import Meter, write_cost
 from distill_hub.running.run import Run
 
 
@@ -183,9 +184,11 @@ def fit_settings(source: Source, network: str, size: int, epochs: int | None = N
 
 
 def _fit(run: Run, source: Source, folder: Path, name: str, size: int, settings: Settings, seed: int) -> None:
-    """Train a network as the settings say, and save it."""
+    """Train a network as the settings say, and save it, with what it took."""
+    meter = Meter(run.device)
     settings = dataclasses.replace(settings, epochs=run.part(settings.epochs))
     whole = TrainingSet(source.train.pixels(None, size), torch.from_numpy(source.train.labels))
     train = whole.at(settings, run.device)
     (fitted,) = train_students(name, [train], None, len(source.classes), settings, [seed], title="fit teacher")
+    write_cost(folder, meter.read(), run.device)  # before config.json, which says that the folder is complete
     save_network(fitted.model, folder, name, source.class_names, settings.image_size)

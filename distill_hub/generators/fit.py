@@ -20,6 +20,7 @@ from diffusers.training_utils import EMAModel
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source
 from distill_hub.running.console import progress
+from distill_hub.running.cost import COST, NOTHING, Meter, added, write_cost
 from distill_hub.running.files import remove
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
@@ -80,14 +81,17 @@ def fit_generator(
     # Named by what the autoencoder depends on, so that one of other settings is not taken up.
     key = f"{source.fingerprint} {size} {vae_width} {vae_steps} {batch_size} {seed}"
     partial = folder.with_name(f"{folder.name}.{hashlib.sha256(key.encode()).hexdigest()[:8]}.partial")
+    meter, before = Meter(device), NOTHING
     images = source.train.pixels(None, size).to(device)  # uint8 (N, 3, S, S)
     labels = torch.from_numpy(source.train.labels).to(device)
     kept = partial / "autoencoder"
     if kept.is_dir():
         vae = AutoencoderKL.from_pretrained(kept, use_safetensors=True).to(device)
+        before = json.loads((kept / COST).read_bytes()) if (kept / COST).is_file() else None  # of an older version
     else:
         vae = _fit_vae(images, vae_width, vae_steps, batch_size, seed)
         vae.save_pretrained(partial / "unfinished")
+        write_cost(partial / "unfinished", meter.read(), device)
         os.replace(partial / "unfinished", kept)
     transformer, scheduler = _fit_dit(vae, images, labels, source, dit_width, dit_layers, dit_steps, batch_size, seed)
     DiTPipeline(transformer, vae, scheduler).save_pretrained(partial)
@@ -95,6 +99,8 @@ def fit_generator(
     labels = {str(place): name for place, name in enumerate(source.class_names)}
     _edit(partial / "model_index.json", id2label=labels)
     _edit(partial / "vae" / "config.json", _name_or_path="")  # where this disk held one that was resumed from
+    if before is not None:
+        write_cost(partial, added(before, meter.read()), device)
     remove(folder)
     remove(kept)
     os.replace(partial, folder)

@@ -10,10 +10,11 @@ from distill_hub.artifact.find import find, read_description, read_records
 from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import Manifest, SourceRecord
 from distill_hub.artifact.package import write_artifact
-from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.artifact.records import REAL, EvaluationRecord
 from distill_hub.artifact.views import open_views
 from distill_hub.data.known import FITTED
 from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
+from distill_hub.evaluation.ranking import real_trial
 from distill_hub.evaluation.scores import in_words, measure, score_table, settings_of, trials_of
 from distill_hub.evaluation.subject import Subject, label_temperature
 from distill_hub.evaluation.train import TrainingSet
@@ -111,6 +112,8 @@ def package_and_score(
     for student in rules.students(config.students, manifest.image_size):
         settings = settings_of(subject, rules, student)
         trials = trials_of(subject, settings, baselines)
+        if config.full_data:
+            trials[REAL] = real_trial(subject, settings)
         how = {
             "together": config.seeds_together,
             "compiled": config.compile,

@@ -9,7 +9,6 @@ share by itself, and the running statistics kept are those of the main process.
 import math
 import shlex
 import shutil
-import time
 from pathlib import Path
 
 import psutil
@@ -37,6 +36,7 @@ from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.options.shared import SourceOptions
 from distill_hub.publishing.classifier import classifier_card
 from distill_hub.running.console import progress
+from distill_hub.running.cost import NOTHING, Cost, Meter, added, write_cost
 from distill_hub.running.dry_run import open_run
 from distill_hub.running.files import STATE, atomic_write, folder_name
 from distill_hub.running.run import Run
@@ -130,7 +130,7 @@ class Fit:
         self.rules = augmentation(task)
         self.per_epoch = task.images // size  # the rest of an epoch, other images each time, is left out
         self.steps = config.epochs * self.per_epoch
-        self.epoch, self.drawn, self.seconds = 0, -1, 0.0  # epochs done, the one whose batches are drawn, time so far
+        self.epoch, self.drawn, self.cost = 0, -1, NOTHING  # epochs done, the one whose batches are drawn, cost so far
         self.file = run.state("fit") / "checkpoint.safetensors"
         torch.manual_seed(draw_seed(config.seed, "classifier weights"))
         self.network = build(task.student, task.classes, task.image_size).train()
@@ -184,17 +184,17 @@ class Fit:
         self.optimizer.step()
         return loss.detach()
 
-    def train(self) -> float:
+    def train(self) -> Cost:
         """Take all steps, from the last checkpoint on.
 
         Returns:
-            Seconds it took, interrupted attempts included as far as their last checkpoint.
+            What it took all processes, interrupted attempts included as far as their last checkpoint.
 
         Raises:
             InputError: When the loss is not finite any more.
         """
         self.resume()
-        started, pending, done = time.perf_counter() - self.seconds, [], self.epoch * self.per_epoch
+        meter, before, pending, done = Meter(self.run.device), self.cost, [], self.epoch * self.per_epoch
         todo = range(done, done + self.run.part(self.steps - done))
         steps = progress(todo, "fit", unit="step", done=done, disable=not self.run.is_main)
         for step in steps:
@@ -206,11 +206,13 @@ class Fit:
                 steps.set_postfix(loss=f"{losses.mean().item():.4f}", refresh=False)  # with the bar's next turn
                 pending = []
             if is_end:
-                self.epoch, self.seconds = self.epoch + 1, time.perf_counter() - started
+                self.epoch += 1
                 due = self.epoch % self.config.checkpoint_epochs == 0 or self.epoch == self.config.epochs
-                if due and self.run.is_main:
-                    self.save()
-        return self.seconds
+                if due:
+                    self.cost = added(before, self.run.summed(meter.read()))
+                    if self.run.is_main:
+                        self.save()
+        return self.cost
 
     def _check_finite(self, losses: torch.Tensor, first: int, is_end: bool) -> None:
         """Stop before what is broken gets into a checkpoint."""
@@ -231,7 +233,7 @@ class Fit:
     def save(self) -> None:
         """Write the checkpoint in place of the last one, complete or not at all."""
         scaler = self.run.accelerator.scaler
-        facts = {"epoch": str(self.epoch), "seconds": str(self.seconds)}
+        facts = {"epoch": str(self.epoch), **{name: str(value) for name, value in self.cost.items()}}
         if scaler is not None:  # fp16
             state = scaler.state_dict()
             facts |= {"scale": repr(state["scale"]), "growth_tracker": str(state["_growth_tracker"])}
@@ -255,7 +257,7 @@ class Fit:
         if (scaler := self.run.accelerator.scaler) is not None:
             state = {"scale": float(facts["scale"]), "_growth_tracker": int(facts["growth_tracker"])}
             scaler.load_state_dict({**scaler.state_dict(), **state})
-        self.epoch, self.seconds = int(facts["epoch"]), float(facts["seconds"])
+        self.epoch, self.cost = int(facts["epoch"]), {name: float(facts[name]) for name in NOTHING}
 
     def accuracy(self, test: HeldOut) -> float:
         """Return the fraction of the test images that the network classifies right, in full precision."""
@@ -290,11 +292,13 @@ class Fit:
             test_accuracy=self.accuracy(test),
             settings={**settings, **fixed, **crops},
             steps=self.steps,
-            seconds=round(self.seconds, 1),
+            seconds=round(self.cost["seconds"], 1),
             environment=environment,
             created=now(),
         )
         atomic_write(folder / "README.md", classifier_card(record, location=folder_name(folder)).encode())
+        decoded = next(stage for stage in self.run.stages if stage["name"] == "decode")
+        write_cost(folder, added(self.cost, decoded), self.run.device)
         facts = record.model_dump(mode="json")
         save_network(
             self.network, folder, task.student, self.source.class_names, task.image_size, mean=mean, std=std, record=facts
@@ -337,7 +341,7 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
 
     def write() -> None:
         record = fit.write(test, environment)
-        speed = fit.steps * config.batch_size / fit.seconds
+        speed = fit.steps * config.batch_size / fit.cost["seconds"]
         run.say(f"{task.student}: {record.test_accuracy:.2%} of {len(test.labels)} test images, {speed:,.0f} images/s")
 
     run.on_main("test and save", write)

@@ -9,7 +9,9 @@ import torch
 
 from distill_hub.artifact.describe import rows, soft_labels
 from distill_hub.artifact.package import encode_image
+from distill_hub.artifact.records import REAL
 from distill_hub.evaluation.plan import expect_students
+from distill_hub.evaluation.ranking import real_trial
 from distill_hub.evaluation.scores import settings_of, trials_of
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet
@@ -45,5 +47,8 @@ def expect_rest(setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[in
         own = dataclasses.replace(own, views=SimpleNamespace(record=facts))
     subject = Subject(own, setup.test, "", setup.teacher, setup.teacher_record)
     for student in rules.students(config.students, setup.image_size):
-        trials = trials_of(subject, settings_of(subject, rules, student), baselines)
+        settings = settings_of(subject, rules, student)
+        trials = trials_of(subject, settings, baselines)
+        if config.full_data:
+            trials[REAL] = real_trial(subject, settings)
         expect_students(run, subject, student, trials, config.repeats, compiled=config.compile)

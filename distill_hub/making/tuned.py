@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.describe import generator_record, source_record
-from distill_hub.artifact.manifest import EnvironmentRecord, TuningRecord, method_record, now
+from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, TuningRecord, method_record, now
 from distill_hub.config import InputError, options, resolved
 from distill_hub.generators.difffit import copy_pipeline, prepare, save
 from distill_hub.generators.dit import DiTGenerator
@@ -27,6 +27,7 @@ from distill_hub.options.minimax import TuningOptions
 from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
+from distill_hub.running.cost import Cost, added
 from distill_hub.running.files import STATE, atomic_write, folder_name, remove
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
@@ -48,7 +49,7 @@ class Tuned:
     group: Group
     steps: int  # per epoch
     losses: torch.Tensor  # (all steps, LOSSES)
-    seconds: float
+    cost: Cost  # of all its steps
     trained: int  # parameters
     state: Path  # see `methods.tuning.averaged`
 
@@ -103,23 +104,27 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
                 identity=identity,
                 name=group.state,
             )
-            seconds, trained = tuning.train(), sum(weights.numel() for weights in tuning.parameters.values())
+            cost, trained = tuning.train(), sum(weights.numel() for weights in tuning.parameters.values())
             run.accelerator.free_memory()  # which would hold on to the network
-            return Tuned(group, tuning.per_epoch, tuning.losses, seconds, trained, tuning.state)
+            return Tuned(group, tuning.per_epoch, tuning.losses, cost, trained, tuning.state)
 
-        def tune_all() -> float:
+        def tune_all() -> Cost:
             tuned.extend(map(tune, groups))
-            return sum(one.seconds for one in tuned)
+            return added(*(one.cost for one in tuned))
 
         steps = sum(len(group.labels) // config.tuning_batch_size for group in groups) * config.tuning_epochs
         run.together("fine-tune", steps, tune_all, lower="a smaller --micro_batch_size, or --gradient_checkpointing,")
         environment = EnvironmentRecord(**run.environment())
+        stages = [stage for stage in run.stages if stage["name"] in ("encode", "fine-tune")]
 
         def save_all() -> None:
             for epoch, place in folders.items():
                 if run.is_dry and place != folder:
                     continue
                 part = epoch / config.tuning_epochs
+                spent = added(*(one.cost for one in tuned))
+                spent = {name: value and round(part * value, 3) for name, value in spent.items()}
+                encoding = [stage for stage in stages if stage["name"] == "encode"]
                 record = TuningRecord(
                     method=method_record(
                         facts, {**settings, "tuning_epochs": epoch}, _notes(tuned, epoch, config.ema_decay)
@@ -128,13 +133,13 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
                     source=source_record(source),
                     classes=names,
                     steps=sum(one.steps * epoch for one in tuned),
-                    seconds=round(part * sum(one.seconds for one in tuned), 1),
+                    seconds=round(spent["seconds"], 1),
+                    cost=CostRecord(**added(spent, *encoding), hardware=environment.hardware),
                     environment=environment,
                     created=now(),
                 )
                 _save(setup, tuned, epoch, record, place)
             atomic_write(run.output_dir / "assets" / "losses.png", (folder / "losses.png").read_bytes())
-            stages = [stage for stage in run.stages if stage["name"] in ("encode", "fine-tune")]
             atomic_write(done, json.dumps(stages).encode())
             remove(run.output_dir / STATE / "encode")
 

@@ -10,7 +10,6 @@ With λ_r = λ_d = 0 this is the DiffFit baseline. Two things differ from Minima
 
 import dataclasses
 import math
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -31,6 +30,7 @@ from distill_hub.generators.objective import Objective
 from distill_hub.methods.minimax import Memory, criteria
 from distill_hub.options.minimax import TuningOptions
 from distill_hub.running.console import progress
+from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
@@ -181,7 +181,7 @@ class Tuning:
         self.real, self.generated = (Memory(len(class_ids), *size, run.device) for _ in range(2))
         self.per_epoch = len(labels) // settings.tuning_batch_size  # the rest of an epoch is left out
         self.losses = torch.zeros(settings.tuning_epochs * self.per_epoch, len(LOSSES))
-        self.step, self.seconds, self.epoch = 0, 0.0, -1
+        self.step, self.cost, self.epoch = 0, NOTHING, -1
         self.state = state_of(run, settings, class_ids, seed=seed, identity=identity, name=name)
         self.file = self.state / "checkpoint.safetensors"
         processes = run.accelerator.num_processes
@@ -259,13 +259,13 @@ class Tuning:
         self.ema.step(self.parameters.values())
         return torch.cat([own_loss[None] * accelerator.num_processes, criteria_losses])
 
-    def train(self) -> float:
+    def train(self) -> Cost:
         """Take all steps, from the last checkpoint on; leave the averaged weights in `transformer`.
 
         Those of the epochs to save lie in the state's folder then, see `averaged`.
 
         Returns:
-            Seconds it took, interrupted attempts included as far as their last checkpoint.
+            What it took all processes, interrupted attempts included as far as their last checkpoint.
 
         Raises:
             InputError: When a loss is not finite any more, or the checkpoint is not this one's.
@@ -274,7 +274,7 @@ class Tuning:
         ends = {epoch * self.per_epoch: epoch for epoch in self.settings.epochs_to_save[:-1]}
         if self.step in ends:
             self._keep(ends[self.step])
-        started, pending = time.perf_counter() - self.seconds, []
+        meter, before, pending = Meter(self.run.device), self.cost, []
         todo = range(self.step, self.step + self.run.part(self.steps - self.step))
         steps = progress(todo, "fine-tune", unit="step", done=self.step, disable=not self.run.is_main)
         for step in steps:
@@ -284,17 +284,17 @@ class Tuning:
                 self.losses[self.step : step + 1] = self.run.accelerator.reduce(torch.stack(pending), "mean").cpu()
                 self._check_finite(step)
                 self.step, pending = step + 1, []
-                self.seconds = time.perf_counter() - started
                 latest = self.losses[max(0, self.step - 100) : self.step].mean(0)
                 shown = {name: f"{value:.4f}" for name, value in zip(LOSSES, latest.tolist(), strict=True)}
                 steps.set_postfix(shown, refresh=False)  # with the bar's next turn
             if step + 1 in ends:
                 self._keep(ends[step + 1])
             if is_checkpoint or step + 1 == todo.stop:
+                self.cost = added(before, self.run.summed(meter.read()))
                 self.save()
         self._keep(self.settings.tuning_epochs)
         self.ema.copy_to(self.parameters.values())
-        return self.seconds
+        return self.cost
 
     def _keep(self, epoch: int) -> None:
         if self.run.is_main:
@@ -339,7 +339,7 @@ class Tuning:
         """Write the checkpoint in place of the last one, complete or not at all; the main process does."""
         if not self.run.is_main:
             return
-        facts = {"step": str(self.step), "seconds": str(self.seconds)}
+        facts = {"step": str(self.step), **{name: str(value) for name, value in self.cost.items()}}
         tensors = {name: tensor.contiguous() for name, tensor in self._state().items()}
         atomic_write(self.file, save({**tensors, "losses": self.losses}, facts))
 
@@ -356,6 +356,6 @@ class Tuning:
             facts = file.metadata()
             for name, tensor in self._state().items():
                 tensor.copy_(file.get_tensor(name))
-            self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
+            self.step, self.cost = int(facts["step"]), {name: float(facts[name]) for name in NOTHING}
             self.losses[: self.step] = file.get_tensor("losses")[: self.step]
         self.ema.optimization_step = self.step

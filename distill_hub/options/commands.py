@@ -8,7 +8,7 @@ from distill_hub.config import InputError, argument, option
 from distill_hub.data.known import Normalization
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, check_vae, split_students
-from distill_hub.options.shared import DRY_RUN_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
+from distill_hub.options.shared import DRY_RUN_HELP, FULL_DATA_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,13 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     real_accuracy: Fraction | None = option(
         None, "for LRS: accuracy, as a fraction, of the student on all real data with hard labels, where it is known"
     )
+    full_data: bool = option(False, FULL_DATA_HELP, common=True)
     mmd: bool = option(False, "also measure the distance between the teacher's features of the set and of the real images")
     check: bool = option(False, "exit with code 1 when a measured accuracy does not agree with the claimed one", common=True)
     json: Path | None = option(None, "write claimed and measured records to this file", common=True)
     dry_run: bool = option(False, DRY_RUN_HELP, common=True)
     submit: bool = option(False, "open a pull request on the Hub that adds the measured records to the set", common=True)
+    even_if_collapsed: bool = option(False, "with --submit: send scores of students that did not train, too")
 
     def check_settings(self) -> None:
         """Refuse a set, a teacher and students that do not exist, and a file that cannot be written."""

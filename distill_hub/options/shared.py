@@ -19,6 +19,9 @@ PROTOCOL_HELP = (
     "sre2l (SRe2L; DEDA on CIFAR), lpld (LPLD; DEDA on larger images)"
 )
 
+FULL_DATA_HELP = (
+    "also train students on all real images, with hard labels and as many epochs; --dry_run says how long that takes"
+)
 DRY_RUN_HELP = "work on the first chunk of every stage, print what the whole would take, and keep nothing"
 
 
@@ -164,6 +167,7 @@ class EvaluationOptions(StudentOptions):
         common=True,
     )
     repeats: PositiveInt = option(3, "students per set, with seeds seed, seed+1, ...", common=True)
+    full_data: bool = option(False, FULL_DATA_HELP, common=True)
 
     def check_settings(self) -> None:
         """Refuse students that do not exist, or not for this protocol."""

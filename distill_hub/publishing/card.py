@@ -14,7 +14,9 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from distill_hub.artifact.cost import cost_parts, own_stages, total_cost
 from distill_hub.artifact.find import folder_bytes
+from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import Manifest, SourceRecord, model_name, source_name
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
@@ -83,9 +85,10 @@ def render_card(
         yaml=_card_data(manifest, size_bytes).to_yaml(),
         m=manifest,
         evaluations=evaluations,
-        own_protocols=sorted(
-            {(f"{e.protocol} v{e.protocol_version}", e.why_non_standard or "") for e in evaluations if not e.standard}
-        ),
+        warnings=warnings(evaluations, manifest),
+        stages=own_stages(manifest),
+        cost=(cost := cost_parts(manifest)),
+        total=total_cost(cost),
         distance=next((e.mmd for e in evaluations if e.mmd is not None), None),
         location=location,
         pictures={name: text.format(source_name(source)) for name, text in PICTURES.items() if name in files},
@@ -131,6 +134,7 @@ def _environment() -> jinja2.Environment:
         "shell": lambda text: shlex.quote(one_line(text)),
         "tojson_plain": lambda text: json.dumps(text, ensure_ascii=False),  # jinja's own escapes for HTML
         "or_empty": lambda value: "" if value is None else plain(value),
+        "or_duration": lambda seconds: "unknown" if seconds is None else duration(seconds),
         "or_unstated": lambda value: "not stated" if value is None else plain(value),
         "source_link": _source_link,
         "method_link": lambda method: link(method.title, method.paper),

@@ -7,23 +7,20 @@ of the same teacher where one gives them, and were tested on the same classes of
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
+from distill_hub.artifact.cost import cost_parts, is_whole, total_cost
 from distill_hub.artifact.find import Found, find, folder_bytes, read_description, signed
-from distill_hub.artifact.manifest import Manifest, model_name, source_name
-from distill_hub.artifact.records import RANDOM, EvaluationRecord, Score
+from distill_hub.artifact.findings import below_random, collapsed, failures, outside_the_literature
+from distill_hub.artifact.manifest import CostRecord, Manifest, model_name, source_name
+from distill_hub.artifact.records import RANDOM, REAL, EvaluationRecord, Score
 from distill_hub.config import InputError
 from distill_hub.text import printable
 
 AUTHOR = "author"
-NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,10 @@ class DescribedSet:
         """Size of the files in `data/`."""
         return folder_bytes(self.found.files, "data")
 
-    @property
-    def seconds(self) -> float | None:
-        """Compute time of the run's stages, summed over processes; None where it is not on record."""
-        stages = self.manifest.stages
-        return sum(stage.seconds for stage in stages) if stages else None
+    @cached_property
+    def cost(self) -> dict[str, CostRecord | None]:
+        """What the set and the models that were fitted for it took, by part; see `artifact.cost`."""
+        return cost_parts(self.manifest)
 
     @property
     def peak_memory(self) -> tuple[str, int] | None:
@@ -76,6 +72,13 @@ class Row:
     def random(self) -> Score | None:
         """As many random real images under the same protocol, from the same record."""
         return self.record.baselines.get(RANDOM)
+
+    @property
+    def real(self) -> float | None:
+        """Mean accuracy after training on all real images with hard labels, where it is on record."""
+        record = self.record
+        trained, ranking = record.baselines.get(REAL), record.dd_ranking
+        return trained.mean if trained else ranking.real_accuracy if ranking else None
 
     @property
     def difference(self) -> float | None:
@@ -141,12 +144,17 @@ class Row:
             "std": record.score.std if len(record.seeds) > 1 else None,
             "best_mean": record.score.best_mean,
             "random_real_mean": self.random.mean if self.random else None,
+            "all_real_mean": self.real,
             "difference": self.difference,
             "p_value": self.p_value,
+            "below_random_real": below_random(record) is not None if self.random else None,
+            "collapsed_seeds": collapsed(record, manifest),
             "lrs": ranking.lrs if ranking else None,
             "ars": ranking.ars if ranking else None,
             "data_bytes": self.set.data_bytes,
-            "seconds": self.set.seconds,
+            **total_cost(self.set.cost),
+            "cost_is_whole": is_whole(self.set.cost),
+            "cost_parts": {name: part and part.model_dump() for name, part in self.set.cost.items()},
             "peak_memory_bytes": environment.peak_memory_bytes if environment else None,
             "hardware": environment.hardware if environment else None,
         }
@@ -182,6 +190,13 @@ class Group:
             notes.append(f"LRS does not compare: accuracies on all real data were {_and(real)}.")
         return notes
 
+    @property
+    def warnings(self) -> list[str]:
+        """What nobody may overlook: a protocol of nobody else, collapsed students, sets below random images."""
+        lines = [outside_the_literature(self.rows[0].record)]
+        lines += [f"{row.set.label}: {line}" for row in self.rows for line in failures(row.record, row.set.manifest)]
+        return [line for line in lines if line]
+
     @cached_property
     def sizes(self) -> list[int]:
         """The numbers of images per class that there are."""
@@ -199,6 +214,7 @@ class Group:
             "student": row.record.student,
             "labels_by": row.labeller and row.labeller[0],
             "labels_by_sha256": row.labeller and row.labeller[1],
+            "warnings": self.warnings,
             "not_comparable": self.notes,
             "rows": [row.as_json() for row in self.rows],
         }
@@ -267,113 +283,6 @@ def _tested(row: Row) -> str:
     manifest, source = row.set.manifest, row.set.manifest.source
     held_out = f", {source.test_fraction:.0%} held out" if source.test_fraction else ""
     return printable(f"{len(manifest.classes)} classes of {source.fingerprint[:8]}, split {source.test_split}{held_out}")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a table shows, and what it is sorted by."""
-
-    text: str = NOTHING
-    value: float | str | None = None  # None: always last
-
-
-def _number(value: float | None, form: str, text: str | None = None) -> Cell:
-    return Cell() if value is None else Cell(text or form.format(value), value)
-
-
-def _p(value: float | None) -> Cell:
-    return _number(value, "{:.3f}", "<0.001" if value is not None and value < 0.001 else None)
-
-
-def _accuracy(row: Row) -> Cell:
-    score = row.record.score
-    text = score.percent() if len(score.last) > 1 else f"{100 * score.mean:.1f} ± {NOTHING}"
-    return Cell(text, score.mean)
-
-
-def _memory(row: Row) -> Cell:
-    peak = row.set.peak_memory
-    return Cell(f"{peak[1] / 1e9:.1f} {peak[0]}", peak[1]) if peak else Cell()
-
-
-def _points(difference: float | None) -> Cell:
-    return _number(None if difference is None else 100 * difference, "{:+.1f}")
-
-
-ACCURACY = "last, %"
-WORDS = ("set", "by")  # the columns that hold no numbers
-COLUMNS: dict[str, Callable[[Row], Cell]] = {
-    "set": lambda row: Cell(row.set.label, row.set.label),
-    "by": lambda row: Cell(row.by, row.by),
-    "IPC": lambda row: Cell(row.set.manifest.ipc_text, row.set.manifest.ipc),
-    ACCURACY: _accuracy,
-    "best look": lambda row: _number(100 * row.record.score.best_mean, "{:.1f}"),
-    "seeds": lambda row: _number(len(row.record.seeds), "{}"),
-    "vs. random": lambda row: _points(row.difference),
-    "p": lambda row: _p(row.p_value),
-    "LRS": lambda row: _number(row.record.dd_ranking and row.record.dd_ranking.lrs, "{:.3f}"),
-    "ARS": lambda row: _number(row.record.dd_ranking and row.record.dd_ranking.ars, "{:.3f}"),
-    "data, MB": lambda row: _number(row.set.data_bytes / 1e6, "{:.2f}"),
-    "time, min": lambda row: _number(row.set.seconds and row.set.seconds / 60, "{:,.2f}"),
-    "memory, GB": _memory,
-}
-EXPLANATIONS = {
-    "by": f"{AUTHOR} is the claim of the set's author; any other name an account on the Hub that measured, which its own "
-    "commit shows or, where it says claimed, the record alone",
-    "IPC": "images per class",
-    ACCURACY: "test accuracy after the last epoch, mean ± sample standard deviation over seeds",
-    "best look": "mean of each student's best look at the test split, which is biased upwards",
-    "vs. random": "points above as many random real images under the same protocol",
-    "p": "two-sided, of Welch's t-test between the two, not corrected for the number of rows; - with fewer than two seeds",
-    "LRS": "DD-Ranking's label-robust score",
-    "ARS": "its augmentation-robust score",
-    "data, MB": "size of the files in data/",
-    "time, min": "compute time of the stages on record, summed over processes; models fitted before are not in it",
-    "memory, GB": "largest peak of one process, and of what: cpu, or cuda for a GPU",
-}
-
-
-def columns(group: Group) -> dict[str, Callable[[Row], Cell]]:
-    """Return the columns of a group's table: LRS and ARS where a record has them, who measured where somebody did."""
-    ranked = any(row.record.dd_ranking for row in group.rows)
-    shown = {"LRS": ranked, "ARS": ranked, "by": any(row.record.submitted_by for row in group.rows)}
-    return {title: cell for title, cell in COLUMNS.items() if shown.get(title, True)}
-
-
-def group_table(group: Group) -> Table:
-    """Return a group as a table for the terminal."""
-    table = Table(
-        title=Text(group.title, style="bold"),
-        caption=Text("\n".join(group.notes)),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    shown = columns(group)
-    for title in shown:
-        # A long name folds; a number that did would be another one.
-        words = title in WORDS
-        head, _, unit = title.rpartition(" ")
-        how = {} if words else {"justify": "right", "no_wrap": True}
-        table.add_column(f"{head}\n{unit}".strip(), overflow="fold", **how)
-    for row in group.rows:
-        table.add_row(*(Text(cell(row).text) for cell in shown.values()))
-    return table
-
-
-def explain(sets: Sequence[DescribedSet], groups: Sequence[Group]) -> Text:
-    """Return what stands below the tables: what compares, what the columns say, and the sets that are in none."""
-    lines = []
-    if groups:
-        lines.append("Numbers compare within a table only.")
-        titles = dict.fromkeys(title for group in groups for title in columns(group))
-        lines += [f"{title}: {EXPLANATIONS[title]}" for title in titles if title in EXPLANATIONS]
-    if unmeasured := [own.label for own in sets if not own.records]:
-        lines.append(f"No evaluation record of its present content: {', '.join(unmeasured)}")
-    return Text("\n".join(lines))
 
 
 def pooled(scores: Iterable[Score]) -> tuple[float, float]:

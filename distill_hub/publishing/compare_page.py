@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from distill_hub.artifact.manifest import model_name, source_name
 from distill_hub.hub import page_of
 from distill_hub.publishing.card import PICTURES, templates
-from distill_hub.publishing.compare import ACCURACY, EXPLANATIONS, RANDOM, WORDS, DescribedSet, Group, Row, columns, pooled
+from distill_hub.publishing.compare import RANDOM, DescribedSet, Group, Row, pooled
+from distill_hub.publishing.compare_table import ACCURACY, EXPLANATIONS, WORDS, columns
 from distill_hub.publishing.markdown import web_address
 from distill_hub.publishing.plots import short
 from distill_hub.running.console import size_text
@@ -68,6 +69,7 @@ def render_page(sets: Sequence[DescribedSet], groups: Sequence[Group]) -> str:
         groups=[
             {
                 "title": group.title,
+                "warnings": group.warnings,
                 "notes": group.notes,
                 "columns": list(table),
                 "rows": [[cell(row) for cell in table.values()] for row in group.rows],

@@ -12,7 +12,10 @@ from typing import Any, ClassVar, TypeVar
 
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 from tqdm import tqdm
+
+from distill_hub.text import printable
 
 Item = TypeVar("Item")
 PAUSE = 30.0  # seconds between two lines of a bar in a log
@@ -62,6 +65,12 @@ def _with_columns(table: Table, columns: Sequence[Column], place: int, count: in
     part.title = table.title if place == 0 else None
     part.caption = table.caption if place == count - 1 else None
     return part
+
+
+def loud(lines: Sequence[str]) -> Text:
+    """Return lines that stand out below a table, filled to the width; strangers may have written parts of them."""
+    width = min(110, _width_of_output())
+    return Text("\n".join(textwrap.fill(printable(line), width) for line in lines), style="bold not italic not dim red")
 
 
 def facts(pairs: Mapping[str, str]) -> str:

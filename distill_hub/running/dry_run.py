@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from rich.table import Table
 
 from distill_hub.running.console import duration, size_text
+from distill_hub.running.cost import Cost
 from distill_hub.running.files import STATE, of_dry_run
 from distill_hub.running.folder import check_is_run
 from distill_hub.running.machine import peak_memory
@@ -154,7 +155,7 @@ class DryRun(Run):
         super().on_main(stage, function, makes=makes, lower=lower)
         self.expect(stage, 1, max(gather_object([self.stages[-1]["wall"] if self.is_main else 0.0])))
 
-    def together(self, stage: str, items: int, function: Callable[[], float], *, lower: str | None = None) -> None:
+    def together(self, stage: str, items: int, function: Callable[[], Cost], *, lower: str | None = None) -> None:
         """Call it; it asks `part` how many steps to take; see `Run.together`."""
         super().together(stage, items, function, lower=lower)
         self.expect(stage, items, self.stages[-1]["wall"])

@@ -48,13 +48,16 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
     return {
         "packages": {name: metadata.version(name) for name in packages},
         "python": platform.python_version(),
-        "hardware": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} CPU, {cores()} cores",
+        "hardware": hardware(device),
         "processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
         "peak_memory_bytes": peak_memory(accelerator),
     }
+
+
+def hardware(device: torch.device) -> str:
+    """Return what records call a device: the GPU's name, or the CPU's kind and number of cores."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, {cores()} cores"
 
 
 def start_accelerator() -> Accelerator:

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from rich.table import Table
 
 from distill_hub.config import InputError
 from distill_hub.ending import FULL
 from distill_hub.running.console import Item, progress, show
+from distill_hub.running.cost import Cost, Meter, added
 from distill_hub.running.files import STATE, atomic_write, cache_dir, of_dry_run, remove, remove_temporary
 from distill_hub.running.folder import CONFIG, LOCK, check_is_run, clear, made_with, refuse_other
 from distill_hub.running.lock import Lock, hold, remove_unlocked, wait_for
@@ -198,12 +199,12 @@ class Run:
         )
         started = time.perf_counter()
         for index in progress(todo, stage, unit="chunk", disable=not self.is_main or not todo):
-            part, chunk_started = parts[index], time.perf_counter()
+            part, meter = parts[index], Meter(self.device)
             with told(stage, lower):
                 result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
             if any(len(tensor) != len(part) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            facts: dict[str, Any] = {"items": len(part), "seconds": round(time.perf_counter() - chunk_started, 3)}
+            facts: dict[str, Any] = {"items": len(part), **meter.read()}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time
             self._check_lock()
@@ -212,7 +213,7 @@ class Run:
         made = [chunk.facts() for chunk in chunks]
         sha256 = hash_of(facts["sha256"] for facts in made)
         self._note(
-            stage, len(items), sum(facts["seconds"] for facts in made), started, reused=len(mine) > len(todo), sha256=sha256,
+            stage, len(items), added(*made), started, reused=len(mine) > len(todo), sha256=sha256,
             at_a_time=min((facts["at_a_time"] for facts in made if "at_a_time" in facts), default=None),
         )  # fmt: skip
         if self.is_main:
@@ -240,19 +241,19 @@ class Run:
         if makes:
             self._used.add(stage)
         if self.is_main:
-            started = time.perf_counter()
+            started, meter = time.perf_counter(), Meter(self.device)
             mark, key = Chunk(self.output_dir / STATE / stage, 0), self.key({"makes": str(makes)})
             with self._claim(stage, makes) as needed:
                 if needed:
                     self._check_lock()
                     with told(stage, lower):
                         function()
-                    seconds = time.perf_counter() - started
-                    self._note(stage, 1, seconds, started)
+                    cost = meter.read()
+                    self._note(stage, 1, cost, started)
                     if makes:
-                        mark.store({}, key=key, items=1, seconds=round(seconds, 3))
+                        mark.store({}, key=key, items=1, **cost)
                 elif mark.is_finished(key) and all(known["name"] != stage for known in self.stages):
-                    self._note(stage, 1, mark.facts()["seconds"], started, reused=True)
+                    self._note(stage, 1, added(mark.facts()), started, reused=True)
         self.accelerator.wait_for_everyone()
         if makes:
             _see(makes)
@@ -280,13 +281,13 @@ class Run:
         finally:
             held.release()
 
-    def together(self, stage: str, items: int, function: Callable[[], float], *, lower: str | None = None) -> None:
+    def together(self, stage: str, items: int, function: Callable[[], Cost], *, lower: str | None = None) -> None:
         """Call a function on all processes at once.
 
         Args:
             stage: Name of the stage.
             items: How many of what it counts, for the table.
-            function: What to do; resumes by its own means. Returns its seconds, interrupted attempts included.
+            function: What to do; resumes by its own means. Returns its cost, interrupted attempts included; see `summed`.
             lower: See `map`.
 
         Raises:
@@ -294,16 +295,21 @@ class Run:
         """
         started = time.perf_counter()
         with told(stage, lower):
-            seconds = function()
+            cost = function()
         self.accelerator.wait_for_everyone()
-        self._note(stage, items, seconds, started)
+        self._note(stage, items, cost, started)
+
+    def summed(self, cost: Cost) -> Cost:
+        """Return what all processes took that worked at once: the clock of the slowest, the cores and GPUs of all."""
+        costs = gather_object([dict(cost)])
+        return {**added(*costs), "seconds": max(one["seconds"] for one in costs)}
 
     def _note(
-        self, name: str, items: int, seconds: float, started: float, *,
+        self, name: str, items: int, cost: Cost, started: float, *,
         reused: bool = False, sha256: str | None = None, at_a_time: int | None = None,
     ) -> None:  # fmt: skip
-        wall, seconds = time.perf_counter() - started, round(seconds, 2)
-        note = {"name": name, "items": items, "seconds": seconds, "wall": wall, "reused": reused, "sha256": sha256}
+        wall, cost = time.perf_counter() - started, {key: value and round(value, 2) for key, value in cost.items()}
+        note = {"name": name, "items": items, **cost, "wall": wall, "reused": reused, "sha256": sha256}
         self.stages.append({**note, "at_a_time": at_a_time})
 
     def environment(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 
 from distill_hub import InputError, evaluate
 from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord
-from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.artifact.records import REAL, EvaluationRecord
 from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation import ranking, scores
 from distill_hub.evaluation.metrics import mmd
@@ -148,6 +148,7 @@ def test_every_student_and_seed_is_kept(make_subject, pretended, tmp_path):
     assert first.score.curve == [[0.6, 0.5], [0.6, 0.51]]
     assert first.score.std == pytest.approx(0.01 / math.sqrt(2))  # of a sample
     assert list(first.baselines) == ["random real"] and first.standard and first.teacher is None
+    assert (first.test_images, first.chance) == (len(subject.test.labels), np.bincount(subject.test.labels).max() / 500)
     assert first.settings["augmentation"]["siamese"] is True and first.settings["looks"] == [1000]
     assert EvaluationRecord.model_validate_json(first.to_json()) == first
 
@@ -179,12 +180,12 @@ def test_the_table_shows_last_before_best_and_marks_what_is_not_of_the_literatur
     ]
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(score_table(records, 3))
-    rows = [line for line in console.export_text().splitlines() if "this set" in line]
-    assert "quick v2 (non-standard)" in rows[0] and "idc-hard v2 " in rows[1] and "non-standard" not in rows[1]
+    rows = [line for line in console.export_text(clear=False).splitlines() if "this set" in line]
+    assert "quick v2 (NON-STANDARD)" in rows[0] and "idc-hard v2 " in rows[1] and "NON-STANDARD" not in rows[1]
     assert rows[0].index("50.5 ± 0.7") < rows[0].index("60.0")
-    console.print(score_table(records, 3))
     below = " ".join(console.export_text().split())
-    assert below.count("quick v2 (non-standard) with convnet-2: it is for smoke runs, and no paper has numbers of it") == 1
+    why = "quick v2 with convnet-2 is NOT of the literature: it is for smoke runs, and no paper has numbers of it"
+    assert below.count(why) == 1
 
 
 def test_dd_ranking_from_fractions(make_subject, pretended, tmp_path):
@@ -207,6 +208,33 @@ def test_dd_ranking_from_fractions(make_subject, pretended, tmp_path):
     assert found.real_accuracy == pytest.approx(0.9)
     known = ranking.ranking_trials(subject, trials(subject, "kd"), 0.95)
     assert "all real images, hard labels" not in known
+
+
+def test_all_real_data_are_trained_on_beside_the_set_and_nothing_else_anew(make_subject, pretended, tmp_path):
+    calls, accuracy = pretended
+    accuracy[("hard", True, 1297)] = 0.9
+    subject, rules = make_subject(), protocol("idc-hard")
+    both, how = trials(subject, "idc-hard"), {"made_from": {"set": "0"}}
+    first = measure(Run(tmp_path, {}), subject, rules, "convnet-2", range(2), both, **how)
+    del calls[:]
+    settings = both["this set"].settings
+    more = {**both, REAL: ranking.real_trial(subject, settings)}
+    second = measure(Run(tmp_path, {}), subject, rules, "convnet-2", range(2), more, **how)
+    assert [title for _, _, title in calls] == [f"{REAL}, seed 0", f"{REAL}, seed 1"]
+    assert second.scores[REAL].last == [0.9, 0.91] and second.score == first.score
+    assert list(second.baselines) == ["random real", "all real images, hard labels"]
+    # 1,000 epochs in batches of 64: 30 images are one step each, 1,297 are 21.
+    told = scores.tell_real(subject, settings, 2)
+    assert "2 more students, of 21,000 steps each where the set's own take 1,000" in told
+    assert more[REAL].make(0) is more[REAL].make(1)  # decoded once
+
+
+def test_a_set_is_scored_beside_all_real_data_where_that_is_asked_for(make_set, pretended, tmp_path, capsys):
+    folder = make_set(tmp_path, list(range(10)))
+    (pair,) = evaluate(folder, full_data=True)  # a claim brings its other baselines
+    assert list(pair.measured.baselines) == [REAL] and "1 more students" in " ".join(capsys.readouterr().out.split())
+    (pair,) = evaluate(folder, students="convnet-1", repeats=1, full_data=True)
+    assert list(pair.measured.baselines) == ["random real", REAL]
 
 
 def test_dd_ranking_where_it_cannot_be_had(make_subject):

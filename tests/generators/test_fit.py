@@ -10,7 +10,7 @@ import torch
 from diffusers import DiTPipeline
 from helpers import run_here
 
-from distill_hub.artifact.describe import generator_record
+from distill_hub.artifact.describe import generator_record, read_cost
 from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
 from distill_hub.generators import fit
@@ -99,6 +99,8 @@ def test_stopped_between_the_two_models_the_autoencoder_is_kept(digits, folder, 
         with pytest.raises(KeyboardInterrupt):
             fit.fit_generator(digits, target, **TINY)
     assert not target.exists()
+    (kept,) = tmp_path.glob("*.partial/autoencoder")
+    spent = read_cost(kept).core_seconds
     with monkeypatch.context() as resumed:
         resumed.setattr(fit, "_fit_vae", lambda *arguments: pytest.fail("it was fitted again"))
         fit.fit_generator(digits, target, **TINY)
@@ -106,7 +108,11 @@ def test_stopped_between_the_two_models_the_autoencoder_is_kept(digits, folder, 
     resumed, whole = (DiTGenerator.from_pretrained(str(f), steps=2) for f in (target, folder))
     assert torch.equal(resumed.sample([4], [7]), whole.sample([4], [7]))
     for name in (file.relative_to(target) for file in target.rglob("*") if file.is_file()):
-        assert (target / name).read_bytes() == (folder / name).read_bytes(), name
+        assert name.name == "cost.json" or (target / name).read_bytes() == (folder / name).read_bytes(), name
+    # What the interrupted attempt took for the autoencoder is in it.
+    costs = [read_cost(place) for place in (target, folder)]
+    assert all(cost.seconds > 0 and cost.core_seconds > 0 and cost.gpu_seconds == 0 for cost in costs)
+    assert spent > 0 and costs[0].core_seconds >= spent
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from distill_hub.artifact.records import DDRanking
 from distill_hub.config import parse
 from distill_hub.hub import RemoteFile, RemoteSet
 from distill_hub.options.commands import CompareConfig
-from distill_hub.publishing.compare import compare, explain, pooled, read_sets
+from distill_hub.publishing.compare import compare, pooled, read_sets
 from distill_hub.publishing.compare_page import render_page
+from distill_hub.publishing.compare_table import explain
 
 
 def groups_of(*folders):
@@ -31,7 +32,7 @@ def test_rows_of_one_protocol_and_student_are_one_group_best_first(make_set):
     folders = [make_set(f"set-{i}", record) for i, record in enumerate(records)]
     (group,) = groups_of(*folders)
     assert [row.set.label for row in group.rows] == ["set-1", "set-2", "set-0"]
-    assert group.title == "fish · quick v1 (non-standard) · convnet2"
+    assert group.title == "fish · quick v1 (NON-STANDARD) · convnet2"
     assert group.notes == []
 
 
@@ -115,6 +116,32 @@ def test_what_does_not_compare_within_a_group_is_said(make_set, build_manifest):
     ]
 
 
+def test_what_nobody_may_overlook_stands_with_the_group(make_set):
+    # Chance is a third, 150 test images: up to 41 % cannot be told from it.
+    flat = {"score": score(0.3, 0.35, 0.36), "baselines": {"random real": score(0.8, 0.8, 0.8)}}
+    folder = make_set("one", flat)
+    (group,) = groups_of(folder)
+    first, collapse, below = group.warnings
+    assert first.startswith("quick v1 is NOT of the literature")
+    assert collapse.startswith("one: convnet2 on this set COLLAPSED in 3 of 3 seeds: 0 (30.0 %), 1 (35.0 %), 2 (36.0 %); ")
+    assert below == "one: convnet2 on this set is BELOW as many random real images, by 46.3 points on average"
+    assert below in " ".join(shown([group]).split())
+    assert all(line in render_page(read_sets([folder]), [group]) for line in group.warnings)
+    found = group.as_json()
+    assert found["warnings"] == group.warnings and found["rows"][0]["below_random_real"] is True
+    assert found["rows"][0]["collapsed_seeds"] == {"this set": [0, 1, 2]}
+
+
+def test_all_real_data_have_a_column_where_they_are_on_record(make_set):
+    trained = {"baselines": {"all real images, hard labels": score(0.88, 0.9, 0.92)}}
+    ranked = {"dd_ranking": DDRanking(lrs=0.3, ars=0.3, real_accuracy=0.8), "submitted_by": "bob"}
+    (group,) = groups_of(make_set("one", trained, ranked))
+    assert [row.as_json()["all_real_mean"] for row in group.rows] == pytest.approx([0.9, 0.8])
+    text = shown([group], width=140)
+    assert " 90.0 " in text and " 80.0 " in text and "all" in text
+    assert "real" not in shown(groups_of(make_set("two"))).replace("random real", "")
+
+
 # Numbers.
 
 
@@ -178,6 +205,8 @@ def test_the_json_file_has_unrounded_numbers(make_set, tmp_path, capsys):
     }
     numbers |= {"p_value": 1 - 6**0.5 * 12 / 10**1.5, "seconds": 75.0, "data_bytes": 12_345, "ipc": 2}
     assert {name: row[name] for name in numbers} == pytest.approx(numbers)
+    assert (row["core_seconds"], row["gpu_seconds"], row["cost_is_whole"]) == (None, None, True)
+    assert list(row["cost_parts"]) == ["its own stages"]
     assert row["peak_memory_bytes"] == {"cpu": 1_300_000_000} and row["submitted_by"] is None
     assert "LRS: DD-Ranking's label-robust score" in capsys.readouterr().out
 

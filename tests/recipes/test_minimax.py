@@ -46,6 +46,8 @@ def test_the_set_and_its_record(finished):
     first, last = tuning.method.notes["mean_losses_of_first_and_last_tenth"]["diffusion"]
     assert first > 0 and last > 0
     assert tuning.method.notes["share_of_untuned_weights_in_the_average"] == round(0.9**80, 4)
+    assert tuning.cost.core_seconds > 0 and tuning.cost.seconds >= tuning.seconds
+    assert tuning.base.cost.core_seconds > 0 and manifest.teacher.cost.core_seconds > 0  # fitted now, or before
     assert tuning.seconds > 0 and tuning.environment.processes == 1
     assert str(folder.parent) not in (folder / "manifest.json").read_text()
     assert str(folder.parent) not in (folder / "generator" / "tuning.json").read_text()

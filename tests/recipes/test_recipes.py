@@ -48,7 +48,7 @@ def test_it_prints_where_the_set_is_the_times_and_the_scores(finished):
     (record,) = (json.loads(file.read_text()) for file in (folder / "evaluations").iterdir())
     own, random = (np.array(score["last"]) * 100 for score in (record["score"], record["baselines"]["random real"]))
     told = " ".join(printed.split())
-    assert f"convnet-1-w16 reaches {own.mean():.1f} ± {own.std(ddof=1):.1f} % under quick v2 (non-standard)" in told
+    assert f"convnet-1-w16 reaches {own.mean():.1f} ± {own.std(ddof=1):.1f} % under quick v2 (NON-STANDARD)" in told
     assert f"of 2 students; as many random real images: {random.mean():.1f} ± {random.std(ddof=1):.1f} %" in told
 
 

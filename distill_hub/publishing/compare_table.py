@@ -1,0 +1,145 @@
+"""A comparison as tables: their columns, what these say, and what stands below."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from distill_hub.artifact.cost import is_whole, total_cost
+from distill_hub.publishing.compare import AUTHOR, DescribedSet, Group, Row
+from distill_hub.running.console import loud
+
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows, and what it is sorted by."""
+
+    text: str = NOTHING
+    value: float | str | None = None  # None: always last
+
+
+def _number(value: float | None, form: str, text: str | None = None) -> Cell:
+    return Cell() if value is None else Cell(text or form.format(value), value)
+
+
+def _p(value: float | None) -> Cell:
+    return _number(value, "{:.3f}", "<0.001" if value is not None and value < 0.001 else None)
+
+
+def _accuracy(row: Row) -> Cell:
+    score = row.record.score
+    text = score.percent() if len(score.last) > 1 else f"{100 * score.mean:.1f} ± {NOTHING}"
+    return Cell(text, score.mean)
+
+
+def _memory(row: Row) -> Cell:
+    peak = row.set.peak_memory
+    return Cell(f"{peak[1] / 1e9:.1f} {peak[0]}", peak[1]) if peak else Cell()
+
+
+def _points(difference: float | None) -> Cell:
+    return _number(None if difference is None else 100 * difference, "{:+.1f}")
+
+
+def _minutes(row: Row, of: str) -> Cell:
+    seconds = total_cost(row.set.cost)[of]
+    if seconds is None:
+        return Cell()
+    return Cell(f"{seconds / 60:,.2f}{'' if is_whole(row.set.cost) else '+'}", seconds / 60)
+
+
+ACCURACY = "last, %"
+WORDS = ("set", "by")  # the columns that hold no numbers
+COLUMNS: dict[str, Callable[[Row], Cell]] = {
+    "set": lambda row: Cell(row.set.label, row.set.label),
+    "by": lambda row: Cell(row.by, row.by),
+    "IPC": lambda row: Cell(row.set.manifest.ipc_text, row.set.manifest.ipc),
+    ACCURACY: _accuracy,
+    "best look": lambda row: _number(100 * row.record.score.best_mean, "{:.1f}"),
+    "seeds": lambda row: _number(len(row.record.seeds), "{}"),
+    "all real": lambda row: _number(row.real and 100 * row.real, "{:.1f}"),
+    "vs. random": lambda row: _points(row.difference),
+    "p": lambda row: _p(row.p_value),
+    "LRS": lambda row: _number(row.record.dd_ranking and row.record.dd_ranking.lrs, "{:.3f}"),
+    "ARS": lambda row: _number(row.record.dd_ranking and row.record.dd_ranking.ars, "{:.3f}"),
+    "data, MB": lambda row: _number(row.set.data_bytes / 1e6, "{:.2f}"),
+    "time, min": lambda row: _minutes(row, "seconds"),
+    "cores, min": lambda row: _minutes(row, "core_seconds"),
+    "GPUs, min": lambda row: _minutes(row, "gpu_seconds"),
+    "memory, GB": _memory,
+}
+EXPLANATIONS = {
+    "by": f"{AUTHOR} is the claim of the set's author; any other name an account on the Hub that measured, which its own "
+    "commit shows or, where it says claimed, the record alone",
+    "IPC": "images per class",
+    ACCURACY: "test accuracy after the last epoch, mean ± sample standard deviation over seeds",
+    "best look": "mean of each student's best look at the test split, which is biased upwards",
+    "all real": "mean accuracy of the same student, trained in the same epochs on all real images with hard labels",
+    "vs. random": "points above as many random real images under the same protocol",
+    "p": "two-sided, of Welch's t-test between the set's students and those of random real images; - with fewer than two "
+    "seeds. The students are the samples: those of the set share the set and differ in their seed, those of random real "
+    "images have images of their own, too. So it says nothing of another set by the same method, and is corrected neither "
+    "for the number of rows nor for the choice of the best of several sets",
+    "LRS": "DD-Ranking's label-robust score",
+    "ARS": "its augmentation-robust score",
+    "data, MB": "size of the files in data/",
+    "time, min": "of making the set, summed over processes, and of fitting its generator and teacher, in the same run or "
+    "before; +: the cost of a part, such as a model from elsewhere, is not on record and not in it",
+    "cores, min": "CPU time (user and system) of the same, all threads of all processes",
+    "GPUs, min": "time that processes held a GPU for the same",
+    "memory, GB": "largest peak of one process, and of what: cpu, or cuda for a GPU",
+}
+
+
+def columns(group: Group) -> dict[str, Callable[[Row], Cell]]:
+    """Return the columns of a group's table: those that all rows leave empty are not among them."""
+    costs, ranked = [total_cost(row.set.cost) for row in group.rows], any(row.record.dd_ranking for row in group.rows)
+    shown = {
+        "by": any(row.record.submitted_by for row in group.rows),
+        "all real": any(row.real is not None for row in group.rows),
+        "LRS": ranked,
+        "ARS": ranked,
+        "cores, min": any(cost["core_seconds"] is not None for cost in costs),
+        "GPUs, min": any(cost["gpu_seconds"] for cost in costs),
+    }
+    return {title: cell for title, cell in COLUMNS.items() if shown.get(title, True)}
+
+
+def group_table(group: Group) -> Table:
+    """Return a group as a table for the terminal."""
+    table = Table(
+        title=Text(group.title, style="bold"),
+        caption=Text("\n").join(part for part in (loud(group.warnings), Text("\n".join(group.notes))) if part),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    shown = columns(group)
+    for title in shown:
+        # A long name folds; a number that did would be another one.
+        words = title in WORDS
+        head, _, unit = title.rpartition(" ")
+        how = {} if words else {"justify": "right", "no_wrap": True}
+        table.add_column(f"{head}\n{unit}".strip(), overflow="fold", **how)
+    for row in group.rows:
+        table.add_row(*(Text(cell(row).text) for cell in shown.values()))
+    return table
+
+
+def explain(sets: Sequence[DescribedSet], groups: Sequence[Group]) -> Text:
+    """Return what stands below the tables: what compares, what the columns say, and the sets that are in none."""
+    lines = []
+    if groups:
+        lines.append("Numbers compare within a table only.")
+        titles = dict.fromkeys(title for group in groups for title in columns(group))
+        lines += [f"{title}: {EXPLANATIONS[title]}" for title in titles if title in EXPLANATIONS]
+    if unmeasured := [own.label for own in sets if not own.records]:
+        lines.append(f"No evaluation record of its present content: {', '.join(unmeasured)}")
+    return Text("\n".join(lines))
