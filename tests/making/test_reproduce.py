@@ -337,8 +337,8 @@ def test_a_selector_is_that_of_the_record_or_where_it_lies_now(manifest, tmp_pat
     """One that followed the teacher follows it again, wherever that lies."""
     record = SelectorRecord(**dict(model("org/judge", "c" * 40)), judged_over=1000)
 
-    def words(config, selector, **now):
-        return options(line(with_method(manifest, "cao2", resolved(config), selector=selector, generator=None), **now))
+    def words(config, judge, **now):
+        return options(line(with_method(manifest, "cao2", resolved(config), selector=judge, generator=None), **now))
 
     named = Cao2Config(selector="org/judge", selector_revision="main")
     assert words(named, record) == {"--selector=org/judge", f"--selector_revision={'c' * 40}"}
