@@ -42,8 +42,10 @@ def is_whole(parts: Mapping[str, CostRecord | None]) -> bool:
 
 def _models(manifest: Manifest) -> dict[str, ModelRecord]:
     """Return the models that a set was made with, each once."""
-    known = {"generator": manifest.generator, "teacher": manifest.teacher}
-    known |= {"selector": manifest.selector, "teacher of the stored views": manifest.views and manifest.views.teacher}
-    given = {name: model for name, model in known.items() if model}
-    first = {model.sha256: name for name, model in reversed(given.items())}
-    return {name: model for name, model in given.items() if first[model.sha256] == name}
+    given = {"generator": manifest.generator, "teacher": manifest.teacher, "selector": manifest.selector}
+    given["teacher of the stored views"] = manifest.views.teacher if manifest.views else None
+    found: dict[str, ModelRecord] = {}
+    for name, model in given.items():
+        if model and all(name == "teacher" or model.sha256 != known.sha256 for known in found.values()):
+            found[name] = model
+    return found
