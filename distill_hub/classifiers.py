@@ -239,7 +239,12 @@ def save_network(
 
 
 def load_classifier(
-    name: str, classes: Sequence[SourceClass], *, revision: str | None = None, device: torch.device | str = "cpu"
+    name: str,
+    classes: Sequence[SourceClass],
+    *,
+    revision: str | None = None,
+    resize: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> Classifier:
     """Load a trained classifier.
 
@@ -248,6 +253,8 @@ def load_classifier(
             timm's or transformers' layout, or a folder in one of them.
         classes: The source's classes, matched by name or wnid with the network's own.
         revision: Branch, tag or commit on the Hub.
+        resize: Side to which images are scaled before their centre is cropped; default: as the network's files say, of
+            timm's and our own without a crop.
         device: Where to run.
 
     Raises:
@@ -266,6 +273,8 @@ def load_classifier(
             network = _timm(name, folder, content)
         else:
             network = _transformers(name, folder, content)
+    if resize:
+        network["resize"] = resize
     classifier = Classifier(**network, id=name, classes=classes, device=device, revision=revision)
     size, runs = classifier.image_size, f"a network that runs on {classifier.image_size} px images is needed"
     with building("teacher", name, runs), torch.inference_mode():

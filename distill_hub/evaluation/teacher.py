@@ -86,9 +86,9 @@ def open_teacher(
 
 
 def open_selector(
-    run: Run, test: HeldOut, image_size: int, *, selector: str, selector_revision: str | None
+    run: Run, test: HeldOut, image_size: int, *, selector: str, selector_revision: str | None, selector_resize: int | None
 ) -> tuple[Classifier, ModelRecord]:
-    """Load a classifier that selects and is not the teacher, and measure it as a teacher is.
+    """Load a classifier that selects and is not the teacher or sees images otherwise, and measure it as a teacher is.
 
     Args:
         run: The run.
@@ -96,14 +96,18 @@ def open_selector(
         image_size: Side of the images that it is measured on.
         selector: Name for `load_classifier`.
         selector_revision: Branch, tag or commit on the Hub.
+        selector_resize: See `load_classifier`.
 
     Raises:
-        InputError: As for a teacher.
+        InputError: As for a teacher; or when images would be scaled to less than it sees.
     """
+    how = {"revision": selector_revision, "resize": selector_resize, "device": run.device}
     try:
-        classifier = load_classifier(selector, test.classes, revision=selector_revision, device=run.device)
+        classifier = load_classifier(selector, test.classes, **how)
     except InputError as error:  # which takes every classifier for a teacher
         raise InputError("selector", error.value, error.valid) from error
+    if classifier.resize < classifier.image_size:
+        raise InputError("selector_resize", selector_resize, f"{selector} sees {classifier.image_size} px: so many at least")
     accuracy = _accuracy("selector", selector, classifier, test, image_size, OTHER_CLASSES)
     return classifier, teacher_record(classifier, selector, accuracy)
 

@@ -143,7 +143,7 @@ class GeneratorSetup(Setup):
             return pool
         return judge_pool(
             self.run, pool, self.selector if other else None, len(pool) // len(self.source.classes),
-            over=over, made_from={"selector_sha256": self.selector_record.sha256},
+            over=over, made_from={"selector_sha256": self.selector_record.sha256, "resize": self.selector.resize},
         )  # fmt: skip
 
     def plain_samples(self, pool: Stage) -> Callable[[int], TrainingSet]:
@@ -210,10 +210,13 @@ def set_up_generator(config: SampleOptions, method: str, *, kind: str | None = N
     teacher, teacher_record = open_teacher(run, test, size, **options(config, TeacherOptions), seed=config.fit_seed)
     selector, selector_record = teacher, None
     if isinstance(config, SelectorOptions):
-        judge = teacher_record
-        if config.selector != "auto" and (config.selector, config.selector_revision) != (teacher.id, teacher.revision):
-            named = {"selector": config.selector, "selector_revision": config.selector_revision}
-            selector, judge = open_selector(run, test, size, **named)
+        judge, own = teacher_record, (teacher.id, teacher.revision)
+        named = own if config.selector == "auto" else (config.selector, config.selector_revision)
+        if named != own or config.selector_resize:
+            how = {"selector_revision": named[1], "selector_resize": config.selector_resize}
+            selector, judge = open_selector(run, test, size, selector=named[0], **how)
+            if config.selector == "auto":
+                judge = judge.model_copy(update={"id": teacher_record.id})
         judged_over = selector.known if config.judged_over == "all" else len(source.classes)
         selector_record = SelectorRecord(**dict(judge), judged_over=judged_over)
     record = generator_record(generator, id)

@@ -5,8 +5,7 @@ images (Sec. 2.2). Before that, one logarithmic transform flattens the pool's di
 is applied to the real ones, too (Sec. 2.3). The transform and the order of the divergences that choose its thresholds are
 the released code's, which gave the paper's numbers. Where that code is not followed:
 
-- difficulties are kept in full (there: rounded to four decimals), and the selector sees whole images, scaled to its size
-  (there: the 224 pixels in the middle of 256);
+- difficulties are kept in full (there: rounded to four decimals);
 - a transform that leaves a bin empty can still win (there: its objective is infinite, and a class for which every pair of
   thresholds leaves one empty goes without thresholds).
 """

@@ -37,7 +37,8 @@ def real_difficulties(
     Returns:
         Of each class, the difficulty of its images, float64 (M,).
     """
-    file = run.cached(fit_folder(source, "difficulty", selector_sha256, over, image_size) / "difficulty.safetensors")
+    seen = over, image_size, selector.resize
+    file = run.cached(fit_folder(source, "difficulty", selector_sha256, *seen) / "difficulty.safetensors")
     labels = torch.from_numpy(source.train.labels)
 
     @torch.inference_mode()
@@ -47,7 +48,7 @@ def real_difficulties(
         return {"difficulty": found["difficulty"]}
 
     if not run.agree(file.exists()):
-        made_from = {"source": source.fingerprint, "selector": selector_sha256, "over": over, "image_size": image_size}
+        made_from = {"source": source.fingerprint, "selector": selector_sha256, "seen": seen}
         stage = run.map("difficulty", range(len(labels)), measure, chunk_size=batch_size, made_from=made_from)
         run.on_main("keep difficulty", lambda: atomic_write(file, save(stage.rows(0, len(stage)))), makes=file)
     found = load_file(file)["difficulty"].numpy()

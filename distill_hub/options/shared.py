@@ -132,6 +132,11 @@ class SelectorOptions:
     selector_revision: str | None = option(
         None, "branch, tag or commit of the selector on the Hub; of auto it is the teacher's"
     )
+    selector_resize: Pixels | None = option(
+        None,
+        "side in pixels to which images are scaled, of which the selector sees the middle at its own size; default: it sees "
+        "whole images (DGS's code: the middle 224 of 256)",
+    )
     judged_over: Literal["all", "set"] = option(
         "all",
         "classes that its predictions and probabilities are over: all that it knows (papers: the 1,000 of ImageNet), or "

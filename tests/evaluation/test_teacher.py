@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from distill_hub.classifiers import Classifier, save_network
 from distill_hub.config import InputError
@@ -65,7 +66,7 @@ def saved(folder, digits, names):
 def test_a_selector_is_measured_as_a_teacher_is_and_blamed_as_the_selector(tmp_path, digits, monkeypatch):
     names = [*map(str, range(10)), "a", "b"]
     place, test, run = saved(tmp_path / "net", digits, names), HeldOut(digits), Run(tmp_path / "set", {})
-    how = {"selector_revision": None}
+    how = {"selector_revision": None, "selector_resize": None}
     with pytest.raises(InputError, match=r"^selector: .*net.* predictions on the test split .* near chance \(10.0%\)"):
         open_selector(run, test, 16, selector=place, **how)
     with pytest.raises(InputError, match=r"^selector: .*nowhere.* timm/NAME, a Hub id or a folder"):
@@ -75,3 +76,15 @@ def test_a_selector_is_measured_as_a_teacher_is_and_blamed_as_the_selector(tmp_p
     monkeypatch.setattr(Classifier, "predict", lambda self, images: test.labels)
     found, record = open_selector(run, test, 16, selector=place, **how)
     assert (found.known, len(found.columns), record.id, record.test_accuracy) == (12, 10, "net", 1.0)
+
+
+def test_a_selector_may_see_the_middle_of_larger_images(tmp_path, digits, monkeypatch):
+    place, test, run = saved(tmp_path / "net", digits, list(map(str, range(10)))), HeldOut(digits), Run(tmp_path / "set", {})
+    monkeypatch.setattr(Classifier, "predict", lambda self, images: test.labels)
+    named = {"selector": place, "selector_revision": None}
+    whole, _ = open_selector(run, test, 16, **named, selector_resize=None)
+    middle, _ = open_selector(run, test, 16, **named, selector_resize=24)
+    images = torch.rand(3, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(middle.logits(images), whole.logits(images[..., 4:20, 4:20]))
+    with pytest.raises(InputError, match=r"^selector_resize: 12 .* sees 16 px: so many at least"):
+        open_selector(run, test, 16, **named, selector_resize=12)

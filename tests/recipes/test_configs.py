@@ -325,7 +325,8 @@ def test_settings_are_the_papers(name):
             assert (config.distribution, config.transform, config.similarity_weight) == ("scale", "log", 0.5)
             assert config.threshold_range == "pool"
         if method in ("cao2", "cao2-minimax", "dgs"):
-            assert (config.selector, config.judged_over) == ("auto", "all")
+            resize = 256 if method == "dgs" else None
+            assert (config.selector, config.selector_resize, config.judged_over) == ("auto", resize, "all")
         if "psr" in method:
             assert config.teacher == ("auto" if "cifar" in source else "timm/convnext_base.fb_in1k")
             assert (config.pool_factor, config.temperature, config.view_epochs) == (2, 1.5, 0)

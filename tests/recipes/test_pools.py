@@ -74,12 +74,13 @@ def test_a_selector_that_knows_more_selects_and_the_teacher_labels(sampled, tmp_
     place, folder = tmp_path / "judge", tmp_path / "set"
     save_network(network, place, "convnet-2", [*map(str, range(10)), "noise"], 16)
     words = ["--selector", str(place), "--refine_steps", "0", "--order", "correct", "--output_dir", str(folder)]
+    words += ["--selector_resize", "20"]
     with unscored():
         run_here("recipes/cao2.py", *WORDS, *words)
     manifest = load_distilled(folder).manifest
     assert (manifest.selector.id, manifest.selector.judged_over) == ("judge", 11)
     assert manifest.selector.sha256 != manifest.teacher.sha256 == load_distilled(sampled).manifest.teacher.sha256
-    assert manifest.method.config["selector"] == "judge"
+    assert (manifest.method.config["selector"], manifest.method.config["selector_resize"]) == ("judge", 20)
     assert manifest.method.notes["correct_candidates_of_short_classes"] == dict.fromkeys(manifest.class_names, 0)
     assert {"pool", "judge"} <= stages(folder)
     assert "- **Selector:** judge" in (folder / "README.md").read_text()
