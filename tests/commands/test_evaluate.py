@@ -18,4 +18,4 @@ def test_scores_of_students_that_did_not_train_are_not_sent_unless_that_is_meant
     _refuse_collapsed([Comparison(make_evaluation("0" * 64, score=good, baselines={}, **test))], even_so=False)
     caption = _comparison_table([pair]).caption.plain
     assert "COLLAPSED in 3 of 3 seeds" in caption and "BELOW as many random real images, by 50.0" in caption
-    assert "NOT a protocol of the literature" in caption
+    assert "quick v1 is NOT of the literature" in caption

@@ -110,13 +110,13 @@ def test_the_learning_rate_warms_up_and_falls_to_0():
     assert rate(0, 10, 1) == 1.0
 
 
-def test_augmentation_follows_image_size_and_classes(digits):
-    def rules(size, names=None):
+def test_augmentation_follows_image_size_and_what_may_be_mirrored(digits):
+    def rules(size, mirrored=False):
         task = classifier_task(FitClassifierConfig(network="convnet-1-bn", image_size=size), digits)
-        return module.augmentation(dataclasses.replace(task, class_names=names or task.class_names))
+        return module.augmentation(dataclasses.replace(task, mirrored=mirrored))
 
-    assert rules(64) == Augmentation(pad=0.125) and rules(64, ("cat", "dog")) == Augmentation(pad=0.125, flip=True)
-    assert rules(65, ("cat", "dog")) == Augmentation(crop_scale=(0.08, 1.0), flip=True)
+    assert rules(64) == Augmentation(pad=0.125) and rules(64, mirrored=True) == Augmentation(pad=0.125, flip=True)
+    assert rules(65, mirrored=True) == Augmentation(crop_scale=(0.08, 1.0), flip=True)
 
 
 def test_the_network_suits_the_image_size_by_default(digits):
@@ -242,7 +242,7 @@ def test_it_learns_and_says_how_well(finished, digits):
 def test_nothing_is_left_that_only_resuming_needs(finished):
     folder, run = finished
     run.end()
-    assert {path.name for path in folder.iterdir()} == {".run", "README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {".run", "README.md", "config.json", "cost.json", "model.safetensors"}
     assert [path.name for path in (folder / ".run").iterdir()] == ["config.json"]
 
 
@@ -272,8 +272,8 @@ def test_a_source_in_another_order_is_trained_in_that_order(tmp_path, digits, fi
     assert record_of(tmp_path / "c")["classes"][0] == "3"
 
 
-def test_a_known_source_has_its_own_normalisation(tmp_path, digits):
-    fit_in(tmp_path / "c", dataclasses.replace(first_images(digits, 64), name="cifar10"), epochs=1)
+def test_a_source_has_its_own_normalisation(tmp_path, digits):
+    fit_in(tmp_path / "c", dataclasses.replace(first_images(digits, 64), normalization="cifar"), epochs=1)
     loaded = load_classifier(str(tmp_path / "c"), digits.classes)
     assert (loaded.mean, loaded.std) == ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
 

@@ -38,6 +38,7 @@ def test_what_is_made_from_latents_depends_on_what_decodes_them():
     def made_from(vae):
         record = ModelRecord(id="org/dit", architecture="DiT", sha256="1" * 64, vae=vae)
         parts = dict.fromkeys(("name", "source", "image_size", "test", "teacher", "destination", "generator", "class_ids"))
+        parts |= {"selector": None, "selector_record": None}
         run, teacher = SimpleNamespace(settings={"vae": "folder"}), SimpleNamespace(sha256="2" * 64)
         setup = start.GeneratorSetup(DitConfig(), run=run, teacher_record=teacher, generator_record=record, **parts)
         return setup.made_from

@@ -73,7 +73,7 @@ def test_a_sceptic_measures_what_is_claimed(hub, published, tmp_path):
     words, environment = ["--check", "--json", str(tmp_path / "found.json")], hub.environment(tmp_path / "home")
     done = run([sys.executable, "-m", "distill_hub.cli"], "evaluate", REPO, *words, **environment)
     assert done.returncode == 0, done.stderr
-    assert "yes" in done.stdout and "NO" not in done.stdout
+    assert "yes" in done.stdout and "│ NO " not in done.stdout
     quiet(done.stderr)
     (pair,) = json.loads((tmp_path / "found.json").read_text())
     (claimed,) = (json.loads(record.to_json()) for record in read_records(published).values())
@@ -98,7 +98,7 @@ def test_a_wrong_claim_is_found(hub, published, tmp_path):
     done = cli(hub, tmp_path, "evaluate", REPO, "--check")
     hub.commit(REPO, {name: honest})
     assert done.returncode == 1
-    assert "98.8 ± 0.4" in done.stdout and "NO" in done.stdout
+    assert "98.8 ± 0.4" in done.stdout and "│ NO " in done.stdout
 
 
 def test_a_measurement_is_submitted(hub, published, tmp_path):
