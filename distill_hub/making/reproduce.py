@@ -235,7 +235,7 @@ def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, pub
             near = nearest(name, list(defaults))
             valid = f"{recipe.file.name} has no such option{near}: the set was made by another version"
             raise InputError(f"{MANIFEST}: method.config", name, valid)
-    settings = {**recorded, **_lies_now(manifest, config, published=published)}
+    settings = {**_done_then(manifest), **recorded, **_lies_now(manifest, config, published=published)}
     words = [
         word(name, value)
         for name, value in settings.items()
@@ -298,8 +298,17 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         settings |= {"selector": config.selector, "selector_revision": None}
     elif selects and manifest.selector:
         settings["selector_revision"] = manifest.selector.revision
-    settings["judged_over"] = recorded.get("judged_over", "set")  # a record without it is older than the choice
     return settings
+
+
+def _done_then(manifest: Manifest) -> dict[str, Any]:
+    """Return what recipes did before there were options for it, where another default has come; what is on record wins."""
+    done: dict[str, Any] = {"judged_over": "set"}
+    if manifest.source.mirrored is None and all(name.isdigit() for name in manifest.class_names):
+        done["mirrored"] = "no"  # the names of classes told
+    if "smallest_crop" in manifest.method.config:  # optimised pixels were seen in one way at any size
+        done |= {"flips": "yes", "largest_roll": round(manifest.image_size / 7)}
+    return done
 
 
 def _start(manifest: Manifest) -> list[str]:
