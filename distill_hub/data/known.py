@@ -72,8 +72,12 @@ KNOWN = {
 
 
 def known_by_id(hub_id: str | None) -> Known | None:
-    """Return what is known of the dataset with a Hub id. Sources that share an id differ in their classes alone."""
-    return next((known for known in KNOWN.values() if hub_id and known.hub_id == hub_id), None)
+    """Return what is known of the dataset with a Hub id, in any case, as the Hub takes it.
+
+    Sources that share an id differ in their classes alone.
+    """
+    wanted = (hub_id or "").lower()
+    return next((known for known in KNOWN.values() if known.hub_id and known.hub_id.lower() == wanted), None)
 
 
 def check_source(name: str) -> None:

@@ -16,9 +16,12 @@ DIT_LICENSE = "cc-by-nc-4.0"  # of `IMAGENET_DIT`
 
 
 def is_imagenet_dit(location: str) -> bool:
-    """Whether a location is `IMAGENET_DIT`: its id, a copy of it under its own name, or its snapshot in the Hub's cache."""
-    parts = Path(location).parts
-    return parts[-1:] == (IMAGENET_DIT.split("/")[1],) or f"models--{IMAGENET_DIT.replace('/', '--')}" in parts
+    """Whether a location is `IMAGENET_DIT`: its id, a copy of it under its own name, or its snapshot in the Hub's cache.
+
+    In any case, as the Hub takes ids.
+    """
+    parts, known = Path(location.lower()).parts, IMAGENET_DIT.lower()
+    return parts[-1:] == (known.split("/")[1],) or f"models--{known.replace('/', '--')}" in parts
 
 
 def tuned_from(folder: Path) -> dict[str, Any] | None:

@@ -235,7 +235,7 @@ def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, pub
             near = nearest(name, list(defaults))
             valid = f"{recipe.file.name} has no such option{near}: the set was made by another version"
             raise InputError(f"{MANIFEST}: method.config", name, valid)
-    settings = {**recorded, **_lies_now(manifest, config, published=published)}
+    settings = {**_done_then(manifest), **recorded, **_lies_now(manifest, config, published=published)}
     words = [
         word(name, value)
         for name, value in settings.items()
@@ -267,9 +267,11 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         settings = {"source_revision": None, "source_config": None, **settings}  # recorded ones are of another place
     elif known.revision:
         settings.setdefault("source_revision", known.revision)
-    if (config.source or known.name not in KNOWN) and known.mirrored is not None:  # its place does not tell what it is
-        own = {"mirrored": "yes" if known.mirrored else "no", "normalization": known.normalization}
-        settings = {**own, **settings}
+    if config.source or known.name not in KNOWN:  # its place does not tell what it is
+        mirrored = known.mirrored
+        if mirrored is None:  # in older versions the names of classes told
+            mirrored = not all(name.isdigit() for name in manifest.class_names)
+        settings = {"mirrored": "yes" if mirrored else "no", "normalization": known.normalization, **settings}
     if config.generator:
         if generator is None:
             raise InputError("generator", config.generator, "the set was made without one")
@@ -298,8 +300,15 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         settings |= {"selector": config.selector, "selector_revision": None}
     elif selects and manifest.selector:
         settings["selector_revision"] = manifest.selector.revision
-    settings["judged_over"] = recorded.get("judged_over", "set")  # a record without it is older than the choice
     return settings
+
+
+def _done_then(manifest: Manifest) -> dict[str, Any]:
+    """Return what recipes did before there were options for it, where another default has come; what is on record wins."""
+    done: dict[str, Any] = {"judged_over": "set"}
+    if "smallest_crop" in manifest.method.config:  # optimised pixels were seen in one way at any size
+        done |= {"flips": "yes", "largest_roll": round(manifest.image_size / 7)}
+    return done
 
 
 def _start(manifest: Manifest) -> list[str]:

@@ -7,7 +7,7 @@ of the same teacher where one gives them, and were tested on the same classes of
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,12 @@ from distill_hub.config import InputError
 from distill_hub.text import printable
 
 AUTHOR = "author"
+SEEN: dict[str, Callable[[dict[str, Any]], Any]] = {  # of one protocol, where it hangs on what the source is said to be
+    "some students saw mirrored images, others did not": lambda settings: (
+        settings["augmentation"].get("flip") if isinstance(settings.get("augmentation"), dict) else None
+    ),
+    "students saw images of different normalisations": lambda settings: settings.get("mean"),
+}
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,9 @@ class Group:
         sides = {row.record.settings.get("image_size", row.set.manifest.image_size) for row in self.rows}
         if len(sides) > 1:
             notes.append(f"Accuracies: students saw images of {_and(sides)} pixels a side.")
+        for what, of in SEEN.items():
+            if len({repr(own) for row in self.rows if (own := of(row.record.settings)) is not None}) > 1:
+                notes.append(f"Accuracies: {what}, as was said of the source of each.")
         machines = {
             f"{made.hardware}, {made.processes} process{'es' * (made.processes > 1)}"
             for row in self.rows

@@ -102,6 +102,7 @@ def record(name, **fields):
         ({"mirrored": False, "normalization": "cifar"}, {"mirrored": "yes", "normalization": "mnist"}, (True, "mnist")),
         ({"hub_id": "ufldl-stanford/svhn"}, {}, (False, "svhn")),  # a record of an older version: what the dataset is
         ({"hub_id": "uoft-cs/cifar10"}, {}, (True, "cifar")),
+        ({"hub_id": "UofT-CS/CIFAR10"}, {}, (True, "cifar")),  # the Hub knows ids in any case
         ({}, {"mirrored": "yes"}, (True, "imagenet")),
     ],
 )

@@ -81,6 +81,7 @@ def test_fitted_generators_keep_their_bits(pipeline_folder):
     [
         ("facebook/DiT-XL-2-256", True),
         ("models/DiT-XL-2-256", True),
+        ("facebook/dit-xl-2-256", True),  # the Hub knows ids in any case
         ("hub/models--facebook--DiT-XL-2-256/snapshots/abc", True),
         ("facebook/DiT-XL-2-512", False),
         ("my-DiT-XL-2-256", False),

@@ -33,6 +33,7 @@ from distill_hub.options.commands import ReproduceConfig
 from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.options.rded import RdedConfig
 from distill_hub.options.shared import PixelOptions
+from distill_hub.options.sre2l import Sre2lConfig
 
 GPUS = str(ROOT / "recipes" / "accelerate" / "multi_gpu.yaml")
 HOW = ("--mirrored=no", "--normalization=imagenet")  # of the digits, where their place does not tell
@@ -371,6 +372,13 @@ def test_a_record_without_timestep_features_is_read(copy):
     assert options(line(made)) == {"--ipc=3", "--timestep_features=diffusers", "--judged_over=set"}
 
 
+def test_pixels_of_an_older_record_are_seen_as_they_were_then(manifest):
+    """Cropped, mirrored, and rolled by a seventh of the side, at any size."""
+    seen = {"--smallest_crop=0.08", "--flips=yes", f"--largest_roll={round(manifest.image_size / 7)}"}
+    assert options(line(with_method(manifest, "sre2l", {"smallest_crop": 0.08}))) == seen
+    assert options(line(with_method(manifest, "sre2l", resolved(Sre2lConfig())))) == set()  # says itself how
+
+
 @pytest.mark.parametrize(
     ("gpus", "recorded", "start"),
     [
@@ -429,7 +437,10 @@ def test_a_folder_that_is_gone_needs_its_new_place(manifest, tmp_path):
     (tmp_path / "gone").mkdir()
     assert options(line(moved)) == {f"--source={gone.name}", "--ipc=3", *HOW}
     older = moved.model_copy(update={"source": gone.model_copy(update={"mirrored": None, "normalization": None})})
-    assert options(line(older)) == {f"--source={gone.name}", "--ipc=3"}
+    assert options(line(older)) == {f"--source={gone.name}", "--ipc=3", "--mirrored=no"}  # as the names of classes told
+    named = [c.model_copy(update={"name": f"class {c.name}"}) for c in manifest.classes]
+    older = older.model_copy(update={"classes": named})
+    assert options(line(older)) == {f"--source={gone.name}", "--ipc=3", "--mirrored=yes"}
     assert options(line(moved, mirrored="yes")) == {f"--source={gone.name}", "--ipc=3", "--mirrored=yes", HOW[1]}
     with pytest.raises(InputError, match="--source"):  # of a stranger, whose folder is not one of the same name here
         line(moved, published=True)

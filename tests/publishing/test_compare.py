@@ -116,6 +116,18 @@ def test_what_does_not_compare_within_a_group_is_said(make_set, build_manifest):
     ]
 
 
+def test_students_that_saw_the_same_source_in_different_ways_are_told(make_set):
+    """One protocol flips and normalises as its author says that the source is; a record of another may not say it."""
+    ways = [{"augmentation": {"flip": flip}, "mean": mean} for flip, mean in ((True, [0.5]), (False, [0.4]))]
+    notes = [
+        "Accuracies: some students saw mirrored images, others did not, as was said of the source of each.",
+        "Accuracies: students saw images of different normalisations, as was said of the source of each.",
+    ]
+    folders = [make_set(f"set-{i}", {"settings": settings}) for i, settings in enumerate([*ways, {}, {"augmentation": 1}])]
+    assert groups_of(*folders)[0].notes == notes
+    assert groups_of(*folders[:1], *folders[2:])[0].notes == []
+
+
 def test_what_nobody_may_overlook_stands_with_the_group(make_set):
     # Chance is a third, 150 test images: up to 41 % cannot be told from it.
     flat = {"score": score(0.3, 0.35, 0.36), "baselines": {"random real": score(0.8, 0.8, 0.8)}}
