@@ -273,12 +273,11 @@ def load_classifier(
             network = _timm(name, folder, content)
         else:
             network = _transformers(name, folder, content)
-    if resize:
-        network["resize"] = resize
     classifier = Classifier(**network, id=name, classes=classes, device=device, revision=revision)
     size, runs = classifier.image_size, f"a network that runs on {classifier.image_size} px images is needed"
     with building("teacher", name, runs), torch.inference_mode():
         classifier(torch.zeros(1, 3, size, size, device=device))
+    classifier.resize = resize or classifier.resize  # after the trial, which is of the network
     return classifier
 
 

@@ -107,7 +107,8 @@ def open_selector(
     except InputError as error:  # which takes every classifier for a teacher
         raise InputError("selector", error.value, error.valid) from error
     if classifier.resize < classifier.image_size:
-        raise InputError("selector_resize", selector_resize, f"{selector} sees {classifier.image_size} px: so many at least")
+        valid = f"the selector sees {classifier.image_size} px: so many at least"
+        raise InputError("selector_resize", selector_resize, valid)
     accuracy = _accuracy("selector", selector, classifier, test, image_size, OTHER_CLASSES)
     return classifier, teacher_record(classifier, selector, accuracy)
 

@@ -36,7 +36,7 @@ from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.options.shared import SourceOptions
 from distill_hub.publishing.classifier import classifier_card
 from distill_hub.running.console import progress
-from distill_hub.running.cost import NOTHING, Cost, Meter, added, write_cost
+from distill_hub.running.cost import NOTHING, Cost, Meter, added, from_metadata, to_metadata, write_cost
 from distill_hub.running.dry_run import open_run
 from distill_hub.running.files import STATE, atomic_write, folder_name
 from distill_hub.running.run import Run
@@ -233,7 +233,7 @@ class Fit:
     def save(self) -> None:
         """Write the checkpoint in place of the last one, complete or not at all."""
         scaler = self.run.accelerator.scaler
-        facts = {"epoch": str(self.epoch), **{name: str(value) for name, value in self.cost.items()}}
+        facts = {"epoch": str(self.epoch), **to_metadata(self.cost)}
         if scaler is not None:  # fp16
             state = scaler.state_dict()
             facts |= {"scale": repr(state["scale"]), "growth_tracker": str(state["_growth_tracker"])}
@@ -257,7 +257,7 @@ class Fit:
         if (scaler := self.run.accelerator.scaler) is not None:
             state = {"scale": float(facts["scale"]), "_growth_tracker": int(facts["growth_tracker"])}
             scaler.load_state_dict({**scaler.state_dict(), **state})
-        self.epoch, self.cost = int(facts["epoch"]), {name: float(facts[name]) for name in NOTHING}
+        self.epoch, self.cost = int(facts["epoch"]), from_metadata(facts)
 
     def accuracy(self, test: HeldOut) -> float:
         """Return the fraction of the test images that the network classifies right, in full precision."""

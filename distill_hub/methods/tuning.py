@@ -30,7 +30,7 @@ from distill_hub.generators.objective import Objective
 from distill_hub.methods.minimax import Memory, criteria
 from distill_hub.options.minimax import TuningOptions
 from distill_hub.running.console import progress
-from distill_hub.running.cost import NOTHING, Cost, Meter, added
+from distill_hub.running.cost import NOTHING, Cost, Meter, added, from_metadata, to_metadata
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
@@ -339,7 +339,7 @@ class Tuning:
         """Write the checkpoint in place of the last one, complete or not at all; the main process does."""
         if not self.run.is_main:
             return
-        facts = {"step": str(self.step), **{name: str(value) for name, value in self.cost.items()}}
+        facts = {"step": str(self.step), **to_metadata(self.cost)}
         tensors = {name: tensor.contiguous() for name, tensor in self._state().items()}
         atomic_write(self.file, save({**tensors, "losses": self.losses}, facts))
 
@@ -356,6 +356,6 @@ class Tuning:
             facts = file.metadata()
             for name, tensor in self._state().items():
                 tensor.copy_(file.get_tensor(name))
-            self.step, self.cost = int(facts["step"]), {name: float(facts[name]) for name in NOTHING}
+            self.step, self.cost = int(facts["step"]), from_metadata(facts)
             self.losses[: self.step] = file.get_tensor("losses")[: self.step]
         self.ema.optimization_step = self.step

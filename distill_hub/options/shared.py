@@ -102,9 +102,11 @@ class GeneratorOptions:
     vae_revision: str | None = option(None, "branch, tag or commit of that VAE on the Hub")
 
     def check_settings(self) -> None:
-        """Refuse a generator or VAE that does not exist."""
+        """Refuse a generator or VAE that does not exist, and a revision of no VAE."""
         check_generator(self.generator)
         check_vae(self.vae)
+        if self.vae_revision and not self.vae:
+            raise InputError("vae_revision", self.vae_revision, "no --vae is named; name it, or leave the option out")
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ PICTURES = {  # those a set may have, and what they show
     "assets/preview.png": "Distilled images of {}, one class per row",
     "assets/refinement.png": "Images of {} before and after their refinement, and the difference, amplified",
     "assets/embedding.png": "Embeddings by the teacher, in two dimensions: real images of {}, the pool, and this set",
-    "assets/difficulty.png": "Difficulty of the images of {}, the pool and those chosen, before and after the transform",
+    "assets/difficulty.png": "Difficulty of the images of {}, of the pool, and of those chosen",
     "assets/losses.png": "Losses of the generator's fine-tuning on {}, by optimiser step",
     "assets/curves.png": "Test accuracy on {} of the students during their training, by epoch",
 }

@@ -136,7 +136,7 @@ def learning_curves(panels: Mapping[str, Mapping[str, np.ndarray]], looks: Mappi
         _frame(axes, student)
         axes.set_xlabel("epoch", fontsize=9, color=INK)
     row[0].set_ylabel("test accuracy in %", fontsize=9, color=INK)
-    row[-1].legend(fontsize=8, frameon=False, loc="lower right")
+    row[-1].legend(fontsize=8, frameon=False, loc="best")
     _write(figure, path)
 
 

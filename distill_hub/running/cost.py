@@ -49,6 +49,16 @@ def added(*costs: Mapping[str, Any]) -> Cost:
     return {name: total(name) for name in NOTHING}
 
 
+def to_metadata(cost: Mapping[str, float | None]) -> dict[str, str]:
+    """Return what is known of a cost as a checkpoint's metadata, which is text."""
+    return {name: str(value) for name, value in cost.items() if value is not None}
+
+
+def from_metadata(facts: Mapping[str, str]) -> Cost:
+    """Return the cost in a checkpoint's metadata; None: unknown, as in a checkpoint of an older version."""
+    return {name: float(facts[name]) if name in facts else None for name in NOTHING}
+
+
 def write_cost(folder: Path, cost: Cost, device: "torch.device | str") -> None:
     """Keep in a model's folder what fitting it took, and on what."""
     import torch  # `compare`, which adds costs up, starts without it

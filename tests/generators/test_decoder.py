@@ -154,3 +154,8 @@ def test_a_fitted_generator_is_not_fitted_first_to_refuse_it(settings, field):
     with pytest.raises(InputError) as caught:
         open_generator(None, Digits, **how, fit={})
     assert caught.value.field == field
+
+
+def test_a_revision_of_none_is_refused():
+    with pytest.raises(InputError, match=r"vae_revision: 'main' .* no --vae is named"):
+        check_settings(DitConfig(vae_revision="main"))

@@ -9,7 +9,7 @@ import torch
 from helpers import make_pipeline
 from processes import run_python
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_tuning import LABELS, build, outcome
 
 from distill_hub.config import InputError, check_settings
@@ -88,6 +88,17 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(plain, tmp_path):
     for name, tensor in outcome(plain).items():
         assert torch.equal(outcome(second)[name], tensor), name
     assert all(second.cost[name] > 0 for name in ("seconds", "core_seconds"))
+
+
+def test_a_checkpoint_that_an_older_version_left_is_gone_on_from_and_its_cost_stays_unknown(plain, tmp_path):
+    first = build(tmp_path, tuning_epochs=1)
+    first.train()
+    save_file(load_file(first.file), first.file, {"step": "5", "seconds": "1.5"})  # all that it said
+    second = build(tmp_path)
+    second.train()
+    same(second, plain)
+    assert second.cost["seconds"] > 1.5 and second.cost["core_seconds"] is second.cost["gpu_seconds"] is None
+    assert build(tmp_path).train() == second.cost  # from its own checkpoint, too
 
 
 def same(one: tuning_module.Tuning, other: tuning_module.Tuning) -> None:
