@@ -116,6 +116,7 @@ class DiTGenerator:
             license=license,
             timestep_features=timestep_features,
             decoder=decoder,
+            classes=phases.classes if phases else None,
         )
         self.steps, self.guidance_scale, self.device = steps, guidance_scale, torch.device(device)
         self._phases = phases

@@ -15,11 +15,12 @@ def encode(
     generator: Generator,
     source: Source,
     *,
+    rows: Sequence[int],
     mirrored: bool,
     batch_size: int,
     made_from: Mapping[str, Any] | None = None,
 ) -> Stage:
-    """Encode the training images and keep mean and standard deviation of the VAE's posterior: the stage 'encode'.
+    """Encode training images and keep mean and standard deviation of the VAE's posterior: the stage 'encode'.
 
     Minimax Diffusion's code encodes every image anew in each epoch, mirrored at random; both ways are kept here instead, so
     that each image goes through the VAE twice in all. Images are scaled and cropped as everywhere here, bilinear; that code
@@ -29,12 +30,13 @@ def encode(
         run: Spreads the images over its processes.
         generator: Encodes, by `posterior`.
         source: Real images.
+        rows: Which of its training split.
         mirrored: Whether a mirrored image still shows its class.
         batch_size: Images per chunk of work.
         made_from: What generator and source are, see `Run.key`; None: all settings of the run.
 
     Returns:
-        One item per training image: `mean` and `std`, float16 (ways, channels, h, w) in the diffusion model's scale, with
+        One item per image: `mean` and `std`, float16 (ways, channels, h, w) in the diffusion model's scale, with
         ways = 2 (as it is, mirrored) or 1.
     """
 
@@ -49,7 +51,7 @@ def encode(
 
     if made_from is not None:
         made_from = {**made_from, "mirrored": mirrored}
-    return run.map("encode", range(len(source.train)), encode_chunk, chunk_size=batch_size, made_from=made_from)
+    return run.map("encode", rows, encode_chunk, chunk_size=batch_size, made_from=made_from)
 
 
 class Latents:
@@ -57,7 +59,7 @@ class Latents:
 
     Args:
         stage: What `encode` kept.
-        rows: (N,) of the training split: those that count, from 0. None: all.
+        rows: (N,) of its items: those that count, from 0. None: all.
     """
 
     def __init__(self, stage: Stage, rows: torch.Tensor | None = None):

@@ -15,6 +15,7 @@ from torch import nn
 from distill_hub.config import InputError, refusing
 from distill_hub.generators.known import PHASES
 
+NO_GROUP = "the generator was tuned in groups of classes, and no class says no group; valid: true"
 _PHASE_OF = "phase"
 
 
@@ -34,6 +35,11 @@ class Phases(nn.Module):
         for place, name in enumerate(self._names):
             self.register_buffer(f"weights_{place}", weights[name])
 
+    @property
+    def classes(self) -> frozenset[int]:
+        """The classes that belong to a phase, by their ids."""
+        return frozenset(id for id, phase in enumerate(self._phase_of) if phase >= 0)
+
     def split(self, class_ids: Sequence[int | None]) -> dict[int, list[int]]:
         """Return the rows of each phase that some classes belong to.
 
@@ -43,8 +49,7 @@ class Phases(nn.Module):
         rows: dict[int, list[int]] = {}
         for row, id in enumerate(class_ids):
             if id is None:
-                valid = "the generator was tuned in groups of classes, and no class says no group; valid: true"
-                raise InputError("condition", "null", valid)
+                raise InputError("condition", "null", NO_GROUP)
             if self._phase_of[id] < 0:
                 raise InputError(
                     "source", id, "the generator, tuned in groups of classes, was not tuned on this one of its own"

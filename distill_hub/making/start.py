@@ -22,6 +22,7 @@ from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import epochs_of_views
 from distill_hub.generators.base import Generator
 from distill_hub.generators.open import open_generator
+from distill_hub.generators.phases import NO_GROUP
 from distill_hub.making.size import with_size
 from distill_hub.methods.candidates import draw_pool, judge_pool
 from distill_hub.networks.names import student_name
@@ -40,6 +41,7 @@ from distill_hub.options.shared import (
 from distill_hub.publishing.destination import Destination, check_destination
 from distill_hub.running.dry_run import open_run
 from distill_hub.running.run import Run, Stage
+from distill_hub.text import few
 
 _Options = TypeVar("_Options", bound=SetOptions)
 
@@ -186,13 +188,16 @@ def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Se
     return Setup(config, name, run, source, size, test, teacher, teacher_record, destination)
 
 
-def set_up_generator(config: SampleOptions, method: str, *, kind: str | None = None) -> GeneratorSetup:
+def set_up_generator(
+    config: SampleOptions, method: str, *, kind: str | None = None, without_class: bool = False
+) -> GeneratorSetup:
     """Open what a recipe with a generator works with, fitting generator and teacher where there are none for the source.
 
     Args:
         config: The recipe's settings.
         method: Name of the method; enters the set's name.
         kind: The only kind of generator that the method knows, by the name in its facts; None: any will do.
+        without_class: Whether the method asks the generator without a class, too, as its option `condition` says.
 
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
@@ -204,6 +209,11 @@ def set_up_generator(config: SampleOptions, method: str, *, kind: str | None = N
     if kind and generator.facts.name != kind:
         raise InputError("generator", id, f"it is a {generator.facts.name}; {method} needs a {kind}")
     class_ids = match_classes(source.classes, generator.class_names, "generator", id)
+    if (known := generator.facts.classes) is not None:
+        if unknown := [c.name for c, own in zip(source.classes, class_ids, strict=True) if own not in known]:
+            raise InputError("generator", id, f"it was tuned in groups of classes, and not on: {few(unknown)}")
+        if without_class:
+            raise InputError("condition", "null", NO_GROUP)
     size = generator.image_size
     protocol_named(config.protocol).check_students(config.students, len(source.classes), size)
     test = HeldOut(source)

@@ -37,7 +37,7 @@ class Group:
     """Some classes, which are tuned for together: all of them, or those of one phase."""
 
     classes: range  # positions in the source
-    rows: torch.Tensor  # (N,) of the training split
+    rows: torch.Tensor  # (N,) of the encoded images
     labels: torch.Tensor  # (N,) positions in `classes`
     state: str  # folder of what its fine-tuning needs to resume
 
@@ -70,13 +70,14 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
     """
     run, source = setup.run, setup.source
     names, rows = source.class_names, _chosen(setup)
-    config = with_memory(setup.config, torch.from_numpy(source.train.labels)[rows])
+    labels = torch.from_numpy(source.train.labels)[rows]
+    config = with_memory(setup.config, labels)
     settings = {name: value for name, value in resolved(config).items() if name in options(config, TuningOptions)}
     settings["seed"] = config.seed
     if setup.generator_record.tuning:
         _refuse_other(setup, facts["name"], settings)
         return setup
-    groups = _groups(setup, rows)
+    groups = _groups(setup, labels)
     for group in groups:
         micro_batch_size = check(config, [names[c] for c in group.classes], group.labels, run.accelerator)
     folder = run.output_dir / "generator"
@@ -88,7 +89,7 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
     ids = {group.state: [setup.class_ids[c] for c in group.classes] for group in groups}
     if not run.agree(done.exists() and all(place.exists() for place in folders.values())):
         how = {"mirrored": source.mirrored, "batch_size": config.encode_batch_size, "made_from": identity}
-        encoded = encode(run, setup.generator, source, **how)
+        encoded = encode(run, setup.generator, source, rows=rows.tolist(), **how)
         tuned: list[Tuned] = []
 
         def tune(group: Group) -> Tuned:
@@ -118,6 +119,9 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
         stages = [stage for stage in run.stages if stage["name"] in ("encode", "fine-tune")]
 
         def save_all() -> None:
+            if not done.exists():  # what lies there was tuned with other settings
+                for stale in run.output_dir.glob("generator-epoch-*"):
+                    remove(stale)
             for epoch, place in folders.items():
                 if run.is_dry and place != folder:
                     continue
@@ -166,17 +170,17 @@ def _chosen(setup: GeneratorSetup) -> torch.Tensor:
     return torch.cat(chosen).sort().values
 
 
-def _groups(setup: GeneratorSetup, rows: torch.Tensor) -> list[Group]:
-    """Return the groups of classes, each with its images."""
-    count, labels = len(setup.source.classes), torch.from_numpy(setup.source.train.labels)[rows]
+def _groups(setup: GeneratorSetup, labels: torch.Tensor) -> list[Group]:
+    """Return the groups of classes, each with its images; `labels` (N,) are those of the images that are encoded."""
+    count = len(setup.source.classes)
     size = setup.config.classes_per_phase or count
     if size >= count:
-        return [Group(range(count), rows, labels, "tuning")]
+        return [Group(range(count), torch.arange(len(labels)), labels, "tuning")]
     groups = []
     for place, start in enumerate(range(0, count, size)):
         classes = range(start, min(start + size, count))
         own = (labels >= classes.start) & (labels < classes.stop)
-        groups.append(Group(classes, rows[own], labels[own] - start, f"tuning-{place}"))
+        groups.append(Group(classes, own.nonzero().flatten(), labels[own] - start, f"tuning-{place}"))
     return groups
 
 

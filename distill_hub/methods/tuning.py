@@ -81,7 +81,7 @@ def check(settings: TuningOptions, class_names: Sequence[str], labels: torch.Ten
         found = f"class {class_names[smallest]!r} has {counts[smallest]} images, fewer than it would remember"
         raise InputError("memory_size", settings.memory_size, f"{found}; valid: at most {counts[smallest]}")
     if len(labels) < batch:
-        raise InputError("tuning_batch_size", batch, f"the source has {len(labels)} training images")
+        raise InputError("tuning_batch_size", batch, f"there are {len(labels)} training images to tune on at once")
     return micro or batch // processes
 
 
@@ -348,7 +348,8 @@ class Tuning:
         missing = [epoch for epoch in self.settings.epochs_to_save if not _average_of(self.state, epoch).exists()]
         first = min([*missing, self.settings.tuning_epochs])
         if self.run.agree(self._kept() > first * self.per_epoch):
-            self.run.say(f"fine-tune: begins anew; what is there is past epoch {first}, whose weights were not kept")
+            why = "whose weights were not kept" if missing else "the last one"
+            self.run.say(f"fine-tune: begins anew; what is there is past epoch {first}, {why}")
             return
         if not self.file.exists():
             return

@@ -158,7 +158,8 @@ class DryRun(Run):
     def together(self, stage: str, items: int, function: Callable[[], Cost], *, lower: str | None = None) -> None:
         """Call it; it asks `part` how many steps to take; see `Run.together`."""
         super().together(stage, items, function, lower=lower)
-        self.expect(stage, items, self.stages[-1]["wall"])
+        once = max(0.0, self.stages[-1]["wall"] - self.stages[-1]["seconds"])  # loading, which more steps do not repeat
+        self.expect(stage, items, self.stages[-1]["seconds"] + once / self._scale)
 
     def plan(self) -> Table:
         """Return the table of what the run would take. Call it on every process."""

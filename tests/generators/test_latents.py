@@ -35,7 +35,7 @@ def generator(pipeline_folder):
 @pytest.fixture(scope="module")
 def encoded(source, generator, tmp_path_factory):
     run = Run(tmp_path_factory.mktemp("encoded"), {})
-    return encode(run, generator, source, mirrored=True, batch_size=3)  # 3 + 3 + 1
+    return encode(run, generator, source, rows=range(7), mirrored=True, batch_size=3)  # 3 + 3 + 1
 
 
 @torch.no_grad()
@@ -62,8 +62,15 @@ def test_what_is_kept_is_the_vaes_posterior_of_both_ways(encoded, pipeline_folde
         assert (kept["mean"][:, 0] - other).abs().amax((1, 2, 3)).min() > 0.01
 
 
+def test_of_some_images_those_alone_are_encoded(encoded, source, generator, tmp_path):
+    some = encode(Run(tmp_path / "out", {}), generator, source, rows=[1, 4, 6], mirrored=True, batch_size=3)
+    assert len(some) == 3
+    for name, tensor in some.rows(0, 3).items():
+        torch.testing.assert_close(tensor, encoded.rows(0, 7)[name][[1, 4, 6]], rtol=1e-2, atol=1e-2)
+
+
 def test_not_mirrored_is_one_way(encoded, source, generator, tmp_path):
-    stage = encode(Run(tmp_path / "out", {}), generator, source, mirrored=False, batch_size=3)
+    stage = encode(Run(tmp_path / "out", {}), generator, source, rows=range(7), mirrored=False, batch_size=3)
     once, both = stage.rows(0, 7), encoded.rows(0, 7)
     assert once.keys() == both.keys() == {"mean", "std"}
     for name in once:

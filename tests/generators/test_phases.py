@@ -84,6 +84,13 @@ def test_the_weights_of_the_phases_are_part_of_its_hash(phased, folder, tmp_path
     assert len(hashes) == 3
 
 
+def test_it_says_which_classes_it_can_draw(phased, folder, tmp_path):
+    assert phased.facts.classes == {0, 1, 2} and alone(0).facts.classes is None
+    some = shutil.copytree(folder, tmp_path / "some")
+    save_file({**load_file(some / PHASES), "phase": torch.tensor([1, -1, 0])}, some / PHASES)
+    assert DiTGenerator.from_pretrained(str(some)).facts.classes == {0, 2}
+
+
 def test_without_a_class_there_is_no_group(phased):
     corruption = phased.corruption([cpu_generator(0)])
     with pytest.raises(InputError, match=r"condition: 'null' .*groups of classes"):

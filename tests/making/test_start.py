@@ -20,9 +20,11 @@ from distill_hub.options.shared import PixelOptions
 @pytest.fixture
 def masked(monkeypatch):
     """A generator of another kind; whatever comes after its opening fails."""
-    generator = SimpleNamespace(facts=SimpleNamespace(name="MAR"), class_names=list("0123456789"), image_size=16)
+    facts = SimpleNamespace(name="MAR", classes=None)
+    generator = SimpleNamespace(facts=facts, class_names=list("0123456789"), image_size=16)
     monkeypatch.setattr(start, "open_generator", lambda *args, **kwargs: (generator, "org/mar-base"))
     monkeypatch.setattr(start, "open_teacher", lambda *args, **kwargs: (_ for _ in ()).throw(LookupError("the teacher")))
+    return generator
 
 
 def test_a_generator_that_a_method_cannot_tune_is_refused_before_a_teacher_is_fitted(masked, tmp_path):
@@ -32,13 +34,24 @@ def test_a_generator_that_a_method_cannot_tune_is_refused_before_a_teacher_is_fi
         start.set_up_generator(DitConfig(output_dir=tmp_path / "b"), "dit")
 
 
+def test_what_a_generator_tuned_in_groups_cannot_draw_is_refused_before_a_teacher_is_fitted(masked, tmp_path):
+    masked.facts.classes = frozenset(range(8))
+    with pytest.raises(InputError, match=r"^generator: 'org/mar-base' .* tuned in groups of classes, and not on: 8, 9$"):
+        start.set_up_generator(DitConfig(output_dir=tmp_path / "a"), "dit")
+    masked.facts.classes = frozenset(range(10))
+    with pytest.raises(InputError, match=r"^condition: 'null' cannot be used; the generator was tuned in groups"):
+        start.set_up_generator(DitConfig(output_dir=tmp_path / "b"), "cao2", without_class=True)
+    with pytest.raises(LookupError, match="the teacher"):
+        start.set_up_generator(DitConfig(output_dir=tmp_path / "c"), "dit")
+
+
 def test_what_is_made_from_latents_depends_on_what_decodes_them():
     """By its weights: a folder may hold others under the same name."""
 
     def made_from(vae):
         record = ModelRecord(id="org/dit", architecture="DiT", sha256="1" * 64, vae=vae)
-        parts = dict.fromkeys(("name", "source", "image_size", "test", "teacher", "destination", "generator", "class_ids"))
-        parts |= {"selector": None, "selector_record": None}
+        names = "name", "source", "image_size", "test", "teacher", "destination", "generator", "class_ids"
+        parts = dict.fromkeys((*names, "selector", "selector_record"))
         run, teacher = SimpleNamespace(settings={"vae": "folder"}), SimpleNamespace(sha256="2" * 64)
         setup = start.GeneratorSetup(DitConfig(), run=run, teacher_record=teacher, generator_record=record, **parts)
         return setup.made_from

@@ -155,6 +155,8 @@ def test_an_epoch_that_was_not_kept_and_is_over_begins_anew(plain, tmp_path, cap
         assert ("begins anew; what is there is past epoch" in capsys.readouterr().out) == told, changes
     same(plain, tuning)
     assert tuning.step == 10
+    build(tmp_path, tuning_epochs=1).train()
+    assert "begins anew; what is there is past epoch 1, the last one" in capsys.readouterr().out  # its weights were kept
 
 
 def test_killed_at_the_end_of_a_kept_epoch(plain, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import time
 from contextlib import redirect_stdout
 
 import pytest
@@ -10,6 +11,7 @@ from helpers import LAUNCH, SMALL, run, run_here
 from processes import run_python
 
 from distill_hub.running import dry_run
+from distill_hub.running.cost import NOTHING
 from distill_hub.running.dry_run import DryRun
 
 PIXELS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "2", "--view_epochs", "0"]
@@ -60,6 +62,19 @@ def test_items_chunks_and_bytes_are_those_of_the_run(tmp_path, monkeypatch):
     # 10 classes, one per chunk; 3 images of 3 x 16 x 16 bytes, 10 logits in float32 and a seed in int64 each.
     assert found["select"][:2] == ["30", "10"] and found["select"][3] == f"{30 * (768 + 40 + 8) / 1000:.0f} kB"
     assert found["evaluate convnet-1-w16"][:2] == ["4", "4"]  # this set and random real images, two seeds
+
+
+def test_what_a_loop_of_steps_does_once_is_not_multiplied(tmp_path):
+    run = DryRun(tmp_path / "set", {})
+
+    def load_and_train():
+        time.sleep(0.3)
+        run.part(90)  # of which it takes one
+        return {**NOTHING, "seconds": 0.01}
+
+    run.together("fine-tune", 90, load_and_train)
+    run.close()
+    assert 1.1 < run.estimates[0].seconds < 5  # 90 steps of 0.01 s and the loading, not 90 of 0.3 s
 
 
 def test_two_processes_share_the_chunks(tmp_path):

@@ -122,6 +122,11 @@ def test_going_on_to_more_epochs_keeps_what_is_done_and_the_epoch_before(finishe
     words = [*WORDS, "--tuning_epochs", "1", "--generator", str(folder / "generator-epoch-1")]
     with unscored():
         run_here("recipes/minimax.py", *words, "--output_dir", str(tmp_path / "other"))  # as it is: it had one epoch
+    (folder / "manifest.json").unlink()  # as if it had not ended; and then with other settings
+    with unscored():
+        run_here("recipes/minimax.py", *WORDS, "--tuning_images", "64", "--output_dir", str(folder))
+    assert not (folder / "generator-epoch-1").exists()
+    assert {stage.name: stage.items for stage in load_distilled(folder).manifest.stages}["encode"] == 640
 
 
 def test_in_phases_every_class_has_the_weights_of_its_group(finished, tmp_path, capfd):
@@ -139,7 +144,8 @@ def test_in_phases_every_class_has_the_weights_of_its_group(finished, tmp_path, 
         assert state["memory.real.entries"].shape == (5, 16, 256) and len(state["losses"]) == 500 // 32
     record = load_distilled(folder).manifest.generator
     assert record.tuning.steps == 2 * (500 // 32) and record.tuning.method.config["classes_per_phase"] == 5
-    assert "fine-tuned anew for every 5 classes" in (generator / "README.md").read_text()
+    card = (generator / "README.md").read_text()
+    assert "fine-tuned anew for every 5 classes" in card and "At most 100 of the training images of each class of" in card
     base = DiTPipeline.from_pretrained(generator, use_safetensors=True).transformer.state_dict()
     assert not any(torch.equal(base[name], tensor) for name, tensor in weights(finished[0]).items() if "bias" in name)
 
@@ -153,6 +159,7 @@ def test_in_phases_every_class_has_the_weights_of_its_group(finished, tmp_path, 
     assert load_distilled(tmp_path / "plain").manifest.generator == record
     words = [*TINY, "--generator", str(generator), "--condition", "null", "--output_dir", str(tmp_path / "null")]
     assert "condition: 'null' cannot be used; the generator was tuned in groups" in refused(capfd, "recipes/cao2.py", *words)
+    assert not (tmp_path / "null" / ".run" / "pool").exists()
 
 
 def test_cao2_on_the_tuned_generator(finished, tmp_path, capsys):
