@@ -6,13 +6,15 @@ from distill_hub.artifact.manifest import CostRecord, Manifest, ModelRecord, Sta
 from distill_hub.running.cost import NOTHING, Cost, added
 
 # Stages that make a model. What they took stands with the model, the same for a run that found it made.
-FITTING = ("fit generator", "fit teacher", "encode", "fine-tune", "save generator")
+FITTING = ("fit generator", "fit teacher", "encode", "fine-tune")
+# Stages that write files for other runs to find. They stand nowhere, since a run that finds the files has no such stage.
+KEEPING = ("save generator", "keep difficulty", "keep statistics")
 OWN_STAGES = "its own stages"
 
 
 def own_stages(manifest: Manifest) -> list[StageRecord]:
     """Return the stages that made the set itself, not a model."""
-    return [stage for stage in manifest.stages if stage.name not in FITTING]
+    return [stage for stage in manifest.stages if stage.name not in FITTING + KEEPING]
 
 
 def cost_parts(manifest: Manifest) -> dict[str, CostRecord | None]:

@@ -209,9 +209,8 @@ def tell_real(subject: Subject, settings: Settings, students: int) -> str:
     own, real = (
         settings.epochs * -(-count // settings.batch_size) for count in (len(subject.own.images), len(subject.real_rows))
     )
-    return (
-        f"{REAL}: {students} more students, of {real:,} steps each where the set's own take {own:,}; --dry_run says how long"
-    )
+    more = f"{students} more {'student' if students == 1 else 'students'}, of {real:,} steps each"
+    return f"{REAL}: {more} where the set's own take {own:,}; --dry_run says how long"
 
 
 def score_table(records: Sequence[EvaluationRecord], ipc: int) -> Table:

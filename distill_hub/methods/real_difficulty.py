@@ -50,6 +50,13 @@ def real_difficulties(
     if not run.agree(file.exists()):
         made_from = {"source": source.fingerprint, "selector": selector_sha256, "seen": seen}
         stage = run.map("difficulty", range(len(labels)), measure, chunk_size=batch_size, made_from=made_from)
-        run.on_main("keep difficulty", lambda: atomic_write(file, save(stage.rows(0, len(stage)))), makes=file)
+
+        def keep() -> None:
+            run.leave_stage(file.parent)
+            atomic_write(file, save(stage.rows(0, len(stage))))
+
+        run.on_main("keep difficulty", keep, makes=file)
+    else:
+        run.count_stage(file.parent)
     found = load_file(file)["difficulty"].numpy()
     return [found[rows] for rows in source.train.by_class]

@@ -26,6 +26,7 @@ from distill_hub.running.memory import in_parts, told
 from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of
 from distill_hub.running.versions import versions
 
+STAGE = "stage.json"  # in a folder of the cache: what it took to measure what lies there
 KEY = "key"  # in the folder of work that is no chunk of a stage: what it is made from
 SEEN_AFTER = 90  # seconds in which a file that one machine wrote is there for all that share its folder
 
@@ -311,6 +312,15 @@ class Run:
         wall, cost = time.perf_counter() - started, {key: value and round(value, 2) for key, value in cost.items()}
         note = {"name": name, "items": items, **cost, "wall": wall, "reused": reused, "sha256": sha256}
         self.stages.append({**note, "at_a_time": at_a_time})
+
+    def leave_stage(self, folder: Path) -> None:
+        """Say in a folder of the cache what the last stage took, whose results lie there for all runs."""
+        atomic_write(folder / STAGE, json.dumps(self.stages[-1]).encode())
+
+    def count_stage(self, folder: Path) -> None:
+        """Count a stage that another run left in the cache as one of this run's: what is made of it costs the same."""
+        if (file := folder / STAGE).is_file():  # older versions did not say
+            self.stages.append({**json.loads(file.read_bytes()), "wall": 0.0, "reused": True})
 
     def environment(self) -> dict[str, Any]:
         """Describe this run for the records; see `environment`. Call it on every process."""

@@ -193,10 +193,13 @@ def open_bank(
             for label in range(len(source.classes)):
                 found = {name: tensor[0] for name, tensor in stage.rows(label, label + 1).items()}
                 atomic_write(_file(folder, label), save(found))
+            run.leave_stage(folder)
             atomic_write(folder / RECORD, json.dumps(record, indent=2).encode())
             shutil.rmtree(stage.folder)
 
         run.on_main("keep statistics", keep, makes=folder / RECORD)
+    else:
+        run.count_stage(folder)
     _refuse_other(folder, record)
     return Bank(folder, len(layers), teacher.device)
 

@@ -232,7 +232,7 @@ def test_all_real_data_are_trained_on_beside_the_set_and_nothing_else_anew(make_
 def test_a_set_is_scored_beside_all_real_data_where_that_is_asked_for(make_set, pretended, tmp_path, capsys):
     folder = make_set(tmp_path, list(range(10)))
     (pair,) = evaluate(folder, full_data=True)  # a claim brings its other baselines
-    assert list(pair.measured.baselines) == [REAL] and "1 more students" in " ".join(capsys.readouterr().out.split())
+    assert list(pair.measured.baselines) == [REAL] and "1 more student, of" in " ".join(capsys.readouterr().out.split())
     (pair,) = evaluate(folder, students="convnet-1", repeats=1, full_data=True)
     assert list(pair.measured.baselines) == ["random real", REAL]
 

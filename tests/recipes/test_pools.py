@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distill_hub import load_distilled
+from distill_hub.artifact.cost import own_stages
 from distill_hub.classifiers import load_classifier, save_network
 from distill_hub.data.sources import load_source
 from distill_hub.running.files import cache_dir
@@ -96,6 +97,12 @@ def test_real_images_are_measured_once_for_all_runs(sampled, tmp_path):
     with unscored():
         run_here("recipes/dgs.py", *WORDS, "--seed", "1", "--output_dir", str(tmp_path / "set"))
     assert "difficulty" not in stages(tmp_path / "set")
+    # A set costs the same whether they were measured in its run or before.
+    measured, found = (
+        [stage for stage in own_stages(load_distilled(place).manifest) if "difficulty" in stage.name]
+        for place in (sampled, tmp_path / "set")
+    )
+    assert [stage.name for stage in measured] == ["difficulty"] and measured == found and measured[0].core_seconds > 0
 
 
 def test_what_is_kept_is_the_difficulty_of_every_training_image(sampled):
