@@ -122,8 +122,9 @@ class SourceRecord(Record):
 
     @property
     def is_folder(self) -> bool:
-        """Whether it lies on its author's machine: also where it is called as a known source, which the Hub has."""
-        return self.hub_id is None and (self.name not in KNOWN or KNOWN[self.name].hub_id is not None)
+        """Whether it lies on its author's machine: also where it is called as a known source, of which more is on record."""
+        known = KNOWN.get(self.name)
+        return self.hub_id is None and (known is None or known.hub_id is not None or self.license != known.license)
 
 
 class CostRecord(Record):

@@ -30,9 +30,10 @@ def expect_students(
         groups.setdefault((trial.settings, name == REAL), []).append(trial)
     total = 0.0
     for (settings, _), group in groups.items():
-        # Where the labels come with stored views, there are none yet; the teacher says them.
-        labels = "teacher" if settings.labels == "views" else settings.labels
-        data = dataclasses.replace(group[0].make(0), views=None).at(settings, run.device)
+        labels, data = settings.labels, group[0].make(0)
+        if labels == "views" and subject.teacher:  # who says the labels of views that may not be stored yet
+            labels, data = "teacher", dataclasses.replace(data, views=None)
+        data = data.at(settings, run.device)
         images = subject.test.images(settings.image_size, settings.test_resize).to(run.device)
         test = images, subject.test.labels.to(run.device)
 

@@ -347,7 +347,6 @@ def protocol(name: str, version: int | None = None) -> Protocol:
         raise InputError("protocol", name, f"known: {', '.join(PROTOCOLS)}{nearest(name, list(PROTOCOLS))}")
     found = PROTOCOLS[name]
     if version not in (None, found.version):
-        raise InputError(
-            "protocol", f"{name} version {version}", f"this version of distill_hub knows version {found.version}"
-        )
+        valid = f"this version of distill_hub knows version {found.version}; --protocol {name} scores the set under that one"
+        raise InputError("protocol", f"{name} version {version}", valid)
     return found

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.manifest import ClassRecord, SourceRecord
 from distill_hub.config import InputError
 from distill_hub.data.known import KNOWN
@@ -121,11 +122,16 @@ def test_an_older_record_of_classes_called_by_numbers_is_a_question(photos):
         real_source(manifest, published=False, source=photos("things", NUMBERED))
 
 
-def test_a_folder_called_as_a_known_source_is_asked_for(photos, monkeypatch):
-    folder = photos("cifar10", NAMED)
+@pytest.mark.parametrize("name", ["cifar10", "digits"])
+def test_a_folder_called_as_a_known_source_is_asked_for(photos, monkeypatch, name):
+    folder = photos(name, NAMED)
     monkeypatch.chdir(os.path.dirname(folder))  # where the name would mean either
     classes = [ClassRecord(name=name, source_index=index) for index, name in enumerate(NAMED)]
-    manifest = SimpleNamespace(source=record("cifar10", mirrored=True), classes=classes)
+    manifest = SimpleNamespace(source=record(name, mirrored=True), classes=classes)
     with pytest.raises(InputError, match="a folder of its author's"):
         real_source(manifest, published=False)
     assert real_source(manifest, published=False, source=folder)[1] == [0, 1]
+
+
+def test_the_digits_are_no_folder():
+    assert not source_record(load_source("digits")).is_folder

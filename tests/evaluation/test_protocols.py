@@ -34,7 +34,7 @@ def test_protocols_by_name_and_version():
     assert protocol("quick", 2).version == 2
     with pytest.raises(InputError, match="did you mean 'quick'"):
         protocol("quik")
-    with pytest.raises(InputError, match="knows version 2"):
+    with pytest.raises(InputError, match="knows version 2; --protocol quick scores"):
         protocol("quick", 1)
 
 

@@ -205,6 +205,9 @@ def test_the_command_then_fkd_without_the_teacher(folder, digits, tmp_path, monk
     assert first.views_sha256 == Manifest.read(folder / "manifest.json").views.sha256
     assert first.teacher is None and first.baselines == {}  # random real images have no stored views
     assert first.settings["labels"] == "views" and first.settings["epochs"] == 300
+    capsys.readouterr()
+    command(monkeypatch, "evaluate", folder, "--dry_run", "--protocol", "fkd", "--students", "convnet-1-w16-bn")
+    assert "evaluate convnet-1-w16-bn" in capsys.readouterr().out
 
 
 def one_line(error) -> str:

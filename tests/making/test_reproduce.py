@@ -22,7 +22,7 @@ from processes import hear_signals
 
 from distill_hub import InputError, load_distilled
 from distill_hub.artifact.find import find
-from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, SelectorRecord, TuningRecord
+from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, SelectorRecord, StageRecord, TuningRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
 from distill_hub.config import LOADING, parse, resolved
@@ -370,6 +370,18 @@ def test_a_record_without_timestep_features_is_read(copy):
     assert read.generator == model("org/dit") and read.generator.timestep_features is None
     made = with_method(read, "cao2", {"ipc": 3})  # whose recipe had no such option
     assert options(line(made)) == {"--ipc=3", "--timestep_features=diffusers", "--judged_over=set"}
+
+
+def test_the_hash_of_an_older_pool_does_not_compare(manifest):
+    """Of whose candidates less was kept."""
+    pool = {"name": "pool", "items": 4, "seconds": 1.0}
+    older, newer = (
+        manifest.model_copy(update={"stages": [StageRecord(**pool, sha256=digit * 64, core_seconds=cores)]})
+        for digit, cores in (("1", None), ("2", 1.0))
+    )
+    found = module.Reproduction(older, newer, None)
+    assert found.first is None and found.steps[-1].verdict == "not on record"
+    assert module.Reproduction(newer, older, None).first is None
 
 
 def test_pixels_of_an_older_record_are_seen_as_they_were_then(manifest):
