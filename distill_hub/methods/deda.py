@@ -3,9 +3,9 @@
 Stage I, the Gaussian of every class and layer, is `statistics.bank`; stage II, the optimisation, is SRe2L's `recover` with
 the losses below. There is no released code, and the paper leaves open two things:
 
-- What the features of a layer are. Its one hint, maps of 64 x 56 x 56 in the first layer of ResNet-18 at 224 px, fits what the
-  first stage returns. With a ResNet-18 on CIFAR-10 the covariances help, as in its ablation, for what the BatchNorm layers see,
-  the default, and not for the stages; what L_Var and L_Cov add was too little to be told from nothing:
+- What the features of a layer are. Its one hint, maps of 64 x 56 x 56 in the first layer of ResNet-18 at 224 px, fits what
+  the first stage returns. With a ResNet-18 on CIFAR-10 the covariances help, as in its ablation, for what the BatchNorm
+  layers see, the default, and not for the stages; what L_Var and L_Cov add was too little to be told from nothing:
   tests/bench/results/2026-11-29-deda-layers.md.
 - What ||.||^2 of a D x D difference is in Eq. 6. Summed up as it stands, with gamma 50, it took a small network most of what
   the means had gained; divided by D it did no harm. Both are in tests/bench/results/2026-11-21-pixels.md.
