@@ -103,8 +103,7 @@ def load_source(
         image_column: Name of the image column; default: the known one, or the only column of images.
         label_column: Name of the label column; default: the known one, or the only ClassLabel.
         test_fraction: Share of the training split held out, stratified with seed 0, when there is no test split.
-        mirrored: Whether a mirrored image still shows its class; default: as known of the dataset, else yes, unless all
-            classes are called by numbers: that does not tell.
+        mirrored: Whether a mirrored image still shows its class; default: as known of the dataset, else yes.
         normalization: Of images of at most 64 px; default: as known of the dataset, else ImageNet's.
 
     Raises:
@@ -148,9 +147,8 @@ def load_source(
         _count_left_out(left_out, opened, classes)
     hub_id = known.hub_id if known else (source if opened.commit else None)
     identity = known or known_by_id(hub_id)
-    shows_mirrored = mirrored == "yes"
-    if mirrored is None:
-        shows_mirrored = identity.mirrored if identity else _is_mirrored(source, classes)
+    shows_mirrored = mirrored == "yes" if mirrored else identity is None or identity.mirrored
+    may_be_digits = mirrored is None and identity is None and all(c.name.isdigit() for c in classes)
     result = Source(
         name=source,
         train=training,
@@ -165,7 +163,7 @@ def load_source(
         mirrored=shows_mirrored,
         normalization=normalization or (identity.normalization if identity else "imagenet"),
     )
-    _say(result, left_out)
+    _say(result, left_out, may_be_digits)
     return result
 
 
@@ -303,22 +301,6 @@ def _classes(names: Sequence[str], values: Sequence, wnids: Sequence[str] | None
     return [SourceClass(n, v, n if is_wnid(n) else None) for n, v in zip(names, values, strict=True)]
 
 
-def _is_mirrored(source: str, classes: Sequence[SourceClass]) -> bool:
-    """Return whether mirrored images still show their classes, where nothing is known of the dataset.
-
-    Raises:
-        InputError: When the classes may be digits, which they do not, or numbered things, which they do.
-    """
-    if not all(c.name.isdigit() for c in classes):
-        return True
-    called = ", ".join(c.name for c in classes[:3])
-    valid = (
-        f"the classes of {source} are called by numbers ({called}, ...); pass --mirrored no if they are digits, yes if a "
-        "mirrored image still shows its class"
-    )
-    raise InputError("mirrored", None, valid)
-
-
 def _split(source: str, name: str, rows: Rows, classes: Sequence[SourceClass], opened: Opened) -> Split:
     place = {c.index: position for position, c in enumerate(classes)}
     labels = np.array([place.get(value, -1) for value in rows.labels], dtype=np.int64)
@@ -344,8 +326,8 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _say(source: Source, left_out: LeftOut) -> None:
-    """Say what is not used, and which test images are training images byte for byte; nothing where there is none."""
+def _say(source: Source, left_out: LeftOut, may_be_digits: bool) -> None:
+    """Say what is not used, which test images are training images byte for byte, and what was assumed of the classes."""
     lines = []
     if left_out:
         used = len(source.train) + len(source.test)
@@ -354,6 +336,10 @@ def _say(source: Source, left_out: LeftOut) -> None:
         known = {facts.sha256 for facts in source.train.facts}
         if count := sum(facts.sha256 in known for facts in source.test.facts):
             lines.append(f"{count:,} of its {len(source.test):,} test images are training images, too, byte for byte")
+    if may_be_digits:
+        lines.append(
+            "its classes are called by numbers, and its images may be mirrored; if they are digits, pass --mirrored no"
+        )
     if _is_main():
         for line in lines:
             show(f"source: {line}")

@@ -130,6 +130,17 @@ def label_temperature(manifest: Manifest) -> float | None:
         raise InputError("manifest.json: method.config.temperature", value, f"{kind.valid} is needed") from None
 
 
+def is_mirrored(manifest: Manifest) -> bool:
+    """Return whether mirrored images of a set's source show their classes: as its record says.
+
+    One of an older version does not. There the names of classes told, and what is known of the dataset is no other.
+    """
+    identity, said = known_by_id(manifest.source.hub_id), manifest.source.mirrored
+    if said is None and identity is None:
+        return not all(c.name.isdigit() for c in manifest.classes)
+    return identity.mirrored if said is None and identity else bool(said)
+
+
 def real_source(manifest: Manifest, *, published: bool, source: str | None = None, **overrides) -> tuple[Source, list[int]]:
     """Load the real dataset that a set stands for, and find its classes there.
 
@@ -151,7 +162,6 @@ def real_source(manifest: Manifest, *, published: bool, source: str | None = Non
         valid = f"the set was made from a folder of its author's ({known.name}); pass --source with the real dataset"
         raise InputError("source", None, valid)
     identity = known_by_id(known.hub_id)  # wherever its images lie now
-    mirrored = identity.mirrored if identity and known.mirrored is None else known.mirrored
     recorded = {
         "source_revision": None if source else known.revision,
         "source_config": None if source else known.config,
@@ -160,7 +170,7 @@ def real_source(manifest: Manifest, *, published: bool, source: str | None = Non
         "train_split": known.train_split,
         "test_split": None if known.test_fraction else known.test_split,
         "test_fraction": known.test_fraction,
-        "mirrored": {True: "yes", False: "no", None: None}[mirrored],
+        "mirrored": "yes" if is_mirrored(manifest) else "no",
         "normalization": known.normalization or (identity and identity.normalization),
     }
     real = load_source(source or known.name, **{name: overrides.get(name) or value for name, value in recorded.items()})

@@ -19,6 +19,7 @@ from distill_hub.artifact.manifest import Manifest
 from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
 from distill_hub.ending import OUT_OF_MEMORY
+from distill_hub.evaluation.subject import is_mirrored
 from distill_hub.kinds import is_path
 from distill_hub.making.launcher import with_launch_options
 from distill_hub.making.recipes import find_set_recipe, recipes_folder, word
@@ -270,10 +271,8 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     elif known.revision:
         settings.setdefault("source_revision", known.revision)
     if config.source or known.name not in KNOWN:  # its place does not tell what it is
-        mirrored = known.mirrored
-        if mirrored is None:  # in older versions the names of classes told
-            mirrored = not all(name.isdigit() for name in manifest.class_names)
-        settings = {"mirrored": "yes" if mirrored else "no", "normalization": known.normalization, **settings}
+        mirrored = "yes" if is_mirrored(manifest) else "no"
+        settings = {"mirrored": mirrored, "normalization": known.normalization, **settings}
     if config.generator:
         if generator is None:
             raise InputError("generator", config.generator, "the set was made without one")

@@ -43,8 +43,7 @@ class SourceOptions:
     )
     mirrored: Literal["yes", "no"] | None = option(
         None,
-        "whether a mirrored image still shows its class, as a digit does not; default: as known of the dataset, else yes; "
-        "needed where all classes are called by numbers",
+        "whether a mirrored image still shows its class, as a digit does not; default: as known of the dataset, else yes",
     )
     normalization: Normalization | None = option(
         None, "mean and deviation of images of at most 64 px; default: as known of the dataset, else imagenet"

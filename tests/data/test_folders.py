@@ -287,7 +287,7 @@ def labelled(root, rows, name="metadata.csv", head="file_name,label"):
 )
 def test_metadata_csv(root, labels, classes):
     labelled(root, [f"{j}.png,{label}" for j, label in enumerate(labels)])
-    source = load_source(str(root), test_fraction=2 / 6, mirrored="no")
+    source = load_source(str(root), test_fraction=2 / 6)
     assert source.class_names == classes and len(source.test) == 2
     for split in (source.train, source.test):
         assert [classes[label] for label in split.labels] == [labels[red] for red in reds(split)]
@@ -326,7 +326,7 @@ def test_labels_are_of_one_kind_in_all_metadata(root):
         put(root, *(f"{split}/{j}.png" for j in range(2)), first=first)
         rows = [f"{j}.png,{names[j]}" for j in range(2)]
         (root / split / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
-    source = load_source(str(root), mirrored="no")
+    source = load_source(str(root))
     assert source.class_names == ["1", "2"] and (reds(source.test), source.test.labels.tolist()) == ([10], [0])
 
 

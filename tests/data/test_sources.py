@@ -156,7 +156,7 @@ def test_a_split_without_a_single_label_is_refused(parquet):
 
 
 def test_parquet_with_integers_takes_them_in_numerical_order(parquet):
-    source = load_source(parquet([11, 3, 7, 3], Value("int64")), mirrored="no")
+    source = load_source(parquet([11, 3, 7, 3], Value("int64")))
     assert source.classes == [SourceClass("3", 3), SourceClass("7", 7), SourceClass("11", 11)]
     assert source.train.labels.tolist() == [2, 0, 1, 0]
 
@@ -240,7 +240,7 @@ LABELS = {
 def test_a_held_out_share_is_stratified_seeded_and_disjoint(parquet, kind):
     labels, feature, names = LABELS[kind]
     folder = parquet(labels, feature, splits=["train"])
-    source, again = (load_source(folder, test_fraction=0.25, mirrored="no") for _ in range(2))
+    source, again = (load_source(folder, test_fraction=0.25) for _ in range(2))
     assert source.class_names == names and source.test_fraction == 0.25
     assert np.bincount(source.train.labels).tolist() == [15, 6, 9]
     assert np.bincount(source.test.labels).tolist() == [5, 2, 3]

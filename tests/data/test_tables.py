@@ -46,7 +46,7 @@ def named(file, names, first=0):
     ],
 )
 def test_labels_of_any_plain_type(root, labels, classes):
-    source = load_source(pair(root, labels), mirrored="no")
+    source = load_source(pair(root, labels))
     assert source.class_names == classes and source.train.labels.tolist() == [1, 0, 1, 0]
     assert all(type(c.index) in (int, str) for c in source.classes)
 
