@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from distill_hub.config import InputError
-from distill_hub.data.known import FITTED, KNOWN, Normalization
+from distill_hub.data.known import FITTED, KNOWN, Normalization, known_by_id
 from distill_hub.kinds import is_path, local_name
 from distill_hub.parsing import read_file, read_json
 from distill_hub.running.files import slug
@@ -350,3 +350,14 @@ def set_name(source: str, ipc: int, method: str) -> str:
 def method_record(facts: Mapping[str, str], config: dict[str, Any], notes: Mapping[str, Any] | None = None) -> MethodRecord:
     """Join a method's own facts (``FACTS`` in its file) with the settings and findings of one run."""
     return MethodRecord(**facts, config=json.loads(json.dumps(config, default=str)), notes=dict(notes or {}))
+
+
+def is_mirrored(manifest: Manifest) -> bool:
+    """Return whether mirrored images of a set's source show their classes: as its record says.
+
+    One of an older version does not. There the names of classes told, and what is known of the dataset is no other.
+    """
+    identity, said = known_by_id(manifest.source.hub_id), manifest.source.mirrored
+    if said is None and identity is None:
+        return not all(c.name.isdigit() for c in manifest.classes)
+    return identity.mirrored if said is None and identity else bool(said)

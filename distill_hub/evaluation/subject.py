@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from distill_hub.artifact.manifest import Manifest, ModelRecord
+from distill_hub.artifact.manifest import Manifest, ModelRecord, is_mirrored
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, match_classes
@@ -128,17 +128,6 @@ def label_temperature(manifest: Manifest) -> float | None:
         return kind.read(value)
     except ValueError:
         raise InputError("manifest.json: method.config.temperature", value, f"{kind.valid} is needed") from None
-
-
-def is_mirrored(manifest: Manifest) -> bool:
-    """Return whether mirrored images of a set's source show their classes: as its record says.
-
-    One of an older version does not. There the names of classes told, and what is known of the dataset is no other.
-    """
-    identity, said = known_by_id(manifest.source.hub_id), manifest.source.mirrored
-    if said is None and identity is None:
-        return not all(c.name.isdigit() for c in manifest.classes)
-    return identity.mirrored if said is None and identity else bool(said)
 
 
 def real_source(manifest: Manifest, *, published: bool, source: str | None = None, **overrides) -> tuple[Source, list[int]]:

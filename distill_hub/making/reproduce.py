@@ -15,11 +15,10 @@ import numpy as np
 
 from distill_hub.artifact.find import MANIFEST, Found, find, read_description
 from distill_hub.artifact.load import read_artifact
-from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.manifest import Manifest, is_mirrored
 from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
 from distill_hub.ending import OUT_OF_MEMORY
-from distill_hub.evaluation.subject import is_mirrored
 from distill_hub.kinds import is_path
 from distill_hub.making.launcher import with_launch_options
 from distill_hub.making.recipes import find_set_recipe, recipes_folder, word
