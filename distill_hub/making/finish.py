@@ -10,17 +10,16 @@ from distill_hub.artifact.find import find, read_description, read_records
 from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import Manifest, SourceRecord
 from distill_hub.artifact.package import write_artifact
-from distill_hub.artifact.records import REAL, EvaluationRecord
+from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
 from distill_hub.data.known import FITTED
 from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
-from distill_hub.evaluation.ranking import real_trial
-from distill_hub.evaluation.scores import in_words, measure, score_table, settings_of, trials_of
+from distill_hub.evaluation.scores import in_words, measure, score_table
 from distill_hub.evaluation.subject import Subject, label_temperature
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.pictures import Picture, curves, embedding, refinement
-from distill_hub.making.plan import expect_rest
+from distill_hub.making.plan import expect_rest, trials_for
 from distill_hub.making.start import Setup
 from distill_hub.publishing.plots import preview_grid
 from distill_hub.publishing.publish import publish
@@ -110,10 +109,7 @@ def package_and_score(
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
     for student in rules.students(config.students, manifest.image_size):
-        settings = settings_of(subject, rules, student)
-        trials = trials_of(subject, settings, baselines)
-        if config.full_data:
-            trials[REAL] = real_trial(subject, settings)
+        trials = trials_for(setup, subject, student, baselines)
         how = {
             "together": config.seeds_together,
             "compiled": config.compile,

@@ -12,7 +12,7 @@ from distill_hub.artifact.package import encode_image
 from distill_hub.artifact.records import REAL
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import real_trial
-from distill_hub.evaluation.scores import settings_of, trials_of
+from distill_hub.evaluation.scores import Trial, settings_of, trials_of
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, predicted_bytes
@@ -47,8 +47,14 @@ def expect_rest(setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[in
         own = dataclasses.replace(own, views=SimpleNamespace(record=facts))
     subject = Subject(own, setup.test, "", setup.teacher, setup.teacher_record)
     for student in rules.students(config.students, setup.image_size):
-        settings = settings_of(subject, rules, student)
-        trials = trials_of(subject, settings, baselines)
-        if config.full_data:
-            trials[REAL] = real_trial(subject, settings)
+        trials = trials_for(setup, subject, student, baselines)
         expect_students(run, subject, student, trials, config.repeats, compiled=config.compile)
+
+
+def trials_for(
+    setup: Setup, subject: Subject, student: str, baselines: Mapping[str, Callable[[int], TrainingSet]]
+) -> dict[str, Trial]:
+    """Return what a student is trained on; see `trials_of`. All real images are among it where that is asked for."""
+    settings = settings_of(subject, setup.protocol, student)
+    real = {REAL: real_trial(subject, settings)} if setup.config.full_data else {}
+    return {**trials_of(subject, settings, baselines), **real}

@@ -1,5 +1,6 @@
 """The moving averages that LPLD's released code (63eee18) takes for the statistics of a class."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,11 +28,16 @@ class MovingAverage:
 
     def order(self, source: Source, label: int) -> tuple[np.ndarray, np.ndarray]:
         """Return rows of one class as the pass meets them, those of its last `UPDATES`, and how many each update has."""
-        count = len(source.train)
-        shuffled = torch.randperm(count, generator=cpu_generator(draw_seed(self.seed, "moving average"))).numpy()
+        shuffled = _shuffled(len(source.train), self.seed)
         places = np.flatnonzero(source.train.labels[shuffled] == label)
         sizes = np.unique(places // self.batch_size, return_counts=True)[1][-UPDATES:]
         return shuffled[places[-sizes.sum() :]], sizes
+
+
+@functools.lru_cache(maxsize=1)  # one pass meets all classes, and a class is measured at a time
+def _shuffled(count: int, seed: int) -> np.ndarray:
+    """Return so many rows in the order of a pass."""
+    return torch.randperm(count, generator=cpu_generator(draw_seed(seed, "moving average"))).numpy()
 
 
 @torch.inference_mode()
