@@ -1,7 +1,7 @@
 """DC and DSA: images whose gradients in networks are those of the real images (Zhao et al., 2021; Zhao and Bilen, 2021).
 
-    distill-hub make dc --ipc 1  # handwritten digits, offline, on a CPU
-    distill-hub make dc --augment dsa
+    distill-hub make dc --ipc 1  # DSA on handwritten digits, offline, on a CPU
+    distill-hub make dc --augment none  # DC: without augmentation, and from noise
     distill-hub make dc --config cifar10/dsa.yaml
 
 The same command again resumes an interrupted run. Classes depend on each other, so that one process distils them all; the

@@ -99,13 +99,15 @@ def rules_of(config: DcConfig, size: int, source: Source, dtype: torch.dtype) ->
         dtype: See `Rules`.
     """
     outer, inner = LOOPS[max(ipc for ipc in LOOPS if ipc <= config.ipc)]
-    networks, batch = (60 // outer, 64) if size <= 16 else (1000, 256)
+    outer, small = config.outer_steps or outer, size <= 16
+    networks, rate, batch = (max(1, 60 // outer), 1.0, 64) if small else (1000, 0.1, 256)
+    inner = inner // 10 if small else inner
     mean, std = pixel.normalization(source, size)
     return Rules(
         networks=config.match_networks or networks,
-        outer=config.outer_steps or outer,
+        outer=outer,
         inner=inner if config.inner_epochs is None else config.inner_epochs,
-        rate=config.match_learning_rate,
+        rate=config.match_learning_rate or rate,
         network_rate=config.network_learning_rate,
         real_batch_size=config.real_batch_size or batch,
         distance=config.distance,

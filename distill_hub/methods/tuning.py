@@ -343,9 +343,7 @@ class Tuning:
             return
         if not self.checkpoint.file.exists():
             return
-        tensors = self.checkpoint.tensors()
-        for name, tensor in self._state().items():
-            tensor.copy_(tensors[name])
+        self.checkpoint.restore(self._state())
         self.step, self.cost = self.checkpoint.step, self.checkpoint.cost
-        self.losses[: self.step] = tensors["losses"][: self.step]
+        self.losses[: self.step] = self.checkpoint.tensors("losses")["losses"][: self.step]
         self.ema.optimization_step = self.step
