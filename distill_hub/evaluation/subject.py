@@ -1,5 +1,6 @@
 """What is scored, and what it is tested on."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,14 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from distill_hub.artifact.manifest import Manifest, ModelRecord, is_mirrored
+from distill_hub.artifact.manifest import Manifest, ModelRecord, ZcaRecord, is_mirrored
+from distill_hub.augmentation import zca
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.data.known import KNOWN, known_by_id
 from distill_hub.data.sources import Source, load_source
+from distill_hub.evaluation.settings import Settings
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.kinds import Kind, PositiveFloat
+from distill_hub.running.run import Run
 from distill_hub.running.seeds import draw_seed
 
 
@@ -48,6 +52,11 @@ class HeldOut:
         """The C classes, in label order."""
         return [self.source.classes[place] for place in self.places]
 
+    @property
+    def training_rows(self) -> np.ndarray:
+        """Rows of the source's training split that show one of the classes."""
+        return np.flatnonzero(self.label_of[self.source.train.labels] >= 0)
+
     def images(self, size: int, resize: int | None = None) -> torch.Tensor:
         """Return the images, uint8 (M, 3, size, size), decoded once; see `Split.pixels`."""
         key = size, resize or size
@@ -67,6 +76,7 @@ class Subject:
         teacher: Gives the labels where a protocol asks for them online; its logits have the order of the labels.
         teacher_record: What is known of it.
         label_temperature: See `label_temperature`.
+        zca: Whitens real images, for students of a set of whitened ones.
     """
 
     own: TrainingSet
@@ -75,6 +85,18 @@ class Subject:
     teacher: Classifier | None = None
     teacher_record: ModelRecord | None = None
     label_temperature: float | None = None
+    zca: zca.Zca | None = None
+
+    def test_images(self, settings: Settings) -> torch.Tensor:
+        """Return the test images as students see them, (M, 3, S, S): uint8, or whitened float32."""
+        return self._seen(self.test.images(settings.image_size, settings.test_resize))
+
+    def _seen(self, images: torch.Tensor) -> torch.Tensor:
+        return self.zca.whiten(images).cpu() if self.zca else images
+
+    def seen(self, drawn: TrainingSet) -> TrainingSet:
+        """Return another set as students of this one see it: whitened where this one is."""
+        return replace(drawn, images=self._seen(drawn.images))
 
     def random_real(self, size: int, *, soft: bool) -> Callable[[int], TrainingSet]:
         """Return the baseline of every score: as many randomly drawn training images of the source, by seed.
@@ -97,19 +119,68 @@ class Subject:
 
         def draw(seed: int) -> TrainingSet:
             drawn = self.real_images(train.draw_per_class(per_class, draw_seed(seed, "random real")), size)
-            return replace(drawn, soft_labels=self.teacher.soft_labels(drawn.images)) if soft else drawn
+            drawn = replace(drawn, soft_labels=self.teacher.soft_labels(drawn.images)) if soft else drawn
+            return self.seen(drawn)
 
         return draw
 
     @property
     def real_rows(self) -> np.ndarray:
-        """Rows of the source's training split that show a class of the set."""
-        return np.flatnonzero(self.test.label_of[self.test.source.train.labels] >= 0)
+        """See `HeldOut.training_rows`."""
+        return self.test.training_rows
 
     def real_images(self, rows: np.ndarray, size: int) -> TrainingSet:
-        """Return rows of the source's training split as images of `size` pixels with the set's labels."""
+        """Return rows of the source's training split as images of `size` pixels, uint8, with the set's labels."""
         train = self.test.source.train
         return TrainingSet(train.pixels(rows, size), torch.from_numpy(self.test.label_of[train.labels[rows]]))
+
+
+def fit_zca(run: Run, source: Source, rows: np.ndarray, size: int, eps: float = zca.EPS) -> zca.Zca:
+    """Fit ZCA whitening to real training images: the stage 'fit zca'. Call it on every process.
+
+    Args:
+        run: One of its processes fits, all get the same.
+        source: The real dataset.
+        rows: Rows of its training split.
+        size: Side of the images in pixels.
+        eps: See `augmentation.zca.fit`.
+
+    Raises:
+        InputError: When the images are too large; see `augmentation.zca.check_side`.
+    """
+    zca.check_side(size)
+
+    def fit(_: Sequence[int]) -> dict[str, torch.Tensor]:
+        parts = (rows[start : start + 1000] for start in range(0, len(rows), 1000))
+        fitted = zca.fit((source.train.pixels(part, size).to(run.device) for part in parts), eps)
+        found = {"mean": fitted.mean, "transform": fitted.transform}
+        sha256 = torch.tensor(list(bytes.fromhex(fitted.sha256)), dtype=torch.uint8)
+        return {name: tensor.cpu()[None] for name, tensor in {**found, "sha256": sha256}.items()}
+
+    made_from = {"source": source.fingerprint, "rows": hashlib.sha256(rows.tobytes()).hexdigest(), "size": size, "eps": eps}
+    how = {"made_from": made_from, "whole": True, "lower": "a smaller --image_size"}
+    found = run.map("fit zca", [0], fit, chunk_size=1, **how).rows(0, 1)
+    mean, transform = (found[name][0].to(run.device) for name in ("mean", "transform"))
+    return zca.Zca(mean, transform, eps, len(rows), bytes(found["sha256"][0].tolist()).hex())
+
+
+def refit_zca(run: Run, record: ZcaRecord, test: HeldOut, size: int) -> zca.Zca:
+    """Fit again the transform that whitened a set; see `fit_zca`.
+
+    Args:
+        run: The run.
+        record: What the set's manifest says of it.
+        test: Of the set; its source has the training images.
+        size: Side of the set's images in pixels.
+
+    Raises:
+        InputError: When the source's training images are others than those it was fitted to.
+    """
+    fitted = fit_zca(run, test.source, test.training_rows, size, record.eps)
+    if (fitted.images, fitted.sha256) != (record.images, record.sha256):
+        found = f"its {fitted.images:,} training images are others than the {record.images:,} that the set was whitened by"
+        raise InputError("source", test.source.name, f"{found}; name the real dataset, at the revision on record")
+    return fitted
 
 
 def label_temperature(manifest: Manifest) -> float | None:
