@@ -25,8 +25,9 @@ from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
 from distill_hub.evaluation.scores import Trial, measure, refuse_missing, refuse_pictures, settings_of, trials_of
-from distill_hub.evaluation.subject import Subject, label_temperature, real_source, refit_zca
+from distill_hub.evaluation.subject import Subject, label_temperature, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
+from distill_hub.evaluation.whitening import refit_zca
 from distill_hub.foreign.align import align
 from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.read import read_foreign

@@ -1,6 +1,5 @@
 """What is scored, and what it is tested on."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from distill_hub.artifact.manifest import Manifest, ModelRecord, ZcaRecord, is_mirrored
-from distill_hub.augmentation import zca
+from distill_hub.artifact.manifest import Manifest, ModelRecord, is_mirrored
+from distill_hub.augmentation.zca import Zca
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, match_classes
@@ -18,7 +17,6 @@ from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.settings import Settings
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.kinds import Kind, PositiveFloat
-from distill_hub.running.run import Run
 from distill_hub.running.seeds import draw_seed
 
 
@@ -85,7 +83,7 @@ class Subject:
     teacher: Classifier | None = None
     teacher_record: ModelRecord | None = None
     label_temperature: float | None = None
-    zca: zca.Zca | None = None
+    zca: Zca | None = None
 
     def test_images(self, settings: Settings) -> torch.Tensor:
         """Return the test images as students see them, (M, 3, S, S): uint8, or whitened float32."""
@@ -133,54 +131,6 @@ class Subject:
         """Return rows of the source's training split as images of `size` pixels, uint8, with the set's labels."""
         train = self.test.source.train
         return TrainingSet(train.pixels(rows, size), torch.from_numpy(self.test.label_of[train.labels[rows]]))
-
-
-def fit_zca(run: Run, source: Source, rows: np.ndarray, size: int, eps: float = zca.EPS) -> zca.Zca:
-    """Fit ZCA whitening to real training images: the stage 'fit zca'. Call it on every process.
-
-    Args:
-        run: One of its processes fits, all get the same.
-        source: The real dataset.
-        rows: Rows of its training split.
-        size: Side of the images in pixels.
-        eps: See `augmentation.zca.fit`.
-
-    Raises:
-        InputError: When the images are too large; see `augmentation.zca.check_side`.
-    """
-    zca.check_side(size)
-
-    def fit(_: Sequence[int]) -> dict[str, torch.Tensor]:
-        parts = (rows[start : start + 1000] for start in range(0, len(rows), 1000))
-        fitted = zca.fit((source.train.pixels(part, size).to(run.device) for part in parts), eps)
-        found = {"mean": fitted.mean, "transform": fitted.transform}
-        sha256 = torch.tensor(list(bytes.fromhex(fitted.sha256)), dtype=torch.uint8)
-        return {name: tensor.cpu()[None] for name, tensor in {**found, "sha256": sha256}.items()}
-
-    made_from = {"source": source.fingerprint, "rows": hashlib.sha256(rows.tobytes()).hexdigest(), "size": size, "eps": eps}
-    how = {"made_from": made_from, "whole": True, "lower": "a smaller --image_size"}
-    found = run.map("fit zca", [0], fit, chunk_size=1, **how).rows(0, 1)
-    mean, transform = (found[name][0].to(run.device) for name in ("mean", "transform"))
-    return zca.Zca(mean, transform, eps, len(rows), bytes(found["sha256"][0].tolist()).hex())
-
-
-def refit_zca(run: Run, record: ZcaRecord, test: HeldOut, size: int) -> zca.Zca:
-    """Fit again the transform that whitened a set; see `fit_zca`.
-
-    Args:
-        run: The run.
-        record: What the set's manifest says of it.
-        test: Of the set; its source has the training images.
-        size: Side of the set's images in pixels.
-
-    Raises:
-        InputError: When the source's training images are others than those it was fitted to.
-    """
-    fitted = fit_zca(run, test.source, test.training_rows, size, record.eps)
-    if (fitted.images, fitted.sha256) != (record.images, record.sha256):
-        found = f"its {fitted.images:,} training images are others than the {record.images:,} that the set was whitened by"
-        raise InputError("source", test.source.name, f"{found}; name the real dataset, at the revision on record")
-    return fitted
 
 
 def label_temperature(manifest: Manifest) -> float | None:

@@ -174,7 +174,7 @@ def train_students(
 def accuracies(
     network: nn.Module, images: torch.Tensor, labels: torch.Tensor, settings: Settings, batch_size: int = TEST_BATCH
 ) -> list[float]:
-    """Return the fraction of images (M, 3, S, S), uint8 or float, with labels (M,) that each of the `Students` gets right."""
+    """Return the share of images (M, 3, S, S), uint8 or float, with labels (M,) that each of the `Students` gets right."""
     network.eval()
     hits = torch.zeros((), device=images.device)
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
