@@ -109,7 +109,8 @@ def package_and_score(
         manifest = Manifest.read(folder / "manifest.json")
     rules = setup.protocol
     views = open_views(find(folder), manifest) if rules.labels == "views" else None
-    own = TrainingSet(seen(images, stage, space), label_tensor, soft_labels(stage) if rules.labels == "soft" else None, views)
+    soft = soft_labels(stage) if rules.labels == "soft" else None
+    own = TrainingSet(seen(images, stage, space), label_tensor, soft, views)
     temperature, zca = label_temperature(manifest), space.zca if space else None
     subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher, temperature, zca)
     seeds = range(manifest.seed, manifest.seed + config.repeats)

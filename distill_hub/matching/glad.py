@@ -1,13 +1,13 @@
 """GLaD: distillation into the latents of a generator (Cazenavette et al., CVPR 2023), with the generators of this house.
 
-What is optimised is not the pixels but what a frozen generator decodes to them: z with x = Dec(z), so that a distilled image is
-one that the generator can draw (Sec. 3.2). The matching is that of another method, which is asked for the gradient of its loss in
-the pixels; then this is taken back through the decoder, some images at a time: dL/dz = (dDec/dz)ᵀ dL/dx (Sec. 3.4, Alg. 1).
+What is optimised is not the pixels but what a frozen generator decodes to them: z with x = Dec(z), so that a distilled
+image is one that the generator can draw. The matching is that of another method, which is asked for the gradient of its
+loss in the pixels; then this is taken back through the decoder, some images at a time: dL/dz = (dDec/dz)ᵀ dL/dx.
 
-Where the paper and the released code (glad fe62863) differ: their generator is StyleGAN-XL, with its style vectors and the feature
-maps of one of its layers, which start from average styles. Its weights are only to be had as pickles, which are programs, and are
-not loaded here. In its place stand the latents of the VAE of a diffusion model, feature maps as well, which start from encoded real
-images. The released numbers are those of the best of several repeats and of the best iteration on the test split.
+Where the paper and the released code (glad fe62863) differ: their generator is StyleGAN-XL, with its style vectors and the
+feature maps of one of its layers, which start from average styles. Its weights are only to be had as pickles, which are
+programs, and are not loaded here. In its place stand the latents of the VAE of a diffusion model, feature maps as well,
+which start from encoded real images. The released numbers are those of the best iteration on the test split.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,8 +1,8 @@
 """The space that pixels are optimised in, and what of them is published.
 
-In the papers' codes pixels are free numbers, in normalised or in whitened space. Here they are in the units of an image, 0 black
-and 1 white, with a learning rate for normalised ones (`matching.pixels`); by default they are clamped, so that the stored image
-is the set. Free ones are published as they are, float16, beside their picture, and so are whitened ones.
+In the papers' codes pixels are free numbers, in normalised or in whitened space. Here they are in the units of an image, 0
+black and 1 white, and by default clamped, so that the stored image is the set. Free ones are published as they are,
+float16, beside their picture, and so are whitened ones.
 """
 
 from dataclasses import dataclass
@@ -32,13 +32,8 @@ class Space:
     zca: Zca | None = None
 
     def of(self, images: torch.Tensor) -> torch.Tensor:
-        """Bring real images, uint8 (N, 3, S, S), into this space: as they are, or whitened float32 on their device."""
+        """Bring images (N, 3, S, S), uint8 or float in [0, 1], into this space: they stay, or are whitened, float32."""
         return self.zca.whiten(images).to(images.device) if self.zca else images
-
-    def bound_(self, pixels: torch.Tensor) -> None:
-        """Clamp pixels in place, where they are not free."""
-        if not self.free:
-            pixels.clamp_(0, 1)
 
     def published(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what a set holds of pixels (N, 3, S, S), on the CPU: `images`, uint8, and free ones as `pixels`, float16.

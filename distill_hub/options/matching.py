@@ -23,3 +23,15 @@ class MatchingOptions(PixelOptions):
     def check_settings(self) -> None:
         """Refuse a network that does not exist."""
         check_network(self.network, "network")
+
+
+@dataclass(frozen=True)
+class SpaceOptions:
+    """The space of the pixels."""
+
+    pixels: Literal["clamped", "free", "zca"] = option(
+        "clamped",
+        "clamped: to black and white after every step, so that the images are the set; free: by nothing, as in the papers' "
+        "codes; zca: nor is anything, and images are whitened, up to 64 px. The last two add a column that students are "
+        "trained on, beside pictures of it",
+    )
