@@ -14,9 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
+from distill_hub.augmentation.dsa import operations
 from distill_hub.config import InputError
+from distill_hub.data.sources import Source
 from distill_hub.generators.base import Generator
-from distill_hub.matching.pixels import MOMENTUM
+from distill_hub.matching import dm
+from distill_hub.matching.pixels import MOMENTUM, normalization
+from distill_hub.options.glad import GladConfig
 
 FACTS = {
     "name": "glad",
@@ -38,17 +42,41 @@ DIFFERS = (
 Objective = Callable[[int, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
+def rules_of(config: GladConfig, size: int, source: Source, dtype: torch.dtype) -> dm.Rules:
+    """Resolve the settings: as in the paper, up to 16 px, where digits are, fewer and smaller steps.
+
+    Args:
+        config: What is asked for.
+        size: Side of the images in pixels.
+        source: The real images.
+        dtype: See `dm.Rules`.
+
+    Returns:
+        DM's rules, the rate that of the latents.
+    """
+    steps, rate, batch = (100, 0.3, 64) if size <= 16 else (1000, 10.0, 256)
+    mean, std = normalization(source, size)
+    return dm.Rules(
+        steps=config.match_steps or steps,
+        rate=config.latent_learning_rate or rate,
+        real_batch_size=config.real_batch_size or batch,
+        operations=operations(source.mirrored) if config.augment == "dsa" else (),
+        mean=mean,
+        std=std,
+        dtype=dtype,
+    )
+
+
 @torch.no_grad()
 def encode(generator: Generator, images: torch.Tensor, batch_size: int) -> torch.Tensor:
     """Return what the latents start from: the means of the encoder's posterior, (N, channels, h, w).
 
     Args:
         generator: Its VAE encodes.
-        images: uint8 (N, 3, S, S).
+        images: (N, 3, S, S) in [0, 1].
         batch_size: Images at a time.
     """
-    parts = (part.to(generator.device).float() / 255 for part in images.split(batch_size))
-    return torch.cat([generator.posterior(part)[0] for part in parts])
+    return torch.cat([generator.posterior(part.to(generator.device))[0] for part in images.split(batch_size)])
 
 
 @torch.no_grad()
