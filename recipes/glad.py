@@ -4,8 +4,8 @@
     distill-hub make glad --source imagewoof --ipc 10 --decode_batch_size 2
     distill-hub make glad --num_processes 2
 
-The latents are those of the generator's VAE, not of StyleGAN-XL, whose weights are pickles. The same command again resumes an
-interrupted run. The set is the same, bit for bit, for any number of processes.
+The latents are those of the generator's VAE, not of StyleGAN-XL, whose weights are pickles. The same command again resumes
+an interrupted run. The set is the same, bit for bit, for any number of processes.
 """
 
 from pathlib import Path

@@ -1,10 +1,11 @@
 """Sets made by matching, one class after the other."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from distill_hub.making.by_class import make_by_class
 from distill_hub.making.start import GeneratorSetup, Setup
@@ -35,70 +36,79 @@ def match_by_class(setup: Setup, total: int, match: Callable[..., None], rules: 
         InputError: For a network that cannot be used, float16, or pixels that are not finite any more.
     """
     config, run, source, size = setup.config, setup.run, setup.source, setup.image_size
-    pixel.refuse_half_precision(run.dtype)
-    name = resolve(config.network, len(source.classes), size)
-    folder = run.state("match steps", setup.made_from)
-    network = functools.partial(fresh, name, len(source.classes), size, config.seed, device=run.device)
+    networks, loop = _networks(setup), _loops(setup, total)
 
     def make(label: int) -> dict[str, torch.Tensor]:
         class_name, rows = source.class_names[label], source.train.by_class[label]
         real = source.train.pixels(rows, size)
         start, seeds = pixel.start(config.start, real, rows, config.ipc, source, config.seed, class_name)
         real, start = (space.of(images.to(run.device)) for images in (real, start))
-        state = {"pixels": start, "velocity": torch.zeros_like(start)}
-        state["losses"] = torch.zeros(total, device=run.device)
-        title = f"match {class_name}" if run.is_main else ""
-        todo = steps(run, folder / f"{label:06d}.safetensors", total, state, title=title)
-        match(state, real, todo, network, functools.partial(embed, num_classes=len(source.classes)), rules,
-              config.seed, class_name)  # fmt: skip
-        ends = torch.tensor(first_and_last_tenth(state["losses"].cpu()))
-        return {**space.published(state["pixels"]), "seeds": seeds, "losses": ends.repeat(config.ipc, 1)}
+        state = _state(total, pixels=start)
+        match(state, real, loop(label, state), *networks, rules, config.seed, class_name)
+        return {**space.published(state["pixels"]), "seeds": seeds, "losses": _ends(state, config.ipc)}
 
     return make_by_class(setup, make, "match")
 
 
 def match_latents_by_class(setup: GeneratorSetup, rules: dm.Rules) -> Stage:
-    """Match latents of every class, decoded, with real images; see `match_by_class`, and `matching.glad`.
+    """Match what latents of every class decode to with real images; see `match_by_class` and `matching.glad`.
 
     Args:
         setup: What the recipe works with, `GladConfig` among it.
         rules: How.
 
     Returns:
-        The set, for `package_and_score`, with its `latents`; the seed of an image is the row in the training split whose
-        encoding it started from.
+        The set, with its `latents`; the seed of an image is the row in the training split whose encoding it started from.
 
     Raises:
-        InputError: For a network that cannot be used, float16, latents that are not finite any more, or a decoder without
-            gradients.
+        InputError: See `match_by_class`, and for a decoder without gradients.
     """
-    config, run, source, size = setup.config, setup.run, setup.source, setup.image_size
-    pixel.refuse_half_precision(run.dtype)
-    name = resolve(config.network, len(source.classes), size)
-    folder = run.state("match steps", setup.made_from)
-    network = functools.partial(fresh, name, len(source.classes), size, config.seed, device=run.device)
-    embedded, generator, batch_size = (
-        functools.partial(embed, num_classes=len(source.classes)),
-        setup.generator,
-        config.decode_batch_size,
-    )
+    config, source, generator = setup.config, setup.source, setup.generator
+    networks, loop = _networks(setup), _loops(setup, rules.steps)
 
     def make(label: int) -> dict[str, torch.Tensor]:
         class_name, rows = source.class_names[label], source.train.by_class[label]
-        real = source.train.pixels(rows, size)
-        start, seeds = pixel.start("real", real, rows, config.ipc, source, config.seed, class_name)
-        latents, real = glad.encode(generator, start, batch_size), real.to(run.device)
-        state = {"latents": latents, "velocity": torch.zeros_like(latents)}
-        state["losses"] = torch.zeros(rules.steps, device=run.device)
-        title = f"match {class_name}" if run.is_main else ""
-        todo = steps(run, folder / f"{label:06d}.safetensors", rules.steps, state, title=title)
+        images = source.train.pixels(rows, setup.image_size)
+        start, seeds = pixel.start("real", images, rows, config.ipc, source, config.seed, class_name)
+        real = images.to(setup.run.device)
+        state = _state(rules.steps, latents=glad.encode(generator, start, config.decode_batch_size))
 
-        def objective(step: int, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return dm.gradient(images, real, step, network, embedded, rules, config.seed, class_name)
+        def objective(step: int, decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return dm.gradient(decoded, real, step, *networks, rules, config.seed, class_name)
 
-        glad.match(state, todo, generator, objective, rate=rules.rate, batch_size=batch_size)
-        ends = torch.tensor(first_and_last_tenth(state["losses"].cpu()))
-        images = pixel.to_uint8(glad.decode(generator, latents, batch_size))
-        return {"images": images, "latents": latents.cpu(), "seeds": seeds, "losses": ends.repeat(config.ipc, 1)}
+        glad.match(state, loop(label, state), generator, objective, rate=rules.rate, batch_size=config.decode_batch_size)
+        decoded = glad.decode(generator, state["latents"], config.decode_batch_size)
+        made = {"images": pixel.to_uint8(decoded), "latents": state["latents"].cpu()}
+        return {**made, "seeds": seeds, "losses": _ends(state, config.ipc)}
 
     return make_by_class(setup, make, "match")
+
+
+def _networks(setup: Setup) -> tuple[Callable[[int], nn.Module], Callable[[nn.Module, torch.Tensor], torch.Tensor]]:
+    """Return what gives the network of a step, and what embeds images in it."""
+    pixel.refuse_half_precision(setup.run.dtype)
+    classes = len(setup.source.classes)
+    name = resolve(setup.config.network, classes, setup.image_size)
+    network = functools.partial(fresh, name, classes, setup.image_size, setup.config.seed, device=setup.run.device)
+    return network, functools.partial(embed, num_classes=classes)
+
+
+def _loops(setup: Setup, total: int) -> Callable[[int, Mapping[str, torch.Tensor]], Iterator[int]]:
+    """Return what runs the loop of a class on its state, from the last checkpoint on."""
+    folder = setup.run.state("match steps", setup.made_from)
+
+    def loop(label: int, state: Mapping[str, torch.Tensor]) -> Iterator[int]:
+        title = f"match {setup.source.class_names[label]}" if setup.run.is_main else ""
+        return steps(setup.run, folder / f"{label:06d}.safetensors", total, state, title=title)
+
+    return loop
+
+
+def _state(total: int, **moved: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the state of a loop: what is moved, by its name, its velocity, and the losses of all steps."""
+    (start,) = moved.values()
+    return {**moved, "velocity": torch.zeros_like(start), "losses": torch.zeros(total, device=start.device)}
+
+
+def _ends(state: Mapping[str, torch.Tensor], ipc: int) -> torch.Tensor:
+    return torch.tensor(first_and_last_tenth(state["losses"].cpu())).repeat(ipc, 1)

@@ -13,11 +13,13 @@ from distill_hub.augmentation.dsa import OPERATIONS
 from distill_hub.config import InputError
 from distill_hub.matching import dm, pixels
 from distill_hub.matching.networks import embed, fresh, resolve
+from distill_hub.matching.space import Space
 from distill_hub.networks.build import build
 from distill_hub.options.dm import DmConfig
 from distill_hub.running.seeds import cpu_generator
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+SPACE = Space(MEAN, STD)
 RULES = dm.Rules(steps=4, rate=0.05, real_batch_size=5, operations=(), mean=MEAN, std=STD)
 
 
@@ -111,14 +113,15 @@ def test_names_of_networks():
 
 def test_settings_are_the_papers_above_16_px():
     source = types.SimpleNamespace(normalization="cifar", mirrored=True)
-    rules = [dm.rules_of(DmConfig(ipc=ipc), 32, source, torch.float32) for ipc in (1, 10, 50, 100)]
+    space = Space(*pixels.normalization(source, 32))
+    rules = [dm.rules_of(DmConfig(ipc=ipc), 32, source, space, torch.float32) for ipc in (1, 10, 50, 100)]
     assert {(own.steps, own.real_batch_size) for own in rules} == {(20_000, 256)}
     assert [own.rate for own in rules] == [1, 1, 1, 10] and rules[0].operations == OPERATIONS
     assert rules[0].mean == (0.4914, 0.4822, 0.4465)
     digits = types.SimpleNamespace(normalization="imagenet", mirrored=False)
-    small = dm.rules_of(DmConfig(), 16, digits, torch.float32)
+    small = dm.rules_of(DmConfig(), 16, digits, SPACE, torch.float32)
     assert (small.steps, small.real_batch_size, small.rate) == (100, 64, 1) and "flip" not in small.operations
-    assert not dm.rules_of(DmConfig(augment="none"), 16, digits, torch.float32).operations
+    assert not dm.rules_of(DmConfig(augment="none"), 16, digits, SPACE, torch.float32).operations
 
 
 def test_where_images_start():
