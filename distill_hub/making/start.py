@@ -24,6 +24,8 @@ from distill_hub.generators.base import Generator
 from distill_hub.generators.open import open_generator
 from distill_hub.generators.phases import NO_GROUP
 from distill_hub.making.size import with_size
+from distill_hub.making.space import check_space, has_free_pixels, open_space
+from distill_hub.matching.space import Space
 from distill_hub.methods.candidates import draw_pool, judge_pool
 from distill_hub.networks.names import student_name
 from distill_hub.options.shared import (
@@ -67,7 +69,9 @@ class Setup:
 
     @property
     def view_epochs(self) -> int:
-        """For how many epochs views are stored."""
+        """For how many epochs views are stored; of free pixels none are, since views are of pictures."""
+        if has_free_pixels(self.config):
+            return 0
         return epochs_of_views(self.config.view_epochs, self.protocol, self.config.ipc, len(self.source.classes))
 
     @property
@@ -81,6 +85,10 @@ class Setup:
         later = {*options(self.config, EvaluationOptions), *options(self.config, ViewsOptions), "image_format"}
         settings = {name: value for name, value in self.run.settings.items() if name not in later}
         return {**settings, "teacher_sha256": self.teacher_record.sha256}
+
+    def space(self) -> Space:
+        """Open the space that pixels are optimised in; see `making.space.open_space`. Call it on every process."""
+        return open_space(self.run, self.config, self.test, self.image_size)
 
     def manifest(self, facts: Mapping[str, str], notes: Mapping[str, Any] | None = None) -> Manifest:
         """Describe the set that a method made; see `artifact.describe.describe`. Call it on every process."""
@@ -267,6 +275,7 @@ def _begin(config: _Options, method: str) -> tuple[_Options, Source, str, Destin
     rules = protocol_named(config.protocol)
     epochs_of_views(config.view_epochs, rules, config.ipc, len(source.classes))
     rules.check_students(config.students, len(source.classes), size)
+    check_space(config, rules, size)
     name = set_name(source.name, config.ipc, method)
     destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     folder = config.output_dir or Path("outputs", name)

@@ -5,11 +5,11 @@ from typing import Literal
 
 from distill_hub.config import option
 from distill_hub.kinds import NonNegativeInt, PositiveFloat, PositiveInt
-from distill_hub.options.matching import MatchingOptions
+from distill_hub.options.matching import MatchingOptions, SpaceOptions
 
 
 @dataclass(frozen=True)
-class DcConfig(MatchingOptions):
+class DcConfig(MatchingOptions, SpaceOptions):
     """DSA, or with --augment none DC: gradient matching."""
 
     start: Literal["real", "noise"] | None = option(

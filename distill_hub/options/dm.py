@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from distill_hub.config import option
 from distill_hub.kinds import PositiveFloat, PositiveInt
-from distill_hub.options.matching import MatchingOptions
+from distill_hub.options.matching import MatchingOptions, SpaceOptions
 
 
 @dataclass(frozen=True)
-class DmConfig(MatchingOptions):
+class DmConfig(SpaceOptions, MatchingOptions):
     """DM: distribution matching."""
 
     match_steps: PositiveInt | None = option(
