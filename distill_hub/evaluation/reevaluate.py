@@ -13,7 +13,7 @@ from accelerate import PartialState
 from distill_hub.artifact.find import Found, find
 from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
 from distill_hub.artifact.manifest import Manifest, ModelRecord
-from distill_hub.artifact.records import REAL, Comparison, EvaluationRecord
+from distill_hub.artifact.records import OWN, REAL, Comparison, EvaluationRecord
 from distill_hub.artifact.views import Views, open_views
 from distill_hub.config import InputError
 from distill_hub.data.known import Normalization
@@ -23,7 +23,7 @@ from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
-from distill_hub.evaluation.scores import Trial, measure, refuse_missing, settings_of, trials_of
+from distill_hub.evaluation.scores import Trial, measure, refuse_missing, trials_of
 from distill_hub.evaluation.subject import HeldOut, Subject, label_temperature, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.train import TrainingSet
@@ -333,10 +333,10 @@ def _measure(
     for job, record in zip(jobs, recorded, strict=True):
         has_teacher, has_soft_labels = bool(how.teacher or record), given.soft_labels is not None
         refuse_missing(job.rules, given.views, has_teacher=has_teacher, has_soft_labels=has_soft_labels)
-    temperature = label_temperature(given.manifest) if given.manifest else None
+    temperature, tiles = (label_temperature(given.manifest), given.manifest.tiles) if given.manifest else (None, None)
     settings = {
         "content_sha256": given.content_sha256,
-        "label_temperature": temperature,
+        "read_as": [temperature, tiles],
         "views_sha256": given.views.record.sha256 if given.views else None,
         "source": [real.name, real.revision or real.fingerprint, real.test.fingerprint, real.mirrored, real.normalization],
         "jobs": [[job.rules.name, job.rules.version, job.student, list(job.seeds), job.claim is None] for job in jobs],
@@ -351,7 +351,7 @@ def _measure(
             if replays not in arranged:
                 arranged[replays] = given.stored(real) if replays else given.sorted(real)
             own, test = arranged[replays]
-            subject = Subject(own, test, given.content_sha256, label_temperature=temperature)
+            subject = Subject(own, test, given.content_sha256, label_temperature=temperature, tiles=tiles)
             if wants:
                 key = replays, record and record.sha256
                 if key not in opened:
@@ -381,11 +381,10 @@ def _recorded_teacher(given: _Given, job: Job) -> ModelRecord | None:
 
 
 def _trials(subject: Subject, job: Job, how: Request) -> dict[str, Trial]:
-    settings = settings_of(subject, job.rules, job.student)
     # A claim brought its baselines.
-    trials = trials_of(subject, settings, None if job.claim and not how.dd_ranking else {})
+    trials = trials_of(subject, job.rules, job.student, None if job.claim and not how.dd_ranking else {})
     trials = ranking_trials(subject, trials, how.real_accuracy) if how.dd_ranking else trials
-    return {**trials, REAL: trials.get(REAL) or real_trial(subject, settings)} if how.full_data else trials
+    return {**trials, REAL: trials.get(REAL) or real_trial(subject, trials[OWN].settings)} if how.full_data else trials
 
 
 def _compare(run: Run, subject: Subject, job: Job, trials: Mapping[str, Trial], how: Request, stage: str) -> Comparison:

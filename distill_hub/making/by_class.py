@@ -22,7 +22,7 @@ def make_by_class(setup: Setup, make: Callable[[int], tuple[torch.Tensor, torch.
 
     def select(labels: Sequence[int]) -> dict[str, torch.Tensor]:
         images, seeds = make(labels[0])
-        return {"images": images, "logits": setup.teacher.judge(images), "seeds": seeds}
+        return {"images": images, "logits": setup.logits(images), "seeds": seeds}
 
     how = {"made_from": setup.made_from, "whole": True, "lower": "a smaller --image_size"}
     return setup.run.map("select", setup.labels, select, chunk_size=setup.config.ipc, **how)

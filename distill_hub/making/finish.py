@@ -12,6 +12,7 @@ from distill_hub.artifact.manifest import Manifest, SourceRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
+from distill_hub.augmentation.tiles import decode
 from distill_hub.data.known import FITTED
 from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.scores import in_words, measure, score_table
@@ -98,14 +99,14 @@ def package_and_score(
     images = stage.rows(0, len(stage), "images")["images"]
     if epochs := setup.view_epochs:
         how = {"epochs": epochs, "mirrored": setup.source.mirrored, "seed": manifest.seed}
-        drawn = draw_views(run, images, teacher, manifest.teacher, **how)
+        drawn = draw_views(run, decode(images, manifest.tiles), teacher, manifest.teacher, **how)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
         manifest = Manifest.read(folder / "manifest.json")
     rules = setup.protocol
     views = open_views(find(folder), manifest) if rules.labels == "views" else None
     own = TrainingSet(images, label_tensor, soft_labels(stage) if rules.labels == "soft" else None, views)
     temperature = label_temperature(manifest)
-    subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher, temperature)
+    subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher, temperature, manifest.tiles)
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
     for student in rules.students(config.students, manifest.image_size):
