@@ -35,6 +35,11 @@ def join(parts: torch.Tensor, tiles: int, size: int) -> torch.Tensor:
     return images[..., :size, :size]
 
 
+def enlarged(parts: torch.Tensor, size: int) -> torch.Tensor:
+    """Scale tiles of floats (N, 3, t, t) to (N, 3, size, size), bilinear between the centres of pixels."""
+    return F.interpolate(parts, (size, size), mode="bilinear", align_corners=False)
+
+
 def decode(images: torch.Tensor, tiles: int | None) -> torch.Tensor:
     """Return what students see of a set: every tile at full size, bilinear between the centres of pixels.
 
@@ -50,7 +55,7 @@ def decode(images: torch.Tensor, tiles: int | None) -> torch.Tensor:
         return images
     parts, size = split(images, tiles), images.shape[-1]
     if images.is_floating_point():
-        return F.interpolate(parts, (size, size), mode="bilinear", align_corners=False)
+        return enlarged(parts, size)
     weights, total = _weights(parts.shape[-1], size).to(images.device), (2 * size) ** 2
     sums = (weights @ part.double() @ weights.T for part in parts.split(64))
     return torch.cat([((own + total // 2) / total).floor().to(torch.uint8) for own in sums])

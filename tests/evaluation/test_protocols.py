@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from distill_hub.augmentation.augment import Augmentation
 from distill_hub.config import InputError
-from distill_hub.data.augment import Augmentation
 from distill_hub.data.known import KNOWN, NORMALIZATIONS
 from distill_hub.evaluation.protocols import FKD_EPOCHS, PROTOCOLS, fkd_batch_size, idc_epochs, protocol
 from distill_hub.evaluation.settings import Settings, Task, learning_rate

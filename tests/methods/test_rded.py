@@ -146,7 +146,7 @@ def test_the_brightest_dogs_are_dealt_out_and_decoded_once(source, teacher, monk
     """Any crop of an image has its grey, so that tiles say whose they are."""
     decoded, decode = [], Split.image
     monkeypatch.setattr(Split, "image", lambda split, row: decoded.append(row) or decode(split, row))
-    images, seeds = distilled(source, teacher)
+    images, seeds = distilled(source, teacher).values()
     dogs = np.flatnonzero(source.train.labels == 1)
     assert sorted(decoded) == dogs.tolist()
     tiles = [images[j, 0, y, x].item() for y in (0, 6) for x in (0, 6) for j in range(2)]
