@@ -42,8 +42,8 @@ class IdcConfig(FormationOptions, NetworkOptions):
     )
     training_images: PositiveInt | None = option(
         None,
-        "real images that a network is trained on after every step; default: 500 as in the paper, of CIFAR 2,000, up to 16 px "
-        "64",
+        "real images that a network is trained on after every step; default as in the paper: 500, of CIFAR 2,000; up to "
+        "16 px 64",
     )
     pretrain_epochs: NonNegativeInt | None = option(
         None,
