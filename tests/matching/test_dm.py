@@ -108,7 +108,7 @@ def test_names_of_networks():
     with pytest.raises(InputError, match="network: 'resnet-18-bn' cannot be used; it has BatchNorm"):
         resolve("resnet-18-bn", 10, 32)
     with pytest.raises(InputError, match="timm/resnet18' cannot be used; it has BatchNorm"):
-        resolve("timm/resnet18", 10, 32)
+        resolve("timm/resnet18", 10, 64)
     with pytest.raises(InputError, match="8 px allow a depth of 3"):
         resolve("convnet-4", 10, 8)
 
