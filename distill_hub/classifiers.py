@@ -17,8 +17,8 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save
 from torch import nn
 
+from distill_hub.augmentation.augment import LUMA, normalize
 from distill_hub.config import InputError, nearest
-from distill_hub.data.augment import LUMA, normalize
 from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.networks.build import build

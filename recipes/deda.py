@@ -22,6 +22,7 @@ def main(config: DedaConfig) -> Path | None:
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
     from distill_hub.methods import deda, sre2l
+    from distill_hub.methods.losses import loss_note
     from distill_hub.statistics.bank import open_bank
 
     setup = set_up(config, "deda", batch_norm=True)
@@ -41,7 +42,7 @@ def main(config: DedaConfig) -> Path | None:
     batch = {"chunk_size": config.classes_at_a_time * config.ipc, "size": size, "mirrored": setup.source.mirrored}
     batch |= {"made_from": setup.made_from, "lower": "a smaller --classes_at_a_time or --ipc"}
     recovered = sre2l.recover_set(run, teacher, names, items, objective, config, **batch)
-    return package_and_score(setup, recovered, setup.manifest(deda.FACTS, sre2l.loss_note(recovered)))
+    return package_and_score(setup, recovered, setup.manifest(deda.FACTS, loss_note(recovered)))
 
 
 if __name__ == "__main__":

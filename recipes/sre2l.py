@@ -22,6 +22,7 @@ def main(config: Sre2lConfig) -> Path | None:
     from distill_hub.making.start import set_up
     from distill_hub.methods import sre2l
     from distill_hub.methods.candidates import keep
+    from distill_hub.methods.losses import loss_note
 
     setup = set_up(config, "sre2l", batch_norm=True)
     names = setup.source.class_names
@@ -41,7 +42,7 @@ def main(config: Sre2lConfig) -> Path | None:
     recovered = sre2l.recover_set(setup.run, setup.teacher, names, items, objective, config, **batch)
     by_class = [index * len(names) + label for label in range(len(names)) for index in range(config.ipc)]
     selected = keep(setup.run, recovered, by_class)
-    manifest = setup.manifest(sre2l.FACTS, sre2l.loss_note(recovered))
+    manifest = setup.manifest(sre2l.FACTS, loss_note(recovered))
     return package_and_score(setup, selected, manifest)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from distill_hub.artifact.records import OWN, RANDOM, REAL, DDRanking, EvaluationRecord
+from distill_hub.augmentation.augment import Augmentation
 from distill_hub.config import InputError
-from distill_hub.data.augment import Augmentation
 from distill_hub.evaluation.metrics import augmentation_robust_score, label_robust_score, mmd
 from distill_hub.evaluation.scores import Trial
 from distill_hub.evaluation.settings import Settings

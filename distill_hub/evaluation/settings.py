@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from distill_hub.augmentation.augment import Augmentation
 from distill_hub.classifiers import IMAGENET_MEAN, IMAGENET_STD
-from distill_hub.data.augment import Augmentation
 from distill_hub.data.known import RGB
 
 
@@ -23,6 +23,7 @@ class Task:
     teacher: str | None = None  # architecture, for labels made online
     views_batch_size: int | None = None  # of the set's stored views
     label_temperature: float | None = None  # at which the set's method used its soft labels
+    student_rate: float | None = None  # learning rate that the set's method learned with its images
 
     @property
     def ipc(self) -> int:
@@ -40,9 +41,9 @@ class Settings:
     learning_rate: float
     weight_decay: float
     decay_all: bool  # False: no weight decay on biases and norms
-    # Epoch by epoch: multistep, x0.2 at 2/3 and 5/6; cosine to 0; half-cosine to a half; warmup-cosine, 5 linear epochs
-    # first. Step by step: cosine-steps.
-    schedule: Literal["multistep", "cosine", "half-cosine", "warmup-cosine", "cosine-steps"]
+    # Epoch by epoch: halfway, x0.1 there; multistep, x0.2 at 2/3 and 5/6; cosine to 0; half-cosine to a half; warmup-cosine,
+    # 5 linear epochs first. Step by step: cosine-steps.
+    schedule: Literal["halfway", "multistep", "cosine", "half-cosine", "warmup-cosine", "cosine-steps"]
     augmentation: Augmentation
     image_size: int  # side of what the student sees
     test_resize: int  # shorter side of a test image before its centre is cropped to image_size
@@ -77,7 +78,9 @@ def learning_rate(settings: Settings, epoch: float) -> float:
         epoch: Epochs done: a whole number, and with the schedule cosine-steps any in between.
     """
     total = settings.epochs
-    if settings.schedule == "multistep":  # MultiStepLR at floor(2E/3) and floor(5E/6)
+    if settings.schedule == "halfway":
+        factor = 0.1 if epoch >= total / 2 else 1.0
+    elif settings.schedule == "multistep":  # MultiStepLR at floor(2E/3) and floor(5E/6)
         factor = 0.2 ** ((epoch >= 2 * total // 3) + (epoch >= 5 * total // 6))
     elif settings.schedule == "half-cosine":
         factor = (1 + math.cos(math.pi * epoch / (2 * total))) / 2

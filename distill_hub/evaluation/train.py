@@ -10,9 +10,9 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from distill_hub.artifact.views import Views
+from distill_hub.augmentation.augment import augment, batch_of, denormalize, draw, normalize
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.data.augment import augment, batch_of, denormalize, draw, normalize
 from distill_hub.evaluation.settings import Settings, learning_rate
 from distill_hub.networks.build import build
 from distill_hub.running.console import progress
@@ -212,7 +212,7 @@ Draws = Mapping[str, torch.Tensor]
 def _batches(
     sets: Sequence[TrainingSet], settings: Settings, seeds: Sequence[int], epoch: int
 ) -> Iterator[tuple[torch.Tensor, Draws]]:
-    """Yield one epoch: augmented images (K * B, 3, S, S), and the draws that made them; see `data.augment.draw`."""
+    """Yield one epoch: augmented images (K * B, 3, S, S), and the draws that made them; see `augmentation.augment.draw`."""
     device, count = sets[0].images.device, len(sets[0].images)
     if settings.labels == "views":
         parts = zip(*(map(view_draws, training_set.views.batches(epoch)) for training_set in sets), strict=True)

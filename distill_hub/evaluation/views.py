@@ -10,9 +10,9 @@ import torch
 
 from distill_hub.artifact.manifest import Manifest, ModelRecord, ViewsFacts
 from distill_hub.artifact.views import write_views
+from distill_hub.augmentation.augment import augment, batch_of, draw
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.data.augment import augment, batch_of, draw
 from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol, fkd_batch_size, fkd_views, protocol
 from distill_hub.evaluation.train import epoch_generator
 from distill_hub.running.console import size_text

@@ -1,4 +1,4 @@
-"""Sets made of real images, one class after the other."""
+"""Sets made one class after the other."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,23 +9,25 @@ from distill_hub.methods.coresets import embed_class
 from distill_hub.running.run import Stage
 
 
-def make_by_class(setup: Setup, make: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> Stage:
-    """Make a set, a class per chunk of work, and let the teacher label it: the stage 'select'.
+def make_by_class(setup: Setup, make: Callable[[int], dict[str, torch.Tensor]], stage: str = "select") -> Stage:
+    """Make a set, a class per chunk of work, and let the teacher label it.
 
     Args:
         setup: What the recipe works with.
-        make: From the position of a class to its images, uint8 (IPC, 3, S, S), and their seeds, int64 (IPC,).
+        make: From the position of a class to images, uint8 (IPC, 3, S, S), their seeds, int64 (IPC,), and what else is to be
+            known of each of them.
+        stage: Name of the stage.
 
     Returns:
         The set, for `package_and_score`.
     """
 
-    def select(labels: Sequence[int]) -> dict[str, torch.Tensor]:
-        images, seeds = make(labels[0])
-        return {"images": images, "logits": setup.teacher.judge(images), "seeds": seeds}
+    def distil(labels: Sequence[int]) -> dict[str, torch.Tensor]:
+        made = make(labels[0])
+        return {**made, "logits": setup.teacher.judge(made["images"])}
 
     how = {"made_from": setup.made_from, "whole": True, "lower": "a smaller --image_size"}
-    return setup.run.map("select", setup.labels, select, chunk_size=setup.config.ipc, **how)
+    return setup.run.map(stage, setup.labels, distil, chunk_size=setup.config.ipc, **how)
 
 
 def choose_by_class(setup: Setup, choose: Callable[[int], torch.Tensor]) -> Stage:
@@ -37,9 +39,9 @@ def choose_by_class(setup: Setup, choose: Callable[[int], torch.Tensor]) -> Stag
     """
     train = setup.source.train
 
-    def make(label: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def make(label: int) -> dict[str, torch.Tensor]:
         rows = train.by_class[label][choose(label).numpy()]
-        return train.pixels(rows, setup.image_size), torch.from_numpy(rows)
+        return {"images": train.pixels(rows, setup.image_size), "seeds": torch.from_numpy(rows)}
 
     return make_by_class(setup, make)
 

@@ -22,9 +22,9 @@ from torch import nn
 from distill_hub.artifact.classifier import ClassifierRecord, classifier_name
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.manifest import EnvironmentRecord, now
+from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
 from distill_hub.classifiers import Classifier, find_head, save_network
 from distill_hub.config import InputError, resolved, words
-from distill_hub.data.augment import Augmentation, augment, batch_of, draw
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.data.sources import Source
 from distill_hub.evaluation.settings import Task

@@ -176,7 +176,7 @@ def distill_class(
     images_per_class: int,
     num_crops: int,
     seed: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> dict[str, torch.Tensor]:
     """Make the images of one class; see `check` for what is refused.
 
     Args:
@@ -191,8 +191,8 @@ def distill_class(
         seed: The run's seed. What is drawn depends on it, the class's name and an image's place in the draw.
 
     Returns:
-        uint8 (ipc, 3, image_size, image_size), those with the most realistic tiles first, and int64 (ipc,), of each image
-        the seed of the crops that its upper left tile is from.
+        images: uint8 (ipc, 3, image_size, image_size), those with the most realistic tiles first; seeds: int64 (ipc,), of
+        each image that of the crops that its upper left tile is from.
     """
     name, own = source.classes[label].name, source.train.by_class[label]
     order = torch.randperm(len(own), generator=cpu_generator(draw_seed(seed, "rded images", name)))
@@ -206,4 +206,4 @@ def distill_class(
     scores = losses(teacher, crops.flatten(0, 1), label, image_size).view(len(rows), num_crops)
     images, best = select(scores, factor**2 * ipc)
     by_image = torch.arange(factor**2 * ipc).view(factor**2, ipc).T.flatten()
-    return tile(crops[images[by_image], best[by_image]], factor), seeds[images[:ipc]]
+    return {"images": tile(crops[images[by_image], best[by_image]], factor), "seeds": seeds[images[:ipc]]}

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch.linalg import vector_norm
 
+from distill_hub.augmentation.augment import Augmentation, denormalize, draw, normalize, resized_crop
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.data.augment import Augmentation, denormalize, draw, normalize, resized_crop
 from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.options.recovery import RecoverOptions
 from distill_hub.running.console import progress
@@ -211,12 +211,6 @@ def recover_set(
         }
 
     return run.map("recover", items, distil, chunk_size=chunk_size, made_from=made_from, whole=True, lower=lower)
-
-
-def loss_note(recovered: Stage) -> dict[str, list[float]]:
-    """Return what the manifest says of the losses: means over the set, of the first and last tenth of the steps."""
-    losses = recovered.rows(0, len(recovered), "losses")["losses"]
-    return {"mean_loss_of_first_and_last_tenth": losses.mean(0).tolist()}
 
 
 def _views(images: torch.Tensor, views: Views, generator: torch.Generator) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NoReturn
 
 from distill_hub.config import InputError, nearest
 
-ProtocolName = Literal["quick", "idc-hard", "idc-hard-100", "rded-soft", "kd", "fkd", "sre2l", "lpld"]
+ProtocolName = Literal["quick", "dsa-hard", "idc-hard", "idc-hard-100", "rded-soft", "kd", "fkd", "sre2l", "lpld"]
 WITH_BATCH_NORM = ("rded-soft", "fkd", "sre2l", "lpld")  # protocols whose papers' students have BatchNorm
 
 # Networks: the arguments of `build.ResNet`, and names in torchvision.

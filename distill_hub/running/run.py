@@ -17,7 +17,7 @@ from rich.table import Table
 from distill_hub.config import InputError
 from distill_hub.ending import FULL
 from distill_hub.running.console import Item, progress, show
-from distill_hub.running.cost import Cost, Meter, added
+from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import STATE, atomic_write, cache_dir, of_dry_run, remove, remove_temporary
 from distill_hub.running.folder import CONFIG, LOCK, check_is_run, clear, made_with, refuse_other
 from distill_hub.running.lock import Lock, hold, remove_unlocked, wait_for
@@ -54,6 +54,7 @@ class Run:
         self.accelerator = start_accelerator()
         self.output_dir, self.lock = output_dir, lock
         self.stages: list[dict[str, Any]] = []
+        self.carried: Cost = NOTHING  # what earlier attempts at the chunk at work took, see `checkpoint.steps`
         self._used: set[str] = set()  # folders in STATE
         self._base = {
             "mixed_precision": self.accelerator.mixed_precision,
@@ -200,12 +201,12 @@ class Run:
         )
         started = time.perf_counter()
         for index in progress(todo, stage, unit="chunk", disable=not self.is_main or not todo):
-            part, meter = parts[index], Meter(self.device)
+            part, meter, self.carried = parts[index], Meter(self.device), NOTHING
             with told(stage, lower):
                 result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
             if any(len(tensor) != len(part) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            facts: dict[str, Any] = {"items": len(part), **meter.read()}
+            facts: dict[str, Any] = {"items": len(part), **added(self.carried, meter.read())}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time
             self._check_lock()

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
 from distill_hub.classifiers import Classifier
-from distill_hub.data.augment import Augmentation, augment, batch_of, draw
 from distill_hub.data.sources import Source
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.statistics.features import Features, captured, full

@@ -16,7 +16,7 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from distill_hub.data.augment import Augmentation, augment, draw
+from distill_hub.augmentation.augment import Augmentation, augment, draw
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.settings import Settings, Task

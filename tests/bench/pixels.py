@@ -1,4 +1,4 @@
-"""Distillation without a generator side by side: coresets, RDED, SRe2L, LPLD, DEDA and its ablations. Run by hand.
+"""Distillation without a generator side by side: coresets, RDED, SRe2L, LPLD, DEDA and its ablations, matching. By hand.
 
     python recipes/fit_classifier.py --source cifar10 --network resnet-18-bn --output_dir outputs/teacher
     python tests/bench/pixels.py --folder outputs/pixels --source cifar10 --teacher outputs/teacher --student resnet-18-bn
@@ -41,7 +41,9 @@ SETS = {  # row of the table: recipe and its words
     "DEDA: means, covariances, L_Cov": ("deda", "--lambda_var", "0"),
     "DEDA": ("deda",),
     "DEDA, Eq. 6 with sums": ("deda", "--reduction", "sum"),
+    "DM": ("dm",),
 }
+CHOSEN = ("random_real", "herding", "kcenter", "rded")  # recipes that optimise nothing, to which --words do not go
 
 
 def make(args: argparse.Namespace, name: str, seed: int) -> TrainingSet:
@@ -53,8 +55,9 @@ def make(args: argparse.Namespace, name: str, seed: int) -> TrainingSet:
     )
     if not (folder / "README.md").is_file():
         words += ["--source", args.source, "--teacher", args.teacher, "--ipc", str(args.ipc), "--seed", str(seed)]
+        words += ["--normalization", args.normalization] if args.normalization else []
         words += ["--repeats", "1", "--students", "convnet-1-w16", "--view_epochs", "0", "--output_dir", str(folder)]
-        words += args.words if recipe in ("sre2l", "lpld", "deda") else []
+        words += args.words if recipe not in CHOSEN else []
         words += ["--classes_at_a_time", "10"] if recipe in ("lpld", "deda") else []
         with unittest.mock.patch("sys.argv", [recipe, *words]):
             runpy.run_path(str(RECIPES / f"{recipe}.py"), run_name="__main__")
@@ -67,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="holds everything")
     parser.add_argument("--source", required=True)
+    parser.add_argument("--normalization", help="of the source; see the recipes")
     parser.add_argument("--teacher", required=True, help="folder of recipes/fit_classifier.py")
     parser.add_argument("--student", required=True)
     parser.add_argument("--protocol", default="sre2l")
@@ -75,8 +79,8 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--words", nargs=argparse.REMAINDER, default=[], help="last: options of the recipes")
     args = parser.parse_args()
-    run = Run(args.folder / "students", {"source": args.source, "teacher": args.teacher, "words": args.words})
-    test = HeldOut(load_source(args.source))
+    run = Run(args.folder / "students", {"source": args.source, "teacher": args.teacher})
+    test = HeldOut(load_source(args.source, normalization=args.normalization))
     named = {"teacher_revision": None, "teacher_epochs": None, "seed": 0}
     teacher, record = open_teacher(run, test, None, teacher=args.teacher, **named)
     show(f"teacher: {record.architecture}, {100 * record.test_accuracy:.1f} %")
@@ -86,10 +90,10 @@ def main() -> None:
         subject = Subject(made(0), test, "0" * 64, teacher, record)
         settings = settings_of(subject, rules, args.student)
         settings = dataclasses.replace(settings, looks=(settings.epochs,))  # the best of many is not asked for
-        stage = f"{name}, IPC {args.ipc}, {args.student}"
+        stage = f"{name}, IPC {args.ipc}, {args.student}, {args.protocol}"
         found = measure(run, subject, rules, args.student, range(args.seeds), {"own": Trial(made, settings)}, stage=stage)
         own = found.score
-        show(f"| {name} | {own.percent()} | {', '.join(f'{100 * last:.2f}' for last in own.last)} |")
+        show(f"| {name} | {args.protocol} | {args.ipc} | {own.percent()} | {', '.join(f'{100 * last:.2f}' for last in own.last)} |")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main(config: Config) -> None:
     """Train students on random real images, drawn anew for every seed, and print how they did."""
     import torch
 
-    from distill_hub.data.augment import Augmentation
+    from distill_hub.augmentation.augment import Augmentation
     from distill_hub.data.sources import load_source
     from distill_hub.evaluation.protocols import protocol
     from distill_hub.evaluation.scores import Trial, measure, settings_of

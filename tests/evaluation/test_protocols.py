@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from distill_hub.augmentation.augment import Augmentation
 from distill_hub.config import InputError
-from distill_hub.data.augment import Augmentation
 from distill_hub.data.known import KNOWN, NORMALIZATIONS
 from distill_hub.evaluation.protocols import FKD_EPOCHS, PROTOCOLS, fkd_batch_size, idc_epochs, protocol
 from distill_hub.evaluation.settings import Settings, Task, learning_rate
@@ -103,11 +103,32 @@ def test_idc_hard_on_small_images(source, classes, ipc):
     assert got.augmentation == Augmentation(flip=True, siamese=True, mix="cutmix", mix_probability=0.5)
 
 
+def mirrors(rules: Settings) -> bool:
+    return rules.augmentation.flip or "flip" in rules.augmentation.dsa
+
+
 def test_digits_are_not_mirrored():
     for name in PROTOCOLS:
         for source in ("digits", "mnist", "svhn"):
-            assert not settings(name, size=32, source=source).augmentation.flip
-        assert settings(name, size=32, source="fashion-mnist").augmentation.flip or name == "quick"
+            assert not mirrors(settings(name, size=32, source=source))
+        assert mirrors(settings(name, size=32, source="fashion-mnist")) or name == "quick"
+
+
+@pytest.mark.parametrize("ipc", IPCS)
+@pytest.mark.parametrize(("source", "size"), [("cifar10", 32), ("tiny-imagenet", 64), ("imagewoof", 128)])
+def test_dsa_hard(ipc, source, size):
+    got = settings("dsa-hard", ipc=ipc, size=size, source=source, student="convnet-3")
+    assert (got.epochs, got.batch_size, got.optimizer, got.learning_rate, got.weight_decay) == (1000, 256, "sgd", 0.01, 5e-4)
+    assert got.decay_all and got.labels == "hard" and got.looks == (1000,) and (got.image_size, got.test_resize) == (size, size)
+    assert [learning_rate(got, epoch) for epoch in (0, 499, 500, 999)] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    assert got.augmentation == Augmentation(dsa=("color", "crop", "cutout", "flip", "scale", "rotate"))
+    assert (got.mean, got.std) == (NORMALIZATIONS[KNOWN[source].normalization] if size <= 64 else IMAGENET)
+
+
+def test_a_learning_rate_that_was_learned_with_the_images_is_the_students():
+    got = settings("dsa-hard", size=32, source="cifar10", student="convnet-3", student_rate=0.0237)
+    assert got.learning_rate == 0.0237 and learning_rate(got, 700) == pytest.approx(0.00237)
+    assert settings("idc-hard", size=32, source="cifar10", student_rate=0.0237).learning_rate == 0.01
 
 
 @pytest.mark.parametrize("ipc", IPCS)

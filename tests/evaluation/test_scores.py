@@ -13,7 +13,7 @@ import torch
 from distill_hub import InputError, evaluate
 from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord
 from distill_hub.artifact.records import REAL, EvaluationRecord
-from distill_hub.data.augment import Augmentation
+from distill_hub.augmentation.augment import Augmentation
 from distill_hub.evaluation import ranking, scores
 from distill_hub.evaluation.metrics import mmd
 from distill_hub.evaluation.protocols import protocol

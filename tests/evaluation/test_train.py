@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms import functional as tv
 
+from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw, normalize
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.data.augment import Augmentation, augment, batch_of, draw, normalize
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation import train as engine

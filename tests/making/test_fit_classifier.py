@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distill_hub.artifact.describe import weights_sha256
+from distill_hub.augmentation.augment import Augmentation, draw
 from distill_hub.classifiers import load_classifier
 from distill_hub.config import InputError, resolved
-from distill_hub.data.augment import Augmentation, draw
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.making import fit_classifier as module

@@ -146,7 +146,7 @@ def test_the_brightest_dogs_are_dealt_out_and_decoded_once(source, teacher, monk
     """Any crop of an image has its grey, so that tiles say whose they are."""
     decoded, decode = [], Split.image
     monkeypatch.setattr(Split, "image", lambda split, row: decoded.append(row) or decode(split, row))
-    images, seeds = distilled(source, teacher)
+    images, seeds = distilled(source, teacher).values()
     dogs = np.flatnonzero(source.train.labels == 1)
     assert sorted(decoded) == dogs.tolist()
     tiles = [images[j, 0, y, x].item() for y in (0, 6) for x in (0, 6) for j in range(2)]
@@ -162,7 +162,7 @@ def test_the_brightest_dogs_are_dealt_out_and_decoded_once(source, teacher, monk
 def test_crops_come_from_some_images_where_there_are_more(source, teacher, monkeypatch):
     decoded, decode = [], Split.image
     monkeypatch.setattr(Split, "image", lambda split, row: decoded.append(row) or decode(split, row))
-    images, _ = distilled(source, teacher, images_per_class=9, factor=1)
+    images, _ = distilled(source, teacher, images_per_class=9, factor=1).values()
     greys = sorted((10 + 10 * row for row in decoded), reverse=True)
     assert len(decoded) == len(set(decoded)) == 9 and images[:, 0, 0, 0].tolist() == greys[:2]
     first = list(decoded)

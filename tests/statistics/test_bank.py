@@ -13,9 +13,9 @@ from processes import run_python
 from small_net import make_teacher
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from distill_hub.augmentation.augment import Augmentation, draw
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.data.augment import Augmentation, draw
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.sources import load_source
 from distill_hub.networks.build import build

@@ -9,7 +9,7 @@ import torch
 from scene import PSR_RATE, RECOVER_RATE, ROLL, Scene
 
 from distill_hub.artifact.manifest import ModelRecord
-from distill_hub.data.augment import normalize
+from distill_hub.augmentation.augment import normalize
 from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.evaluation.views import draw_views
 from distill_hub.generators.latents import Latents

@@ -30,7 +30,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 
-from distill_hub.data.augment import COLOR_EIGENVALUES, COLOR_EIGENVECTORS, LUMA, batch_of, denormalize, draw, normalize
+from distill_hub.augmentation.augment import (
+    COLOR_EIGENVALUES,
+    COLOR_EIGENVECTORS,
+    LUMA,
+    batch_of,
+    denormalize,
+    draw,
+    normalize,
+)
 from distill_hub.evaluation.protocols import fkd_views
 from distill_hub.evaluation.settings import learning_rate
 from distill_hub.evaluation.train import epoch_generator

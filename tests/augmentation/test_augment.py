@@ -11,7 +11,7 @@ import torchvision.transforms as T
 import torchvision.transforms.functional as TF
 from scipy import stats
 
-from distill_hub.data.augment import Augmentation, augment, batch_of, draw
+from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
 from distill_hub.running.seeds import cpu_generator
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

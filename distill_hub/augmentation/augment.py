@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from distill_hub.augmentation.dsa import Operation, cut_out, draw_affine, draw_operations, inside, moved, recolored
+
 # Principal components of ImageNet's colours, in [0, 1] units (Krizhevsky et al., 2012, section 4.1), as IDC uses them.
 COLOR_EIGENVALUES = (0.2175, 0.0188, 0.0045)
 COLOR_EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))  # rows: R, G, B
@@ -36,7 +38,7 @@ def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
 class Augmentation:
     """What is done to each image of a batch, in the order of the fields; the default does nothing.
 
-    Normalisation comes between `lighting` and `siamese`.
+    Normalisation comes between `lighting` and `siamese`, which is not combined with `dsa`.
 
     Attributes:
         patches: Vertical strips that are shuffled, then as many horizontal ones (RDED: Sun et al., CVPR 2024); 1: none.
@@ -54,6 +56,8 @@ class Augmentation:
         mix: With another image of the batch: CutMix (Yun et al., ICCV 2019) or mixup (Zhang et al., ICLR 2018).
         mix_probability: That a batch is mixed.
         mix_alpha: Of lambda ~ Beta(alpha, alpha), one per batch.
+        dsa: Differentiable siamese augmentation as those of its authors train with it: the operations of which each batch
+            gets one, with parameters of its own for each image; see `augmentation.dsa`. Not combined with `flip`.
     """
 
     patches: int = 1
@@ -66,6 +70,7 @@ class Augmentation:
     mix: Literal["none", "cutmix", "mixup"] = "none"
     mix_probability: float = 1.0
     mix_alpha: float = 1.0
+    dsa: tuple[Operation, ...] = ()
 
 
 def draw(
@@ -100,6 +105,7 @@ def draw(
         - lighting: float32 (N, 3), the weights of the principal components.
         - color: float32 (N, 3), DSA's summand of brightness and factors of saturation and contrast.
         - affine: float32 (N, 2, 3), DSA's crop, scale or rotation for `torch.nn.functional.affine_grid`.
+        - cut: int64 (N, 4), top, left, bottom and right in pixels of what DSA's cutout sets to zero.
         - partner: int64 (N,), the row of the image mixed in, in the same batch; its own where there is no mixing.
         - box: int64 (N, 4), top, left, bottom and right in pixels of what CutMix replaces; all 0 where there is no mixing.
         - share: float32 (N,), of the row's own label in the mixed one.
@@ -128,8 +134,10 @@ def draw(
     batch = torch.arange(count) // batch_size
     if rules.siamese:
         draws["color"] = ((uniform(count, 3) + torch.tensor([-0.5, 0, 0.5])) * torch.tensor([1, 2, 1])).float()
-        one_of_three = torch.randint(3, (math.ceil(count / batch_size),), generator=generator)
-        draws["affine"] = _draw_affine(one_of_three[batch], size, uniform(4, count))
+        one_of_three = torch.randint(3, (math.ceil(count / batch_size),), generator=generator)[batch]
+        draws["affine"] = draw_affine([one_of_three == place for place in range(3)], size, uniform(4, count))
+    if rules.dsa:
+        draws |= draw_operations(rules.dsa, batch, size, generator)
     if rules.mix != "none":
         draws |= _draw_mix(rules, batch, size, generator)
     return draws
@@ -147,21 +155,6 @@ def _draw_crops(scale: tuple[float, float], size: int, uniform: torch.Tensor) ->
     crops = torch.stack([top, left, height, width], 2)[torch.arange(len(first)), first]
     whole = torch.tensor([0.0, 0.0, size, size], dtype=crops.dtype)  # torchvision's fallback, for a square image
     return (torch.where(fits.any(1, keepdim=True), crops, whole) / size).float()
-
-
-def _draw_affine(kind: torch.Tensor, size: int, uniform: torch.Tensor) -> torch.Tensor:
-    """Turn uniform numbers (4, N) and the kind of each row (N,) into affine maps (N, 2, 3), with IDC's ranges."""
-    most = int(size * 0.125 + 0.5)
-    pixels = (uniform[:2] * (2 * most + 1)).floor() - most
-    scales = 1 / 1.2 + (1.2 - 1 / 1.2) * uniform[2:]
-    angle = math.radians(15) * (2 * uniform[2] - 1)
-    maps = torch.zeros(3, *kind.shape, 2, 3, dtype=torch.float64)
-    crop, scale, rotate = maps
-    crop[:, [0, 1], [0, 1]] = 1
-    crop[:, :, 2] = 2 * pixels.T / size  # the image is 2 wide
-    scale[:, [0, 1], [0, 1]] = scales.T
-    rotate[:, :, :2] = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
-    return maps[kind, torch.arange(len(kind))].float()
 
 
 def _draw_mix(rules: Augmentation, batch: torch.Tensor, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -201,15 +194,17 @@ def augment(
 ) -> torch.Tensor:
     """Augment and normalise a batch. An image depends on its own row alone, apart from mixing.
 
+    The result is differentiable in images that are not whole numbers.
+
     Args:
-        images: uint8 (B, 3, S, S), on the device to work on.
+        images: uint8, or float in [0, 1], (B, 3, S, S), on the device to work on.
         draws: What `draw` returned, for these images and with `partner` counting from the first of them; see `batch_of`.
         mean: Of the normalisation, per channel.
         std: Of the normalisation, per channel.
         size: Side of the result, to which crops are brought; default: S.
 
     Returns:
-        float32 (B, 3, size, size). The labels that belong to it are mixed by `partner` and `share`.
+        float (B, 3, size, size). The labels that belong to it are mixed by `partner` and `share`.
     """
     draws = {name: rows.to(images.device, non_blocking=True) for name, rows in draws.items()}
     size = size or images.shape[-1]
@@ -220,7 +215,8 @@ def augment(
         within = torch.arange(strip, device=images.device).repeat(count)
         columns, rows = (draws["patches"] * strip).repeat_interleave(strip, 2).add(within).unbind(1)
         images = _take(images, rows, columns)
-    images = images.float() / 255
+    if not images.is_floating_point():
+        images = images.float() / 255
     if "crop" in draws:
         images = resized_crop(images, draws["crop"], size)
     if "shift" in draws:
@@ -235,16 +231,15 @@ def augment(
         images = images + (weights.unsqueeze(1) * images.new_tensor(COLOR_EIGENVECTORS)).sum(2).view(-1, 3, 1, 1)
     images = normalize(images, mean, std)
     if "color" in draws:
-        images = _siamese_color(images, draws["color"])
+        images = recolored(images, draws["color"])
     if "affine" in draws:
-        grid = F.affine_grid(draws["affine"], list(images.shape), align_corners=False)
-        images = F.grid_sample(images, grid, align_corners=False)
+        images = moved(images, draws["affine"])
+    if "cut" in draws:
+        images = cut_out(images, draws["cut"])
     if "partner" in draws:
         others = images[draws["partner"]]
         if "box" in draws:
-            top, left, bottom, right = draws["box"].unsqueeze(2).unbind(1)
-            rows, columns = (lines >= top) & (lines < bottom), (lines >= left) & (lines < right)
-            images = torch.where((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), others, images)
+            images = torch.where(inside(draws["box"], size).unsqueeze(1), others, images)
         else:
             images = torch.lerp(others, images, draws["share"].view(-1, 1, 1, 1))
     return images
@@ -309,12 +304,3 @@ def _color_jitter(images: torch.Tensor, amounts: torch.Tensor, order: torch.Tens
         reference = torch.where(kind == CONTRAST, grey.mean((2, 3), keepdim=True), grey) * (kind != BRIGHTNESS)
         images = torch.lerp(images, reference, amount)
     return images
-
-
-def _siamese_color(images: torch.Tensor, color: torch.Tensor) -> torch.Tensor:
-    brightness, saturation, contrast = color.view(-1, 3, 1, 1, 1).unbind(1)
-    images = images + brightness
-    grey = images.mean(1, keepdim=True)
-    images = (images - grey) * saturation + grey
-    mean = images.mean((1, 2, 3), keepdim=True)
-    return (images - mean) * contrast + mean

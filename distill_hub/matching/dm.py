@@ -1,0 +1,125 @@
+"""DM: dataset condensation with distribution matching (Zhao and Bilen, WACV 2023).
+
+In every step a network with fresh random weights, which is never trained, embeds real and distilled images of a class, and
+the distilled ones move until the mean embeddings agree (Eq. 3, 4). Both get the same random augmentation. Since no network
+knows of the distilled images, classes do not depend on each other: each is distilled by itself, in the same networks.
+
+Where the released code (VICO 53f63a6) differs: its pixels are never clamped; its seeds come from the clock.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from distill_hub.augmentation.augment import augment
+from distill_hub.augmentation.dsa import Operation, one_row, operations, shared
+from distill_hub.data.known import RGB
+from distill_hub.data.sources import Source
+from distill_hub.matching import pixels as pixel
+from distill_hub.matching.pixels import normalization
+from distill_hub.options.dm import DmConfig
+from distill_hub.running.seeds import cpu_generator, draw_seed
+
+FACTS = {
+    "name": "dm",
+    "title": "DM: Dataset Condensation with Distribution Matching",
+    "paper": "https://arxiv.org/abs/2110.04181",
+    "bibtex": """@inproceedings{zhao2023dataset,
+  title = {Dataset Condensation with Distribution Matching},
+  author = {Zhao, Bo and Bilen, Hakan},
+  booktitle = {IEEE/CVF Winter Conference on Applications of Computer Vision},
+  year = {2023},
+}""",
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the images of a class are matched.
+
+    Attributes:
+        steps: Each in a network of its own.
+        rate: SGD learning rate on normalised pixels.
+        real_batch_size: Real images in a step; all where a class has fewer.
+        operations: Of DSA; none: no augmentation.
+        mean: Of the normalisation, per channel.
+        std: Of the normalisation, per channel.
+        dtype: float32, or what forward passes are autocast to.
+    """
+
+    steps: int
+    rate: float
+    real_batch_size: int
+    operations: tuple[Operation, ...]
+    mean: RGB
+    std: RGB
+    dtype: torch.dtype = torch.float32
+
+
+def rules_of(config: DmConfig, size: int, source: Source, dtype: torch.dtype) -> Rules:
+    """Resolve the settings: as in the paper, up to 16 px, where digits are, fewer and smaller steps.
+
+    Args:
+        config: What is asked for.
+        size: Side of the images in pixels.
+        source: The real images.
+        dtype: See `Rules`.
+    """
+    steps, batch = (100, 64) if size <= 16 else (20_000, 256)
+    mean, std = normalization(source, size)
+    return Rules(
+        steps=config.match_steps or steps,
+        rate=config.match_learning_rate or (10.0 if config.ipc >= 100 else 1.0),
+        real_batch_size=config.real_batch_size or batch,
+        operations=operations(source.mirrored) if config.augment == "dsa" else (),
+        mean=mean,
+        std=std,
+        dtype=dtype,
+    )
+
+
+def loss(real: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Return the squared distance of the mean embeddings of real (R, D) and distilled images (B, D): a sum (Eq. 4)."""
+    return (real.mean(0) - own.mean(0)).square().sum()
+
+
+def match(
+    state: Mapping[str, torch.Tensor],
+    real: torch.Tensor,
+    steps: Iterable[int],
+    network: Callable[[int], nn.Module],
+    embed: Callable[[nn.Module, torch.Tensor], torch.Tensor],
+    rules: Rules,
+    seed: int,
+    class_name: str,
+) -> None:
+    """Move the images of a class, in place.
+
+    Args:
+        state: Of the loop: `pixels` float32 (IPC, 3, S, S) in [0, 1], their `velocity`, and `losses` (steps,).
+        real: Real images of the class, uint8 (N, 3, S, S), on the same device.
+        steps: Numbers of the steps to take.
+        network: From a step to its network.
+        embed: From a network and normalised images to embeddings, float32 (B, D).
+        rules: How.
+        seed: Of the run; what is drawn depends on it, on step and on class.
+        class_name: Of the class.
+    """
+    pixels, count = state["pixels"], min(rules.real_batch_size, len(real))
+    device, size = pixels.device.type, pixels.shape[-1]
+    for step in steps:
+        generator = cpu_generator(draw_seed(seed, "match", step, class_name))
+        chosen = torch.randperm(len(real), generator=generator)[:count].to(real.device)
+        draws = one_row(rules.operations, size, generator) if rules.operations else {}
+        own = pixels.clone().requires_grad_()
+        with torch.autocast(device, rules.dtype, enabled=rules.dtype is not torch.float32):
+            drawn = network(step).requires_grad_(False)
+            with torch.no_grad():
+                goal = embed(drawn, augment(real[chosen], shared(draws, count), rules.mean, rules.std))
+            found = embed(drawn, augment(own, shared(draws, len(own)), rules.mean, rules.std))
+        distance = loss(goal, found)
+        (gradient,) = torch.autograd.grad(distance, own)
+        pixel.step(pixels, state["velocity"], gradient, rules.rate, rules.std)
+        state["losses"][step] = distance.detach()
