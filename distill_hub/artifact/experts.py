@@ -17,8 +17,8 @@ from torch import nn
 
 from distill_hub.artifact.manifest import (
     MANIFEST_BYTES,
-    Count,
     CostRecord,
+    Count,
     EnvironmentRecord,
     ExpertsFacts,
     Moment,
@@ -58,7 +58,9 @@ class ExpertsRecord(Record):
     mean: RGB  # of the normalisation, per channel
     std: RGB
     epochs: int = Field(gt=0, le=100_000)  # that each was trained for
-    kept: list[Count] = Field(min_length=2, max_length=100_001)  # epochs after which the weights are there; 0: before the first
+    kept: list[Count] = Field(
+        min_length=2, max_length=100_001
+    )  # epochs after which the weights are there; 0: before the first
     experts: list[ExpertRecord] = Field(min_length=1, max_length=10_000)
     settings: dict[str, Any]  # batch size, learning rate, seed, ...
     cost: CostRecord
@@ -175,15 +177,17 @@ def _check(location: str, file: Path, shapes: dict[str, list[int]], sha256: str)
             while block := stream.read(2**20):
                 digest.update(block)
         if digest.hexdigest() != sha256:
-            raise InputError("experts", location, f"{file.name} was altered: it hashes to {digest.hexdigest()}, not {sha256}")
+            raise InputError(
+                "experts", location, f"{file.name} was altered: it hashes to {digest.hexdigest()}, not {sha256}"
+            )
         with safe_open(file, "pt") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118, it is no dictionary
             found = {name: part.get_shape() for name, part in slices.items()}
             wrong = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
             wrong += [name for name, part in slices.items() if part.get_dtype() != "F32"]
         if wrong:
             needed, there = shapes.get(wrong[0]), found.get(wrong[0])
-            raise InputError("experts", location, f"{file.name}, {wrong[0]:.100}: {there}, the network needs {needed}, float32")
+            raise InputError("experts", location, f"{file.name}, {wrong[0]:.100}: {there}; needed: {needed}, float32")
 
 
 def split_by_name(weights: torch.Tensor, shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:

@@ -9,9 +9,9 @@ from distill_hub.running.console import show
 def run(config: PushConfig) -> None:
     """Publish a distilled set, a generator that distill-hub tuned, or expert trajectories on the Hub, in one commit.
 
-    Every pixel and label of a set is checked first; generators and experts are loaded, and become models on the Hub. In a repository
-    that is there already, what people wrote in the card and the records that others added stay. Log in with `hf auth login`
-    first; the token needs write access to the namespace.
+    Every pixel and label of a set is checked first; generators and experts are loaded, and become models on the Hub. In a
+    repository that is there already, what people wrote in the card and the records that others added stay. Log in with
+    `hf auth login` first; the token needs write access to the namespace.
 
         distill-hub push outputs/digits-ipc10-cao2
         distill-hub push outputs/digits-ipc10-cao2 org/digits-ipc10-cao2 --private --tag v1

@@ -1,12 +1,12 @@
 """Expert trajectories: networks trained on real images, whose weights are kept epoch by epoch (MTT, Sec. 3.1).
 
-A network's weights are one vector here, as the matching needs them; plain SGD on it, without momentum and weight decay, is
-what the released codes of MTT, TESLA, FTD and DATM train experts with. FTD (Du et al., CVPR 2023) and DATM make them flat: the
-gradient is that of `flat_gradient`. Where the released codes seed nothing, every draw here comes from (seed, expert, epoch).
+A network's weights are one vector here, as the matching needs them. The released codes of MTT, TESLA, FTD and DATM train
+experts by plain SGD, without momentum and weight decay; FTD (Du et al., CVPR 2023) and DATM make them flat, see
+`flat_gradient`. They seed nothing; here every draw comes from seed, expert and epoch.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,18 @@ from torch import nn
 from torch.func import functional_call
 
 from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
-from distill_hub.config import InputError
+from distill_hub.augmentation.dsa import operations
+from distill_hub.config import options
 from distill_hub.data.known import RGB
+from distill_hub.data.sources import Source
+from distill_hub.matching import pixels as pixel
+from distill_hub.matching.networks import resolve
+from distill_hub.networks.build import build
 from distill_hub.options.experts import ExpertOptions
 from distill_hub.running.checkpoint import steps
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.running.stages import Stage
 
 
 class Flat:
@@ -67,52 +73,41 @@ def flat_gradient(
 
 
 def train_expert(
-    run: Run,
-    file: Path,
+    state: Mapping[str, torch.Tensor],
+    todo: Iterable[int],
     network: Flat,
     images: torch.Tensor,
     labels: torch.Tensor,
     settings: ExpertOptions,
     kept: Sequence[int],
     *,
-    rules: Augmentation,
+    mirrored: bool,
     normalization: tuple[RGB, RGB],
     seed: int,
-    title: str = "",
-) -> torch.Tensor:
-    """Train one expert; a killed run goes on from its checkpoint.
+) -> None:
+    """Train one expert, with DSA.
 
     Args:
-        run: See `running.checkpoint.steps`.
-        file: Of the checkpoint.
-        network: Whose own weights are the start.
-        images: All training images, uint8 (N, 3, S, S), on the device to work on.
+        state: Changed in place: `weights` (P,), on the device to work on, and `trajectory` (T, P), where they are kept.
+        todo: Numbers of the optimiser's steps; an epoch has as many as there are batches, the last of which may be shorter.
+        network: See `Flat`.
+        images: All training images, uint8 (N, 3, S, S), on the same device.
         labels: int64 (N,), on the same.
-        settings: Epochs, batch size, learning rate.
+        settings: Batch size, learning rate and optimiser.
         kept: T epochs after which the weights are kept, rising; 0: before the first.
-        rules: Augmentation of the training.
+        mirrored: Whether a mirrored image still shows its class.
         normalization: Mean and standard deviation per channel.
         seed: Of batches and augmentation.
-        title: Of the progress bar.
-
-    Returns:
-        The kept weights, float32 (T, P), on the CPU.
-
-    Raises:
-        InputError: When weights are not finite any more.
     """
     size, per_epoch = settings.expert_batch_size, -(-len(images) // settings.expert_batch_size)
-    weights = network.own.to(images.device)
-    trajectory = torch.zeros(len(kept), len(weights))  # on the CPU: a device may hold fewer than all of them
-    trajectory[0] = weights.cpu()
-    drawn, draws = -1, {}
-    state = {"weights": weights, "trajectory": trajectory}
-    for step in steps(run, file, settings.expert_epochs * per_epoch, state, title=title):
+    rules, drawn, draws = Augmentation(dsa=operations(mirrored)), -1, {}
+    weights = state["weights"]
+    for step in todo:
         epoch, place = divmod(step, per_epoch)
         if epoch != drawn:
             generator = cpu_generator(draw_seed(seed, "expert epoch", epoch))
-            draws = draw(rules, len(images), size, images.shape[-1], generator)
-            draws, drawn = {name: rows.to(images.device) for name, rows in draws.items()}, epoch
+            draws, drawn = draw(rules, len(images), size, images.shape[-1], generator), epoch
+            draws = {name: rows.to(images.device) for name, rows in draws.items()}
         part = batch_of(draws, place * size, (place + 1) * size)
         shown, target = augment(images[part["order"]], part, *normalization), labels[part["order"]]
 
@@ -127,11 +122,74 @@ def train_expert(
             gradient = gradient_at(weights)
         weights.sub_(settings.expert_learning_rate * gradient)
         if place == per_epoch - 1 and epoch + 1 in kept:
-            if not weights.isfinite().all():
-                valid = f"the weights of an expert are not finite after {epoch + 1} epochs; a smaller one may help"
-                raise InputError("expert_learning_rate", settings.expert_learning_rate, valid)
-            trajectory[kept.index(epoch + 1)] = weights.cpu()
-    return trajectory
+            state["trajectory"][kept.index(epoch + 1)] = weights.to(state["trajectory"].device)
+
+
+def fit(
+    run: Run,
+    source: Source,
+    held_out: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    settings: ExpertOptions,
+    kept: Sequence[int],
+    *,
+    size: int,
+    seed: int,
+) -> Stage:
+    """Train experts, spread over processes: the stage 'fit experts', an expert per chunk of work.
+
+    One that was interrupted goes on from its checkpoint.
+
+    Args:
+        run: Keeps every finished expert.
+        source: The real images.
+        held_out: Returns the test images, uint8 (M, 3, S, S), and their labels (M,); each expert sees them once, at its end.
+        settings: Without a default that depends on the image size, see `options.experts.with_defaults`.
+        kept: See `train_expert`.
+        size: Side of the images in pixels.
+        seed: Of all experts.
+
+    Returns:
+        Of every expert: `weights` (T, P); `accuracies` on training and test images as they are, float64 (2,); `seeds`.
+
+    Raises:
+        InputError: For a network that cannot be used, or weights that are not finite any more.
+    """
+    classes, normalization = len(source.classes), pixel.normalization(source, size)
+    name = resolve(settings.network, classes, size)
+    made_from = {
+        "source": [source.fingerprint, source.test.fingerprint, source.mirrored, source.normalization, size],
+        "settings": [options(settings, ExpertOptions), list(kept), seed],
+    }
+    state_folder = run.state("expert steps", made_from)
+
+    @functools.cache
+    def real() -> tuple[torch.Tensor, torch.Tensor]:
+        return source.train.pixels(None, size).to(run.device), torch.from_numpy(source.train.labels).to(run.device)
+
+    def train(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
+        (index,) = chunk
+        own_seed = draw_seed(seed, "expert", index)
+        torch.manual_seed(own_seed)
+        network, (images, labels) = Flat(build(name, classes, size).to(run.device)), real()
+        weights = network.own
+        state = {"weights": weights, "trajectory": weights.cpu().repeat(len(kept), 1)}
+        total = settings.expert_epochs * -(-len(images) // settings.expert_batch_size)
+        title = f"expert {index}" if run.is_main else ""
+        todo = steps(run, state_folder / f"{index}.safetensors", total, state, title=title)
+        how = {"mirrored": source.mirrored, "normalization": normalization, "seed": own_seed}
+        train_expert(state, todo, network, images, labels, settings, kept, **how)
+        shares = []
+        for shown, known in ((images, labels), held_out()):
+            predicted = logits_of(network, weights, shown.to(run.device), normalization).argmax(1)
+            shares.append((predicted == known.to(run.device)).double().mean().cpu())
+        return {
+            "weights": state["trajectory"][None],
+            "accuracies": torch.stack(shares)[None],
+            "seeds": torch.tensor([own_seed]),
+        }
+
+    how = {"made_from": made_from, "whole": True, "lower": "a smaller --expert_batch_size"}
+    return run.map("fit experts", range(settings.expert_count), train, chunk_size=1, **how)
 
 
 @torch.inference_mode()

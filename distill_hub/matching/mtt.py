@@ -2,30 +2,35 @@
 
 In every step an expert and a stretch of its trajectory are drawn; `adjoint.match_trajectory` takes a student along it on
 the set, and gives the gradients of pixels, learning rate and, for DATM (Guo et al., ICLR 2024), soft labels. TESLA (Cui et
-al., ICML 2023) truncates the gradient; FTD (Du et al., CVPR 2023) brings flat experts, see `experts`, and publishes an average
-of the pixels over the steps. Where this departs from the released codes:
+al., ICML 2023) truncates the gradient; FTD (Du et al., CVPR 2023) brings flat experts, see `experts`, and publishes an
+average of the pixels over the steps. Where this departs from the released codes:
 
 - the gradient is the exact one at the memory of one step; MTT's code holds the graphs of all steps;
 - a learning rate that is not positive ends the run, there it goes on and the loss explodes;
-- pixels are clamped to what an image can hold after every step, there never;
-- DATM's code starts each class from the first images that its experts classify right; here they are drawn at random.
+- pixels are clamped to what an image can hold after every step, see `pixels`; there never.
 """
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from distill_hub.augmentation.augment import Augmentation, augment, denormalize, draw, normalize
+from distill_hub.augmentation.augment import augment
+from distill_hub.augmentation.dsa import Operation, draw_operations, operations
+from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.known import RGB
+from distill_hub.data.sources import Source
+from distill_hub.matching import pixels as pixel
 from distill_hub.matching.adjoint import match_trajectory
-from distill_hub.matching.experts import Flat
-from distill_hub.options.mtt import MatchingOptions
+from distill_hub.matching.experts import Flat, logits_of
+from distill_hub.networks.build import build
+from distill_hub.options.mtt import MttConfig, TrajectoryOptions
 from distill_hub.running.checkpoint import steps
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.running.stages import Stage
 
 FACTS = {
     "name": "mtt",
@@ -60,16 +65,15 @@ DATM = {
   year = {2024},
 }""",
 }
-MOMENTUM = 0.5  # of pixels and learning rate, in all released codes
-LABEL_MOMENTUM = 0.9  # of learned labels, in DATM's
+LABEL_MOMENTUM = 0.9  # of learned labels, in DATM's code; that of the learning rate is the pixels'
 
 
-def facts_of(settings: MatchingOptions) -> Mapping[str, str]:
+def facts_of(settings: TrajectoryOptions) -> Mapping[str, str]:
     """Return which paper's method some settings are."""
     return DATM if settings.learn_labels else TESLA if settings.gradient == "truncated" else FACTS
 
 
-def first_beyond(settings: MatchingOptions, step: int) -> int:
+def first_beyond(settings: TrajectoryOptions, step: int) -> int:
     """Return the end of the window of starts at a step: a stretch starts from min_start to the epoch before it.
 
     DATM's grows from `window_start` to `max_start` in a straight line until step `window_end`, so that what is learned
@@ -88,95 +92,211 @@ def batches_of(count: int, size: int, number: int, generator: torch.Generator) -
     return batches[:number]
 
 
-def match(
-    run: Run,
-    file: Path,
-    network: Flat,
-    weights_of: Callable[[int, int], torch.Tensor],
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    settings: MatchingOptions,
-    *,
-    experts: int,
-    logits: torch.Tensor | None = None,
-    rules: Augmentation,
-    normalization: tuple[RGB, RGB],
-    seed: int,
-    title: str = "",
-) -> dict[str, torch.Tensor]:
-    """Match trajectories; a killed run goes on from its checkpoint.
+def student_views(
+    names: tuple[Operation, ...], batches: list[torch.Tensor], size: int, generator: torch.Generator
+) -> list[dict[str, torch.Tensor]]:
+    """Draw DSA for the batches of a student: one operation each, with parameters of its own for every image."""
+    chosen = torch.randint(len(names), (len(batches),), generator=generator).tolist()
+    return [
+        draw_operations([names[place]], torch.zeros(len(rows), dtype=torch.int64), size, generator)
+        for place, rows in zip(chosen, batches, strict=True)
+    ]
+
+
+def mean_of_right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return where DATM's labels start: of every image the mean logits (N, C) of those experts that classify it right.
 
     Args:
-        run: See `running.checkpoint.steps`.
-        file: Of the checkpoint.
-        network: That of experts and students.
-        weights_of: From the number of an expert and an epoch to its weights (P,).
-        images: Where the set starts, uint8 (N, 3, S, S), on the device to work on.
-        labels: int64 (N,), on the same.
-        settings: All defaults resolved; see `MatchingOptions`.
-        experts: How many there are.
-        logits: Where learned labels start, (N, C); None: labels are hard.
-        rules: Augmentation of the student's batches.
-        normalization: Mean and standard deviation per channel; pixels are optimised in normalised space.
-        seed: Of every draw.
-        title: Of the progress bar.
+        logits: Of K experts, (K, N, C).
+        labels: int64 (N,); each is what at least one expert says.
+    """
+    right = (logits.argmax(2) == labels).unsqueeze(2)
+    return (logits * right).sum(0) / right.sum(0)
 
-    Returns:
-        images: uint8 (N, 3, S, S); rate: the learned learning rate, 0-dimensional; losses: of every step, (steps,); and
-        logits (N, C), where they are learned. All on the CPU.
+
+def start(images: torch.Tensor, logits: torch.Tensor | None, settings: TrajectoryOptions) -> dict[str, torch.Tensor]:
+    """Return what changes from step to step, for `match`.
+
+    Args:
+        images: Float (N, 3, S, S) in [0, 1], on the device to work on.
+        logits: Where learned labels start, (N, C); None: labels stay hard.
+        settings: See `TrajectoryOptions`, without a default that depends on the image size.
+    """
+    learned = {"pixels": images.clone(), "rate": images.new_tensor(settings.student_rate)}
+    if logits is not None:
+        learned["logits"] = logits.clone()
+    velocities = {f"velocity of {name}": torch.zeros_like(own) for name, own in learned.items()}
+    average = {"average": images.clone()} if settings.ema_decay else {}
+    return {**learned, **velocities, **average, "losses": images.new_zeros(settings.match_steps)}
+
+
+def match(
+    state: Mapping[str, torch.Tensor],
+    todo: Iterable[int],
+    network: Flat,
+    weights_of: Callable[[int, int], torch.Tensor],
+    experts: int,
+    labels: torch.Tensor,
+    settings: TrajectoryOptions,
+    *,
+    names: tuple[Operation, ...],
+    normalization: tuple[RGB, RGB],
+    seed: int,
+) -> None:
+    """Match trajectories.
+
+    Args:
+        state: What `start` returned; changed in place.
+        todo: Numbers of the steps.
+        network: That of experts and students.
+        weights_of: From the number of an expert and an epoch to its weights then, (P,).
+        experts: How many there are.
+        labels: Classes of the images, int64 (N,), on their device.
+        settings: See `TrajectoryOptions`, without a default that depends on the image size.
+        names: Operations of DSA.
+        normalization: Mean and standard deviation per channel.
+        seed: Of the run.
 
     Raises:
-        InputError: When the loss is not finite, or the learning rate not positive any more; the checkpoint from before is kept.
+        InputError: When the learning rate is no positive number any more.
     """
-    black, white = (normalize(torch.full((1, 3, 1, 1), shade, device=images.device), *normalization) for shade in (0.0, 1.0))
-    pixels = normalize(images.float() / 255, *normalization)
-    state = {"pixels": pixels, "rate": torch.tensor(settings.student_rate, dtype=torch.float32, device=images.device)}
-    rates = {"pixels": settings.pixel_learning_rate, "rate": settings.rate_learning_rate}
-    if logits is not None:
-        state["logits"], rates["logits"] = logits.float().clone(), settings.label_learning_rate
-    velocities = {name: torch.zeros_like(state[name]) for name in rates}
-    average, losses = pixels.clone(), torch.zeros(settings.match_steps)
-    kept = {**state, **{f"{name} velocity": own for name, own in velocities.items()}, "average": average, "losses": losses}
-
-    def step_loss(weights: torch.Tensor, step: int, shown: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        seen = augment(denormalize(shown, *normalization), drawn[step], *normalization)
-        return F.cross_entropy(network(weights, seen), target.softmax(1) if logits is not None else target)
-
-    for step in steps(run, file, settings.match_steps, kept, title=title):
-        generator = cpu_generator(draw_seed(seed, "trajectory step", step))
+    pixels, rate, logits = state["pixels"], state["rate"], state.get("logits")
+    device, size = pixels.device, settings.student_batch_size or len(pixels)
+    for step in todo:
+        generator = cpu_generator(draw_seed(seed, "trajectory", step))
         expert = int(torch.randint(experts, (), generator=generator))
         epoch = int(torch.randint(settings.min_start, first_beyond(settings, step), (), generator=generator))
-        size = settings.student_batch_size or len(images)
-        rows = batches_of(len(images), size, settings.student_steps, generator)
-        drawn = [draw(rules, len(own), len(own), images.shape[-1], generator) for own in rows]
-        learned = {name: state[name].detach().requires_grad_() for name in rates if name != "rate"}
-        targets = learned.get("logits", labels)
+        batches = batches_of(len(pixels), size, settings.student_steps, generator)
+        draws = student_views(names, batches, pixels.shape[-1], generator)
+        batches = [rows.to(device) for rows in batches]
+
+        def step_loss(
+            weights: torch.Tensor, place: int, images: torch.Tensor, target: torch.Tensor, draws: list = draws
+        ) -> torch.Tensor:
+            seen = augment(images, draws[place], *normalization)
+            return F.cross_entropy(network(weights, seen), target if logits is None else target.softmax(1))
+
+        learned = [own.detach().requires_grad_() for own in (pixels, logits) if own is not None]
+        targets = labels if logits is None else learned[1]
         matched = match_trajectory(
             step_loss,
-            weights_of(expert, epoch).to(images.device),
-            weights_of(expert, epoch + settings.expert_stretch).to(images.device),
-            [(learned["pixels"][own], targets[own]) for own in rows],
-            state["rate"],
+            weights_of(expert, epoch).to(device),
+            weights_of(expert, epoch + settings.expert_stretch).to(device),
+            [(learned[0][rows], targets[rows]) for rows in batches],
+            rate,
             truncated=settings.gradient == "truncated",
         )
-        losses[step] = matched.loss
-        if not losses[step].isfinite():
-            valid = f"the loss is not a finite number in step {step + 1}; a smaller one may help"
-            raise InputError("pixel_learning_rate", settings.pixel_learning_rate, valid)
-        if settings.skip_above is None or losses[step] <= settings.skip_above:
-            gradients = {name: torch.zeros_like(own) for name, own in learned.items()}
-            for own, found in zip(rows, matched.batches, strict=True):
-                for gradient, part in zip(gradients.values(), found, strict=True):
-                    gradient.index_add_(0, own.to(images.device), part)
-            gradients["rate"] = matched.rate
-            for name, velocity in velocities.items():
-                velocity.mul_(LABEL_MOMENTUM if name == "logits" else MOMENTUM).add_(gradients[name])
-                state[name].sub_(rates[name] * velocity)
-            torch.minimum(torch.maximum(pixels, black, out=pixels), white, out=pixels)
-            if not 0 < (rate := state["rate"].item()) < float("inf"):
-                valid = f"the student's learning rate becomes {rate:.3g} in step {step + 1}; a smaller one may help"
+        state["losses"][step] = matched.loss
+        if settings.skip_above is None or not matched.loss > settings.skip_above:
+            gradients = [torch.zeros_like(own) for own in learned]
+            for rows, found in zip(batches, matched.batches, strict=True):
+                for gradient, part in zip(gradients, found, strict=True):
+                    gradient.index_add_(0, rows, part)
+            pixel.step(pixels, state["velocity of pixels"], gradients[0], settings.pixel_learning_rate, normalization[1])
+            rate.sub_(settings.rate_learning_rate * state["velocity of rate"].mul_(pixel.MOMENTUM).add_(matched.rate))
+            if logits is not None:
+                velocity = state["velocity of logits"].mul_(LABEL_MOMENTUM).add_(gradients[1])
+                logits.sub_(settings.label_learning_rate * velocity)
+            if not 0 < rate.item() < float("inf"):
+                valid = f"the student's learning rate becomes {rate.item():.3g} in step {step + 1}; a smaller one may help"
                 raise InputError("rate_learning_rate", settings.rate_learning_rate, valid)
-        average.lerp_(pixels, 1 - settings.ema_decay)
-    finished = denormalize(average if settings.ema_decay else pixels, *normalization)
-    result = {"images": (finished.clamp(0, 1) * 255).round().to(torch.uint8), "rate": state["rate"], "losses": losses}
-    return {name: own.cpu() for name, own in (result | ({"logits": state["logits"]} if logits is not None else {})).items()}
+        if settings.ema_decay:
+            state["average"].lerp_(pixels, 1 - settings.ema_decay)
+
+
+def match_set(
+    run: Run,
+    source: Source,
+    teacher: Classifier,
+    network: str,
+    weights_of: Callable[[int, int], torch.Tensor],
+    experts: int,
+    last_epoch: int,
+    settings: MttConfig,
+    *,
+    size: int,
+    made_from: Mapping[str, Any],
+) -> Stage:
+    """Match a set, all classes together: the stage 'match', one chunk, with checkpoints inside.
+
+    Args:
+        run: Keeps what is finished.
+        source: The real images.
+        teacher: Labels the finished set, unless its labels are learned.
+        network: Name of that of experts and students.
+        weights_of: See `match`, as the next.
+        experts: How many there are.
+        last_epoch: After which training of the experts ended.
+        settings: Without a default that depends on the image size.
+        size: Side of the images in pixels.
+        made_from: See `Run.map`.
+
+    Returns:
+        The set, for `package_and_score`: the seed of an image is the row in the training split that it started from; its
+        `logits` are the learned ones, or the teacher's. And for each, alike, the learned `rate` and `losses`, the means over
+        the first and the last tenth of the steps.
+
+    Raises:
+        InputError: For float16; see `match` and `right_images`.
+    """
+    pixel.refuse_half_precision(run.dtype)
+    folder, normalization = run.state("match steps", made_from), pixel.normalization(source, size)
+    labels = [label for label in range(len(source.classes)) for _ in range(settings.ipc)]
+
+    def distil(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
+        flat, targets = (
+            Flat(build(network, len(source.classes), size).to(run.device)),
+            torch.tensor(chunk, device=run.device),
+        )
+        ends = [weights_of(expert, last_epoch).to(run.device) for expert in range(experts)] if settings.learn_labels else []
+
+        def logits_of_expert(images: torch.Tensor, expert: int) -> torch.Tensor:
+            return logits_of(flat, ends[expert], images.to(run.device), normalization)
+
+        found, rows = [], []
+        for label, class_name in enumerate(source.class_names):
+            own = source.train.by_class[label]
+            real = source.train.pixels(own, size)
+            if settings.learn_labels:
+                right = (logits_of_expert(real, 0).argmax(1) == label).cpu().numpy()
+                if right.sum() < settings.ipc:
+                    valid = f"an expert classifies {right.sum()} images of class {class_name!r} right: so many at most"
+                    raise InputError("ipc", settings.ipc, valid)
+                real, own = real[right], own[right]
+            started = pixel.start("real", real, own, settings.ipc, source, settings.seed, class_name)
+            found.append(started[0].to(run.device))
+            rows.append(started[1])
+        images = torch.cat(found)
+        logits = None
+        if settings.learn_labels:
+            shown = (images * 255).round().to(torch.uint8)
+            logits = mean_of_right(torch.stack([logits_of_expert(shown, expert) for expert in range(experts)]), targets)
+        state = start(images, logits, settings)
+        title = "match trajectories" if run.is_main else ""
+        advice = "a smaller --pixel_learning_rate"
+        todo = steps(run, folder / "set.safetensors", settings.match_steps, state, title=title, advice=advice)
+        match(
+            state, todo, flat, weights_of, experts, targets, settings,
+            names=operations(source.mirrored), normalization=normalization, seed=settings.seed,
+        )  # fmt: skip
+        finished = pixel.to_uint8(state["average" if settings.ema_decay else "pixels"])
+        tenth = max(1, len(state["losses"]) // 10)
+        ends_of = torch.stack([state["losses"][:tenth].mean(), state["losses"][-tenth:].mean()])
+        alike = {"rate": state["rate"].cpu(), "losses": ends_of.cpu()}
+        return {
+            "images": finished,
+            "logits": state["logits"].cpu() if settings.learn_labels else teacher.judge(finished),
+            "seeds": torch.cat(rows),
+            **{name: value.expand(len(chunk), *value.shape).contiguous() for name, value in alike.items()},
+        }
+
+    how = {"made_from": made_from, "whole": True, "lower": "a smaller --student_batch_size"}
+    return run.map("match", labels, distil, chunk_size=len(labels), **how)
+
+
+def notes_of(stage: Stage, labels: Sequence[int]) -> dict[str, Any]:
+    """Return what the manifest says of a matched set: its losses, the learned rate, and how many labels moved away."""
+    found = stage.rows(0, len(stage), "rate", "losses", "logits")
+    moved = int((found["logits"].argmax(1) != torch.tensor(labels)).sum())
+    losses, rate = found["losses"][0].tolist(), found["rate"][0].item()
+    return {"mean_loss_of_first_and_last_tenth": losses, "student_lr": rate, "labels_moved": moved}

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from distill_hub.config import InputError, option
 from distill_hub.kinds import NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
@@ -73,7 +73,7 @@ def with_defaults(config: _Options, size: int) -> _Options:
     """Return settings in which no default depends on the image size any more, a side in pixels."""
     small = size <= SMALL
     network = student_name(config.network, size) + "-w32" * (small and config.network == "auto")
-    defaults = {
+    defaults: dict[str, Any] = {
         "expert_count": 4 if small else 100,
         "expert_epochs": 8 if small else 50,
         "expert_batch_size": 64 if small else 256,

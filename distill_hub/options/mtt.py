@@ -1,16 +1,17 @@
 """Options of matching trajectories: MTT, TESLA, FTD and DATM."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from distill_hub.config import InputError, option
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from distill_hub.options.experts import ExpertOptions
+from distill_hub.options.experts import SMALL, ExpertOptions, with_defaults
 from distill_hub.options.shared import PixelOptions
 
 
 @dataclass(frozen=True)
-class MatchingOptions:
+class TrajectoryOptions:
     """Matching: a student follows an expert on the set, and the set learns from where it ends."""
 
     match_steps: PositiveInt | None = option(None, "steps; default: 5,000, up to 16 px 100", common=True)
@@ -49,7 +50,7 @@ class MatchingOptions:
 
 
 @dataclass(frozen=True)
-class MttConfig(MatchingOptions, ExpertOptions, PixelOptions):
+class MttConfig(TrajectoryOptions, ExpertOptions, PixelOptions):
     """The experts' place."""
 
     experts: Location = option(
@@ -63,3 +64,16 @@ class MttConfig(MatchingOptions, ExpertOptions, PixelOptions):
             from distill_hub.hub import check_model  # not above: --help needs no Hub
 
             check_model("experts", self.experts, "experts.json", "a folder or Hub id of experts with experts.json is needed")
+
+    def at(self, size: int) -> "MttConfig":
+        """Return the settings in which no default depends on the image size any more, a side in pixels."""
+        small = size <= SMALL
+        defaults: dict[str, Any] = {
+            "match_steps": 100 if small else 5000,
+            "student_steps": 10 if small else 30,
+            "max_start": 4 if small else 20,
+            "student_rate": 0.1 if small else 0.01,
+            "pixel_learning_rate": 100.0 if small else 1000.0,
+        }
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(with_defaults(self, size), **missing)

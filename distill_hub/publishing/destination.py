@@ -231,7 +231,9 @@ def _attempt(destination: Destination, stage: Staging, title: str, holds: Callab
             create_pr=destination.create_pr,
             parent_commit=remote.commit,
         )
-        published = Publication(repo_id, done.oid, done.pr_url or f"{page}/commit/{done.oid}", remote.private, destination.kind)
+        published = Publication(
+            repo_id, done.oid, done.pr_url or f"{page}/commit/{done.oid}", remote.private, destination.kind
+        )
     if destination.tag:
         API.create_tag(repo_id, repo_type=repo_type, tag=destination.tag, revision=published.commit, exist_ok=True)
     return published
