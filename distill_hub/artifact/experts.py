@@ -32,10 +32,10 @@ from distill_hub.config import InputError, refusing
 from distill_hub.data.known import RGB
 from distill_hub.hub import fetch, look
 from distill_hub.networks.build import build
+from distill_hub.networks.names import EXPERTS
 from distill_hub.running.files import slug
 from distill_hub.running.stages import hash_of
 
-EXPERTS = "experts.json"
 VALID = f"a folder or Hub id of expert trajectories, with {EXPERTS}, is needed"
 
 

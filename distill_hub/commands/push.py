@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from distill_hub.networks.names import EXPERTS
 from distill_hub.options.commands import PushConfig
 from distill_hub.running.console import show
 
@@ -18,7 +19,7 @@ def run(config: PushConfig) -> None:
     """
     if Path(config.path, "model_index.json").is_file():
         from distill_hub.publishing.generator import push_generator as publish
-    elif Path(config.path, "experts.json").is_file():
+    elif Path(config.path, EXPERTS).is_file():
         from distill_hub.publishing.experts import push_experts as publish
     else:
         from distill_hub.publishing.publish import push as publish

@@ -24,7 +24,7 @@ from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
 from distill_hub.evaluation.scores import Trial, measure, refuse_missing, settings_of, trials_of
-from distill_hub.evaluation.subject import HeldOut, Subject, label_temperature, real_source
+from distill_hub.evaluation.subject import HeldOut, Subject, label_temperature, real_source, student_rate
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.foreign.align import align
@@ -334,9 +334,11 @@ def _measure(
         has_teacher, has_soft_labels = bool(how.teacher or record), given.soft_labels is not None
         refuse_missing(job.rules, given.views, has_teacher=has_teacher, has_soft_labels=has_soft_labels)
     temperature = label_temperature(given.manifest) if given.manifest else None
+    rate = student_rate(given.manifest) if given.manifest else None
     settings = {
         "content_sha256": given.content_sha256,
         "label_temperature": temperature,
+        "student_rate": rate,
         "views_sha256": given.views.record.sha256 if given.views else None,
         "source": [real.name, real.revision or real.fingerprint, real.test.fingerprint, real.mirrored, real.normalization],
         "jobs": [[job.rules.name, job.rules.version, job.student, list(job.seeds), job.claim is None] for job in jobs],
@@ -351,7 +353,7 @@ def _measure(
             if replays not in arranged:
                 arranged[replays] = given.stored(real) if replays else given.sorted(real)
             own, test = arranged[replays]
-            subject = Subject(own, test, given.content_sha256, label_temperature=temperature)
+            subject = Subject(own, test, given.content_sha256, label_temperature=temperature, student_rate=rate)
             if wants:
                 key = replays, record and record.sha256
                 if key not in opened:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,7 @@ class Subject:
         teacher: Gives the labels where a protocol asks for them online; its logits have the order of the labels.
         teacher_record: What is known of it.
         label_temperature: See `label_temperature`.
+        student_rate: See `student_rate`.
     """
 
     own: TrainingSet
@@ -75,6 +77,7 @@ class Subject:
     teacher: Classifier | None = None
     teacher_record: ModelRecord | None = None
     label_temperature: float | None = None
+    student_rate: float | None = None
 
     def random_real(self, size: int, *, soft: bool) -> Callable[[int], TrainingSet]:
         """Return the baseline of every score: as many randomly drawn training images of the source, by seed.
@@ -121,13 +124,26 @@ def label_temperature(manifest: Manifest) -> float | None:
         InputError: When what the manifest says is no temperature.
     """
     value = manifest.method.config.get("temperature") if manifest.method.name == "psr" else None
+    return _positive("config.temperature", value)
+
+
+def student_rate(manifest: Manifest) -> float | None:
+    """Return the learning rate that a set's method learned together with its images; None: it learned none.
+
+    Raises:
+        InputError: When what the manifest says is no learning rate.
+    """
+    return _positive("notes.student_lr", manifest.method.notes.get("student_lr"))
+
+
+def _positive(field: str, value: Any) -> float | None:
     if value is None:
         return None
     kind = Kind(PositiveFloat)
     try:
         return kind.read(value)
     except ValueError:
-        raise InputError("manifest.json: method.config.temperature", value, f"{kind.valid} is needed") from None
+        raise InputError(f"manifest.json: method.{field}", value, f"{kind.valid} is needed") from None
 
 
 def real_source(manifest: Manifest, *, published: bool, source: str | None = None, **overrides) -> tuple[Source, list[int]]:

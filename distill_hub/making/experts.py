@@ -11,7 +11,6 @@ from torch import nn
 
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.experts import (
-    EXPERTS,
     ExpertRecord,
     Experts,
     ExpertsRecord,
@@ -32,6 +31,7 @@ from distill_hub.matching.experts import fit
 from distill_hub.matching.networks import resolve
 from distill_hub.matching.pixels import normalization
 from distill_hub.networks.build import build
+from distill_hub.networks.names import EXPERTS
 from distill_hub.options.experts import ExpertOptions, ExpertsConfig, with_defaults
 from distill_hub.options.mtt import MttConfig
 from distill_hub.options.shared import SourceOptions

@@ -15,7 +15,7 @@ from distill_hub.artifact.views import open_views
 from distill_hub.data.known import FITTED
 from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.scores import in_words, measure, score_table
-from distill_hub.evaluation.subject import Subject, label_temperature
+from distill_hub.evaluation.subject import Subject, label_temperature, student_rate
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.pictures import Picture, curves, embedding, refinement
@@ -104,8 +104,8 @@ def package_and_score(
     rules = setup.protocol
     views = open_views(find(folder), manifest) if rules.labels == "views" else None
     own = TrainingSet(images, label_tensor, soft_labels(stage) if rules.labels == "soft" else None, views)
-    temperature = label_temperature(manifest)
-    subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher, temperature)
+    learned = label_temperature(manifest), student_rate(manifest)
+    subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher, *learned)
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
     for student in rules.students(config.students, manifest.image_size):

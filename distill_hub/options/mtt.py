@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from distill_hub.config import InputError, option
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from distill_hub.networks.names import check_experts
 from distill_hub.options.experts import SMALL, ExpertOptions, with_defaults
 from distill_hub.options.shared import PixelOptions
 
@@ -60,10 +61,7 @@ class MttConfig(TrajectoryOptions, ExpertOptions, PixelOptions):
 
     def check_settings(self) -> None:
         """Refuse experts that do not exist."""
-        if self.experts != "auto":
-            from distill_hub.hub import check_model  # not above: --help needs no Hub
-
-            check_model("experts", self.experts, "experts.json", "a folder or Hub id of experts with experts.json is needed")
+        check_experts(self.experts)
 
     def at(self, size: int) -> "MttConfig":
         """Return the settings in which no default depends on the image size any more, a side in pixels."""

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from distill_hub.artifact.experts import EXPERTS, ExpertsRecord, experts_name, file_name, load_experts
+from distill_hub.artifact.experts import ExpertsRecord, experts_name, file_name, load_experts
 from distill_hub.artifact.manifest import source_name
 from distill_hub.config import InputError
 from distill_hub.hub import RemoteSet, fetch
+from distill_hub.networks.names import EXPERTS
 from distill_hub.publishing.card import cited, fill_template, source_argument, test_split
 from distill_hub.publishing.destination import Content, Kind, Publication, check_destination, commit
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
