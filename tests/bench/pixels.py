@@ -93,7 +93,8 @@ def main() -> None:
         stage = f"{name}, IPC {args.ipc}, {args.student}, {args.protocol}"
         found = measure(run, subject, rules, args.student, range(args.seeds), {"own": Trial(made, settings)}, stage=stage)
         own = found.score
-        show(f"| {name} | {args.protocol} | {args.ipc} | {own.percent()} | {', '.join(f'{100 * last:.2f}' for last in own.last)} |")
+        each = ", ".join(f"{100 * last:.2f}" for last in own.last)
+        show(f"| {name} | {args.protocol} | {args.ipc} | {own.percent()} | {each} |")
 
 
 if __name__ == "__main__":

@@ -119,7 +119,9 @@ def test_digits_are_not_mirrored():
 def test_dsa_hard(ipc, source, size):
     got = settings("dsa-hard", ipc=ipc, size=size, source=source, student="convnet-3")
     assert (got.epochs, got.batch_size, got.optimizer, got.learning_rate, got.weight_decay) == (1000, 256, "sgd", 0.01, 5e-4)
-    assert got.decay_all and got.labels == "hard" and got.looks == (1000,) and (got.image_size, got.test_resize) == (size, size)
+    assert (
+        got.decay_all and got.labels == "hard" and got.looks == (1000,) and (got.image_size, got.test_resize) == (size, size)
+    )
     assert [learning_rate(got, epoch) for epoch in (0, 499, 500, 999)] == pytest.approx([0.01, 0.01, 0.001, 0.001])
     assert got.augmentation == Augmentation(dsa=("color", "crop", "cutout", "flip", "scale", "rotate"))
     assert (got.mean, got.std) == (NORMALIZATIONS[KNOWN[source].normalization] if size <= 64 else IMAGENET)
