@@ -5,7 +5,7 @@ under its own name, its values at the kept epochs, float32 (T, ...).
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from distill_hub.artifact.manifest import (
     MANIFEST_BYTES,
@@ -101,18 +100,14 @@ class Experts:
     id: str  # as they were named
     folder: Path
     record: ExpertsRecord
+    shapes: Mapping[str, torch.Size]  # of the network's parameters, see `parameter_shapes`
     revision: str | None = None  # commit on the Hub
 
     def weights(self, index: int, epoch: int) -> torch.Tensor:
         """Return the weights of an expert after one of the kept epochs, all in one vector, float32 (P,), on the CPU."""
         place = self.record.kept.index(epoch)
         with safe_open(self.folder / file_name(index), "pt") as file:
-            return torch.cat([file.get_slice(name)[place].flatten() for name in parameter_shapes(self.network())])
-
-    def network(self) -> nn.Module:
-        """Return their network, without weights, on the meta device."""
-        with torch.device("meta"):
-            return build(self.record.network, len(self.record.classes), self.record.image_size, field="experts")
+            return torch.cat([file.get_slice(name)[place].flatten() for name in self.shapes])
 
     @property
     def facts(self) -> ExpertsFacts:
@@ -130,9 +125,15 @@ class Experts:
         )
 
 
-def parameter_shapes(network: nn.Module) -> dict[str, torch.Size]:
-    """Return name and shape of a network's parameters, in the order in which a vector of its weights holds them."""
-    return {name: weight.shape for name, weight in network.named_parameters()}
+def parameter_shapes(network: str, classes: int, image_size: int) -> dict[str, torch.Size]:
+    """Return name and shape of a network's parameters, in the order in which a vector of its weights holds them.
+
+    Raises:
+        InputError: For a network that cannot be built.
+    """
+    with torch.device("meta"):
+        outline = build(network, classes, image_size, field="experts")
+    return {name: weight.shape for name, weight in outline.named_parameters()}
 
 
 def load_experts(location: str, revision: str | None = None, *, id: str | None = None) -> Experts:
@@ -162,11 +163,11 @@ def load_experts(location: str, revision: str | None = None, *, id: str | None =
         if missing := [name for name in names if name not in remote.files]:
             raise InputError("experts", location, f"there is no {missing[0]} in it")
         folder, commit = fetch(remote, names), remote.commit
-    experts = Experts(id or location, folder, record, commit)
-    shapes = {name: [len(record.kept), *shape] for name, shape in parameter_shapes(experts.network()).items()}
+    shapes = parameter_shapes(record.network, len(record.classes), record.image_size)
     for index, expert in enumerate(record.experts):
-        _check(location, folder / file_name(index), shapes, expert.sha256)
-    return experts
+        stored = {name: [len(record.kept), *shape] for name, shape in shapes.items()}
+        _check(location, folder / file_name(index), stored, expert.sha256)
+    return Experts(id or location, folder, record, shapes, commit)
 
 
 def _check(location: str, file: Path, shapes: dict[str, list[int]], sha256: str) -> None:

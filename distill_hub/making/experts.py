@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import nn
 
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.experts import (
@@ -30,7 +29,6 @@ from distill_hub.making.start import Setup
 from distill_hub.matching.experts import fit
 from distill_hub.matching.networks import resolve
 from distill_hub.matching.pixels import normalization
-from distill_hub.networks.build import build
 from distill_hub.networks.names import EXPERTS
 from distill_hub.options.experts import ExpertOptions, ExpertsConfig, with_defaults
 from distill_hub.options.mtt import MttConfig
@@ -64,8 +62,7 @@ def fit_experts(run: Run, test: HeldOut, size: int, settings: ExpertOptions, fol
     kept = sorted({*range(keep + 1), settings.expert_epochs})
     fitted = fit(run, source, lambda: (test.images(size), test.labels), settings, kept, size=size, seed=seed)
     took, environment = run.stages[-1], EnvironmentRecord(**run.environment())
-    with torch.device("meta"):
-        outline = build(settings.network, len(source.classes), size)
+    shapes = parameter_shapes(settings.network, len(source.classes), size)
 
     def write() -> None:
         record = ExpertsRecord(
@@ -77,7 +74,7 @@ def fit_experts(run: Run, test: HeldOut, size: int, settings: ExpertOptions, fol
             std=std,
             epochs=settings.expert_epochs,
             kept=kept,
-            experts=[_write(folder, fitted, index, outline) for index in range(len(fitted))],
+            experts=[_write(folder, fitted, index, shapes) for index in range(len(fitted))],
             settings={**options(settings, ExpertOptions), "seed": seed},
             cost=CostRecord(**added(took), hardware=environment.hardware),
             environment=environment,
@@ -91,10 +88,10 @@ def fit_experts(run: Run, test: HeldOut, size: int, settings: ExpertOptions, fol
     run.on_main("keep experts", write, makes=folder / EXPERTS)
 
 
-def _write(folder: Path, fitted: Stage, index: int, outline: nn.Module) -> ExpertRecord:
+def _write(folder: Path, fitted: Stage, index: int, shapes: dict[str, torch.Size]) -> ExpertRecord:
     """Write the file of one expert; return what the record says of it."""
     found = fitted.rows(index, index + 1)
-    data = save(split_by_name(found["weights"][0], parameter_shapes(outline)))
+    data = save(split_by_name(found["weights"][0], shapes))
     atomic_write(folder / file_name(index), data)
     train, test = found["accuracies"][0].tolist()
     digest = hashlib.sha256(data).hexdigest()

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
 from distill_hub.augmentation.dsa import operations
-from distill_hub.config import options
+from distill_hub.config import InputError, options
 from distill_hub.data.known import RGB
 from distill_hub.data.sources import Source
 from distill_hub.matching import pixels as pixel
@@ -152,8 +152,9 @@ def fit(
         Of every expert: `weights` (T, P); `accuracies` on training and test images as they are, float64 (2,); `seeds`.
 
     Raises:
-        InputError: For a network that cannot be used, or weights that are not finite any more.
+        InputError: For a network that cannot be used, mixed precision, or weights that are not finite any more.
     """
+    refuse_mixed_precision(run)
     classes, normalization = len(source.classes), pixel.normalization(source, size)
     name = resolve(settings.network, classes, size)
     made_from = {
@@ -178,6 +179,8 @@ def fit(
         todo = steps(run, state_folder / f"{index}.safetensors", total, state, title=title)
         how = {"mirrored": source.mirrored, "normalization": normalization, "seed": own_seed}
         train_expert(state, todo, network, images, labels, settings, kept, **how)
+        if run.is_dry:  # an expert that is trained for a moment goes nowhere, and a student could not follow it
+            state["trajectory"] *= torch.linspace(1, 0.5, len(kept))[:, None]
         shares = []
         for shown, known in ((images, labels), held_out()):
             predicted = logits_of(network, weights, shown.to(run.device), normalization).argmax(1)
@@ -190,6 +193,16 @@ def fit(
 
     how = {"made_from": made_from, "whole": True, "lower": "a smaller --expert_batch_size"}
     return run.map("fit experts", range(settings.expert_count), train, chunk_size=1, **how)
+
+
+def refuse_mixed_precision(run: Run) -> None:
+    """Refuse to train experts, or students that follow them, in less than float32: they would go elsewhere.
+
+    Raises:
+        InputError: Saying what is valid.
+    """
+    if run.dtype is not torch.float32:
+        raise InputError("mixed_precision", run.accelerator.mixed_precision, "trajectories need float32; valid: no")
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from distill_hub.data.known import RGB
 from distill_hub.data.sources import Source
 from distill_hub.matching import pixels as pixel
 from distill_hub.matching.adjoint import match_trajectory
-from distill_hub.matching.experts import Flat, logits_of
+from distill_hub.matching.experts import Flat, logits_of, refuse_mixed_precision
 from distill_hub.networks.build import build
 from distill_hub.options.mtt import MttConfig, TrajectoryOptions
 from distill_hub.running.checkpoint import steps
@@ -111,7 +111,7 @@ def mean_of_right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         labels: int64 (N,); each is what at least one expert says.
     """
     right = (logits.argmax(2) == labels).unsqueeze(2)
-    return (logits * right).sum(0) / right.sum(0)
+    return (logits * right).sum(0) / right.sum(0).clamp(min=1)
 
 
 def start(images: torch.Tensor, logits: torch.Tensor | None, settings: TrajectoryOptions) -> dict[str, torch.Tensor]:
@@ -237,9 +237,10 @@ def match_set(
         the first and the last tenth of the steps.
 
     Raises:
-        InputError: For float16; see `match` and `right_images`.
+        InputError: For mixed precision, or a class of which the first expert classifies fewer images right than the set is
+            to have; see `match`.
     """
-    pixel.refuse_half_precision(run.dtype)
+    refuse_mixed_precision(run)
     folder, normalization = run.state("match steps", made_from), pixel.normalization(source, size)
     labels = [label for label in range(len(source.classes)) for _ in range(settings.ipc)]
 
@@ -257,7 +258,7 @@ def match_set(
         for label, class_name in enumerate(source.class_names):
             own = source.train.by_class[label]
             real = source.train.pixels(own, size)
-            if settings.learn_labels:
+            if settings.learn_labels and not run.is_dry:  # whose experts may have learned nothing
                 right = (logits_of_expert(real, 0).argmax(1) == label).cpu().numpy()
                 if right.sum() < settings.ipc:
                     valid = f"an expert classifies {right.sum()} images of class {class_name!r} right: so many at most"

@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from distill_hub.artifact.experts import ExpertsRecord, file_name, load_experts, parameter_shapes, split_by_name
 from distill_hub.config import InputError
-from distill_hub.networks.build import build
 from distill_hub.publishing.experts import experts_card, push_experts
 from distill_hub.publishing.readme import card_files
 
@@ -36,7 +35,7 @@ def load_again(*args, **kwargs):
 @pytest.fixture
 def folder(tmp_path, make_tuning):
     """Two experts of three classes, as the recipe leaves them."""
-    shapes, tuning, known = parameter_shapes(build("convnet-1-w4", 3, 8)), make_tuning(), []
+    shapes, tuning, known = parameter_shapes("convnet-1-w4", 3, 8), make_tuning(), []
     for index in range(2):
         torch.manual_seed(index)
         weights = torch.randn(3, sum(shape.numel() for shape in shapes.values()))
@@ -72,7 +71,10 @@ def test_experts_arrive_whole_in_one_commit_and_come_back(hub, tmp_path_factory,
         (folder / "README.md").write_text(readme + "\nMade on a rainy day.\n")
         published = alice.result("publish_experts", str(folder), REPO)
         repo = hub.repos[f"models/{REPO}"]
-        assert published == {"commit": repo.head().sha, "next": f"Next: `distill-hub make mtt --experts {REPO}` matches them"}
+        assert published == {
+            "commit": repo.head().sha,
+            "next": f"Next: `distill-hub make mtt --experts {REPO}` matches them",
+        }
         tree = repo.tree()
         assert tree.keys() == {
             *("expert-000.safetensors", "expert-001.safetensors", "experts.json", "README.md", "assets/card.md"),

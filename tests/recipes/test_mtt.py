@@ -149,6 +149,13 @@ def test_learned_labels_are_the_sets_own(experts, tmp_path):
     assert "optimised together with the images" in (tmp_path / "set" / "README.md").read_text()
 
 
+def test_a_dry_run_says_what_experts_and_matching_take_and_keeps_nothing(tmp_path, capfd):
+    words = [*MATCHING, "--network", "convnet-1-w5", "--learn_labels", "--dry_run", "--output_dir", str(tmp_path / "set")]
+    run_here("recipes/mtt.py", *words)
+    printed = capfd.readouterr().out
+    assert "fit experts" in printed and "match" in printed and list(tmp_path.iterdir()) == []
+
+
 def test_experts_are_fitted_once_for_all_runs(tmp_path):
     words = [*MATCHING, "--network", "convnet-1-w8", "--expert_count", "1", "--expert_epochs", "4"]
     with unscored():
