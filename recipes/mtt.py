@@ -26,16 +26,17 @@ def main(config: MttConfig) -> Path | None:
     facts = mtt.facts_of(config)
     setup = set_up(config, facts["name"])
     setup = dataclasses.replace(setup, config=config.at(setup.image_size))
-    experts = open_experts(setup)
+    space = setup.space()
+    experts = open_experts(setup, space)
     stage = mtt.match_set(
-        setup.run, setup.source, setup.teacher, experts.record.network, experts.weights, len(experts.record.experts),
+        setup.run, setup.source, space, setup.teacher, experts.record.network, experts.weights, len(experts.record.experts),
         experts.record.epochs, setup.config, size=setup.image_size,
         made_from={**setup.made_from, "experts_sha256": experts.record.sha256},
     )  # fmt: skip
     manifest = setup.manifest(facts, mtt.notes_of(stage, setup.labels))
     whose = "learned" if config.learn_labels else "teacher"
     manifest = manifest.model_copy(update={"experts": experts.facts, "soft_labels": whose})
-    return package_and_score(setup, stage, manifest)
+    return package_and_score(setup, stage, manifest, space=space)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from distill_hub.artifact.manifest import (
     Record,
     Share,
     SourceRecord,
+    ZcaRecord,
     public_name,
 )
 from distill_hub.config import InputError, refusing
@@ -56,6 +57,7 @@ class ExpertsRecord(Record):
     image_size: int = Field(gt=0, le=1024)  # side of its input, in pixels
     mean: RGB  # of the normalisation, per channel
     std: RGB
+    zca: ZcaRecord | None = None  # how the images are whitened; None: they are not
     epochs: int = Field(gt=0, le=100_000)  # that each was trained for
     kept: list[Count] = Field(
         min_length=2, max_length=100_001

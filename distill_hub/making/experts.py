@@ -19,18 +19,20 @@ from distill_hub.artifact.experts import (
     parameter_shapes,
     split_by_name,
 )
-from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, now
+from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, ZcaRecord, now
 from distill_hub.config import InputError, options, resolved, words
 from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source, fit_folder
 from distill_hub.evaluation.subject import HeldOut
 from distill_hub.making.size import with_size
+from distill_hub.making.space import open_space
 from distill_hub.making.start import Setup
 from distill_hub.matching.experts import fit
 from distill_hub.matching.networks import resolve
-from distill_hub.matching.pixels import normalization
+from distill_hub.matching.space import Space
 from distill_hub.networks.names import EXPERTS
 from distill_hub.options.experts import ExpertOptions, ExpertsConfig, with_defaults
+from distill_hub.options.matching import SpaceOptions
 from distill_hub.options.mtt import MttConfig
 from distill_hub.options.shared import SourceOptions
 from distill_hub.publishing.experts import experts_card
@@ -43,13 +45,16 @@ from distill_hub.running.stages import Stage
 from distill_hub.text import typed
 
 
-def fit_experts(run: Run, test: HeldOut, size: int, settings: ExpertOptions, folder: Path, *, keep: int, seed: int) -> None:
+def fit_experts(
+    run: Run, test: HeldOut, size: int, space: Space, settings: ExpertOptions, folder: Path, *, keep: int, seed: int
+) -> None:
     """Train experts and save them; `experts.json` comes last and says that the folder is complete.
 
     Args:
         run: See `matching.experts.fit`.
         test: Test images of the source that they are trained on.
         size: Side of the images in pixels.
+        space: In which they are seen.
         settings: Without a default that depends on the image size, see `options.experts.with_defaults`.
         folder: Where to save them.
         keep: Last epoch of those whose weights are all kept, beside the last one of the training.
@@ -58,9 +63,9 @@ def fit_experts(run: Run, test: HeldOut, size: int, settings: ExpertOptions, fol
     Raises:
         InputError: See `matching.experts.fit`.
     """
-    source, (mean, std) = test.source, normalization(test.source, size)
+    source, zca = test.source, space.zca
     kept = sorted({*range(keep + 1), settings.expert_epochs})
-    fitted = fit(run, source, lambda: (test.images(size), test.labels), settings, kept, size=size, seed=seed)
+    fitted = fit(run, source, lambda: (test.images(size), test.labels), space, settings, kept, size=size, seed=seed)
     took, environment = run.stages[-1], EnvironmentRecord(**run.environment())
     shapes = parameter_shapes(settings.network, len(source.classes), size)
 
@@ -70,8 +75,9 @@ def fit_experts(run: Run, test: HeldOut, size: int, settings: ExpertOptions, fol
             source=source_record(source),
             classes=source.class_names,
             image_size=size,
-            mean=mean,
-            std=std,
+            mean=space.mean,
+            std=space.std,
+            zca=zca and ZcaRecord(eps=zca.eps, images=zca.images, sha256=zca.sha256),
             epochs=settings.expert_epochs,
             kept=kept,
             experts=[_write(folder, fitted, index, shapes) for index in range(len(fitted))],
@@ -126,7 +132,8 @@ def make_experts(source: Source, config: ExpertsConfig) -> Run:
         run.say(f"The experts in {folder} are finished already; --overwrite trains them anew")
         return run
     keep = config.keep_epochs or config.expert_epochs
-    fit_experts(run, test, size, config, run.output_dir, keep=keep, seed=config.seed)
+    space = open_space(run, SpaceOptions("zca" if config.whiten else "clamped"), test, size)
+    fit_experts(run, test, size, space, config, run.output_dir, keep=keep, seed=config.seed)
     if not run.is_dry:
         run.say(run.summary())
         command = shlex.join(["distill-hub", "make", "mtt", *words(config, SourceOptions), "--experts", str(folder)])
@@ -136,14 +143,15 @@ def make_experts(source: Source, config: ExpertsConfig) -> Run:
     return run
 
 
-def open_experts(setup: Setup) -> Experts:
+def open_experts(setup: Setup, space: Space) -> Experts:
     """Open the experts of a matching, fitting them first where none are named and none are in the user's cache.
 
     Args:
         setup: What the recipe works with, `MttConfig` with all defaults resolved among it.
+        space: Of the pixels.
 
     Raises:
-        InputError: When they cannot be loaded, are those of another network, source or normalisation, or do not have the
+        InputError: When they cannot be loaded, are those of another network, source or space, or do not have the
             weights of every epoch that the matching reads.
     """
     run, config, source, size = setup.run, setup.config, setup.source, setup.image_size
@@ -152,14 +160,14 @@ def open_experts(setup: Setup) -> Experts:
         experts = load_experts(config.experts, config.experts_revision)
         if config.network not in ("auto", experts.record.network):
             raise InputError("network", config.network, f"the experts are {experts.record.network}; leave it out")
-        _refuse_other(experts, setup)
+        _refuse_other(experts, setup, space)
     else:
         _refuse_beyond(config, config.expert_epochs)
         settings = options(config, ExpertOptions)
-        key = settings, needed, config.fit_seed, size, source.mirrored, source.normalization
+        key = settings, needed, config.fit_seed, size, source.mirrored, source.normalization, space.zca and space.zca.sha256
         file = run.cached(fit_folder(source, "experts", *key) / EXPERTS)
         if not run.agree(file.exists()):
-            fit_experts(run, setup.test, size, config, file.parent, keep=needed, seed=config.fit_seed)
+            fit_experts(run, setup.test, size, space, config, file.parent, keep=needed, seed=config.fit_seed)
         experts = load_experts(str(file.parent), id=FITTED + source.name)
     _refuse_beyond(config, experts.record.last_in_a_row)
     return experts
@@ -173,15 +181,15 @@ def _refuse_beyond(config: MttConfig, last: int) -> None:
         raise InputError("max_start", config.max_start, f"{valid}; valid: at most {last + 1 - config.expert_stretch}")
 
 
-def _refuse_other(experts: Experts, setup: Setup) -> None:
+def _refuse_other(experts: Experts, setup: Setup, space: Space) -> None:
     """Refuse experts that were trained on something else than the set stands for."""
     own, source = experts.record, setup.source
-    mean, std = normalization(source, setup.image_size)
     pairs = {
         "classes": (own.classes, source.class_names),
         "image_size": (own.image_size, setup.image_size),
-        "mean": (own.mean, mean),
-        "std": (own.std, std),
+        "whitening": (own.zca and own.zca.sha256, space.zca and space.zca.sha256),
+        "mean": (own.mean, space.mean),
+        "std": (own.std, space.std),
         "source fingerprint": (own.source.fingerprint, source.fingerprint),
     }
     for name, (theirs, ours) in pairs.items():

@@ -18,8 +18,8 @@ from distill_hub.augmentation.dsa import operations
 from distill_hub.config import InputError, options
 from distill_hub.data.known import RGB
 from distill_hub.data.sources import Source
-from distill_hub.matching import pixels as pixel
 from distill_hub.matching.networks import resolve
+from distill_hub.matching.space import Space
 from distill_hub.networks.build import build
 from distill_hub.options.experts import ExpertOptions
 from distill_hub.running.checkpoint import steps
@@ -91,7 +91,7 @@ def train_expert(
         state: Changed in place: `weights` (P,), on the device to work on, and `trajectory` (T, P), where they are kept.
         todo: Numbers of the optimiser's steps; an epoch has as many as there are batches, the last of which may be shorter.
         network: See `Flat`.
-        images: All training images, uint8 (N, 3, S, S), on the same device.
+        images: All training images, uint8, or float in the units of an image or whitened, (N, 3, S, S), on the same device.
         labels: int64 (N,), on the same.
         settings: Batch size, learning rate and optimiser.
         kept: T epochs after which the weights are kept, rising; 0: before the first.
@@ -129,6 +129,7 @@ def fit(
     run: Run,
     source: Source,
     held_out: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    space: Space,
     settings: ExpertOptions,
     kept: Sequence[int],
     *,
@@ -143,6 +144,7 @@ def fit(
         run: Keeps every finished expert.
         source: The real images.
         held_out: Returns the test images, uint8 (M, 3, S, S), and their labels (M,); each expert sees them once, at its end.
+        space: In which the images are seen.
         settings: Without a default that depends on the image size, see `options.experts.with_defaults`.
         kept: See `train_expert`.
         size: Side of the images in pixels.
@@ -155,17 +157,19 @@ def fit(
         InputError: For a network that cannot be used, mixed precision, or weights that are not finite any more.
     """
     refuse_mixed_precision(run)
-    classes, normalization = len(source.classes), pixel.normalization(source, size)
+    classes, normalization = len(source.classes), (space.mean, space.std)
     name = resolve(settings.network, classes, size)
     made_from = {
         "source": [source.fingerprint, source.test.fingerprint, source.mirrored, source.normalization, size],
+        "zca": space.zca and space.zca.sha256,
         "settings": [options(settings, ExpertOptions), list(kept), seed],
     }
     state_folder = run.state("expert steps", made_from)
 
     @functools.cache
     def real() -> tuple[torch.Tensor, torch.Tensor]:
-        return source.train.pixels(None, size).to(run.device), torch.from_numpy(source.train.labels).to(run.device)
+        images, labels = source.train.pixels(None, size), torch.from_numpy(source.train.labels)
+        return space.of(images.to(run.device)), labels.to(run.device)
 
     def train(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
         (index,) = chunk
@@ -182,8 +186,9 @@ def fit(
         if run.is_dry:  # an expert that is trained for a moment goes nowhere, and a student could not follow it
             state["trajectory"] *= torch.linspace(1, 0.5, len(kept))[:, None]
         shares = []
-        for shown, known in ((images, labels), held_out()):
-            predicted = logits_of(network, weights, shown.to(run.device), normalization).argmax(1)
+        test, test_labels = held_out()
+        for shown, known in ((images, labels), (space.of(test.to(run.device)), test_labels)):
+            predicted = logits_of(network, weights, shown, normalization).argmax(1)
             shares.append((predicted == known.to(run.device)).double().mean().cpu())
         return {
             "weights": state["trajectory"][None],
@@ -209,5 +214,5 @@ def refuse_mixed_precision(run: Run) -> None:
 def logits_of(
     network: Flat, weights: torch.Tensor, images: torch.Tensor, normalization: tuple[RGB, RGB], batch_size: int = 256
 ) -> torch.Tensor:
-    """Return the logits, float32 (N, C) on their device, of uint8 images (N, 3, S, S) as they are."""
+    """Return the logits, float32 (N, C) on their device, of images (N, 3, S, S) as they are, see `augment`."""
     return torch.cat([network(weights, augment(batch, {}, *normalization)) for batch in images.split(batch_size)])

@@ -25,6 +25,7 @@ from distill_hub.data.sources import Source
 from distill_hub.matching import pixels as pixel
 from distill_hub.matching.adjoint import match_trajectory
 from distill_hub.matching.experts import Flat, logits_of, refuse_mixed_precision
+from distill_hub.matching.space import Space
 from distill_hub.networks.build import build
 from distill_hub.options.mtt import MttConfig, TrajectoryOptions
 from distill_hub.running.checkpoint import steps
@@ -118,7 +119,7 @@ def start(images: torch.Tensor, logits: torch.Tensor | None, settings: Trajector
     """Return what changes from step to step, for `match`.
 
     Args:
-        images: Float (N, 3, S, S) in [0, 1], on the device to work on.
+        images: Float (N, 3, S, S) in the units of an image or whitened, on the device to work on.
         logits: Where learned labels start, (N, C); None: labels stay hard.
         settings: See `TrajectoryOptions`, without a default that depends on the image size.
     """
@@ -141,6 +142,7 @@ def match(
     *,
     names: tuple[Operation, ...],
     normalization: tuple[RGB, RGB],
+    free: bool = False,
     seed: int,
 ) -> None:
     """Match trajectories.
@@ -155,6 +157,7 @@ def match(
         settings: See `TrajectoryOptions`, without a default that depends on the image size.
         names: Operations of DSA.
         normalization: Mean and standard deviation per channel.
+        free: Whether nothing bounds the pixels.
         seed: Of the run.
 
     Raises:
@@ -192,7 +195,8 @@ def match(
             for rows, found in zip(batches, matched.batches, strict=True):
                 for gradient, part in zip(gradients, found, strict=True):
                     gradient.index_add_(0, rows, part)
-            pixel.step(pixels, state["velocity of pixels"], gradients[0], settings.pixel_learning_rate, normalization[1])
+            how = {"rate": settings.pixel_learning_rate, "std": normalization[1], "free": free}
+            pixel.step(pixels, state["velocity of pixels"], gradients[0], **how)
             rate.sub_(settings.rate_learning_rate * state["velocity of rate"].mul_(pixel.MOMENTUM).add_(matched.rate))
             if logits is not None:
                 velocity = state["velocity of logits"].mul_(LABEL_MOMENTUM).add_(gradients[1])
@@ -207,6 +211,7 @@ def match(
 def match_set(
     run: Run,
     source: Source,
+    space: Space,
     teacher: Classifier,
     network: str,
     weights_of: Callable[[int, int], torch.Tensor],
@@ -222,6 +227,7 @@ def match_set(
     Args:
         run: Keeps what is finished.
         source: The real images.
+        space: Of the pixels.
         teacher: Labels the finished set, unless its labels are learned.
         network: Name of that of experts and students.
         weights_of: See `match`, as the next.
@@ -241,7 +247,7 @@ def match_set(
             to have; see `match`.
     """
     refuse_mixed_precision(run)
-    folder, normalization = run.state("match steps", made_from), pixel.normalization(source, size)
+    folder, normalization = run.state("match steps", made_from), (space.mean, space.std)
     labels = [label for label in range(len(source.classes)) for _ in range(settings.ipc)]
 
     def distil(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -252,41 +258,40 @@ def match_set(
         ends = [weights_of(expert, last_epoch).to(run.device) for expert in range(experts)] if settings.learn_labels else []
 
         def logits_of_expert(images: torch.Tensor, expert: int) -> torch.Tensor:
-            return logits_of(flat, ends[expert], images.to(run.device), normalization)
+            return logits_of(flat, ends[expert], images, normalization)
 
         found, rows = [], []
         for label, class_name in enumerate(source.class_names):
             own = source.train.by_class[label]
             real = source.train.pixels(own, size)
             if settings.learn_labels and not run.is_dry:  # whose experts may have learned nothing
-                right = (logits_of_expert(real, 0).argmax(1) == label).cpu().numpy()
+                right = (logits_of_expert(space.of(real.to(run.device)), 0).argmax(1) == label).cpu().numpy()
                 if right.sum() < settings.ipc:
                     valid = f"an expert classifies {right.sum()} images of class {class_name!r} right: so many at most"
                     raise InputError("ipc", settings.ipc, valid)
                 real, own = real[right], own[right]
             started = pixel.start("real", real, own, settings.ipc, source, settings.seed, class_name)
-            found.append(started[0].to(run.device))
+            found.append(space.of(started[0].to(run.device)))
             rows.append(started[1])
         images = torch.cat(found)
         logits = None
         if settings.learn_labels:
-            shown = (images * 255).round().to(torch.uint8)
-            logits = mean_of_right(torch.stack([logits_of_expert(shown, expert) for expert in range(experts)]), targets)
+            logits = mean_of_right(torch.stack([logits_of_expert(images, expert) for expert in range(experts)]), targets)
         state = start(images, logits, settings)
         title = "match trajectories" if run.is_main else ""
         advice = "a smaller --pixel_learning_rate"
         todo = steps(run, folder / "set.safetensors", settings.match_steps, state, title=title, advice=advice)
         match(
             state, todo, flat, weights_of, experts, targets, settings,
-            names=operations(source.mirrored), normalization=normalization, seed=settings.seed,
+            names=operations(source.mirrored), normalization=normalization, free=space.free, seed=settings.seed,
         )  # fmt: skip
-        finished = pixel.to_uint8(state["average" if settings.ema_decay else "pixels"])
+        finished = space.published(state["average" if settings.ema_decay else "pixels"])
         tenth = max(1, len(state["losses"]) // 10)
         ends_of = torch.stack([state["losses"][:tenth].mean(), state["losses"][-tenth:].mean()])
         alike = {"rate": state["rate"].cpu(), "losses": ends_of.cpu()}
         return {
-            "images": finished,
-            "logits": state["logits"].cpu() if settings.learn_labels else teacher.judge(finished),
+            **finished,
+            "logits": state["logits"].cpu() if settings.learn_labels else teacher.judge(finished["images"]),
             "seeds": torch.cat(rows),
             **{name: value.expand(len(chunk), *value.shape).contiguous() for name, value in alike.items()},
         }

@@ -54,6 +54,7 @@ class ExpertsConfig(ExpertOptions, SourceOptions):
         "start plus the epochs that it leads over; default: all",
         common=True,
     )
+    whiten: bool = option(False, "whiten the images (ZCA), up to 64 px, for sets that are matched with --pixels zca")
     image_size: Pixels | None = option(
         None, "side of the square images in pixels; default: the source's own, else chosen and said", common=True
     )

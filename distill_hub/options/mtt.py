@@ -8,6 +8,7 @@ from distill_hub.config import InputError, option
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from distill_hub.networks.names import check_experts
 from distill_hub.options.experts import SMALL, ExpertOptions, with_defaults
+from distill_hub.options.matching import SpaceOptions
 from distill_hub.options.shared import PixelOptions
 
 
@@ -51,7 +52,7 @@ class TrajectoryOptions:
 
 
 @dataclass(frozen=True)
-class MttConfig(TrajectoryOptions, ExpertOptions, PixelOptions):
+class MttConfig(TrajectoryOptions, ExpertOptions, SpaceOptions, PixelOptions):
     """The experts' place."""
 
     experts: Location = option(

@@ -149,6 +149,21 @@ def test_learned_labels_are_the_sets_own(experts, tmp_path):
     assert "optimised together with the images" in (tmp_path / "set" / "README.md").read_text()
 
 
+def test_whitened_sets_follow_experts_that_saw_whitened_images(experts, tmp_path, capfd):
+    whitened = ["--normalization", "mnist", "--pixels", "zca", "--output_dir", str(tmp_path / "set")]
+    line = refused(capfd, "recipes/mtt.py", *MATCHING, "--experts", str(experts), *whitened)
+    assert "their whitening is None" in line
+    run_here("recipes/experts.py", *EXPERTS, "--expert_count", "1", "--whiten", "--output_dir", str(tmp_path / "experts"))
+    record = ExpertsRecord.read(tmp_path / "experts" / "experts.json")
+    assert record.mean == (0, 0, 0) and record.zca.images == 1297 and record.experts[0].test_accuracy > 0.2
+    with unscored():
+        run_here("recipes/mtt.py", *MATCHING, "--experts", str(tmp_path / "experts"), *whitened)
+    found = load_distilled(tmp_path / "set")
+    assert found.manifest.free_pixels.zca == record.zca
+    pixels = torch.tensor(found.dataset["pixels"][:])
+    assert pixels.min() < 0 and pixels.shape[0] == 20
+
+
 def test_a_dry_run_says_what_experts_and_matching_take_and_keeps_nothing(tmp_path, capfd):
     words = [*MATCHING, "--network", "convnet-1-w5", "--learn_labels", "--dry_run", "--output_dir", str(tmp_path / "set")]
     run_here("recipes/mtt.py", *words)
