@@ -150,7 +150,7 @@ def test_learned_labels_are_the_sets_own(experts, tmp_path):
 
 
 def test_whitened_sets_follow_experts_that_saw_whitened_images(experts, tmp_path, capfd):
-    whitened = ["--normalization", "mnist", "--pixels", "zca", "--output_dir", str(tmp_path / "set")]
+    whitened = ["--pixels", "zca", "--output_dir", str(tmp_path / "set")]
     line = refused(capfd, "recipes/mtt.py", *MATCHING, "--experts", str(experts), *whitened)
     assert "their whitening is None" in line
     run_here("recipes/experts.py", *EXPERTS, "--expert_count", "1", "--whiten", "--output_dir", str(tmp_path / "experts"))
