@@ -26,9 +26,10 @@ def main(config: DcConfig) -> Path | None:
     facts = dc.DSA if config.augment == "dsa" else dc.DC
     config = dataclasses.replace(config, start=config.start or ("real" if config.augment == "dsa" else "noise"))
     setup = set_up(config, facts["name"])
-    rules = dc.rules_of(config, setup.image_size, setup.source, setup.run.dtype)
-    stage = match_together(setup, rules.steps, dc.match, rules)
-    return package_and_score(setup, stage, setup.manifest(facts, loss_note(stage)))
+    space = setup.space()
+    rules = dc.rules_of(config, setup.image_size, setup.source, space, setup.run.dtype)
+    stage = match_together(setup, rules.steps, dc.match, rules, space)
+    return package_and_score(setup, stage, setup.manifest(facts, loss_note(stage)), space=space)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ FLOORS = [
     ["kinds", "parsing", "ending", "starter"],
     ["config"],
     ["hub", "running"],
-    ["networks", "data", "augmentation"],
+    ["networks", "data"],
+    ["augmentation"],
     ["classifiers"],
     ["statistics"],
     ["generators"],
@@ -18,6 +19,7 @@ FLOORS = [
     ["foreign", "publishing"],
     ["evaluation"],
     ["making"],
+    ["launching"],
     ["commands"],
     ["cli"],
 ]

@@ -22,6 +22,7 @@ from pydantic import (
 
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED, KNOWN, Normalization, known_by_id
+from distill_hub.data.tiles import MOST_TILES, can_hold
 from distill_hub.kinds import is_path, local_name
 from distill_hub.parsing import read_file, read_json
 from distill_hub.running.files import slug
@@ -157,6 +158,13 @@ class SelectorRecord(ModelRecord):
     judged_over: int = Field(gt=0, le=100_000)  # classes among which its predictions and probabilities were
 
 
+class ExpertsFacts(ModelRecord):
+    """The experts whose trajectories a set's students follow; `sha256` is over the hashes of their files."""
+
+    experts: int = Field(gt=0, le=10_000)
+    epochs: int = Field(gt=0, le=100_000)  # that each was trained for
+
+
 class MethodRecord(Record):
     """The method and the resolved settings of the run."""
 
@@ -208,6 +216,20 @@ class ViewsRecord(ViewsFacts):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over the values of all columns, see `views.view_dtype`
 
 
+class ZcaRecord(Record):
+    """Which transform whitened a set's free pixels; see `augmentation.zca`."""
+
+    eps: float = Field(gt=0)
+    images: Count  # training images that it was fitted to
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over the sums that the transform follows from
+
+
+class FreePixelsRecord(Record):
+    """What the column `pixels` holds: in the units of an image, 0 black and 1 white, or whitened."""
+
+    zca: ZcaRecord | None = None
+
+
 class EnvironmentRecord(Record):
     """Where the set was made, or a student trained."""
 
@@ -249,11 +271,16 @@ class Manifest(Record):
     generator: ModelRecord | None = None
     teacher: ModelRecord | None = None
     selector: SelectorRecord | None = None  # of methods that have one; the teacher, where no other one was named
-    soft_labels: Literal["teacher", "author", "one-hot"] = "teacher"  # whose; author: of an external set, teacher unknown
+    experts: ExpertsFacts | None = None  # of methods that match trajectories
+    # Whose; author: of an external set, teacher unknown; learned: optimised together with the images.
+    soft_labels: Literal["teacher", "author", "one-hot", "learned"] = "teacher"
     ipc: int = Field(gt=0, le=1_000_000)  # images per class; of an uneven set their mean, rounded
     # Images of each class, of an uneven set alone: readers that know no such set refuse it, and no other.
     class_images: list[Annotated[int, Field(gt=0, le=1_000_000)]] | None = None
     image_size: int = Field(gt=0, le=16_384)  # side of the square images, in pixels
+    free_pixels: FreePixelsRecord | None = None  # of sets whose students see floats, which no image holds
+    # Of a set of tiles alone: f, where an image holds f x f that students see one by one, see `data.tiles`. As above.
+    tiles: int | None = Field(default=None, ge=2, le=MOST_TILES)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stages: list[StageRecord]
     environment: EnvironmentRecord | None = None
@@ -287,13 +314,19 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _views_of_every_image(self):
-        if self.views and self.views.rows != self.views.epochs * self.rows:
-            raise ValueError(f"{self.views.epochs} epochs of {self.rows} images are not {self.views.rows} stored views")
+        if self.views and self.views.rows != self.views.epochs * self.images:
+            raise ValueError(f"{self.views.epochs} epochs of {self.images} images are not {self.views.rows} stored views")
+        return self
+
+    @model_validator(mode="after")
+    def _no_tile_of_padding_alone(self):
+        if self.tiles and not can_hold(self.image_size, self.tiles):
+            raise ValueError(f"an image of {self.image_size} pixels a side cannot hold {self.tiles} x {self.tiles} tiles")
         return self
 
     @model_serializer(mode="wrap")
     def _without_what_most_sets_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        rare = ("class_images", "selector")
+        rare = ("class_images", "selector", "experts", "tiles", "free_pixels")
         return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
 
     @property
@@ -312,9 +345,19 @@ class Manifest(Record):
         return sum(self.counts)
 
     @property
+    def images(self) -> int:
+        """Number of images that students see: of a set of tiles, all of them."""
+        return self.rows * (self.tiles or 1) ** 2
+
+    @property
     def counts(self) -> list[int]:
         """Number of images of each class, in label order."""
         return self.class_images or [self.ipc] * len(self.classes)
+
+    @property
+    def free_side(self) -> int | None:
+        """Side of the images of a set with free pixels; None: of any other set."""
+        return self.image_size if self.free_pixels else None
 
     @property
     def ipc_text(self) -> str:

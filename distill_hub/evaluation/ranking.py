@@ -18,7 +18,7 @@ from distill_hub.evaluation.subject import Subject
 def real_trial(subject: Subject, settings: Settings) -> Trial:
     """Return the training on all real images of the set's classes: hard labels, all else as for the set, epochs among it."""
     size = settings.start_size(subject.own.images.shape[-1])
-    images = functools.cache(lambda: subject.real_images(subject.real_rows, size))
+    images = functools.cache(lambda: subject.seen(subject.real_images(subject.real_rows, size)))
     return Trial(lambda seed: images(), settings.hard)
 
 
@@ -38,10 +38,11 @@ def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy:
         raise InputError("command line", "--dd_ranking", "stored views cannot be had without augmentation; choose sre2l")
     if RANDOM not in trials:
         raise InputError("command line", "--dd_ranking", "soft labels of random real images are needed, too; pass --teacher")
-    plain = dataclasses.replace(settings, augmentation=Augmentation())
     added = {
-        f"{OWN}, no augmentation": dataclasses.replace(trials[OWN], settings=plain),
-        f"{RANDOM}, no augmentation": dataclasses.replace(trials[RANDOM], settings=plain),
+        f"{name}, no augmentation": dataclasses.replace(
+            trials[name], settings=dataclasses.replace(trials[name].settings, augmentation=Augmentation())
+        )
+        for name in (OWN, RANDOM)
     }
     if settings.labels != "hard":
         added[f"{OWN}, hard labels"] = dataclasses.replace(trials[OWN], settings=settings.hard)

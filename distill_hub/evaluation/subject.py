@@ -1,18 +1,22 @@
 """What is scored, and what it is tested on."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from distill_hub.artifact.manifest import Manifest, ModelRecord, is_mirrored
+from distill_hub.augmentation.zca import Zca
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.data.known import KNOWN, known_by_id
 from distill_hub.data.sources import Source, load_source
+from distill_hub.evaluation.settings import Settings
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.kinds import Kind, PositiveFloat
 from distill_hub.running.seeds import draw_seed
@@ -48,6 +52,11 @@ class HeldOut:
         """The C classes, in label order."""
         return [self.source.classes[place] for place in self.places]
 
+    @property
+    def training_rows(self) -> np.ndarray:
+        """Rows of the source's training split that show one of the classes."""
+        return np.flatnonzero(self.label_of[self.source.train.labels] >= 0)
+
     def images(self, size: int, resize: int | None = None) -> torch.Tensor:
         """Return the images, uint8 (M, 3, size, size), decoded once; see `Split.pixels`."""
         key = size, resize or size
@@ -61,23 +70,47 @@ class Subject:
     """A set that is scored.
 
     Args:
-        own: The set.
+        stored: The set, as its files hold it.
         test: What its students are tested on; has the meaning of its labels, 0 .. C - 1.
         content_sha256: Of the set.
         teacher: Gives the labels where a protocol asks for them online; its logits have the order of the labels.
         teacher_record: What is known of it.
         label_temperature: See `label_temperature`.
+        student_rate: See `student_rate`.
+        tiles: Of a set of f x f tiles, f.
+        zca: Whitens real images, for students of a set of whitened ones.
     """
 
-    own: TrainingSet
+    stored: TrainingSet
     test: HeldOut
     content_sha256: str
     teacher: Classifier | None = None
     teacher_record: ModelRecord | None = None
     label_temperature: float | None = None
+    student_rate: float | None = None
+    tiles: int | None = None
+    zca: Zca | None = None
+
+    @functools.cached_property
+    def own(self) -> TrainingSet:
+        """The set, as students see it."""
+        return self.stored.decoded(self.tiles)
+
+    def test_images(self, settings: Settings) -> torch.Tensor:
+        """Return the test images as students see them, (M, 3, S, S): uint8, or whitened float32."""
+        return self._seen(self.test.images(settings.image_size, settings.test_resize))
+
+    def _seen(self, images: torch.Tensor) -> torch.Tensor:
+        return self.zca.whiten(images).cpu() if self.zca else images
+
+    def seen(self, drawn: TrainingSet) -> TrainingSet:
+        """Return another set as students of this one see it: whitened where this one is."""
+        return replace(drawn, images=self._seen(drawn.images))
 
     def random_real(self, size: int, *, soft: bool) -> Callable[[int], TrainingSet]:
         """Return the baseline of every score: as many randomly drawn training images of the source, by seed.
+
+        They are as many as the set stores, and fill the same space: a set of tiles has more to show.
 
         Args:
             size: Side in pixels.
@@ -88,7 +121,7 @@ class Subject:
         """
         train, classes = self.test.source.train, self.test.source.classes
         per_class = np.zeros(len(classes), dtype=np.int64)
-        per_class[self.test.places] = torch.bincount(self.own.labels, minlength=len(self.test.places)).numpy()
+        per_class[self.test.places] = torch.bincount(self.stored.labels, minlength=len(self.test.places)).numpy()
         images = np.bincount(train.labels, minlength=len(classes))
         if (per_class > images).any():
             short = int((images - per_class).argmin())
@@ -97,17 +130,18 @@ class Subject:
 
         def draw(seed: int) -> TrainingSet:
             drawn = self.real_images(train.draw_per_class(per_class, draw_seed(seed, "random real")), size)
-            return replace(drawn, soft_labels=self.teacher.soft_labels(drawn.images)) if soft else drawn
+            drawn = replace(drawn, soft_labels=self.teacher.soft_labels(drawn.images)) if soft else drawn
+            return self.seen(drawn)
 
         return draw
 
     @property
     def real_rows(self) -> np.ndarray:
-        """Rows of the source's training split that show a class of the set."""
-        return np.flatnonzero(self.test.label_of[self.test.source.train.labels] >= 0)
+        """See `HeldOut.training_rows`."""
+        return self.test.training_rows
 
     def real_images(self, rows: np.ndarray, size: int) -> TrainingSet:
-        """Return rows of the source's training split as images of `size` pixels with the set's labels."""
+        """Return rows of the source's training split as images of `size` pixels, uint8, with the set's labels."""
         train = self.test.source.train
         return TrainingSet(train.pixels(rows, size), torch.from_numpy(self.test.label_of[train.labels[rows]]))
 
@@ -121,13 +155,26 @@ def label_temperature(manifest: Manifest) -> float | None:
         InputError: When what the manifest says is no temperature.
     """
     value = manifest.method.config.get("temperature") if manifest.method.name == "psr" else None
+    return _positive("config.temperature", value)
+
+
+def student_rate(manifest: Manifest) -> float | None:
+    """Return the learning rate that a set's method learned together with its images; None: it learned none.
+
+    Raises:
+        InputError: When what the manifest says is no learning rate.
+    """
+    return _positive("notes.student_lr", manifest.method.notes.get("student_lr"))
+
+
+def _positive(field: str, value: Any) -> float | None:
     if value is None:
         return None
     kind = Kind(PositiveFloat)
     try:
         return kind.read(value)
     except ValueError:
-        raise InputError("manifest.json: method.config.temperature", value, f"{kind.valid} is needed") from None
+        raise InputError(f"manifest.json: method.{field}", value, f"{kind.valid} is needed") from None
 
 
 def real_source(manifest: Manifest, *, published: bool, source: str | None = None, **overrides) -> tuple[Source, list[int]]:

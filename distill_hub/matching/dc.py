@@ -23,6 +23,7 @@ from distill_hub.data.known import RGB
 from distill_hub.data.sources import Source
 from distill_hub.matching import distances
 from distill_hub.matching import pixels as pixel
+from distill_hub.matching.space import Space
 from distill_hub.options.dc import DcConfig
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
@@ -68,6 +69,7 @@ class Rules:
         operations: Of DSA; none: no augmentation.
         mean: Of the normalisation, per channel.
         std: Of the normalisation, per channel.
+        free: Whether nothing bounds the pixels.
         dtype: float32, or what forward passes are autocast to.
     """
 
@@ -81,6 +83,7 @@ class Rules:
     operations: tuple[Operation, ...]
     mean: RGB
     std: RGB
+    free: bool = False
     dtype: torch.dtype = torch.float32
 
     @property
@@ -89,20 +92,20 @@ class Rules:
         return self.networks * self.outer
 
 
-def rules_of(config: DcConfig, size: int, source: Source, dtype: torch.dtype) -> Rules:
+def rules_of(config: DcConfig, size: int, source: Source, space: Space, dtype: torch.dtype) -> Rules:
     """Resolve the settings: as in the papers, up to 16 px, where digits are, fewer and smaller steps.
 
     Args:
         config: What is asked for.
         size: Side of the images in pixels.
         source: The real images.
+        space: Of the pixels.
         dtype: See `Rules`.
     """
     outer, inner = LOOPS[max(ipc for ipc in LOOPS if ipc <= config.ipc)]
     outer, small = config.outer_steps or outer, size <= 16
     networks, rate, batch = (max(1, 60 // outer), 1.0, 64) if small else (1000, 0.1, 256)
     inner = inner // 10 if small else inner
-    mean, std = pixel.normalization(source, size)
     return Rules(
         networks=config.match_networks or networks,
         outer=outer,
@@ -112,8 +115,9 @@ def rules_of(config: DcConfig, size: int, source: Source, dtype: torch.dtype) ->
         real_batch_size=config.real_batch_size or batch,
         distance=config.distance,
         operations=operations(source.mirrored) if config.augment == "dsa" else (),
-        mean=mean,
-        std=std,
+        mean=space.mean,
+        std=space.std,
+        free=space.free,
         dtype=dtype,
     )
 
@@ -148,10 +152,10 @@ def match(
     """Move the images of all classes, in place.
 
     Args:
-        state: Of the loop: `pixels` float32 (C, IPC, 3, S, S) in [0, 1], their `velocity`, and `losses` (steps,), the
+        state: Of the loop: `pixels` float32 (C, IPC, 3, S, S), their `velocity`, and `losses` (steps,), the
             distance summed over classes.
         network: Its weights are part of the state, too.
-        real: Real images of each class, uint8 (N_c, 3, S, S), on the same device.
+        real: Real images of each class, uint8, or float as the pixels are, (N_c, 3, S, S), on the same device.
         steps: Numbers of the steps to take.
         fresh: From the number of a network to one with fresh weights.
         rules: How.
@@ -179,7 +183,7 @@ def match(
             loss = distance(wanted, found)
             (gradient[label],) = torch.autograd.grad(loss, own)
             total += loss.detach()
-        pixel.step(pixels, state["velocity"], gradient, rules.rate, rules.std)
+        pixel.step(pixels, state["velocity"], gradient, rules.rate, rules.std, free=rules.free)
         state["losses"][step] = total
         if place < rules.outer - 1:
             learn(network, pixels, rules, cpu_generator(draw_seed(seed, "learn", step)))
@@ -190,7 +194,7 @@ def learn(network: nn.Module, pixels: torch.Tensor, rules: Rules, generator: tor
 
     Args:
         network: Changed in place.
-        pixels: (C, IPC, 3, S, S) in [0, 1].
+        pixels: (C, IPC, 3, S, S).
         rules: How.
         generator: On the CPU, of batches and augmentation; with DSA each image has parameters of its own.
     """

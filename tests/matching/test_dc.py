@@ -10,8 +10,10 @@ import torch.nn.functional as F
 
 from distill_hub.augmentation.augment import Augmentation, augment, draw
 from distill_hub.augmentation.dsa import OPERATIONS
+from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.matching import dc
 from distill_hub.matching.networks import fresh
+from distill_hub.matching.space import Space
 from distill_hub.options.dc import DcConfig
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
@@ -140,7 +142,8 @@ def test_half_precision_changes_the_pixels_little():
 
 def test_settings_are_the_papers_above_16_px():
     source = types.SimpleNamespace(normalization="cifar", mirrored=True)
-    rules_of = lambda size, **how: dc.rules_of(DcConfig(**how), size, source, torch.float32)  # noqa: E731
+    space = Space(*NORMALIZATIONS["cifar"])
+    rules_of = lambda size, **how: dc.rules_of(DcConfig(**how), size, source, space, torch.float32)  # noqa: E731
     loops = {1: (1, 1), 5: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10), 100: (50, 10)}
     for ipc, loop in loops.items():
         rules = rules_of(32, ipc=ipc)

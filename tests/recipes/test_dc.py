@@ -68,11 +68,11 @@ def test_a_run_that_is_cut_short_inside_comes_to_the_same(made, tmp_path, monkey
 
     taken, step = [], pixels.step
 
-    def counted(*how):
+    def counted(*how, **more):
         taken.append(1)
         if len(taken) == kill_at + 1:
             raise Killed
-        step(*how)
+        step(*how, **more)
 
     monkeypatch.setattr(checkpoint, "SAVED_AFTER", -1.0)
     monkeypatch.setattr(pixels, "step", counted)
