@@ -328,6 +328,11 @@ class Manifest(Record):
         return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
 
     @property
+    def is_from_noise(self) -> bool:
+        """Whether the images were optimised from noise to match real ones in networks that no one else has."""
+        return self.method.config.get("start") == "noise"
+
+    @property
     def class_names(self) -> list[str]:
         """Class names in label order."""
         return [c.name for c in self.classes]
