@@ -22,9 +22,10 @@ def main(config: DmConfig) -> Path | None:
     from distill_hub.methods.losses import loss_note
 
     setup = set_up(config, "dm")
-    rules = dm.rules_of(config, setup.image_size, setup.source, setup.run.dtype)
-    stage = match_by_class(setup, rules.steps, dm.match, rules)
-    return package_and_score(setup, stage, setup.manifest(dm.FACTS, loss_note(stage)))
+    space = setup.space()
+    rules = dm.rules_of(config, setup.image_size, setup.source, space, setup.run.dtype)
+    stage = match_by_class(setup, rules.steps, dm.match, rules, space)
+    return package_and_score(setup, stage, setup.manifest(dm.FACTS, loss_note(stage)), space=space)
 
 
 if __name__ == "__main__":

@@ -58,11 +58,11 @@ def make_set(digits, make_record):
     return functools.partial(_make_set, digits, make_record)
 
 
-def _make_set(digits, make_record, folder, order, *, names=None, soft_order=None, **fields):
+def _make_set(digits, make_record, folder, order, *, names=None, soft_order=None, free=None, **fields):
     """Package real digits, 5 per class, with the classes in a given order.
 
-    `names` writes other names over them; `soft_order` shuffles the columns of the soft labels against the labels. Further
-    fields are the manifest's.
+    `names` writes other names over them; `soft_order` shuffles the columns of the soft labels against the labels; `free`
+    makes free pixels of an image, uint8 (16, 16, 3), whose picture is then black. Further fields are the manifest's.
     """
     names = names or [digits.class_names[c] for c in order]
     chosen = digits.train.draw_per_class(IPC, seed=0).reshape(10, IPC)
@@ -75,6 +75,8 @@ def _make_set(digits, make_record, folder, order, *, names=None, soft_order=None
             {"image": image, "label": label, "soft_label": soft, "confidence": 0.91, "seed": 0}
             for image in pixels[source_class]
         ]
+    if free:
+        rows = [{**row, "pixels": free(row["image"]), "image": np.zeros_like(row["image"])} for row in rows]
 
     def manifest(content):
         return Manifest(
@@ -92,7 +94,7 @@ def _make_set(digits, make_record, folder, order, *, names=None, soft_order=None
             **fields,
         )
 
-    written = write_artifact(folder, rows, manifest, class_names=names)
+    written = write_artifact(folder, rows, manifest, class_names=names, free_side=16 if free else None)
     record = make_record(written.content_sha256, [0.99])
     atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
     return folder

@@ -34,25 +34,29 @@ from distill_hub.running.cost import COST
 from distill_hub.running.run import Run, Stage
 
 
-def rows(stage: Stage, labels: Sequence[int], batch_size: int = 100) -> Iterator[dict[str, Any]]:
+def rows(stage: Stage, labels: Sequence[int], *, free: bool = False, batch_size: int = 100) -> Iterator[dict[str, Any]]:
     """Yield a set's rows from a stage with `images`, `logits` (of the teacher) and `seeds`, in order.
 
     Args:
         stage: Its items are the set's images.
         labels: Label of each.
+        free: Whether the stage has free `pixels`, too.
         batch_size: Images read from disk at a time.
     """
-    starts, parts = range(0, len(stage), batch_size), stage.batches("images", "logits", "seeds", size=batch_size)
+    names = ("images", "logits", "seeds", *(["pixels"] if free else []))
+    starts, parts = range(0, len(stage), batch_size), stage.batches(*names, size=batch_size)
     for start, part in zip(starts, parts, strict=True):
         images = part["images"].permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)
         soft, own = _probabilities(part["logits"]).numpy(), labels[start : start + batch_size]
-        for image, soft_label, seed, label in zip(images, soft, part["seeds"], own, strict=True):
+        extra = [{"pixels": pixels.numpy()} for pixels in part["pixels"]] if free else [{}] * len(images)
+        for image, soft_label, seed, label, more in zip(images, soft, part["seeds"], own, extra, strict=True):
             yield {
                 "image": np.ascontiguousarray(image),
                 "label": int(label),
                 "soft_label": soft_label,
                 "confidence": float(soft_label[label]),
                 "seed": int(seed),
+                **more,
             }
 
 

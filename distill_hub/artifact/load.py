@@ -17,7 +17,7 @@ from distill_hub.artifact.find import Found, find, read_description
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET, read_columns, rows_at_a_time
 from distill_hub.artifact.records import EvaluationRecord
-from distill_hub.artifact.schema import check_labels, check_rows, hash_row
+from distill_hub.artifact.schema import check_labels, check_rows, hash_row, read_free_pixels
 from distill_hub.config import InputError
 from distill_hub.data.images import decode, size_of
 
@@ -37,7 +37,8 @@ class Artifact:
     labels: np.ndarray = field(repr=False)  # int64 (N,)
     soft_labels: np.ndarray = field(repr=False)  # float32 (N, C) probabilities
     dataset: Dataset | None  # columns of `schema.features`, N rows, images encoded; None when not asked for
-    pixels: np.ndarray | None = field(repr=False)  # uint8 (N, 3, S, S); None when not asked for
+    pixels: np.ndarray | None = field(repr=False)  # uint8 (N, 3, S, S), the images; None when not asked for
+    free_pixels: np.ndarray | None = field(repr=False)  # float16 (N, 3, S, S), of a set with free pixels, with `pixels`
     revision: str | None = None  # commit on the Hub
 
     def decoded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,7 +65,7 @@ def load_artifact(location: str | Path, revision: str | None = None, *, rows: bo
         location: The artifact folder, or NAMESPACE/NAME on the Hub.
         revision: Branch, tag or commit on the Hub; default main.
         rows: Keep the rows, images encoded.
-        pixels: Keep the decoded images.
+        pixels: Keep the decoded images, and free pixels.
 
     Raises:
         InputError: When set or manifest is missing, the format is newer, a file is damaged, or the data are not what the
@@ -84,7 +85,7 @@ def read_artifact(found: Found, *, rows: bool = True, pixels: bool = False) -> A
     Args:
         found: The set.
         rows: Keep the rows, images encoded.
-        pixels: Keep the decoded images.
+        pixels: Keep the decoded images, and free pixels.
 
     Raises:
         InputError: See `load_artifact`.
@@ -103,7 +104,7 @@ def read_artifact(found: Found, *, rows: bool = True, pixels: bool = False) -> A
 
 def _most_bytes(manifest: Manifest) -> int:
     """Bound the size of the rows, stored or decoded: images without loss need not be larger than their pixels."""
-    row = _most_bytes_of_image(manifest.image_size) + 8 * len(manifest.classes)
+    row = _most_bytes_of_image(manifest.image_size) + 8 * len(manifest.classes) + 4 * 3 * (manifest.free_side or 0) ** 2
     return manifest.rows * row + 10_000_000
 
 
@@ -193,23 +194,28 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
         ValueError: When the files cannot be read, or are not what format and manifest say.
     """
     part_rows = _check_footers(shards, manifest)
-    count, classes, side = manifest.rows, len(manifest.classes), manifest.image_size
-    needed = count * (8 + 4 * classes + (3 * side**2 if pixels else 0))
+    count, classes, side, free_side = manifest.rows, len(manifest.classes), manifest.image_size, manifest.free_side
+    of_pixels = 3 * side**2 * (3 if free_side else 1)
+    needed = count * (8 + 4 * classes + (of_pixels if pixels else 0))
     stored = sum(shard.stat().st_size for shard in shards)
     most = min(MOST_DECODED_BYTES, max(SMALL_SET, MOST_EXPANSION * stored))
     if needed > most:
         raise ValueError(f"its images and labels take {needed:,} bytes, at most {most:,} are read of files of {stored:,}")
     labels, soft_labels = np.empty(count, dtype=np.int64), np.empty((count, classes), dtype=np.float32)
     images = np.empty((count, 3, side, side), dtype=np.uint8) if pixels else None
+    free_pixels = np.empty((count, 3, side, side), dtype=np.float16) if pixels and free_side else None
     kept, digest, row = [], hashlib.sha256(), 0
     for part in _parts(shards, part_rows):
         own = slice(row, row + len(part))
-        labels[own], soft_labels[own] = check_rows(part, manifest.class_names)
-        for cell in part.data.column("image"):
+        labels[own], soft_labels[own] = check_rows(part, manifest.class_names, free_side)
+        free = read_free_pixels(part, free_side) if free_side else [None] * len(part)
+        if free_pixels is not None:
+            free_pixels[own] = free
+        for cell, free_row in zip(part.data.column("image"), free, strict=True):
             if (size := cell["bytes"].as_buffer().size) > _most_bytes_of_image(side):
                 raise ValueError(f"an image of {side} pixels a side has {size:,} bytes, more than it can need")
             decoded = _decoded(cell.as_py(), side)
-            hash_row(digest, decoded, labels[row], soft_labels[row])
+            hash_row(digest, decoded, labels[row], soft_labels[row], free_row)
             if pixels:
                 images[row] = decoded.transpose(2, 0, 1)
             row += 1
@@ -224,7 +230,7 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
             f"its images or labels were altered: they hash to {content}, the manifest has {manifest.content_sha256}"
         )
     dataset = _dataset(pa.concat_tables(kept), manifest.content_sha256) if rows else None
-    return {"labels": labels, "soft_labels": soft_labels, "dataset": dataset, "pixels": images}
+    return {"labels": labels, "soft_labels": soft_labels, "dataset": dataset, "pixels": images, "free_pixels": free_pixels}
 
 
 def _decoded(encoded: Mapping[str, Any], side: int) -> np.ndarray:

@@ -209,6 +209,20 @@ class ViewsRecord(ViewsFacts):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over the values of all columns, see `views.view_dtype`
 
 
+class ZcaRecord(Record):
+    """Which transform whitened a set's free pixels; see `augmentation.zca`."""
+
+    eps: float = Field(gt=0)
+    images: Count  # training images that it was fitted to
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over the sums that the transform follows from
+
+
+class FreePixelsRecord(Record):
+    """What the column `pixels` holds: in the units of an image, 0 black and 1 white, or whitened."""
+
+    zca: ZcaRecord | None = None
+
+
 class EnvironmentRecord(Record):
     """Where the set was made, or a student trained."""
 
@@ -255,6 +269,7 @@ class Manifest(Record):
     # Images of each class, of an uneven set alone: readers that know no such set refuse it, and no other.
     class_images: list[Annotated[int, Field(gt=0, le=1_000_000)]] | None = None
     image_size: int = Field(gt=0, le=16_384)  # side of the square images, in pixels
+    free_pixels: FreePixelsRecord | None = None  # of sets whose students see floats, which no image holds
     # Of a set of tiles alone: f, where an image holds f x f that students see one by one, see `data.tiles`. As above.
     tiles: int | None = Field(default=None, ge=2, le=MOST_TILES)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
@@ -302,7 +317,7 @@ class Manifest(Record):
 
     @model_serializer(mode="wrap")
     def _without_what_most_sets_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        rare = ("class_images", "selector", "tiles")
+        rare = ("class_images", "selector", "tiles", "free_pixels")
         return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
 
     @property
@@ -324,6 +339,11 @@ class Manifest(Record):
     def counts(self) -> list[int]:
         """Number of images of each class, in label order."""
         return self.class_images or [self.ipc] * len(self.classes)
+
+    @property
+    def free_side(self) -> int | None:
+        """Side of the images of a set with free pixels; None: of any other set."""
+        return self.image_size if self.free_pixels else None
 
     @property
     def ipc_text(self) -> str:

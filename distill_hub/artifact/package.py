@@ -29,6 +29,7 @@ def write_artifact(
     build_manifest: Callable[[str], Manifest],
     *,
     class_names: Sequence[str],
+    free_side: int | None = None,
     image_format: Literal["png", "webp"] = "png",
 ) -> Manifest:
     """Write `data/` and `manifest.json` of a distilled set.
@@ -40,9 +41,10 @@ def write_artifact(
     Args:
         folder: The artifact folder; created when missing.
         rows: In final order, each with `image` uint8 (H, W, 3), `label` int, `soft_label` (C,), `confidence` in [0, 1]
-            and `seed` int.
+            and `seed` int; of a set with free pixels, `pixels` float16 (3, H, W), too.
         build_manifest: Gets the content hash, returns the manifest.
         class_names: The C class names, in label order.
+        free_side: Side of the images of a set with free pixels; None: of any other set.
         image_format: Lossless encoding of the images.
 
     Returns:
@@ -57,13 +59,13 @@ def write_artifact(
 
     def observed():
         for row in rows:
-            _check_row(row, len(class_names))
-            hash_row(digest, row["image"], row["label"], row["soft_label"])
+            _check_row(row, len(class_names), free_side)
+            hash_row(digest, row["image"], row["label"], row["soft_label"], row.get("pixels"))
             labels.append(int(row["label"]))
             sizes.add(row["image"].shape[:2])
             yield row
 
-    schema = features(class_names).arrow_schema
+    schema = features(class_names, free_side).arrow_schema
     shards = write_shards(staging, _row_groups(observed(), schema, image_format), schema)
     manifest = build_manifest(digest.hexdigest())
     if manifest.class_names != list(class_names):
@@ -71,6 +73,8 @@ def write_artifact(
     check_labels(np.asarray(labels, dtype=np.int64), class_names, manifest.counts)
     if sizes != {(manifest.image_size, manifest.image_size)}:
         raise ValueError(f"the manifest says {manifest.image_size} pixels a side, but images have {sorted(sizes)}")
+    if manifest.free_side != free_side:
+        raise ValueError(f"the manifest says free pixels of side {manifest.free_side}, the rows have {free_side}")
     if manifest.views:
         raise ValueError("stored views are written after the rows they show")
     move_into_place(shards, folder, "data", manifest)
@@ -86,13 +90,18 @@ def empty_staging(folder: Path) -> Path:
     return staging
 
 
-def _check_row(row: Mapping[str, Any], classes: int) -> None:
+def _check_row(row: Mapping[str, Any], classes: int, free_side: int | None) -> None:
     image, soft_label = row["image"], np.asarray(row["soft_label"])
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
     if soft_label.shape != (classes,):
         raise ValueError(f"a soft label must have shape ({classes},), not {soft_label.shape}")
     check_soft_labels(soft_label[None].astype(np.float32))
+    free = row.get("pixels")
+    if (free is None) != (free_side is None):
+        raise ValueError("either all rows have free pixels, or none has")
+    if free is not None and (free.dtype != np.float16 or free.shape != (3, *image.shape[:2]) or not np.isfinite(free).all()):
+        raise ValueError(f"free pixels must be finite float16 (3, H, W), not {free.dtype} {free.shape}")
 
 
 def _row_groups(rows: Iterator[Mapping[str, Any]], schema: pa.Schema, image_format: str) -> Iterator[pa.Table]:
@@ -100,6 +109,8 @@ def _row_groups(rows: Iterator[Mapping[str, Any]], schema: pa.Schema, image_form
         columns = {name: [row[name] for row in group] for name in schema.names if name != "image"}
         columns["image"] = [{"bytes": encode_image(row["image"], image_format), "path": None} for row in group]
         columns["soft_label"] = [np.asarray(soft, dtype=np.float32) for soft in columns["soft_label"]]
+        if "pixels" in columns:
+            columns["pixels"] = [pixels.flatten() for pixels in columns["pixels"]]
         yield pa.Table.from_pydict(columns, schema=schema)
 
 

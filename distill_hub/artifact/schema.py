@@ -11,14 +11,15 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from distill_hub.artifact.manifest import FORMAT_VERSION
 
 
-def features(class_names: Sequence[str]) -> Features:
+def features(class_names: Sequence[str], free_side: int | None = None) -> Features:
     """Return the columns every distilled set has.
 
     Args:
         class_names: The C class names. Their order is the order of the `soft_label` columns, too: that is the contract
             that keeps a set from being read with another class order.
+        free_side: Side S of the images of a set with free pixels, which have a column of their own; None: of any other set.
     """
-    return Features(
+    columns = Features(
         {
             "image": Image(),  # RGB, uint8, lossless
             "label": ClassLabel(names=list(class_names)),
@@ -27,24 +28,32 @@ def features(class_names: Sequence[str]) -> Features:
             "seed": Value("int64"),  # redraws the candidate, with the generator and settings of the manifest
         }
     )
+    if free_side is not None:
+        columns["pixels"] = List(Value("float16"), length=3 * free_side**2)  # what students see in place of `image`
+    return columns
 
 
-def hash_row(digest: Any, pixels: np.ndarray, label: int, soft_label: np.ndarray) -> None:
+def hash_row(
+    digest: Any, pixels: np.ndarray, label: int, soft_label: np.ndarray, free_pixels: np.ndarray | None = None
+) -> None:
     """Add one row to the content hash: what a student sees, and nothing of how it is stored.
 
     In this order: height and width as little-endian int64, the RGB pixels, the label as little-endian int64, the soft
-    label as little-endian float32.
+    label as little-endian float32; and free pixels, where a set has them, as little-endian float16.
 
     Args:
         digest: A hashlib object, updated in place.
         pixels: uint8 (H, W, 3).
         label: Class index.
         soft_label: Teacher probabilities (C,).
+        free_pixels: float16 (3, H, W), or None.
     """
     digest.update(np.asarray(pixels.shape[:2], dtype="<i8").tobytes())
     digest.update(pixels.tobytes())
     digest.update(np.asarray(label, dtype="<i8").tobytes())
     digest.update(np.asarray(soft_label, dtype="<f4").tobytes())
+    if free_pixels is not None:
+        digest.update(np.asarray(free_pixels, dtype="<f2").tobytes())
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -83,8 +92,13 @@ def _is_png_or_webp(encoded: pa.Buffer) -> bool:
     return start.startswith(b"\x89PNG\r\n\x1a\n") or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
 
 
-def check_rows(rows: Dataset, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def check_rows(rows: Dataset, class_names: Sequence[str], free_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Check rows of a set, all or some, against the format, and leave the images encoded.
+
+    Args:
+        rows: The rows.
+        class_names: See `features`, as the next.
+        free_side: Of the images, where their pixels are free; `read_free_pixels` has yet to see these.
 
     Returns:
         Labels int64 (N,), which `check_labels` has yet to see, and soft labels float32 (N, C).
@@ -92,7 +106,7 @@ def check_rows(rows: Dataset, class_names: Sequence[str]) -> tuple[np.ndarray, n
     Raises:
         ValueError: When columns, class names, the stored images or the soft labels are not as declared.
     """
-    for column, feature in features(class_names).items():
+    for column, feature in features(class_names, free_side).items():
         if rows.features.get(column) != feature:
             found = rows.features.get(column)
             raise ValueError(f"column {column!r} is {found}, format {FORMAT_VERSION} has {feature}")
@@ -109,3 +123,16 @@ def check_rows(rows: Dataset, class_names: Sequence[str]) -> tuple[np.ndarray, n
     soft_labels = flat.to_numpy(zero_copy_only=False).reshape(-1, len(class_names))  # an empty cell is NaN
     check_soft_labels(soft_labels)
     return rows.data.column("label").to_numpy(), soft_labels
+
+
+def read_free_pixels(rows: Dataset, side: int) -> np.ndarray:
+    """Return the free pixels of rows that `check_rows` has seen, float16 (N, 3, S, S).
+
+    Raises:
+        ValueError: When a value is missing or not finite.
+    """
+    flat = rows.data.column("pixels").combine_chunks().flatten()
+    pixels = flat.to_numpy(zero_copy_only=False).astype(np.float16, copy=False)  # an empty cell is NaN
+    if not np.isfinite(pixels).all():
+        raise ValueError("pixels must be finite")
+    return pixels.reshape(-1, 3, side, side)

@@ -34,8 +34,7 @@ def expect_students(
         if labels == "views" and subject.teacher:  # who says the labels of views that may not be stored yet
             labels, data = "teacher", dataclasses.replace(data, views=None)
         data = data.at(settings, run.device)
-        images = subject.test.images(settings.image_size, settings.test_resize).to(run.device)
-        test = images, subject.test.labels.to(run.device)
+        test = subject.test_images(settings).to(run.device), subject.test.labels.to(run.device)
 
         def train(looks: tuple[int, ...], *, data=data, test=test, settings=settings, labels=labels) -> None:
             short = dataclasses.replace(settings, epochs=1, looks=looks, labels=labels)

@@ -18,7 +18,7 @@ from distill_hub.evaluation.subject import Subject
 def real_trial(subject: Subject, settings: Settings) -> Trial:
     """Return the training on all real images of the set's classes: hard labels, all else as for the set, epochs among it."""
     size = settings.start_size(subject.own.images.shape[-1])
-    images = functools.cache(lambda: subject.real_images(subject.real_rows, size))
+    images = functools.cache(lambda: subject.seen(subject.real_images(subject.real_rows, size)))
     return Trial(lambda seed: images(), settings.hard)
 
 

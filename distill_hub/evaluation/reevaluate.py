@@ -12,21 +12,22 @@ from accelerate import PartialState
 
 from distill_hub.artifact.find import Found, find
 from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
-from distill_hub.artifact.manifest import Manifest, ModelRecord
+from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.records import OWN, REAL, Comparison, EvaluationRecord
-from distill_hub.artifact.views import Views, open_views
+from distill_hub.artifact.views import open_views
 from distill_hub.config import InputError
 from distill_hub.data.known import Normalization
 from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.given import Given
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
-from distill_hub.evaluation.scores import Trial, measure, refuse_missing, trials_of
-from distill_hub.evaluation.subject import HeldOut, Subject, label_temperature, real_source
+from distill_hub.evaluation.scores import Trial, measure, refuse_missing, refuse_pictures, trials_of
+from distill_hub.evaluation.subject import Subject, label_temperature, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
-from distill_hub.evaluation.train import TrainingSet
+from distill_hub.evaluation.whitening import refit_zca
 from distill_hub.foreign.align import align
 from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.read import read_foreign
@@ -80,36 +81,6 @@ class Job:
     student: str
     seeds: Sequence[int]
     claim: EvaluationRecord | None = None  # the author's, of the same
-
-
-@dataclass(frozen=True)
-class _Given:
-    """A set of any format, as it is stored."""
-
-    images: torch.Tensor  # uint8 (N, 3, S, S)
-    labels: np.ndarray  # int64 (N,), 0 .. C - 1
-    soft_labels: np.ndarray | None  # float32 (N, C)
-    places: list[int]  # position in the source's list of each of the C classes
-    content_sha256: str
-    manifest: Manifest | None = None
-    views: Views | None = None
-
-    def stored(self, real: Source) -> tuple[TrainingSet, HeldOut]:
-        """Return the set as it is, with its views, and what its students are tested on."""
-        soft_labels = None if self.soft_labels is None else torch.from_numpy(self.soft_labels)
-        own = TrainingSet(self.images, torch.from_numpy(self.labels), soft_labels, self.views)
-        return own, HeldOut(real, self.places)
-
-    def sorted(self, real: Source) -> tuple[TrainingSet, HeldOut]:
-        """Return the set class by class in the source's order, so that no order of its own can move a number."""
-        columns = np.argsort(self.places)
-        labels = np.argsort(columns)[self.labels]
-        rows = np.argsort(labels, kind="stable")
-        ordered = bool((rows == np.arange(len(rows))).all())  # a large set is not copied for nothing
-        images = self.images if ordered else self.images[torch.from_numpy(rows)]
-        soft_labels = None if self.soft_labels is None else torch.from_numpy(self.soft_labels[np.ix_(rows, columns)])
-        own = TrainingSet(images, torch.from_numpy(labels[rows]), soft_labels)
-        return own, HeldOut(real, [self.places[column] for column in columns])
 
 
 class DistilledSet(Artifact):
@@ -167,8 +138,9 @@ class DistilledSet(Artifact):
         )  # fmt: skip
         wanted = any(job.rules.labels == "views" for job in jobs)
         views = open_views(find(self.location, self.revision), manifest) if wanted and manifest.views else None
-        images = torch.from_numpy(self.pixels)
-        given = _Given(images, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views)
+        free = self.free_pixels
+        images = torch.from_numpy(self.pixels if free is None else free.astype(np.float32))
+        given = Given(images, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views)
         return _measure(given, real, jobs, how, deliver)
 
 
@@ -295,7 +267,7 @@ def evaluate(
     names = [real.class_names[place] for place in own.places]
     if own.soft_labels is not None:
         refuse_chance("distilled set", foreign.location, own.soft_labels.argmax(1), own.labels, names, "its soft labels")
-    given = _Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256)
+    given = Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256)
     return _measure(given, real, jobs, how, deliver)
 
 
@@ -316,7 +288,7 @@ def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_clas
 
 
 def _measure(
-    given: _Given,
+    given: Given,
     real: Source,
     jobs: Sequence[Job],
     how: Request,
@@ -332,7 +304,11 @@ def _measure(
     taught = [job.rules.labels == "teacher" or how.teacher is not None or how.mmd for job in jobs]
     for job, record in zip(jobs, recorded, strict=True):
         has_teacher, has_soft_labels = bool(how.teacher or record), given.soft_labels is not None
+        if given.free_pixels:
+            refuse_pictures(job.rules)
         refuse_missing(job.rules, given.views, has_teacher=has_teacher, has_soft_labels=has_soft_labels)
+    if how.mmd and given.free_pixels:
+        raise InputError("command line", "--mmd", "a teacher embeds pictures, and the set's free pixels are none")
     temperature, tiles = (label_temperature(given.manifest), given.manifest.tiles) if given.manifest else (None, None)
     settings = {
         "content_sha256": given.content_sha256,
@@ -343,20 +319,23 @@ def _measure(
         "teachers": [record.sha256 if record else None for record in recorded],
         "how": dataclasses.asdict(how),
     }
-    arranged, opened = {}, {}  # by whether views are replayed, which name the set's rows and classes as they are stored
+    subjects, opened = {}, {}  # by whether views are replayed, which name the set's rows and classes as they are stored
     with session("evaluations", settings, dry_run=how.dry_run) as run:
         comparisons = []
         for place, (job, record, wants) in enumerate(zip(jobs, recorded, taught, strict=True)):
             replays = job.rules.labels == "views"
-            if replays not in arranged:
-                arranged[replays] = given.stored(real) if replays else given.sorted(real)
-            own, test = arranged[replays]
-            subject = Subject(own, test, given.content_sha256, label_temperature=temperature, tiles=tiles)
+            if replays not in subjects:
+                own, test = given.stored(real) if replays else given.sorted(real)
+                zca = given.free_pixels and given.free_pixels.zca
+                fitted = refit_zca(run, zca, test, given.images.shape[-1]) if zca else None
+                read = {"label_temperature": temperature, "tiles": tiles, "zca": fitted}
+                subjects[replays] = Subject(own, test, given.content_sha256, **read)
+            subject = subjects[replays]
             if wants:
                 key = replays, record and record.sha256
                 if key not in opened:
                     opened[key] = open_known_teacher(
-                        run, test, given.images.shape[-1],
+                        run, subject.test, given.images.shape[-1],
                         teacher=how.teacher, teacher_revision=how.teacher_revision,
                         record=record, config=given.manifest.method.config if given.manifest else {},
                     )  # fmt: skip
@@ -373,7 +352,7 @@ def _measure(
     return comparisons
 
 
-def _recorded_teacher(given: _Given, job: Job) -> ModelRecord | None:
+def _recorded_teacher(given: Given, job: Job) -> ModelRecord | None:
     """Return the teacher that the claim was measured with, or else the set was made with."""
     if job.claim and job.claim.teacher:
         return job.claim.teacher

@@ -34,6 +34,17 @@ class Trial:
     settings: Settings
 
 
+def refuse_pictures(rules: Protocol) -> None:
+    """Refuse a protocol whose labels are of pictures for a set of free pixels, which its students see in their place.
+
+    Raises:
+        InputError: For labels of stored views, and those that a teacher gives online.
+    """
+    if rules.labels in ("views", "teacher"):
+        valid = "a teacher labels pictures, and free pixels are none; choose a protocol with hard or soft labels"
+        raise InputError("protocol", rules.name, valid)
+
+
 def refuse_missing(rules: Protocol, views: Views | None, *, has_teacher: bool, has_soft_labels: bool) -> None:
     """Refuse a protocol that needs what a set does not hold.
 
@@ -81,6 +92,8 @@ def settings_of(subject: Subject, rules: Protocol, student: str, images: int | N
             label_temperature=subject.label_temperature,
         )
     )
+    if subject.zca:  # which has taken mean and deviation away
+        settings = dataclasses.replace(settings, mean=(0.0,) * 3, std=(1.0,) * 3)
     if images % settings.batch_size == 1:
         check_student(student, len(subject.test.classes), settings.image_size, batch_size=1)
     return settings
@@ -119,12 +132,16 @@ def trials_of(
         if not taught:
             return trials
         settings = dataclasses.replace(settings, labels="teacher")
-    trials |= {name: Trial(make, settings) for name, make in others.items()}
+    trials |= {name: Trial(_seen(subject, make), settings) for name, make in others.items()}
     if settings.labels == "soft" and not taught:
         draw = subject.random_real(size, soft=False)
         return trials | {f"{RANDOM}, hard labels": Trial(draw, settings.hard)}
     soft = settings.labels == "soft"
     return trials | {RANDOM: Trial(subject.random_real(size, soft=soft), settings)}
+
+
+def _seen(subject: Subject, make: Callable[[int], TrainingSet]) -> Callable[[int], TrainingSet]:
+    return lambda seed: subject.seen(make(seed))
 
 
 def measure(
@@ -164,7 +181,7 @@ def measure(
 
     @functools.cache
     def held_out() -> tuple[torch.Tensor, torch.Tensor]:
-        return test.images(settings.image_size, settings.test_resize).to(run.device), test.labels.to(run.device)
+        return subject.test_images(settings).to(run.device), test.labels.to(run.device)
 
     def train(chunk: Sequence[tuple[str, int, str]]) -> dict[str, torch.Tensor]:
         name, own_seeds = chunk[0][0], [seed for _, seed, _ in chunk]

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.manifest import Manifest, ModelRecord, is_mirrored
+from distill_hub.augmentation.zca import Zca
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.data.known import KNOWN, known_by_id
 from distill_hub.data.sources import Source, load_source
+from distill_hub.evaluation.settings import Settings
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.kinds import Kind, PositiveFloat
 from distill_hub.running.seeds import draw_seed
@@ -49,6 +51,11 @@ class HeldOut:
         """The C classes, in label order."""
         return [self.source.classes[place] for place in self.places]
 
+    @property
+    def training_rows(self) -> np.ndarray:
+        """Rows of the source's training split that show one of the classes."""
+        return np.flatnonzero(self.label_of[self.source.train.labels] >= 0)
+
     def images(self, size: int, resize: int | None = None) -> torch.Tensor:
         """Return the images, uint8 (M, 3, size, size), decoded once; see `Split.pixels`."""
         key = size, resize or size
@@ -69,6 +76,7 @@ class Subject:
         teacher_record: What is known of it.
         label_temperature: See `label_temperature`.
         tiles: Of a set of f x f tiles, f.
+        zca: Whitens real images, for students of a set of whitened ones.
     """
 
     stored: TrainingSet
@@ -78,11 +86,23 @@ class Subject:
     teacher_record: ModelRecord | None = None
     label_temperature: float | None = None
     tiles: int | None = None
+    zca: Zca | None = None
 
     @functools.cached_property
     def own(self) -> TrainingSet:
         """The set, as students see it."""
         return self.stored.decoded(self.tiles)
+
+    def test_images(self, settings: Settings) -> torch.Tensor:
+        """Return the test images as students see them, (M, 3, S, S): uint8, or whitened float32."""
+        return self._seen(self.test.images(settings.image_size, settings.test_resize))
+
+    def _seen(self, images: torch.Tensor) -> torch.Tensor:
+        return self.zca.whiten(images).cpu() if self.zca else images
+
+    def seen(self, drawn: TrainingSet) -> TrainingSet:
+        """Return another set as students of this one see it: whitened where this one is."""
+        return replace(drawn, images=self._seen(drawn.images))
 
     def random_real(self, size: int, *, soft: bool) -> Callable[[int], TrainingSet]:
         """Return the baseline of every score: as many randomly drawn training images of the source, by seed.
@@ -107,17 +127,18 @@ class Subject:
 
         def draw(seed: int) -> TrainingSet:
             drawn = self.real_images(train.draw_per_class(per_class, draw_seed(seed, "random real")), size)
-            return replace(drawn, soft_labels=self.teacher.soft_labels(drawn.images)) if soft else drawn
+            drawn = replace(drawn, soft_labels=self.teacher.soft_labels(drawn.images)) if soft else drawn
+            return self.seen(drawn)
 
         return draw
 
     @property
     def real_rows(self) -> np.ndarray:
-        """Rows of the source's training split that show a class of the set."""
-        return np.flatnonzero(self.test.label_of[self.test.source.train.labels] >= 0)
+        """See `HeldOut.training_rows`."""
+        return self.test.training_rows
 
     def real_images(self, rows: np.ndarray, size: int) -> TrainingSet:
-        """Return rows of the source's training split as images of `size` pixels with the set's labels."""
+        """Return rows of the source's training split as images of `size` pixels, uint8, with the set's labels."""
         train = self.test.source.train
         return TrainingSet(train.pixels(rows, size), torch.from_numpy(self.test.label_of[train.labels[rows]]))
 

@@ -26,7 +26,7 @@ TEST_BATCH = 256  # test images classified at a time; no number depends on it
 class TrainingSet:
     """What a student is trained on, on one device."""
 
-    images: torch.Tensor  # uint8 (N, 3, S, S)
+    images: torch.Tensor  # uint8 (N, 3, S, S), or float: of free pixels in units of [0, 1], or whitened
     labels: torch.Tensor  # int64 (N,)
     soft_labels: torch.Tensor | None = None  # float32 (N, C): probabilities at temperature 1
     views: Views | None = None
@@ -47,7 +47,7 @@ class TrainingSet:
 
 
 def resized(images: torch.Tensor, size: int, batch_size: int = 256) -> torch.Tensor:
-    """Scale uint8 images (N, 3, S, S) to (N, 3, size, size): bilinear with antialiasing, as Pillow does it."""
+    """Scale uint8 or float images (N, 3, S, S) to (N, 3, size, size): bilinear with antialiasing, as Pillow does it."""
     if images.shape[-1] == size:
         return images
     batches = images.split(batch_size)
@@ -129,7 +129,8 @@ def train_students(
     Args:
         student: Name for `networks.build`.
         sets: What each is trained on: of one size, on the device to train on; see `TrainingSet.at`.
-        test: uint8 images (M, 3, S, S) and int64 labels (M,), on the same device; None where it is never looked at.
+        test: Images (M, 3, S, S) as those of `sets` are, and int64 labels (M,), on the same device; None where it is never
+            looked at.
         num_classes: Number of classes, C.
         settings: Optimiser, schedule, augmentation, labels.
         seeds: Of each network's initial weights, batches and augmentation.
@@ -182,11 +183,12 @@ def train_students(
 def accuracies(
     network: nn.Module, images: torch.Tensor, labels: torch.Tensor, settings: Settings, batch_size: int = TEST_BATCH
 ) -> list[float]:
-    """Return the fraction of uint8 images (M, 3, S, S) with labels (M,) that each of the `Students` classifies right."""
+    """Return the share of images (M, 3, S, S), uint8 or float, with labels (M,) that each of the `Students` gets right."""
     network.eval()
     hits = torch.zeros((), device=images.device)
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        prepared = normalize(batch.float() / 255, settings.mean, settings.std)
+        values = batch if batch.is_floating_point() else batch.float() / 255
+        prepared = normalize(values, settings.mean, settings.std)
         logits = network(prepared.expand(len(network.models), *prepared.shape))  # (K, B, C)
         hits = hits + (logits.argmax(2) == target).sum(1)
     network.train()

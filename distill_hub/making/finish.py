@@ -20,8 +20,10 @@ from distill_hub.evaluation.subject import Subject, label_temperature
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.pictures import Picture, curves, embedding, refinement
-from distill_hub.making.plan import expect_rest, trials_for
+from distill_hub.making.plan import expect_rest, seen, trials_for
+from distill_hub.making.space import free_pixels_record
 from distill_hub.making.start import Setup
+from distill_hub.matching.space import Space
 from distill_hub.publishing.plots import preview_grid
 from distill_hub.publishing.publish import publish
 from distill_hub.publishing.readme import card_of, readme_files
@@ -43,6 +45,7 @@ def package_and_score(
     refined_from: Sequence[int] | None = None,
     baselines: Mapping[str, Callable[[int], TrainingSet]] | None = None,
     pictures: Mapping[str, Picture] | None = None,
+    space: Space | None = None,
 ) -> Path | None:
     """Turn the images of a stage into a scored artifact, publish it, and print where it is, the scores and the stage times.
 
@@ -56,6 +59,7 @@ def package_and_score(
         baselines: Further sets to score beside random real images.
         pictures: What else the method shows of its work, `assets/<name>.png` of `publishing.card.PICTURES`; drawn by the
             main process.
+        space: That of methods that optimise pixels; where these are free, the stage has them as `pixels`.
 
     Returns:
         The folder of the set; None after a dry run, which makes none.
@@ -68,11 +72,12 @@ def package_and_score(
     if pool is not None:
         baselines[setup.plain] = setup.plain_samples(pool)
     if setup.run.is_dry:
-        expect_rest(setup, stage, baselines)
+        expect_rest(setup, stage, baselines, space)
         setup.run.end()
         return None
     run, config, teacher, labels = setup.run, setup.config, setup.teacher, setup.labels
     folder, label_tensor = run.output_dir, torch.tensor(labels)
+    manifest = manifest.model_copy(update={"free_pixels": free_pixels_record(space)})
     made_by = ("generator", manifest.generator.id) if manifest.generator else ("method", manifest.method.name)
     # What was fitted here knows the source's classes in their order.
     fitted = manifest.generator is not None and manifest.generator.id.startswith(FITTED)
@@ -88,9 +93,10 @@ def package_and_score(
     def package() -> None:
         write_artifact(
             folder,
-            rows(stage, labels),
+            rows(stage, labels, free=manifest.free_pixels is not None),
             lambda content: manifest.model_copy(update={"content_sha256": content}),
             class_names=manifest.class_names,
+            free_side=manifest.free_side,
             image_format=config.image_format,
         )
 
@@ -104,9 +110,12 @@ def package_and_score(
         manifest = Manifest.read(folder / "manifest.json")
     rules = setup.protocol
     views = open_views(find(folder), manifest) if rules.labels == "views" else None
-    own = TrainingSet(images, label_tensor, soft_labels(stage) if rules.labels == "soft" else None, views)
-    temperature = label_temperature(manifest)
-    subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher, temperature, manifest.tiles)
+    soft = soft_labels(stage) if rules.labels == "soft" else None
+    own = TrainingSet(seen(images, stage, space), label_tensor, soft, views)
+    subject = Subject(
+        own, setup.test, manifest.content_sha256, teacher, manifest.teacher, label_temperature(manifest),
+        tiles=manifest.tiles, zca=space.zca if space else None,
+    )  # fmt: skip
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
     for student in rules.students(config.students, manifest.image_size):

@@ -18,36 +18,48 @@ from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, predicted_bytes
 from distill_hub.making.start import Setup
+from distill_hub.matching.space import Space
 from distill_hub.running.run import Stage
 
 SAMPLE = 32  # images that are encoded, to see how long it takes and how large they are
 
 
-def expect_rest(setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[int], TrainingSet]]) -> None:
+def seen(images: torch.Tensor, stage: Stage, space: Space | None) -> torch.Tensor:
+    """Return what students see of a set: its images, uint8 (N, 3, S, S), or its free pixels, float32."""
+    return stage.rows(0, len(stage), "pixels")["pixels"].float() if space and space.free else images
+
+
+def expect_rest(
+    setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[int], TrainingSet]], space: Space | None = None
+) -> None:
     """Add to a plan what `package_and_score` would do.
 
     Args:
         setup: See there, as the others.
         stage: The set; the images of the first chunk stand for all.
         baselines: Further sets that would be scored.
+        space: Of the set's pixels.
     """
     run, config, labels = setup.run, setup.config, setup.labels
     count, classes = len(labels), len(setup.source.classes)
     sample = list(itertools.islice(rows(stage, labels), SAMPLE))
     seconds, encoded = run.timed(lambda: [encode_image(row["image"], config.image_format) for row in sample])
-    size = count * (sum(map(len, encoded)) // len(encoded) + 4 * classes)  # images, and soft labels in float32
+    free = 2 * 3 * setup.image_size**2 if space and space.free else 0
+    size = count * (sum(map(len, encoded)) // len(encoded) + 4 * classes + free)  # images, and soft labels in float32
     run.expect("package", count, seconds * count / len(sample), size, is_published=True)
 
     images = stage.rows(0, count, "images")["images"]
     rules = setup.protocol
-    own = TrainingSet(images, torch.tensor(labels), soft_labels(stage) if rules.labels == "soft" else None)
+    soft = soft_labels(stage) if rules.labels == "soft" else None
+    own = TrainingSet(seen(images, stage, space), torch.tensor(labels), soft)
     if epochs := setup.view_epochs:
         how = {"epochs": epochs, "mirrored": setup.source.mirrored, "seed": config.seed}
         _, facts = draw_views(run, decode(images, setup.tiles), setup.teacher, setup.teacher_record, **how)
         views_size = predicted_bytes(setup.shown, epochs, classes, facts.batch_size)
         run.expect("store views", epochs, 0.0, views_size, is_published=True)
         own = dataclasses.replace(own, views=SimpleNamespace(record=facts))
-    subject = Subject(own, setup.test, "", setup.teacher, setup.teacher_record, tiles=setup.tiles)
+    zca = space.zca if space else None
+    subject = Subject(own, setup.test, "", setup.teacher, setup.teacher_record, tiles=setup.tiles, zca=zca)
     for student in rules.students(config.students, setup.image_size):
         trials = trials_for(setup, subject, student, baselines)
         expect_students(run, subject, student, trials, config.repeats, compiled=config.compile)

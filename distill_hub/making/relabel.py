@@ -5,7 +5,7 @@ import torch
 from distill_hub.artifact.find import Found
 from distill_hub.artifact.load import read_artifact
 from distill_hub.augmentation.tiles import decode
-from distill_hub.config import options
+from distill_hub.config import InputError, options
 from distill_hub.evaluation.subject import HeldOut, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.views import draw_views, store_views
@@ -26,6 +26,8 @@ def relabel(found: Found, config: RelabelConfig) -> None:
         InputError: When the set cannot be trusted, or its teacher cannot be opened.
     """
     artifact = read_artifact(found, rows=False, pixels=True)
+    if artifact.free_pixels is not None:
+        raise InputError("distilled set", found.location, "its students see free pixels, and views are of pictures")
     manifest, images = artifact.manifest, torch.from_numpy(artifact.pixels)
     real, places = real_source(manifest, published=False, **options(config, RealOptions))
     settings = {

@@ -26,6 +26,8 @@ from distill_hub.generators.base import Generator
 from distill_hub.generators.open import open_generator
 from distill_hub.generators.phases import NO_GROUP
 from distill_hub.making.size import with_size
+from distill_hub.making.space import check_space, has_free_pixels, open_space
+from distill_hub.matching.space import Space
 from distill_hub.methods.candidates import draw_pool, judge_pool
 from distill_hub.networks.names import student_name
 from distill_hub.options.shared import (
@@ -80,7 +82,9 @@ class Setup:
 
     @property
     def view_epochs(self) -> int:
-        """For how many epochs views are stored."""
+        """For how many epochs views are stored; of free pixels none are, since views are of pictures."""
+        if has_free_pixels(self.config):
+            return 0
         return epochs_of_views(self.config.view_epochs, self.protocol, self.shown, len(self.source.classes))
 
     @property
@@ -94,6 +98,10 @@ class Setup:
         later = {*options(self.config, EvaluationOptions), *options(self.config, ViewsOptions), "image_format"}
         settings = {name: value for name, value in self.run.settings.items() if name not in later}
         return {**settings, "teacher_sha256": self.teacher_record.sha256}
+
+    def space(self) -> Space:
+        """Open the space that pixels are optimised in; see `making.space.open_space`. Call it on every process."""
+        return open_space(self.run, self.config, self.test, self.image_size)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the teacher says of stored images, uint8 (N, 3, S, S); of tiles the log of their mean probability."""
@@ -293,6 +301,7 @@ def _begin(config: _Options, method: str) -> tuple[_Options, Source, str, Destin
     images = config.ipc * len(source.classes) * (_tiles(config, size) or 1) ** 2
     epochs_of_views(config.view_epochs, rules, images, len(source.classes))
     rules.check_students(config.students, len(source.classes), size)
+    check_space(config, rules, size)
     name = set_name(source.name, config.ipc, method)
     destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     folder = config.output_dir or Path("outputs", name)

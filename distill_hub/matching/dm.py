@@ -4,7 +4,8 @@ In every step a network with fresh random weights, which is never trained, embed
 the distilled ones move until the mean embeddings agree (Eq. 3, 4). Both get the same random augmentation. Since no network
 knows of the distilled images, classes do not depend on each other: each is distilled by itself, in the same networks.
 
-Where the released code (VICO 53f63a6) differs: its pixels are never clamped; its seeds come from the clock.
+Where the released code (VICO 53f63a6) differs: its pixels are never clamped, as ours are not on request; its seeds come
+from the clock.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,7 @@ from distill_hub.augmentation.dsa import Operation, one_row, operations, shared
 from distill_hub.data.known import RGB
 from distill_hub.data.sources import Source
 from distill_hub.matching import pixels as pixel
-from distill_hub.matching.pixels import normalization
+from distill_hub.matching.space import Space
 from distill_hub.options.dm import DmConfig
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
@@ -46,6 +47,7 @@ class Rules:
         operations: Of DSA; none: no augmentation.
         mean: Of the normalisation, per channel.
         std: Of the normalisation, per channel.
+        free: Whether nothing bounds the pixels.
         dtype: float32, or what forward passes are autocast to.
     """
 
@@ -55,27 +57,29 @@ class Rules:
     operations: tuple[Operation, ...]
     mean: RGB
     std: RGB
+    free: bool = False
     dtype: torch.dtype = torch.float32
 
 
-def rules_of(config: DmConfig, size: int, source: Source, dtype: torch.dtype) -> Rules:
+def rules_of(config: DmConfig, size: int, source: Source, space: Space, dtype: torch.dtype) -> Rules:
     """Resolve the settings: as in the paper, up to 16 px, where digits are, fewer and smaller steps.
 
     Args:
         config: What is asked for.
         size: Side of the images in pixels.
         source: The real images.
+        space: Of the pixels.
         dtype: See `Rules`.
     """
     steps, batch = (100, 64) if size <= 16 else (20_000, 256)
-    mean, std = normalization(source, size)
     return Rules(
         steps=config.match_steps or steps,
         rate=config.match_learning_rate or (10.0 if config.ipc >= 100 else 1.0),
         real_batch_size=config.real_batch_size or batch,
         operations=operations(source.mirrored) if config.augment == "dsa" else (),
-        mean=mean,
-        std=std,
+        mean=space.mean,
+        std=space.std,
+        free=space.free,
         dtype=dtype,
     )
 
@@ -98,28 +102,52 @@ def match(
     """Move the images of a class, in place.
 
     Args:
-        state: Of the loop: `pixels` float32 (IPC, 3, S, S) in [0, 1], their `velocity`, and `losses` (steps,).
-        real: Real images of the class, uint8 (N, 3, S, S), on the same device.
+        state: Of the loop: `pixels` float32 (IPC, 3, S, S), their `velocity`, and `losses` (steps,).
+        real: Real images of the class, see `gradient`, as all that follow but the next.
         steps: Numbers of the steps to take.
+        network: From a step to its network.
+        embed: From a network and normalised images to embeddings, float32 (B, D).
+        rules: How.
+        seed: Of the run.
+        class_name: Of the class.
+    """
+    pixels = state["pixels"]
+    for step in steps:
+        state["losses"][step], own = gradient(pixels, real, step, network, embed, rules, seed, class_name)
+        pixel.step(pixels, state["velocity"], own, rules.rate, rules.std, free=rules.free)
+
+
+def gradient(
+    pixels: torch.Tensor,
+    real: torch.Tensor,
+    step: int,
+    network: Callable[[int], nn.Module],
+    embed: Callable[[nn.Module, torch.Tensor], torch.Tensor],
+    rules: Rules,
+    seed: int,
+    class_name: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of a step for a class, and its gradient in the images.
+
+    Args:
+        pixels: float32 (IPC, 3, S, S), in the units of an image or whitened.
+        real: Real images of the class, uint8, or float in the same units, (N, 3, S, S), on the same device.
+        step: Its number.
         network: From a step to its network.
         embed: From a network and normalised images to embeddings, float32 (B, D).
         rules: How.
         seed: Of the run; what is drawn depends on it, on step and on class.
         class_name: Of the class.
     """
-    pixels, count = state["pixels"], min(rules.real_batch_size, len(real))
-    device, size = pixels.device.type, pixels.shape[-1]
-    for step in steps:
-        generator = cpu_generator(draw_seed(seed, "match", step, class_name))
-        chosen = torch.randperm(len(real), generator=generator)[:count].to(real.device)
-        draws = one_row(rules.operations, size, generator) if rules.operations else {}
-        own = pixels.clone().requires_grad_()
-        with torch.autocast(device, rules.dtype, enabled=rules.dtype is not torch.float32):
-            drawn = network(step).requires_grad_(False)
-            with torch.no_grad():
-                goal = embed(drawn, augment(real[chosen], shared(draws, count), rules.mean, rules.std))
-            found = embed(drawn, augment(own, shared(draws, len(own)), rules.mean, rules.std))
-        distance = loss(goal, found)
-        (gradient,) = torch.autograd.grad(distance, own)
-        pixel.step(pixels, state["velocity"], gradient, rules.rate, rules.std)
-        state["losses"][step] = distance.detach()
+    count, size = min(rules.real_batch_size, len(real)), pixels.shape[-1]
+    generator = cpu_generator(draw_seed(seed, "match", step, class_name))
+    chosen = torch.randperm(len(real), generator=generator)[:count].to(real.device)
+    draws = one_row(rules.operations, size, generator) if rules.operations else {}
+    own = pixels.clone().requires_grad_()
+    with torch.autocast(pixels.device.type, rules.dtype, enabled=rules.dtype is not torch.float32):
+        drawn = network(step).requires_grad_(False)
+        with torch.no_grad():
+            goal = embed(drawn, augment(real[chosen], shared(draws, count), rules.mean, rules.std))
+        found = embed(drawn, augment(own, shared(draws, len(own)), rules.mean, rules.std))
+    distance = loss(goal, found)
+    return distance.detach(), torch.autograd.grad(distance, own)[0]

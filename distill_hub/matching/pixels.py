@@ -1,9 +1,9 @@
 """What is optimised: the pixels of a set, from what they start, and how a step moves them.
 
 The papers' pixels are free numbers in normalised space, of which the released pictures are clipped copies. Here they are
-numbers in [0, 1], clamped after every step, so that the stored image is the set. A learning rate
-keeps the papers' unit: that of normalised pixels, z = (x - mean) / std, whose step of SGD is one of std^2 times the
-rate in x.
+numbers in [0, 1], clamped after every step, so that the stored image is the set, unless another `matching.space` is asked
+for. A learning rate keeps the papers' unit: that of normalised pixels, z = (x - mean) / std, whose step of SGD is one of
+std^2 times the rate in x.
 """
 
 from collections.abc import Sequence
@@ -63,20 +63,30 @@ def start(
     return denormalize(drawn, *normalization(source, size)).clamp(0, 1), torch.full((ipc,), own)
 
 
-def step(pixels: torch.Tensor, velocity: torch.Tensor, gradient: torch.Tensor, rate: float, std: Sequence[float]) -> None:
+def step(
+    pixels: torch.Tensor,
+    velocity: torch.Tensor,
+    gradient: torch.Tensor,
+    rate: float,
+    std: Sequence[float],
+    *,
+    free: bool = False,
+) -> None:
     """Take one step of SGD with momentum, in place.
 
     Args:
-        pixels: (N, 3, S, S) in [0, 1].
+        pixels: (N, 3, S, S) in [0, 1], where they are not free.
         velocity: The momentum, of the same shape; zeros at the start.
         gradient: Of the loss in the pixels.
         rate: Learning rate in units of normalised pixels.
         std: Of the normalisation, per channel.
+        free: Whether nothing bounds the pixels.
     """
     with torch.no_grad():
         velocity.mul_(MOMENTUM).add_(gradient)
         pixels.sub_(velocity * (rate * pixels.new_tensor(std).square().view(3, 1, 1)))
-        pixels.clamp_(0, 1)
+        if not free:
+            pixels.clamp_(0, 1)
 
 
 def to_uint8(pixels: torch.Tensor) -> torch.Tensor:

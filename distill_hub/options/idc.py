@@ -6,11 +6,11 @@ from typing import Literal
 from distill_hub.config import option
 from distill_hub.kinds import NonNegativeInt, PositiveFloat, PositiveInt
 from distill_hub.options.matching import NetworkOptions
-from distill_hub.options.shared import FormationOptions
+from distill_hub.options.shared import FormationOptions, PixelOptions
 
 
 @dataclass(frozen=True)
-class IdcConfig(FormationOptions, NetworkOptions):
+class IdcConfig(FormationOptions, NetworkOptions, PixelOptions):
     """IDC: gradients of images that are stored as tiles, in networks trained on real images."""
 
     match_networks: PositiveInt | None = option(

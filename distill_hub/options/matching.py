@@ -5,11 +5,10 @@ from typing import Literal
 
 from distill_hub.config import option
 from distill_hub.networks.names import check_network
-from distill_hub.options.shared import PixelOptions
 
 
 @dataclass(frozen=True)
-class NetworkOptions(PixelOptions):
+class NetworkOptions:
     """The network that images are matched in."""
 
     network: str = option(
@@ -23,9 +22,20 @@ class NetworkOptions(PixelOptions):
 
 @dataclass(frozen=True)
 class MatchingOptions(NetworkOptions):
-    """Matching: pixels are optimised until networks make of them what they make of real images."""
+    """Matching: images are optimised until networks make of them what they make of real ones."""
 
-    start: Literal["real", "noise"] = option("real", "what the images start from: real ones at random, or normal noise")
     augment: Literal["dsa", "none"] = option(
         "dsa", "dsa: in every step real and distilled images of a class get the same random operation"
+    )
+
+
+@dataclass(frozen=True)
+class SpaceOptions:
+    """The space of the pixels."""
+
+    pixels: Literal["clamped", "free", "zca"] = option(
+        "clamped",
+        "clamped: to black and white after every step, so that the images are the set; free: by nothing, as in the papers' "
+        "codes; zca: nor is anything, and images are whitened, up to 64 px. The last two add a column that students are "
+        "trained on, beside pictures of it",
     )

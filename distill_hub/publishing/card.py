@@ -175,7 +175,7 @@ def _card_data(manifest: Manifest, size_bytes: Mapping[str, int]) -> DatasetCard
         size_categories=[next((name for limit, name in SIZE_CATEGORIES if rows < limit), "1M<n<10M")],
         source_datasets=[manifest.source.hub_id or "original"],
     )
-    infos = {"default": _info(features(manifest.class_names), rows, size_bytes["data"])}
+    infos = {"default": _info(features(manifest.class_names, manifest.free_side), rows, size_bytes["data"])}
     configs = {"default": {"data_files": [{"split": "train", "path": "data/train-*"}], "default": True}}
     if manifest.views:
         infos["views"] = _info(view_features(len(manifest.classes)), manifest.views.rows, size_bytes["views"])

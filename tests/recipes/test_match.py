@@ -48,11 +48,11 @@ def test_a_run_that_is_cut_short_inside_a_class_comes_to_the_same(made, tmp_path
 
     taken, step = [], pixels.step
 
-    def counted(*how):
+    def counted(*how, **more):
         taken.append(1)
         if len(taken) == 26:
             raise Killed
-        step(*how)
+        step(*how, **more)
 
     monkeypatch.setattr(checkpoint, "SAVED_AFTER", -1.0)
     monkeypatch.setattr(pixels, "step", counted)
