@@ -1,6 +1,7 @@
-"""GLaD: distribution matching of a generator's latents in place of pixels (Cazenavette et al., 2023).
+"""GLaD: a generator's latents are matched in place of pixels (Cazenavette et al., 2023).
 
     distill-hub make glad --ipc 1  # handwritten digits, offline, on a CPU
+    distill-hub make glad --under dc
     distill-hub make glad --source imagewoof --ipc 10 --decode_batch_size 2
     distill-hub make glad --num_processes 2
 

@@ -15,8 +15,6 @@ import psutil
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import nn
 
 from distill_hub.artifact.classifier import ClassifierRecord, classifier_name
@@ -35,8 +33,9 @@ from distill_hub.networks.names import student_name
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.options.shared import SourceOptions
 from distill_hub.publishing.classifier import classifier_card
+from distill_hub.running.checkpoint import Checkpoint
 from distill_hub.running.console import progress
-from distill_hub.running.cost import NOTHING, Cost, Meter, added, from_metadata, to_metadata, write_cost
+from distill_hub.running.cost import NOTHING, Cost, Meter, added, write_cost
 from distill_hub.running.dry_run import open_run
 from distill_hub.running.files import STATE, atomic_write, folder_name
 from distill_hub.running.run import Run
@@ -131,7 +130,7 @@ class Fit:
         self.per_epoch = task.images // size  # the rest of an epoch, other images each time, is left out
         self.steps = config.epochs * self.per_epoch
         self.epoch, self.drawn, self.cost = 0, -1, NOTHING  # epochs done, the one whose batches are drawn, cost so far
-        self.file = run.state("fit") / "checkpoint.safetensors"
+        self.checkpoint = Checkpoint(run.state("fit") / "checkpoint.safetensors")  # its steps are epochs
         torch.manual_seed(draw_seed(config.seed, "classifier weights"))
         self.network = build(task.student, task.classes, task.image_size).train()
         has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in self.network.modules())
@@ -223,41 +222,36 @@ class Fit:
             what, step, value = "trained weights", first + len(losses) - 1, math.nan
         else:
             return
-        kept = "there is no checkpoint yet"
-        if self.file.exists():
-            with safe_open(self.file, "pt") as file:
-                kept = f"the checkpoint of epoch {file.metadata()['epoch']} is kept"
+        kept = self.checkpoint.kept("epoch")
         advice = "a smaller --learning_rate, with --overwrite or another --output_dir, may help"
         raise InputError(what, value, f"it became so in step {step + 1} of {self.steps}; {kept}; {advice}")
 
     def save(self) -> None:
         """Write the checkpoint in place of the last one, complete or not at all."""
-        scaler = self.run.accelerator.scaler
-        facts = {"epoch": str(self.epoch), **to_metadata(self.cost)}
-        if scaler is not None:  # fp16
+        facts = {}
+        if (scaler := self.run.accelerator.scaler) is not None:  # fp16
             state = scaler.state_dict()
-            facts |= {"scale": repr(state["scale"]), "growth_tracker": str(state["_growth_tracker"])}
+            facts = {"scale": repr(state["scale"]), "growth_tracker": str(state["_growth_tracker"])}
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
             if (momentum := self.optimizer.state[parameter].get("momentum_buffer")) is not None:
                 tensors[f"momentum.{name}"] = momentum
-        atomic_write(self.file, save({name: tensor.contiguous() for name, tensor in tensors.items()}, facts))
+        self.checkpoint.save(tensors, self.epoch, self.cost, **facts)
 
     def resume(self) -> None:
         """Go to where the checkpoint was taken, if there is one."""
-        if not self.file.exists():
+        if not (facts := self.checkpoint.facts):
             return
-        with safe_open(self.file, "pt") as file:
-            facts, names = file.metadata(), file.keys()
-            self.network.load_state_dict({name: file.get_tensor(f"network.{name}") for name in self.network.state_dict()})
-            for name, parameter in self.network.named_parameters():
-                if f"momentum.{name}" in names:
-                    momentum = torch.empty_like(parameter, requires_grad=False).copy_(file.get_tensor(f"momentum.{name}"))
-                    self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        tensors = self.checkpoint.tensors()
+        self.network.load_state_dict({name: tensors[f"network.{name}"] for name in self.network.state_dict()})
+        for name, parameter in self.network.named_parameters():
+            if (kept := tensors.get(f"momentum.{name}")) is not None:
+                momentum = torch.empty_like(parameter, requires_grad=False).copy_(kept)
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum
         if (scaler := self.run.accelerator.scaler) is not None:
             state = {"scale": float(facts["scale"]), "_growth_tracker": int(facts["growth_tracker"])}
             scaler.load_state_dict({**scaler.state_dict(), **state})
-        self.epoch, self.cost = int(facts["epoch"]), from_metadata(facts)
+        self.epoch, self.cost = self.checkpoint.step, self.checkpoint.cost
 
     def accuracy(self, test: HeldOut) -> float:
         """Return the fraction of the test images that the network classifies right, in full precision."""

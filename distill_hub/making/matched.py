@@ -1,7 +1,7 @@
-"""Sets made by matching, one class after the other."""
+"""Sets made by matching: one class after the other, or all of them together."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 from distill_hub.making.by_class import make_by_class
 from distill_hub.making.start import GeneratorSetup, Setup
-from distill_hub.matching import dm, glad
+from distill_hub.matching import dc, dm, glad
 from distill_hub.matching import pixels as pixel
 from distill_hub.matching.networks import embed, fresh, resolve
 from distill_hub.matching.space import Space
@@ -50,7 +50,47 @@ def match_by_class(setup: Setup, total: int, match: Callable[..., None], rules: 
     return make_by_class(setup, make, "match")
 
 
-def match_latents_by_class(setup: GeneratorSetup, rules: dm.Rules) -> Stage:
+def match_together(setup: Setup, total: int, match: Callable[..., None], rules: Any, space: Space) -> Stage:
+    """Match the images of all classes, which depend on each other through what networks learn of them: the stage 'match'.
+
+    Args:
+        setup: What the recipe works with, `MatchingOptions` among it.
+        total: Steps.
+        match: What moves the images, such as `matching.dc.match`.
+        rules: For it.
+        space: Of the pixels.
+
+    Returns:
+        See `match_by_class`; the losses are sums over classes.
+
+    Raises:
+        InputError: See `match_by_class`.
+    """
+    config, run, source, size = setup.config, setup.run, setup.source, setup.image_size
+    network, _ = _networks(setup)
+    loop = _loops(setup, total)
+
+    def make(labels: Sequence[int]) -> dict[str, torch.Tensor]:
+        by_class = source.train.by_class
+        real = [source.train.pixels(rows, size) for rows in by_class]
+        starts = [
+            pixel.start(config.start, *own, config.ipc, source, config.seed, class_name)
+            for *own, class_name in zip(real, by_class, source.class_names, strict=True)
+        ]
+        state = _state(total, pixels=torch.stack([space.of(start.to(run.device)) for start, _ in starts]))
+        current = network(0)
+        weights = {f"network.{name}": weight.detach() for name, weight in current.named_parameters()}
+        todo, real = loop(None, {**state, **weights}), [space.of(own.to(run.device)) for own in real]
+        match(state, current, real, todo, network, rules, config.seed, source.class_names)
+        made = space.published(state["pixels"].flatten(0, 1))
+        seeds = torch.cat([seeds for _, seeds in starts])
+        return {**made, "seeds": seeds, "losses": _ends(state, len(labels)), "logits": setup.teacher.judge(made["images"])}
+
+    how = {"made_from": setup.made_from, "whole": True, "lower": "a smaller --real_batch_size"}
+    return run.map("match", setup.labels, make, chunk_size=len(setup.labels), **how)
+
+
+def match_latents_by_class(setup: GeneratorSetup, rules: dm.Rules | dc.Rules) -> Stage:
     """Match what latents of every class decode to with real images; see `match_by_class` and `matching.glad`.
 
     Args:
@@ -73,9 +113,7 @@ def match_latents_by_class(setup: GeneratorSetup, rules: dm.Rules) -> Stage:
         real = images.to(setup.run.device)
         state = _state(rules.steps, latents=glad.encode(generator, start, config.decode_batch_size))
 
-        def objective(step: int, decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return dm.gradient(decoded, real, step, *networks, rules, config.seed, class_name)
-
+        objective = glad.objective(real, label, *networks, rules, config.seed, class_name)
         glad.match(state, loop(label, state), generator, objective, rate=rules.rate, batch_size=config.decode_batch_size)
         decoded = glad.decode(generator, state["latents"], config.decode_batch_size)
         made = {"images": pixel.to_uint8(decoded), "latents": state["latents"].cpu()}
@@ -93,13 +131,14 @@ def _networks(setup: Setup) -> tuple[Callable[[int], nn.Module], Callable[[nn.Mo
     return network, functools.partial(embed, num_classes=classes)
 
 
-def _loops(setup: Setup, total: int) -> Callable[[int, Mapping[str, torch.Tensor]], Iterator[int]]:
-    """Return what runs the loop of a class on its state, from the last checkpoint on."""
+def _loops(setup: Setup, total: int) -> Callable[[int | None, Mapping[str, torch.Tensor]], Iterator[int]]:
+    """Return what runs the loop of a class, None: of all classes, on its state, from the last checkpoint on."""
     folder = setup.run.state("match steps", setup.made_from)
 
-    def loop(label: int, state: Mapping[str, torch.Tensor]) -> Iterator[int]:
-        title = f"match {setup.source.class_names[label]}" if setup.run.is_main else ""
-        return steps(setup.run, folder / f"{label:06d}.safetensors", total, state, title=title)
+    def loop(label: int | None, state: Mapping[str, torch.Tensor]) -> Iterator[int]:
+        title = "match" if label is None else f"match {setup.source.class_names[label]}"
+        file = folder / ("all.safetensors" if label is None else f"{label:06d}.safetensors")
+        return steps(setup.run, file, total, state, title=title if setup.run.is_main else "")
 
     return loop
 
@@ -110,5 +149,5 @@ def _state(total: int, **moved: torch.Tensor) -> dict[str, torch.Tensor]:
     return {**moved, "velocity": torch.zeros_like(start), "losses": torch.zeros(total, device=start.device)}
 
 
-def _ends(state: Mapping[str, torch.Tensor], ipc: int) -> torch.Tensor:
-    return torch.tensor(first_and_last_tenth(state["losses"].cpu())).repeat(ipc, 1)
+def _ends(state: Mapping[str, torch.Tensor], images: int) -> torch.Tensor:
+    return torch.tensor(first_and_last_tenth(state["losses"].cpu())).repeat(images, 1)

@@ -19,7 +19,6 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from distill_hub.config import InputError
@@ -29,8 +28,9 @@ from distill_hub.generators.latents import Latents
 from distill_hub.generators.objective import Objective
 from distill_hub.methods.minimax import Memory, criteria
 from distill_hub.options.minimax import TuningOptions
+from distill_hub.running.checkpoint import Checkpoint
 from distill_hub.running.console import progress
-from distill_hub.running.cost import NOTHING, Cost, Meter, added, from_metadata, to_metadata
+from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
@@ -183,7 +183,7 @@ class Tuning:
         self.losses = torch.zeros(settings.tuning_epochs * self.per_epoch, len(LOSSES))
         self.step, self.cost, self.epoch = 0, NOTHING, -1
         self.state = state_of(run, settings, class_ids, seed=seed, identity=identity, name=name)
-        self.file = self.state / "checkpoint.safetensors"
+        self.checkpoint = Checkpoint(self.state / "checkpoint.safetensors")
         processes = run.accelerator.num_processes
         starts = range(
             run.accelerator.process_index * micro_batch_size, settings.tuning_batch_size, processes * micro_batch_size
@@ -311,16 +311,9 @@ class Tuning:
             what, value = "trained weights", math.nan
         else:
             return
-        kept = f"the checkpoint of step {self._kept()} is kept" if self._kept() else "there is no checkpoint yet"
+        kept = self.checkpoint.kept()
         advice = "a smaller --tuning_learning_rate, with --overwrite or another --output_dir, may help"
         raise InputError(what, value, f"it became so in step {step + 1} of {self.steps}; {kept}; {advice}")
-
-    def _kept(self) -> int:
-        """Return the step of the checkpoint, 0 when there is none."""
-        if not self.file.exists():
-            return 0
-        with safe_open(self.file, "pt") as file:
-            return int(file.metadata()["step"])
 
     def _state(self) -> dict[str, torch.Tensor]:
         """Return all tensors that change from step to step, by name."""
@@ -337,26 +330,20 @@ class Tuning:
 
     def save(self) -> None:
         """Write the checkpoint in place of the last one, complete or not at all; the main process does."""
-        if not self.run.is_main:
-            return
-        facts = {"step": str(self.step), **to_metadata(self.cost)}
-        tensors = {name: tensor.contiguous() for name, tensor in self._state().items()}
-        atomic_write(self.file, save({**tensors, "losses": self.losses}, facts))
+        if self.run.is_main:
+            self.checkpoint.save({**self._state(), "losses": self.losses}, self.step, self.cost)
 
     def resume(self) -> None:
         """Go to where the checkpoint was taken, if there is one, and nothing to save lies before it."""
         missing = [epoch for epoch in self.settings.epochs_to_save if not _average_of(self.state, epoch).exists()]
         first = min([*missing, self.settings.tuning_epochs])
-        if self.run.agree(self._kept() > first * self.per_epoch):
+        if self.run.agree(self.checkpoint.step > first * self.per_epoch):
             why = "whose weights were not kept" if missing else "the last one"
             self.run.say(f"fine-tune: begins anew; what is there is past epoch {first}, {why}")
             return
-        if not self.file.exists():
+        if not self.checkpoint.file.exists():
             return
-        with safe_open(self.file, "pt") as file:
-            facts = file.metadata()
-            for name, tensor in self._state().items():
-                tensor.copy_(file.get_tensor(name))
-            self.step, self.cost = int(facts["step"]), from_metadata(facts)
-            self.losses[: self.step] = file.get_tensor("losses")[: self.step]
+        self.checkpoint.restore(self._state())
+        self.step, self.cost = self.checkpoint.step, self.checkpoint.cost
+        self.losses[: self.step] = self.checkpoint.tensors("losses")["losses"][: self.step]
         self.ema.optimization_step = self.step

@@ -61,6 +61,13 @@ class Checkpoint:
         with safe_open(self.file, "pt") as file:
             return {name: file.get_tensor(name) for name in names or file.keys()}
 
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Write its tensors over those of a state, in place and one after the other."""
+        with safe_open(self.file, "pt") as file:
+            for name, tensor in state.items():
+                tensor.copy_(file.get_tensor(name))
+
     def kept(self, unit: str = "step") -> str:
         """Say in the message of an error what of the work is still there."""
         return f"the checkpoint of {unit} {self.step} is kept" if self.step else "there is no checkpoint yet"
@@ -96,9 +103,7 @@ def steps(
     checkpoint = Checkpoint(file)
     done, before, meter = checkpoint.step, checkpoint.cost, Meter(run.device)
     if done:
-        with torch.no_grad():
-            for name, tensor in checkpoint.tensors(*state).items():
-                state[name].copy_(tensor)
+        checkpoint.restore(state)
     last, todo = time.monotonic(), range(done, done + run.part(total - done) if done < total else done)
     for step in progress(todo, title, unit=unit, done=done, disable=not title):
         yield step

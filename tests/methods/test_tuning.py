@@ -83,7 +83,7 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(plain, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         first.train()
     second = build(tmp_path, checkpoint_steps=3)
-    assert second._kept() == 6
+    assert second.checkpoint.step == 6
     second.train()
     for name, tensor in outcome(plain).items():
         assert torch.equal(outcome(second)[name], tensor), name
@@ -93,7 +93,7 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(plain, tmp_path):
 def test_a_checkpoint_that_an_older_version_left_is_gone_on_from_and_its_cost_stays_unknown(plain, tmp_path):
     first = build(tmp_path, tuning_epochs=1)
     first.train()
-    save_file(load_file(first.file), first.file, {"step": "5", "seconds": "1.5"})  # all that it said
+    save_file(load_file(first.checkpoint.file), first.checkpoint.file, {"step": "5", "seconds": "1.5"})  # all that it said
     second = build(tmp_path)
     second.train()
     same(second, plain)
@@ -128,7 +128,7 @@ def test_a_group_of_classes_is_tuned_as_if_there_were_no_others(tmp_path):
     among.train()
     alone.train()
     same(among, alone)
-    assert load_file(among.file)["memory.real.entries"].shape == (2, 4, 256) and among.per_epoch == 30 // 8
+    assert load_file(among.checkpoint.file)["memory.real.entries"].shape == (2, 4, 256) and among.per_epoch == 30 // 8
 
 
 def test_what_is_kept_of_an_epoch_is_what_a_fine_tuning_of_so_many_ends_with(plain, tmp_path):
@@ -270,9 +270,9 @@ class TestBadInput:
             tuning.train()
         assert re.search(r"diffusion loss: nan .* in step 8 of 10; the checkpoint of step 6 is kept", str(error.value))
         assert "\n" not in str(error.value)
-        with safe_open(tuning.file, "pt") as file:
+        with safe_open(tuning.checkpoint.file, "pt") as file:
             assert file.metadata()["step"] == "6"
-        assert all(tensor.isfinite().all() for tensor in load_file(tuning.file).values())
+        assert all(tensor.isfinite().all() for tensor in load_file(tuning.checkpoint.file).values())
 
     def test_weights_that_are_not_finite_get_into_no_checkpoint(self, tmp_path):
         tuning = build(tmp_path, checkpoint_steps=1)
@@ -286,15 +286,15 @@ class TestBadInput:
         tuning.optimizer.step = step
         with pytest.raises(InputError, match=r"trained weights: nan .* step 3 of 10; the checkpoint of step 2 is kept"):
             tuning.train()
-        assert all(tensor.isfinite().all() for tensor in load_file(tuning.file).values())
+        assert all(tensor.isfinite().all() for tensor in load_file(tuning.checkpoint.file).values())
 
     def test_a_checkpoint_of_something_else_is_dropped(self, tmp_path):
         first = build(tmp_path, identity={"generator": "one", "source": "digits"})
         first.save()
-        assert build(tmp_path, identity={"generator": "one", "source": "digits"}).file.exists()
-        assert not build(tmp_path, identity={"generator": "one", "source": "letters"}).file.exists()
+        assert build(tmp_path, identity={"generator": "one", "source": "digits"}).checkpoint.file.exists()
+        assert not build(tmp_path, identity={"generator": "one", "source": "letters"}).checkpoint.file.exists()
         first.save()
-        assert not build(tmp_path, identity={"generator": "one", "source": "digits"}, ema_decay=0.5).file.exists()
+        assert not build(tmp_path, identity={"generator": "one", "source": "digits"}, ema_decay=0.5).checkpoint.file.exists()
 
     @pytest.mark.parametrize(("named", "counts", "size"), [(None, (70, 65), 64), (None, (70, 32), 32), (16, (70, 32), 16)])
     def test_a_memory_holds_64_or_as_many_as_the_smallest_class(self, named, counts, size):
