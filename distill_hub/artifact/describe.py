@@ -191,6 +191,7 @@ def describe(
     selector: SelectorRecord | None,
     ipc: int,
     image_size: int,
+    tiles: int | None,
     seed: int,
 ) -> Manifest:
     """Build the manifest of a run, all but the content hash. Call it on every process.
@@ -207,6 +208,7 @@ def describe(
         selector: The classifier that judged candidates; None where a method has none.
         ipc: Images per class.
         image_size: Side of the images in pixels.
+        tiles: Of a set of f x f tiles, f.
         seed: The run's seed.
     """
     indices = zip(source.classes, generator_classes or [None] * len(source.classes), teacher_classes, strict=True)
@@ -223,6 +225,7 @@ def describe(
         selector=selector,
         ipc=ipc,
         image_size=image_size,
+        tiles=tiles,
         seed=seed,
         stages=[StageRecord(**{field: s.get(field) for field in StageRecord.model_fields}) for s in run.stages],
         environment=EnvironmentRecord(**run.environment()),

@@ -41,6 +41,22 @@ class Artifact:
     free_pixels: np.ndarray | None = field(repr=False)  # float16 (N, 3, S, S), of a set with free pixels, with `pixels`
     revision: str | None = None  # commit on the Hub
 
+    def decoded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return pixels, labels and soft labels as students see them: of a set of tiles, a row for each of them.
+
+        Raises:
+            ValueError: When the pixels were not asked for.
+        """
+        import torch  # what asks for no pixels starts without it
+
+        from distill_hub.augmentation.tiles import decode
+
+        if self.pixels is None:
+            raise ValueError("the set was loaded without its pixels")
+        tiles = self.manifest.tiles
+        repeated = (own.repeat((tiles or 1) ** 2, 0) for own in (self.labels, self.soft_labels))
+        return decode(torch.from_numpy(self.pixels), tiles).numpy(), *repeated
+
 
 def load_artifact(location: str | Path, revision: str | None = None, *, rows: bool = True, pixels: bool = False) -> Artifact:
     """Load a distilled set and check it; see `read_artifact`.

@@ -22,6 +22,7 @@ from pydantic import (
 
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED, KNOWN, Normalization, known_by_id
+from distill_hub.data.tiles import MOST_TILES, can_hold
 from distill_hub.kinds import is_path, local_name
 from distill_hub.parsing import read_file, read_json
 from distill_hub.running.files import slug
@@ -269,6 +270,8 @@ class Manifest(Record):
     class_images: list[Annotated[int, Field(gt=0, le=1_000_000)]] | None = None
     image_size: int = Field(gt=0, le=16_384)  # side of the square images, in pixels
     free_pixels: FreePixelsRecord | None = None  # of sets whose students see floats, which no image holds
+    # Of a set of tiles alone: f, where an image holds f x f that students see one by one, see `data.tiles`. As above.
+    tiles: int | None = Field(default=None, ge=2, le=MOST_TILES)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stages: list[StageRecord]
     environment: EnvironmentRecord | None = None
@@ -302,13 +305,19 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _views_of_every_image(self):
-        if self.views and self.views.rows != self.views.epochs * self.rows:
-            raise ValueError(f"{self.views.epochs} epochs of {self.rows} images are not {self.views.rows} stored views")
+        if self.views and self.views.rows != self.views.epochs * self.images:
+            raise ValueError(f"{self.views.epochs} epochs of {self.images} images are not {self.views.rows} stored views")
+        return self
+
+    @model_validator(mode="after")
+    def _no_tile_of_padding_alone(self):
+        if self.tiles and not can_hold(self.image_size, self.tiles):
+            raise ValueError(f"an image of {self.image_size} pixels a side cannot hold {self.tiles} x {self.tiles} tiles")
         return self
 
     @model_serializer(mode="wrap")
     def _without_what_most_sets_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        rare = ("class_images", "selector", "free_pixels")
+        rare = ("class_images", "selector", "tiles", "free_pixels")
         return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
 
     @property
@@ -320,6 +329,11 @@ class Manifest(Record):
     def rows(self) -> int:
         """Number of images."""
         return sum(self.counts)
+
+    @property
+    def images(self) -> int:
+        """Number of images that students see: of a set of tiles, all of them."""
+        return self.rows * (self.tiles or 1) ** 2
 
     @property
     def counts(self) -> list[int]:

@@ -81,9 +81,9 @@ def write_views(
     staging, digest, classes = empty_staging(folder), hashlib.sha256(), len(manifest.classes)
     schema = view_features(classes).arrow_schema
     packed = (_packed(batch, classes) for batch in batches)
-    tables = (_table(rows, schema) for rows in _checked(packed, facts, manifest.rows, digest))
+    tables = (_table(rows, schema) for rows in _checked(packed, facts, manifest.images, digest))
     shards = write_shards(staging, tables, schema, **PARQUET)
-    record = ViewsRecord(**dict(facts), rows=facts.epochs * manifest.rows, sha256=digest.hexdigest())
+    record = ViewsRecord(**dict(facts), rows=facts.epochs * manifest.images, sha256=digest.hexdigest())
     manifest = manifest.model_copy(update={"views": record})
     move_into_place(shards, folder, "views", manifest)
     staging.rmdir()
@@ -136,7 +136,7 @@ def open_views(found: Found, manifest: Manifest) -> Views:
     record = manifest.views
     if record is None:
         raise InputError("views", found.location, "the set holds no stored views")
-    classes, batches = len(manifest.classes), record.epochs * _per_epoch(manifest.rows, record.batch_size)
+    classes, batches = len(manifest.classes), record.epochs * _per_epoch(manifest.images, record.batch_size)
     most = _most_bytes(record.rows, batches, classes) + 1_000_000
     names = shard_names(found, "views", "views", most, f"{record.rows:,} views")
     folder = found.fetch(names)
@@ -145,11 +145,11 @@ def open_views(found: Found, manifest: Manifest) -> Views:
         for name in names:
             read_columns(folder / name)  # a damaged footer, and what swells, ends here and not in PyArrow
         footers = [_footer(folder / name, classes) for name in names]
-        _check_row_groups(footers, record, manifest.rows, classes)
+        _check_row_groups(footers, record, manifest.images, classes)
         shards = tuple((folder / name, footer) for name, footer in zip(names, footers, strict=True))
-        views = Views(record, manifest.rows, classes, shards)
+        views = Views(record, manifest.images, classes, shards)
         stored = (rows for epoch in range(record.epochs) for rows in views._rows(epoch))
-        for _ in _checked(stored, record, manifest.rows, digest):
+        for _ in _checked(stored, record, manifest.images, digest):
             pass
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError("views", found.location, str(error)) from error

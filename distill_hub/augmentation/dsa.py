@@ -49,24 +49,37 @@ def draw_operations(
     return _parameters(every, size, numbers, {KEYS[name] for name in names})
 
 
-def one_row(
-    names: Sequence[Operation], size: int, generator: torch.Generator, *, together: bool = False
-) -> dict[str, torch.Tensor]:
+def one_row(names: Sequence[Operation], size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Draw one row, for all images of two batches; see `draw_operations`.
 
     Args:
         names: Operations to draw one from.
         size: Side of the images in pixels.
         generator: On the CPU.
-        together: Whether all of them are applied and not one, as IDC does with colour, crop and cutout.
 
     Returns:
-        What is needed for the operations that were drawn, and nothing else.
+        What is needed for the operation that was drawn, and nothing else.
     """
-    chosen = list(names) if together else [names[int(torch.randint(len(names), (1,), generator=generator))]]
-    numbers = torch.rand(6, 1, dtype=torch.float64, generator=generator)
-    every = {name: torch.tensor([name in chosen]) for name in OPERATIONS}
-    return _parameters(every, size, numbers, {KEYS[name] for name in chosen})
+    return every_operation([names[int(torch.randint(len(names), (1,), generator=generator))]], 1, size, generator)
+
+
+def every_operation(
+    names: Sequence[Operation], count: int, size: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Draw parameters of all of some operations, as IDC applies colour, crop and cutout; see `draw_operations`.
+
+    Args:
+        names: Operations, of which no two are among crop, scale and rotate.
+        count: Number of rows, N.
+        size: Side of the images in pixels.
+        generator: On the CPU.
+
+    Returns:
+        What is needed for these operations, and nothing else.
+    """
+    numbers = torch.rand(6, count, dtype=torch.float64, generator=generator)
+    every = {name: torch.full((count,), name in names) for name in OPERATIONS}
+    return _parameters(every, size, numbers, {KEYS[name] for name in names})
 
 
 def shared(draws: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:

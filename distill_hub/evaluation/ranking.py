@@ -38,10 +38,11 @@ def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy:
         raise InputError("command line", "--dd_ranking", "stored views cannot be had without augmentation; choose sre2l")
     if RANDOM not in trials:
         raise InputError("command line", "--dd_ranking", "soft labels of random real images are needed, too; pass --teacher")
-    plain = dataclasses.replace(settings, augmentation=Augmentation())
     added = {
-        f"{OWN}, no augmentation": dataclasses.replace(trials[OWN], settings=plain),
-        f"{RANDOM}, no augmentation": dataclasses.replace(trials[RANDOM], settings=plain),
+        f"{name}, no augmentation": dataclasses.replace(
+            trials[name], settings=dataclasses.replace(trials[name].settings, augmentation=Augmentation())
+        )
+        for name in (OWN, RANDOM)
     }
     if settings.labels != "hard":
         added[f"{OWN}, hard labels"] = dataclasses.replace(trials[OWN], settings=settings.hard)

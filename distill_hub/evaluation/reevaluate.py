@@ -13,7 +13,7 @@ from accelerate import PartialState
 from distill_hub.artifact.find import Found, find
 from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
 from distill_hub.artifact.manifest import ModelRecord
-from distill_hub.artifact.records import REAL, Comparison, EvaluationRecord
+from distill_hub.artifact.records import OWN, REAL, Comparison, EvaluationRecord
 from distill_hub.artifact.views import open_views
 from distill_hub.config import InputError
 from distill_hub.data.known import Normalization
@@ -24,7 +24,7 @@ from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
-from distill_hub.evaluation.scores import Trial, measure, refuse_missing, refuse_pictures, settings_of, trials_of
+from distill_hub.evaluation.scores import Trial, measure, refuse_missing, refuse_pictures, trials_of
 from distill_hub.evaluation.subject import Subject, label_temperature, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.whitening import refit_zca
@@ -309,10 +309,10 @@ def _measure(
         refuse_missing(job.rules, given.views, has_teacher=has_teacher, has_soft_labels=has_soft_labels)
     if how.mmd and given.free_pixels:
         raise InputError("command line", "--mmd", "a teacher embeds pictures, and the set's free pixels are none")
-    temperature = label_temperature(given.manifest) if given.manifest else None
+    temperature, tiles = (label_temperature(given.manifest), given.manifest.tiles) if given.manifest else (None, None)
     settings = {
         "content_sha256": given.content_sha256,
-        "label_temperature": temperature,
+        "read_as": [temperature, tiles],
         "views_sha256": given.views.record.sha256 if given.views else None,
         "source": [real.name, real.revision or real.fingerprint, real.test.fingerprint, real.mirrored, real.normalization],
         "jobs": [[job.rules.name, job.rules.version, job.student, list(job.seeds), job.claim is None] for job in jobs],
@@ -328,14 +328,14 @@ def _measure(
                 own, test = given.stored(real) if replays else given.sorted(real)
                 zca = given.free_pixels and given.free_pixels.zca
                 fitted = refit_zca(run, zca, test, given.images.shape[-1]) if zca else None
-                subjects[replays] = Subject(own, test, given.content_sha256, label_temperature=temperature, zca=fitted)
+                read = {"label_temperature": temperature, "tiles": tiles, "zca": fitted}
+                subjects[replays] = Subject(own, test, given.content_sha256, **read)
             subject = subjects[replays]
-            test = subject.test
             if wants:
                 key = replays, record and record.sha256
                 if key not in opened:
                     opened[key] = open_known_teacher(
-                        run, test, given.images.shape[-1],
+                        run, subject.test, given.images.shape[-1],
                         teacher=how.teacher, teacher_revision=how.teacher_revision,
                         record=record, config=given.manifest.method.config if given.manifest else {},
                     )  # fmt: skip
@@ -360,11 +360,10 @@ def _recorded_teacher(given: Given, job: Job) -> ModelRecord | None:
 
 
 def _trials(subject: Subject, job: Job, how: Request) -> dict[str, Trial]:
-    settings = settings_of(subject, job.rules, job.student)
     # A claim brought its baselines.
-    trials = trials_of(subject, settings, None if job.claim and not how.dd_ranking else {})
+    trials = trials_of(subject, job.rules, job.student, None if job.claim and not how.dd_ranking else {})
     trials = ranking_trials(subject, trials, how.real_accuracy) if how.dd_ranking else trials
-    return {**trials, REAL: trials.get(REAL) or real_trial(subject, settings)} if how.full_data else trials
+    return {**trials, REAL: trials.get(REAL) or real_trial(subject, trials[OWN].settings)} if how.full_data else trials
 
 
 def _compare(run: Run, subject: Subject, job: Job, trials: Mapping[str, Trial], how: Request, stage: str) -> Comparison:

@@ -64,17 +64,24 @@ def refuse_missing(rules: Protocol, views: Views | None, *, has_teacher: bool, h
             raise InputError("views", stored, f"{rules.name} trains for {FKD_EPOCHS} epochs; {make}")
 
 
-def settings_of(subject: Subject, rules: Protocol, student: str) -> Settings:
+def settings_of(subject: Subject, rules: Protocol, student: str, images: int | None = None) -> Settings:
     """Return the settings of a training.
+
+    Args:
+        subject: The set.
+        rules: The protocol.
+        student: Name for `networks.build`.
+        images: How many there are to train on; default: as many as the set shows.
 
     Raises:
         InputError: When the last batch of an epoch is one image, and the student cannot be trained on one.
     """
     own, source = subject.own, subject.test.source
+    images = images or len(own.images)
     views = own.views.record if rules.labels == "views" else None
     settings = rules.settings(
         Task(
-            images=len(own.images),
+            images=images,
             classes=len(subject.test.classes),
             image_size=views.image_size if views else own.images.shape[-1],
             mirrored=source.mirrored,
@@ -87,33 +94,39 @@ def settings_of(subject: Subject, rules: Protocol, student: str) -> Settings:
     )
     if subject.zca:  # which has taken mean and deviation away
         settings = dataclasses.replace(settings, mean=(0.0,) * 3, std=(1.0,) * 3)
-    if len(own.images) % settings.batch_size == 1:
+    if images % settings.batch_size == 1:
         check_student(student, len(subject.test.classes), settings.image_size, batch_size=1)
     return settings
 
 
 def trials_of(
-    subject: Subject, settings: Settings, others: Mapping[str, Callable[[int], TrainingSet]] | None
+    subject: Subject, rules: Protocol, student: str, others: Mapping[str, Callable[[int], TrainingSet]] | None
 ) -> dict[str, Trial]:
     """Return what is trained on: this set first, other sets, and random real images, which give the number its meaning.
+
+    Of a set of tiles, random real images are as many as it stores, and are trained on as the protocol does it with so many.
 
     Where the set's labels come from stored views, a teacher labels the same views of the other sets as they are needed;
     without one there is nothing to compare with.
 
     Args:
         subject: The set.
-        settings: How its students are trained.
+        rules: The protocol.
+        student: Name for `networks.build`.
         others: Further sets, with soft labels where the settings ask for them; None: nothing to compare with, not even
             random real images.
 
     Raises:
-        InputError: When a class of the source has fewer images than the set.
+        InputError: When a class of the source has fewer images than the set; see also `settings_of`.
     """
+    settings = settings_of(subject, rules, student)
     size = settings.start_size(subject.own.images.shape[-1])  # random real images wait at the set's own size, too
     own = dataclasses.replace(subject.own, images=resized(subject.own.images, size))
     trials = {OWN: Trial(lambda seed: own, settings)}
     if others is None:
         return trials
+    if subject.tiles:
+        settings = settings_of(subject, rules, student, len(subject.stored.images))
     taught = subject.teacher is not None
     if settings.labels == "views":
         if not taught:
@@ -199,7 +212,9 @@ def measure(
     for place, name in enumerate(trials):
         part = done.rows(place * len(seeds), (place + 1) * len(seeds))
         last, best = part["accuracies"].T.tolist()
-        scores[name] = Score(last=last, best=best, best_epoch=part["best_epoch"].tolist(), curve=part["curve"].tolist())
+        known = trials[name].settings.looks == settings.looks  # the record has those of the set
+        curve = part["curve"].tolist() if known else None
+        scores[name] = Score(last=last, best=best, best_epoch=part["best_epoch"].tolist(), curve=curve)
     return EvaluationRecord(
         protocol=rules.name,
         protocol_version=rules.version,

@@ -1,5 +1,6 @@
 """What is scored, and what it is tested on."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -68,22 +69,29 @@ class Subject:
     """A set that is scored.
 
     Args:
-        own: The set.
+        stored: The set, as its files hold it.
         test: What its students are tested on; has the meaning of its labels, 0 .. C - 1.
         content_sha256: Of the set.
         teacher: Gives the labels where a protocol asks for them online; its logits have the order of the labels.
         teacher_record: What is known of it.
         label_temperature: See `label_temperature`.
+        tiles: Of a set of f x f tiles, f.
         zca: Whitens real images, for students of a set of whitened ones.
     """
 
-    own: TrainingSet
+    stored: TrainingSet
     test: HeldOut
     content_sha256: str
     teacher: Classifier | None = None
     teacher_record: ModelRecord | None = None
     label_temperature: float | None = None
+    tiles: int | None = None
     zca: Zca | None = None
+
+    @functools.cached_property
+    def own(self) -> TrainingSet:
+        """The set, as students see it."""
+        return self.stored.decoded(self.tiles)
 
     def test_images(self, settings: Settings) -> torch.Tensor:
         """Return the test images as students see them, (M, 3, S, S): uint8, or whitened float32."""
@@ -99,6 +107,8 @@ class Subject:
     def random_real(self, size: int, *, soft: bool) -> Callable[[int], TrainingSet]:
         """Return the baseline of every score: as many randomly drawn training images of the source, by seed.
 
+        They are as many as the set stores, and fill the same space: a set of tiles has more to show.
+
         Args:
             size: Side in pixels.
             soft: Whether the teacher labels them.
@@ -108,7 +118,7 @@ class Subject:
         """
         train, classes = self.test.source.train, self.test.source.classes
         per_class = np.zeros(len(classes), dtype=np.int64)
-        per_class[self.test.places] = torch.bincount(self.own.labels, minlength=len(self.test.places)).numpy()
+        per_class[self.test.places] = torch.bincount(self.stored.labels, minlength=len(self.test.places)).numpy()
         images = np.bincount(train.labels, minlength=len(classes))
         if (per_class > images).any():
             short = int((images - per_class).argmin())

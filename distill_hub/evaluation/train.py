@@ -11,6 +11,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from distill_hub.artifact.views import Views
 from distill_hub.augmentation.augment import augment, batch_of, denormalize, draw, normalize
+from distill_hub.augmentation.tiles import decode
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.evaluation.settings import Settings, learning_rate
@@ -29,6 +30,14 @@ class TrainingSet:
     labels: torch.Tensor  # int64 (N,)
     soft_labels: torch.Tensor | None = None  # float32 (N, C): probabilities at temperature 1
     views: Views | None = None
+
+    def decoded(self, tiles: int | None) -> "TrainingSet":
+        """Return a set of f x f tiles as students see it: each an image of its own, with the label of the one it is of."""
+        if tiles is None:
+            return self
+        images, *own = decode(self.images, tiles), self.labels, self.soft_labels
+        labels, soft_labels = (None if part is None else part.repeat_interleave(tiles**2, 0) for part in own)
+        return TrainingSet(images, labels, soft_labels, self.views)
 
     def at(self, settings: Settings, device: torch.device | str) -> "TrainingSet":
         """Return the same set on a device, its images scaled to the side at which their augmentation starts."""

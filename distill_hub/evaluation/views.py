@@ -30,19 +30,18 @@ def predicted_bytes(images: int, epochs: int, classes: int, batch_size: int = 10
     return epochs * (images * (2 * classes + 14) + -(-images // batch_size) * 1000)
 
 
-def epochs_of_views(asked: int | None, rules: Protocol, ipc: int, classes: int) -> int:
+def epochs_of_views(asked: int | None, rules: Protocol, images: int, classes: int) -> int:
     """Return for how many epochs a set gets views.
 
     Args:
         asked: As many; None: those of `fkd` where they are small, else none.
         rules: The protocol that its students are trained by.
-        ipc: Images per class.
+        images: Number of images that students see.
         classes: Number of classes.
 
     Raises:
         InputError: When the students need more.
     """
-    images = ipc * classes
     size = predicted_bytes(images, FKD_EPOCHS, classes, fkd_batch_size(images, classes))
     default = FKD_EPOCHS if size <= WRITTEN_BY_DEFAULT else 0
     epochs = default if asked is None else asked

@@ -24,7 +24,7 @@ def make_by_class(setup: Setup, make: Callable[[int], dict[str, torch.Tensor]], 
 
     def distil(labels: Sequence[int]) -> dict[str, torch.Tensor]:
         made = make(labels[0])
-        return {**made, "logits": setup.teacher.judge(made["images"])}
+        return {**made, "logits": setup.logits(made["images"])}
 
     how = {"made_from": setup.made_from, "whole": True, "lower": "a smaller --image_size"}
     return setup.run.map(stage, setup.labels, distil, chunk_size=setup.config.ipc, **how)

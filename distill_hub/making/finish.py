@@ -12,6 +12,7 @@ from distill_hub.artifact.manifest import Manifest, SourceRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
+from distill_hub.augmentation.tiles import decode
 from distill_hub.data.known import FITTED
 from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.scores import in_words, measure, score_table
@@ -104,15 +105,17 @@ def package_and_score(
     images = stage.rows(0, len(stage), "images")["images"]
     if epochs := setup.view_epochs:
         how = {"epochs": epochs, "mirrored": setup.source.mirrored, "seed": manifest.seed}
-        drawn = draw_views(run, images, teacher, manifest.teacher, **how)
+        drawn = draw_views(run, decode(images, manifest.tiles), teacher, manifest.teacher, **how)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
         manifest = Manifest.read(folder / "manifest.json")
     rules = setup.protocol
     views = open_views(find(folder), manifest) if rules.labels == "views" else None
     soft = soft_labels(stage) if rules.labels == "soft" else None
     own = TrainingSet(seen(images, stage, space), label_tensor, soft, views)
-    temperature, zca = label_temperature(manifest), space.zca if space else None
-    subject = Subject(own, setup.test, manifest.content_sha256, teacher, manifest.teacher, temperature, zca)
+    subject = Subject(
+        own, setup.test, manifest.content_sha256, teacher, manifest.teacher, label_temperature(manifest),
+        tiles=manifest.tiles, zca=space.zca if space else None,
+    )  # fmt: skip
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
     for student in rules.students(config.students, manifest.image_size):

@@ -80,23 +80,21 @@ def rate(step: int, steps: int, per_epoch: int) -> float:
     return (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up))) / 2
 
 
-def check_memory(task: Task, accelerator: Accelerator) -> None:
+def check_memory(images: int, size: int, accelerator: Accelerator) -> None:
     """Refuse images that do not fit into memory, where each process keeps all of them.
 
     Raises:
         InputError: Naming needed and free memory.
     """
-    needed = task.images * 3 * task.image_size**2
+    needed = images * 3 * size**2
     if accelerator.device.type == "cuda":
         free, where = torch.cuda.mem_get_info(accelerator.device)[0], "on the device"
     else:
         needed *= accelerator.num_processes
         free, where = psutil.virtual_memory().available, f"for {accelerator.num_processes} processes"
     if needed > free:
-        valid = (
-            f"{task.images} images need {needed / 1e9:,.2f} GB {where}, {free / 1e9:,.2f} GB are free; pass a smaller one"
-        )
-        raise InputError("image_size", task.image_size, valid)
+        valid = f"{images} images need {needed / 1e9:,.2f} GB {where}, {free / 1e9:,.2f} GB are free; pass a smaller one"
+        raise InputError("image_size", size, valid)
 
 
 class Fit:
@@ -125,7 +123,7 @@ class Fit:
             raise InputError("batch_size", size, f"the source has {task.images} training images")
         self.share = size // accelerator.num_processes
         check_student(task.student, task.classes, task.image_size, self.share, field="network")
-        check_memory(task, accelerator)
+        check_memory(task.images, task.image_size, accelerator)
         self.rules = augmentation(task)
         self.per_epoch = task.images // size  # the rest of an epoch, other images each time, is left out
         self.steps = config.epochs * self.per_epoch

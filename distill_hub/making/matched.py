@@ -67,24 +67,23 @@ def match_together(setup: Setup, total: int, match: Callable[..., None], rules: 
         InputError: See `match_by_class`.
     """
     config, run, source, size = setup.config, setup.run, setup.source, setup.image_size
-    network, _ = _networks(setup)
-    loop = _loops(setup, total)
+    (fresh_of, _), file = _networks(setup), run.state("match steps", setup.made_from) / "all.safetensors"
 
     def make(labels: Sequence[int]) -> dict[str, torch.Tensor]:
         by_class = source.train.by_class
         real = [source.train.pixels(rows, size) for rows in by_class]
-        starts = [
+        starts, seeds = zip(*(
             pixel.start(config.start, *own, config.ipc, source, config.seed, class_name)
             for *own, class_name in zip(real, by_class, source.class_names, strict=True)
-        ]
-        state = _state(total, pixels=torch.stack([space.of(start.to(run.device)) for start, _ in starts]))
-        current = network(0)
-        weights = {f"network.{name}": weight.detach() for name, weight in current.named_parameters()}
-        todo, real = loop(None, {**state, **weights}), [space.of(own.to(run.device)) for own in real]
-        match(state, current, real, todo, network, rules, config.seed, source.class_names)
-        made = space.published(state["pixels"].flatten(0, 1))
-        seeds = torch.cat([seeds for _, seeds in starts])
-        return {**made, "seeds": seeds, "losses": _ends(state, len(labels)), "logits": setup.teacher.judge(made["images"])}
+        ), strict=True)  # fmt: skip
+        network = fresh_of(0)
+        state = _state(total, pixels=torch.stack([space.of(start.to(run.device)) for start in starts]))
+        weights = {f"network.{name}": weight.detach() for name, weight in network.named_parameters()}
+        todo = steps(run, file, total, {**state, **weights}, title="match" if run.is_main else "")
+        own = [space.of(images.to(run.device)) for images in real]
+        match(state, network, own, todo, fresh_of, rules, config.seed, source.class_names)
+        made = {**space.published(state["pixels"].flatten(0, 1)), "seeds": torch.cat(seeds)}
+        return {**made, "losses": _ends(state, len(labels)), "logits": setup.teacher.judge(made["images"])}
 
     how = {"made_from": setup.made_from, "whole": True, "lower": "a smaller --real_batch_size"}
     return run.map("match", setup.labels, make, chunk_size=len(setup.labels), **how)
@@ -131,14 +130,13 @@ def _networks(setup: Setup) -> tuple[Callable[[int], nn.Module], Callable[[nn.Mo
     return network, functools.partial(embed, num_classes=classes)
 
 
-def _loops(setup: Setup, total: int) -> Callable[[int | None, Mapping[str, torch.Tensor]], Iterator[int]]:
-    """Return what runs the loop of a class, None: of all classes, on its state, from the last checkpoint on."""
+def _loops(setup: Setup, total: int) -> Callable[[int, Mapping[str, torch.Tensor]], Iterator[int]]:
+    """Return what runs the loop of a class on its state, from the last checkpoint on."""
     folder = setup.run.state("match steps", setup.made_from)
 
-    def loop(label: int | None, state: Mapping[str, torch.Tensor]) -> Iterator[int]:
-        title = "match" if label is None else f"match {setup.source.class_names[label]}"
-        file = folder / ("all.safetensors" if label is None else f"{label:06d}.safetensors")
-        return steps(setup.run, file, total, state, title=title if setup.run.is_main else "")
+    def loop(label: int, state: Mapping[str, torch.Tensor]) -> Iterator[int]:
+        title = f"match {setup.source.class_names[label]}" if setup.run.is_main else ""
+        return steps(setup.run, folder / f"{label:06d}.safetensors", total, state, title=title)
 
     return loop
 
@@ -149,5 +147,5 @@ def _state(total: int, **moved: torch.Tensor) -> dict[str, torch.Tensor]:
     return {**moved, "velocity": torch.zeros_like(start), "losses": torch.zeros(total, device=start.device)}
 
 
-def _ends(state: Mapping[str, torch.Tensor], images: int) -> torch.Tensor:
-    return torch.tensor(first_and_last_tenth(state["losses"].cpu())).repeat(images, 1)
+def _ends(state: Mapping[str, torch.Tensor], ipc: int) -> torch.Tensor:
+    return torch.tensor(first_and_last_tenth(state["losses"].cpu())).repeat(ipc, 1)

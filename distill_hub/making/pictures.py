@@ -71,6 +71,9 @@ def embedding(setup: Setup, pool: Stage, selected: Stage) -> Picture:
 def curves(records: Sequence[EvaluationRecord]) -> dict[str, Picture]:
     """Show how the students of a protocol learned, if the test split was looked at more than once."""
     shown = {r.student: r for r in records if r.score.curve and len(r.score.curve[0]) > 1}
-    panels = {student: {n: np.array(s.curve) for n, s in record.scores.items()} for student, record in shown.items()}
+    panels = {
+        student: {name: np.array(score.curve) for name, score in record.scores.items() if score.curve}
+        for student, record in shown.items()
+    }
     looks = {student: record.settings["looks"] for student, record in shown.items()}
     return {"curves": lambda path: learning_curves(panels, looks, path)} if shown else {}

@@ -9,10 +9,11 @@ import torch
 
 from distill_hub.artifact.describe import rows, soft_labels
 from distill_hub.artifact.package import encode_image
-from distill_hub.artifact.records import REAL
+from distill_hub.artifact.records import OWN, REAL
+from distill_hub.augmentation.tiles import decode
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import real_trial
-from distill_hub.evaluation.scores import Trial, settings_of, trials_of
+from distill_hub.evaluation.scores import Trial, trials_of
 from distill_hub.evaluation.subject import Subject
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, predicted_bytes
@@ -53,11 +54,12 @@ def expect_rest(
     own = TrainingSet(seen(images, stage, space), torch.tensor(labels), soft)
     if epochs := setup.view_epochs:
         how = {"epochs": epochs, "mirrored": setup.source.mirrored, "seed": config.seed}
-        _, facts = draw_views(run, images, setup.teacher, setup.teacher_record, **how)
-        run.expect("store views", epochs, 0.0, predicted_bytes(count, epochs, classes, facts.batch_size), is_published=True)
+        _, facts = draw_views(run, decode(images, setup.tiles), setup.teacher, setup.teacher_record, **how)
+        views_size = predicted_bytes(setup.shown, epochs, classes, facts.batch_size)
+        run.expect("store views", epochs, 0.0, views_size, is_published=True)
         own = dataclasses.replace(own, views=SimpleNamespace(record=facts))
     zca = space.zca if space else None
-    subject = Subject(own, setup.test, "", setup.teacher, setup.teacher_record, zca=zca)
+    subject = Subject(own, setup.test, "", setup.teacher, setup.teacher_record, tiles=setup.tiles, zca=zca)
     for student in rules.students(config.students, setup.image_size):
         trials = trials_for(setup, subject, student, baselines)
         expect_students(run, subject, student, trials, config.repeats, compiled=config.compile)
@@ -67,6 +69,6 @@ def trials_for(
     setup: Setup, subject: Subject, student: str, baselines: Mapping[str, Callable[[int], TrainingSet]]
 ) -> dict[str, Trial]:
     """Return what a student is trained on; see `trials_of`. All real images are among it where that is asked for."""
-    settings = settings_of(subject, setup.protocol, student)
-    real = {REAL: real_trial(subject, settings)} if setup.config.full_data else {}
-    return {**trials_of(subject, settings, baselines), **real}
+    trials = trials_of(subject, setup.protocol, student, baselines)
+    real = {REAL: real_trial(subject, trials[OWN].settings)} if setup.config.full_data else {}
+    return {**trials, **real}

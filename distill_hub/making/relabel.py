@@ -4,6 +4,7 @@ import torch
 
 from distill_hub.artifact.find import Found
 from distill_hub.artifact.load import read_artifact
+from distill_hub.augmentation.tiles import decode
 from distill_hub.config import InputError, options
 from distill_hub.evaluation.subject import HeldOut, real_source
 from distill_hub.evaluation.teacher import open_known_teacher
@@ -46,7 +47,7 @@ def relabel(found: Found, config: RelabelConfig) -> None:
             record=manifest.teacher, config=manifest.method.config,
         )  # fmt: skip
         drawn = draw_views(
-            run, images, teacher, record,
+            run, decode(images, manifest.tiles), teacher, record,
             epochs=config.epochs, mirrored=real.mirrored, seed=config.seed, batch_size=config.batch_size,
         )  # fmt: skip
         if run.is_dry:

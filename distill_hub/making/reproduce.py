@@ -27,7 +27,8 @@ from distill_hub.options.shared import EvaluationOptions, ViewsOptions
 from distill_hub.running.folder import check_is_run
 from distill_hub.starter import as_starter
 
-RECIPES = {"random": "random_real", "difffit": "minimax", "dsa": "dc"}  # of methods that are not called as their recipes are
+# Of methods that are not called as their recipes are.
+RECIPES = {"random": "random_real", "difffit": "minimax", "dsa": "dc", "dream": "idc"}
 # Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
 _NO_PART = {f.name for group in (EvaluationOptions, ViewsOptions) for f in dataclasses.fields(group)}
 _LEAST_SCORING = ("--repeats=1", "--view_epochs=0")

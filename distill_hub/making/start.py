@@ -1,5 +1,6 @@
 """The start of every recipe: what it works with, and all that can be refused before work is done."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from distill_hub.artifact.describe import describe, generator_record
 from distill_hub.artifact.generator import find_tuning
 from distill_hub.artifact.manifest import Manifest, ModelRecord, SelectorRecord, method_record, set_name
+from distill_hub.augmentation.tiles import decode
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError, options, recorded, resolved
 from distill_hub.data.classes import match_classes
@@ -30,6 +32,7 @@ from distill_hub.methods.candidates import draw_pool, judge_pool
 from distill_hub.networks.names import student_name
 from distill_hub.options.shared import (
     EvaluationOptions,
+    FormationOptions,
     GeneratorFitOptions,
     GeneratorOptions,
     PixelOptions,
@@ -68,11 +71,21 @@ class Setup:
         return protocol_named(self.config.protocol)
 
     @property
+    def tiles(self) -> int | None:
+        """Of a set of f x f tiles, f."""
+        return _tiles(self.config, self.image_size)
+
+    @property
+    def shown(self) -> int:
+        """Number of images that students see."""
+        return len(self.labels) * (self.tiles or 1) ** 2
+
+    @property
     def view_epochs(self) -> int:
         """For how many epochs views are stored; of free pixels none are, since views are of pictures."""
         if has_free_pixels(self.config):
             return 0
-        return epochs_of_views(self.config.view_epochs, self.protocol, self.config.ipc, len(self.source.classes))
+        return epochs_of_views(self.config.view_epochs, self.protocol, self.shown, len(self.source.classes))
 
     @property
     def labels(self) -> list[int]:
@@ -90,6 +103,14 @@ class Setup:
         """Open the space that pixels are optimised in; see `making.space.open_space`. Call it on every process."""
         return open_space(self.run, self.config, self.test, self.image_size)
 
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the teacher says of stored images, uint8 (N, 3, S, S); of tiles the log of their mean probability."""
+        logits = self.teacher.judge(decode(images, self.tiles))
+        if self.tiles is None:
+            return logits
+        parts = logits.double().log_softmax(1).unflatten(0, (len(images), -1))
+        return (parts.logsumexp(1) - math.log(parts.shape[1])).float()
+
     def manifest(self, facts: Mapping[str, str], notes: Mapping[str, Any] | None = None) -> Manifest:
         """Describe the set that a method made; see `artifact.describe.describe`. Call it on every process."""
         return self._describe(facts, notes)
@@ -106,7 +127,7 @@ class Setup:
             self.run, self.source, self.name, method_record(facts, recorded(self.config), notes),
             generator=generator, generator_classes=class_ids,
             teacher=self.teacher_record, teacher_classes=self.teacher.columns, selector=selector,
-            ipc=self.config.ipc, image_size=self.image_size, seed=self.config.seed,
+            ipc=self.config.ipc, image_size=self.image_size, tiles=self.tiles, seed=self.config.seed,
         )  # fmt: skip
 
 
@@ -244,6 +265,10 @@ def set_up_generator(
     )  # fmt: skip
 
 
+def _tiles(config: SetOptions, size: int) -> int | None:
+    return config.tiles(size) if isinstance(config, FormationOptions) else None
+
+
 def _begin(config: _Options, method: str) -> tuple[_Options, Source, str, Destination | None, Run]:
     """Refuse what can be refused without work.
 
@@ -270,10 +295,11 @@ def _begin(config: _Options, method: str) -> tuple[_Options, Source, str, Destin
     # 224 px is what no student exceeds: a generator is not known yet, nor a teacher that gives images of no one size theirs.
     size = 224 if draws else config.image_size or source.image_size or 224
     # Two methods may take the same options, and finished work of other images is of no use.
-    images = {"source_fingerprint": source.fingerprint, "test_fingerprint": source.test.fingerprint}
-    settings = {**resolved(config), "method": method, **images}
+    fingerprints = {"source_fingerprint": source.fingerprint, "test_fingerprint": source.test.fingerprint}
+    settings = {**resolved(config), "method": method, **fingerprints}
     rules = protocol_named(config.protocol)
-    epochs_of_views(config.view_epochs, rules, config.ipc, len(source.classes))
+    images = config.ipc * len(source.classes) * (_tiles(config, size) or 1) ** 2
+    epochs_of_views(config.view_epochs, rules, images, len(source.classes))
     rules.check_students(config.students, len(source.classes), size)
     check_space(config, rules, size)
     name = set_name(source.name, config.ipc, method)

@@ -218,7 +218,7 @@ def learn(network: nn.Module, pixels: torch.Tensor, rules: Rules, generator: tor
 
     Args:
         network: Changed in place.
-        pixels: (C, IPC, 3, S, S) in [0, 1].
+        pixels: (C, IPC, 3, S, S).
         rules: How.
         generator: On the CPU, of batches and augmentation; with DSA each image has parameters of its own.
     """

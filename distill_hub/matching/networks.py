@@ -55,3 +55,15 @@ def embed(network: nn.Module, images: torch.Tensor, num_classes: int) -> torch.T
     with captured([find_head(network, num_classes, "")], "inputs", full) as found:
         network(images)
     return found[0]
+
+
+def last_map(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return the last feature maps of normalised images (B, 3, S, S), float32 (B, D, H, W): what the last pooling sees.
+
+    Of a network without one, as a ConvNet is, the maps are flattened, and are what its last layer sees.
+    """
+    pools = [module for module in network.modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
+    heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    with captured([(pools or heads)[-1]], "inputs", full) as found:
+        network(images)
+    return found[0]

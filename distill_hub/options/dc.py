@@ -6,10 +6,11 @@ from typing import Literal
 from distill_hub.config import option
 from distill_hub.kinds import NonNegativeInt, PositiveFloat, PositiveInt
 from distill_hub.options.matching import MatchingOptions, SpaceOptions
+from distill_hub.options.shared import PixelOptions
 
 
 @dataclass(frozen=True)
-class DcConfig(SpaceOptions, MatchingOptions):
+class DcConfig(SpaceOptions, MatchingOptions, PixelOptions):
     """DSA, or with --augment none DC: gradient matching."""
 
     start: Literal["real", "noise"] | None = option(

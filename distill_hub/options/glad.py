@@ -5,12 +5,12 @@ from typing import Literal
 
 from distill_hub.config import option
 from distill_hub.kinds import PositiveFloat, PositiveInt
-from distill_hub.options.matching import NetworkOptions
+from distill_hub.options.matching import MatchingOptions
 from distill_hub.options.shared import SampleOptions
 
 
 @dataclass(frozen=True)
-class GladConfig(NetworkOptions, SampleOptions):
+class GladConfig(MatchingOptions, SampleOptions):
     """GLaD: the latents of a generator are matched in place of pixels."""
 
     under: Literal["dm", "dc"] = option(

@@ -5,18 +5,14 @@ from typing import Literal
 
 from distill_hub.config import option
 from distill_hub.networks.names import check_network
-from distill_hub.options.shared import PixelOptions
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The networks that real and distilled images are matched in."""
+    """The network that images are matched in."""
 
     network: str = option(
         "auto", "network to match in; auto: the ConvNet that suits the image size, up to 16 px half as wide", common=True
-    )
-    augment: Literal["dsa", "none"] = option(
-        "dsa", "dsa: in every step real and distilled images of a class get the same random operation"
     )
 
     def check_settings(self) -> None:
@@ -25,10 +21,12 @@ class NetworkOptions:
 
 
 @dataclass(frozen=True)
-class MatchingOptions(NetworkOptions, PixelOptions):
-    """Matching: pixels are optimised until networks make of them what they make of real images."""
+class MatchingOptions(NetworkOptions):
+    """Matching: images are optimised until networks make of them what they make of real ones."""
 
-    start: Literal["real", "noise"] = option("real", "what the images start from: real ones at random, or normal noise")
+    augment: Literal["dsa", "none"] = option(
+        "dsa", "dsa: in every step real and distilled images of a class get the same random operation"
+    )
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ must not wait for it.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from distill_hub.config import InputError, option
 from distill_hub.data.known import Normalization
+from distill_hub.data.tiles import MOST_TILES, can_hold
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, check_vae, split_students
 
@@ -236,6 +237,29 @@ class PixelOptions(SetOptions):
         common=True,
     )
     fit_seed: NonNegativeInt = option(0, "seed of the fit of the teacher")
+
+
+@dataclass(frozen=True)
+class FormationOptions:
+    """Formation: how many images a stored one holds."""
+
+    factor: Annotated[int, (">", 0), ("<=", MOST_TILES)] | None = option(
+        None,
+        "a stored image holds factor x factor tiles, which students see one by one at full size (IDC); 1: none (IDC-1); "
+        "default as in the paper: 2 up to 64 px, else 3",
+        common=True,
+    )
+
+    def tiles(self, size: int) -> int | None:
+        """Return f where images of `size` pixels hold f x f tiles; None where students see them as they are.
+
+        Raises:
+            InputError: For images that are too small.
+        """
+        factor = self.factor or (2 if size <= 64 else 3)
+        if not can_hold(size, factor):
+            raise InputError("factor", factor, f"an image of {size} px cannot hold {factor} x {factor} tiles")
+        return factor if factor > 1 else None
 
 
 @dataclass(frozen=True)

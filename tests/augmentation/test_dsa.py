@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
-from distill_hub.augmentation.dsa import OPERATIONS, one_row, operations, shared
+from distill_hub.augmentation.dsa import OPERATIONS, every_operation, one_row, operations, shared
 from distill_hub.running.seeds import cpu_generator
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -105,7 +105,7 @@ def test_laws_of_the_draws():
 
 
 def test_together_draws_all_of_them():
-    row = one_row(("color", "crop", "cutout"), 32, cpu_generator(0), together=True)
+    row = every_operation(("color", "crop", "cutout"), 1, 32, cpu_generator(0))
     assert set(row) == {"color", "affine", "cut"}
     assert row["cut"].ne(0).any() and row["affine"][0, :, :2].equal(torch.eye(2))
 
@@ -116,6 +116,6 @@ def test_digits_are_not_flipped():
 
 def test_it_is_differentiable_as_finite_differences_say():
     images = torch.rand(2, 3, 6, 6, dtype=torch.float64, generator=cpu_generator(2)).requires_grad_()
-    row = one_row(("color", "rotate", "cutout"), 6, cpu_generator(5), together=True)
+    row = every_operation(("color", "rotate", "cutout"), 1, 6, cpu_generator(5))
     row = {key: value.double() if value.is_floating_point() else value for key, value in row.items()}
     assert torch.autograd.gradcheck(lambda pixels: augment(pixels, shared(row, 2), MEAN, STD), images)

@@ -1,6 +1,7 @@
 """What is trained for a score, how it is kept, and what is said of it. The students are pretended."""
 
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -84,7 +85,7 @@ def test_random_real_images_are_as_many_and_fixed_by_the_seed(make_subject, digi
 
 def trials(subject, name):
     rules = protocol(name)
-    return trials_of(subject, settings_of(subject, rules, rules.students("auto", 16)[0]), {})
+    return trials_of(subject, rules, rules.students("auto", 16)[0], {})
 
 
 def test_what_a_set_is_compared_with(make_subject):
@@ -106,11 +107,11 @@ def test_what_a_set_is_compared_with(make_subject):
 
 
 def test_random_real_images_have_the_size_of_the_set_where_its_images_are_cropped_as_they_are_stored(make_subject):
-    subject = make_subject(taught=True)
+    subject, smaller = make_subject(taught=True), functools.partial(dataclasses.replace, image_size=12)
     for name, size in (("rded-soft", 16), ("sre2l", 12), ("idc-hard", 12)):
-        rules = protocol(name)
-        settings = dataclasses.replace(settings_of(subject, rules, "convnet-2"), image_size=12)  # of a set of 16 px
-        found = trials_of(subject, settings, {})
+        known = protocol(name)  # here of a set of 16 px
+        rules = dataclasses.replace(known, settings=lambda task, known=known: smaller(known.settings(task)))
+        found = trials_of(subject, rules, "convnet-2", {})
         assert {trial.make(0).images.shape[-1] for trial in found.values()} == {size}
         real = ranking.ranking_trials(subject, found, None)["all real images, hard labels"]
         assert real.make(0).images.shape[-1] == size
@@ -327,10 +328,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(make_set, tmp_path, monkeypatc
 
 def test_a_last_batch_of_one_image_that_a_student_cannot_take(make_subject):
     subject, rules = make_subject(list(range(7)), per_class=3), protocol("quick")  # 21 images
-    one = dataclasses.replace(subject.own, images=torch.zeros(51, 3, 32, 32, dtype=torch.uint8))
+    one = dataclasses.replace(subject.stored, images=torch.zeros(51, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(InputError, match=r"^students: 'mobilenet-v2'.*more than 1 value"):
-        settings_of(dataclasses.replace(subject, own=one), rules, "mobilenet-v2")
-    assert settings_of(dataclasses.replace(subject, own=one), rules, "convnet-2").batch_size == 50
+        settings_of(dataclasses.replace(subject, stored=one), rules, "mobilenet-v2")
+    assert settings_of(dataclasses.replace(subject, stored=one), rules, "convnet-2").batch_size == 50
 
 
 def test_records_are_plain_json(make_subject, pretended, tmp_path):

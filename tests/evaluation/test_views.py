@@ -157,18 +157,18 @@ def test_an_interrupted_relabelling_goes_on_to_the_same_views(folder, teacher, t
 
 def test_views_of_a_small_set_are_made_unasked():
     quick = protocol("quick")
-    assert epochs_of_views(None, quick, 10, 10) == 300  # 0.6 MB of logits
-    assert epochs_of_views(None, quick, 10, 100) == 300  # 60 MB
-    assert epochs_of_views(None, quick, 10, 1000) == 0  # 6 GB
+    assert epochs_of_views(None, quick, 100, 10) == 300  # 0.6 MB of logits
+    assert epochs_of_views(None, quick, 1000, 100) == 300  # 60 MB
+    assert epochs_of_views(None, quick, 10_000, 1000) == 0  # 6 GB
 
 
 def test_as_many_views_as_asked_for_unless_students_need_more():
-    assert epochs_of_views(7, protocol("sre2l"), 10, 1000) == 7
-    assert epochs_of_views(300, protocol("fkd"), 10, 1000) == 300
+    assert epochs_of_views(7, protocol("sre2l"), 10_000, 1000) == 7
+    assert epochs_of_views(300, protocol("fkd"), 10_000, 1000) == 300
     for asked, classes in ((299, 10), (0, 10), (None, 1000)):
         said = "needed" if asked is None else f"{asked} cannot be used"
         with pytest.raises(InputError, match=f"^view_epochs: {said}; fkd trains for 300 epochs: pass --view_epochs 300$"):
-            epochs_of_views(asked, protocol("fkd"), 10, classes)
+            epochs_of_views(asked, protocol("fkd"), 10 * classes, classes)
 
 
 def saved_teacher(folder, digits):
