@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distill_hub.config import option
-from distill_hub.kinds import PositiveFloat, PositiveInt
+from distill_hub.kinds import NonNegativeInt, PositiveFloat, PositiveInt
 from distill_hub.options.matching import MatchingOptions
+from distill_hub.options.psr import RefineOptions
 from distill_hub.options.shared import SampleOptions
 
 
 @dataclass(frozen=True)
-class GladConfig(MatchingOptions, SampleOptions):
+class GladConfig(RefineOptions, MatchingOptions, SampleOptions):
     """GLaD: the latents of a generator are matched in place of pixels."""
 
     under: Literal["dm", "dc"] = option(
@@ -28,3 +29,7 @@ class GladConfig(MatchingOptions, SampleOptions):
         None, "real images of a class in every step; default: 256 as in the paper, up to 16 px 64"
     )
     decode_batch_size: PositiveInt = option(10, "latents that are decoded at a time, with their gradients")
+    refine_steps: NonNegativeInt = option(
+        0,
+        "steps of Pool-Select-Refine's refinement after the matching, with soft labels of the matched images (its Table 6)",
+    )
