@@ -31,16 +31,9 @@ def main(config: GladConfig) -> Path | None:
     notes = {**loss_note(stage), "differs_from_the_paper": glad.DIFFERS}
     if config.refine_steps:
         made_from = {**setup.made_from, "matched": stage.sha256}
+        models, rows = (setup.generator, setup.teacher), range(len(stage))
         stage = psr.refine_set(
-            setup.run,
-            setup.generator,
-            setup.teacher,
-            stage,
-            range(len(stage)),
-            setup.labels,
-            setup.class_ids,
-            config,
-            made_from,
+            setup.run, *models, stage, rows, setup.labels, setup.class_ids, config, config.seed, made_from
         )
         notes |= psr.loss_notes(stage, config)
     return package_and_score(setup, stage, setup.manifest(glad.FACTS, notes))

@@ -56,7 +56,16 @@ def main(config: PsrConfig) -> Path | None:
     if config.refine_steps:
         made_from = {**setup.made_from, "pool": pool.sha256}
         selected = psr.refine_set(
-            setup.run, setup.generator, setup.teacher, pool, chosen, setup.labels, setup.class_ids, config, made_from
+            setup.run,
+            setup.generator,
+            setup.teacher,
+            pool,
+            chosen,
+            setup.labels,
+            setup.class_ids,
+            config,
+            config.seed,
+            made_from,
         )
         notes |= psr.loss_notes(selected, config)
     else:

@@ -6,9 +6,9 @@ from distill_hub.artifact.manifest import CostRecord, Manifest, ModelRecord, Sta
 from distill_hub.running.cost import NOTHING, Cost, added
 
 # Stages that make a model. What they took stands with the model, the same for a run that found it made.
-FITTING = ("fit generator", "fit teacher", "encode", "fine-tune")
+FITTING = ("fit generator", "fit teacher", "fit experts", "encode", "fine-tune")
 # Stages that write files for other runs to find. They stand nowhere, since a run that finds the files has no such stage.
-KEEPING = ("save generator", "keep difficulty", "keep statistics")
+KEEPING = ("save generator", "keep difficulty", "keep statistics", "keep experts")
 OWN_STAGES = "its own stages"
 
 
@@ -45,6 +45,7 @@ def is_whole(parts: Mapping[str, CostRecord | None]) -> bool:
 def _models(manifest: Manifest) -> dict[str, ModelRecord]:
     """Return the models that a set was made with, each once."""
     given = {"generator": manifest.generator, "teacher": manifest.teacher, "selector": manifest.selector}
+    given["experts"] = manifest.experts
     given["teacher of the stored views"] = manifest.views.teacher if manifest.views else None
     found: dict[str, ModelRecord] = {}
     for name, model in given.items():

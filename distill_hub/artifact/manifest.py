@@ -158,6 +158,13 @@ class SelectorRecord(ModelRecord):
     judged_over: int = Field(gt=0, le=100_000)  # classes among which its predictions and probabilities were
 
 
+class ExpertsFacts(ModelRecord):
+    """The experts whose trajectories a set's students follow; `sha256` is over the hashes of their files."""
+
+    experts: int = Field(gt=0, le=10_000)
+    epochs: int = Field(gt=0, le=100_000)  # that each was trained for
+
+
 class MethodRecord(Record):
     """The method and the resolved settings of the run."""
 
@@ -264,7 +271,9 @@ class Manifest(Record):
     generator: ModelRecord | None = None
     teacher: ModelRecord | None = None
     selector: SelectorRecord | None = None  # of methods that have one; the teacher, where no other one was named
-    soft_labels: Literal["teacher", "author", "one-hot"] = "teacher"  # whose; author: of an external set, teacher unknown
+    experts: ExpertsFacts | None = None  # of methods that match trajectories
+    # Whose; author: of an external set, teacher unknown; learned: optimised together with the images.
+    soft_labels: Literal["teacher", "author", "one-hot", "learned"] = "teacher"
     ipc: int = Field(gt=0, le=1_000_000)  # images per class; of an uneven set their mean, rounded
     # Images of each class, of an uneven set alone: readers that know no such set refuse it, and no other.
     class_images: list[Annotated[int, Field(gt=0, le=1_000_000)]] | None = None
@@ -317,7 +326,7 @@ class Manifest(Record):
 
     @model_serializer(mode="wrap")
     def _without_what_most_sets_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        rare = ("class_images", "selector", "tiles", "free_pixels")
+        rare = ("class_images", "selector", "experts", "tiles", "free_pixels")
         return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
 
     @property

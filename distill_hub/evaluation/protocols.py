@@ -101,6 +101,11 @@ def _dsa_hard(task: Task) -> Settings:
     )
 
 
+def _dsa_soft(task: Task) -> Settings:
+    """DATM's training (Guo et al., 2024): `dsa-hard` with cross-entropy to the soft labels, which its sets learned."""
+    return dataclasses.replace(_dsa_hard(task), labels="soft")
+
+
 def idc_epochs(ipc: int, classes: int) -> int:
     """Return the epochs of IDC's ImageNet schedule; with its multi-formation factor f, pass ipc * f^2."""
     bounds = {1: 3000, 10: 2000, 50: 1500, 200: 1000, 500: 500}
@@ -355,6 +360,7 @@ PROTOCOLS = {
     for known in (
         Protocol("quick", 2, _quick, "hard"),
         Protocol("dsa-hard", 1, _dsa_hard, "hard"),
+        Protocol("dsa-soft", 1, _dsa_soft, "soft"),
         Protocol("idc-hard", 2, _idc_hard, "hard"),
         Protocol("idc-hard-100", 1, functools.partial(_idc_hard, large=100), "hard"),
         Protocol("rded-soft", 2, _rded_soft, "teacher"),

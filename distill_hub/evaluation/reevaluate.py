@@ -25,7 +25,7 @@ from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
 from distill_hub.evaluation.scores import Trial, measure, refuse_missing, refuse_pictures, trials_of
-from distill_hub.evaluation.subject import Subject, label_temperature, real_source
+from distill_hub.evaluation.subject import Subject, label_temperature, real_source, student_rate
 from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.whitening import refit_zca
 from distill_hub.foreign.align import align
@@ -310,9 +310,11 @@ def _measure(
     if how.mmd and given.free_pixels:
         raise InputError("command line", "--mmd", "a teacher embeds pictures, and the set's free pixels are none")
     temperature, tiles = (label_temperature(given.manifest), given.manifest.tiles) if given.manifest else (None, None)
+    rate = student_rate(given.manifest) if given.manifest else None
     settings = {
         "content_sha256": given.content_sha256,
         "read_as": [temperature, tiles],
+        "student_rate": rate,
         "views_sha256": given.views.record.sha256 if given.views else None,
         "source": [real.name, real.revision or real.fingerprint, real.test.fingerprint, real.mirrored, real.normalization],
         "jobs": [[job.rules.name, job.rules.version, job.student, list(job.seeds), job.claim is None] for job in jobs],
@@ -328,7 +330,7 @@ def _measure(
                 own, test = given.stored(real) if replays else given.sorted(real)
                 zca = given.free_pixels and given.free_pixels.zca
                 fitted = refit_zca(run, zca, test, given.images.shape[-1]) if zca else None
-                read = {"label_temperature": temperature, "tiles": tiles, "zca": fitted}
+                read = {"label_temperature": temperature, "student_rate": rate, "tiles": tiles, "zca": fitted}
                 subjects[replays] = Subject(own, test, given.content_sha256, **read)
             subject = subjects[replays]
             if wants:

@@ -90,6 +90,7 @@ def settings_of(subject: Subject, rules: Protocol, student: str, images: int | N
             teacher=subject.teacher_record.architecture if subject.teacher_record else None,
             views_batch_size=views.batch_size if views else None,
             label_temperature=subject.label_temperature,
+            student_rate=subject.student_rate,
         )
     )
     if subject.zca:  # which has taken mean and deviation away

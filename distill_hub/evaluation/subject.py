@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,6 +76,7 @@ class Subject:
         teacher: Gives the labels where a protocol asks for them online; its logits have the order of the labels.
         teacher_record: What is known of it.
         label_temperature: See `label_temperature`.
+        student_rate: See `student_rate`.
         tiles: Of a set of f x f tiles, f.
         zca: Whitens real images, for students of a set of whitened ones.
     """
@@ -85,6 +87,7 @@ class Subject:
     teacher: Classifier | None = None
     teacher_record: ModelRecord | None = None
     label_temperature: float | None = None
+    student_rate: float | None = None
     tiles: int | None = None
     zca: Zca | None = None
 
@@ -152,13 +155,26 @@ def label_temperature(manifest: Manifest) -> float | None:
         InputError: When what the manifest says is no temperature.
     """
     value = manifest.method.config.get("temperature") if manifest.method.name in ("psr", "glad") else None
+    return _positive("config.temperature", value)
+
+
+def student_rate(manifest: Manifest) -> float | None:
+    """Return the learning rate that a set's method learned together with its images; None: it learned none.
+
+    Raises:
+        InputError: When what the manifest says is no learning rate.
+    """
+    return _positive("notes.student_lr", manifest.method.notes.get("student_lr"))
+
+
+def _positive(field: str, value: Any) -> float | None:
     if value is None:
         return None
     kind = Kind(PositiveFloat)
     try:
         return kind.read(value)
     except ValueError:
-        raise InputError("manifest.json: method.config.temperature", value, f"{kind.valid} is needed") from None
+        raise InputError(f"manifest.json: method.{field}", value, f"{kind.valid} is needed") from None
 
 
 def real_source(manifest: Manifest, *, published: bool, source: str | None = None, **overrides) -> tuple[Source, list[int]]:

@@ -16,7 +16,7 @@ from distill_hub.augmentation.tiles import decode
 from distill_hub.data.known import FITTED
 from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.scores import in_words, measure, score_table
-from distill_hub.evaluation.subject import Subject, label_temperature
+from distill_hub.evaluation.subject import Subject, label_temperature, student_rate
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.pictures import Picture, curves, embedding, refinement
@@ -114,7 +114,7 @@ def package_and_score(
     own = TrainingSet(seen(images, stage, space), label_tensor, soft, views)
     subject = Subject(
         own, setup.test, manifest.content_sha256, teacher, manifest.teacher, label_temperature(manifest),
-        tiles=manifest.tiles, zca=space.zca if space else None,
+        student_rate(manifest), tiles=manifest.tiles, zca=space.zca if space else None,
     )  # fmt: skip
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []

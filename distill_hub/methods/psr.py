@@ -265,6 +265,7 @@ def refine_set(
     labels: Sequence[int],
     class_ids: Sequence[int],
     settings: RefineOptions,
+    seed: int,
     made_from: Mapping[str, Any],
 ) -> Stage:
     """Refine the images of a set: the stage 'refine' with images, latents, losses, and the logits and seeds from before.
@@ -278,6 +279,7 @@ def refine_set(
         labels: Of each.
         class_ids: The class of each label in the generator.
         settings: How.
+        seed: Of the run.
         made_from: See `Run.map`.
 
     Raises:
@@ -295,7 +297,7 @@ def refine_set(
             [class_ids[label] for label in own],
             targets,
             targets[range(len(own)), own],
-            [draw_seed(settings.seed, "refine", seed) for seed in rows["seeds"].tolist()],
+            [draw_seed(seed, "refine", own_seed) for own_seed in rows["seeds"].tolist()],
             steps=settings.refine_steps,
             kl_steps=settings.kl_steps,
             learning_rate=settings.refine_learning_rate,

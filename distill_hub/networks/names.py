@@ -7,7 +7,9 @@ from typing import Any, Literal, NoReturn
 
 from distill_hub.config import InputError, nearest
 
-ProtocolName = Literal["quick", "dsa-hard", "idc-hard", "idc-hard-100", "rded-soft", "kd", "fkd", "sre2l", "lpld"]
+ProtocolName = Literal[
+    "quick", "dsa-hard", "dsa-soft", "idc-hard", "idc-hard-100", "rded-soft", "kd", "fkd", "sre2l", "lpld"
+]
 WITH_BATCH_NORM = ("rded-soft", "fkd", "sre2l", "lpld")  # protocols whose papers' students have BatchNorm
 
 # Networks: the arguments of `build.ResNet`, and names in torchvision.
@@ -30,6 +32,7 @@ TORCHVISION = {
 CONVNET = re.compile(r"convnet-([1-9][0-9]?)(?:-w([1-9][0-9]{0,3}))?(-bn)?")  # depth, width, BatchNorm
 GENERATOR = "a DiTPipeline with safetensors weights in transformer/ and vae/"
 VAE = "an AutoencoderKL with config.json and safetensors weights, a Hub id or a folder,"
+EXPERTS = "experts.json"  # the record of expert trajectories, in their folder
 TEACHER = "timm/NAME, a Hub id or a folder with config.json and safetensors"
 
 
@@ -100,6 +103,18 @@ def check_generator(name: str) -> None:
         from distill_hub.hub import check_model  # as above
 
         check_model("generator", name, "model_index.json", f"{GENERATOR} is needed")
+
+
+def check_experts(name: str) -> None:
+    """Refuse what cannot be expert trajectories: neither auto, nor a folder of them, nor a Hub id.
+
+    Raises:
+        InputError: Saying what is valid.
+    """
+    if name != "auto":
+        from distill_hub.hub import check_model  # as above
+
+        check_model("experts", name, EXPERTS, f"a folder or Hub id of experts with {EXPERTS} is needed")
 
 
 def check_vae(name: str | None) -> None:

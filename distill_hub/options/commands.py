@@ -7,7 +7,7 @@ from typing import Literal
 from distill_hub.config import InputError, argument, option
 from distill_hub.data.known import Normalization
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
-from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, check_vae, split_students
+from distill_hub.networks.names import ProtocolName, check_experts, check_generator, check_teacher, check_vae, split_students
 from distill_hub.options.shared import DRY_RUN_HELP, FULL_DATA_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
 
 
@@ -237,6 +237,7 @@ class ReproduceConfig(RealOptions):
     selector: Location | None = option(
         None, "where its selector lies now, if that is not its teacher; default: as the set's record says"
     )
+    experts: Location | None = option(None, "where its experts lie now: Hub id or folder; default: as the set's record says")
     print_command: bool = option(False, "print the line that would be run, and stop", common=True)
     output_dir: Path | None = option(None, "folder of the rebuild; default outputs/<name>-reproduced", common=True)
     overwrite: bool = option(False, "replace what the folder holds; finished stages that still fit are used", common=True)
@@ -253,4 +254,6 @@ class ReproduceConfig(RealOptions):
         check_vae(self.vae)
         if self.selector:
             check_teacher(self.selector, "selector")
+        if self.experts:
+            check_experts(self.experts)
         check_folder(self.output_dir or Path("outputs"))

@@ -30,6 +30,5 @@ class GladConfig(RefineOptions, MatchingOptions, SampleOptions):
     )
     decode_batch_size: PositiveInt = option(10, "latents that are decoded at a time, with their gradients")
     refine_steps: NonNegativeInt = option(
-        0,
-        "steps of Pool-Select-Refine's refinement after the matching, with soft labels of the matched images (its Table 6)",
+        0, "steps per image of Pool-Select-Refine's refinement after the matching, as in its Table 6; 0: none"
     )

@@ -50,6 +50,7 @@ PICTURES = {  # those a set may have, and what they show
 SOFT_LABEL_MEANING = {
     "teacher": "the teacher's probabilities at temperature 1; for temperature τ, take softmax(log p / τ)",
     "author": "probabilities as the set's author gave them; their teacher and temperature are not on record",
+    "learned": "probabilities that were optimised together with the images; `label` is the class that an image started from",
     "one-hot": "1 for `label`, 0 elsewhere: no teacher is on record",
 }
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

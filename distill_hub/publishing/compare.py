@@ -119,8 +119,9 @@ class Row:
                 return "stored views that are not there any more", record.views_sha256
             teacher = views.teacher
         elif record.settings.get("labels") == "soft":
-            if manifest.soft_labels == "author":
-                return "its author", manifest.content_sha256
+            if manifest.soft_labels in ("author", "learned"):
+                whose = "its author" if manifest.soft_labels == "author" else "learned with its images"
+                return whose, manifest.content_sha256
             teacher = manifest.teacher
         return (model_name(teacher), teacher.sha256) if teacher else None
 

@@ -41,9 +41,13 @@ class Kind:
     noun: str
     file: str  # lies in every repository of this kind
     record: type[Record]  # what the file holds
+    use: str  # what to do with a repository of it, called {0}
 
 
-DISTILLED_SET = Kind("dataset", "distilled set", MANIFEST, Manifest)
+DISTILLED_SET = Kind(
+    *("dataset", "distilled set", MANIFEST, Manifest),
+    "`distill-hub info {0}` shows it, `distill-hub evaluate {0}` scores it again",
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Publication:
     commit: str  # full sha
     url: str  # of the commit, or of the pull request
     private: bool
+    kind: Kind = DISTILLED_SET
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -64,9 +69,7 @@ class Publication:
         """Say what to do with it."""
         if "/discussions/" in self.url:
             return "Next: whoever may write there merges the pull request"
-        if "/datasets/" in self.url:
-            return f"Next: `distill-hub info {self.repo_id}` shows it, `distill-hub evaluate {self.repo_id}` scores it again"
-        return f"Next: `distill-hub make dit --generator {self.repo_id}` draws a set from it"
+        return f"Next: {self.kind.use.format(self.repo_id)}"
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def _attempt(destination: Destination, stage: Staging, title: str, holds: Callab
         raise InputError("tag", destination.tag, f"{repo_id} has it at {tags[destination.tag]}; a tag stays where it is")
     page = page_of(repo_id, repo_type)
     if not changed and not stale:
-        published = Publication(repo_id, remote.commit, f"{page}/commit/{remote.commit}", remote.private)
+        published = Publication(repo_id, remote.commit, f"{page}/commit/{remote.commit}", remote.private, destination.kind)
     elif open_already := destination.create_pr and _pull_request(
         destination, title, holds or (lambda head: not _difference(head, content, set())[0])
     ):
@@ -228,7 +231,9 @@ def _attempt(destination: Destination, stage: Staging, title: str, holds: Callab
             create_pr=destination.create_pr,
             parent_commit=remote.commit,
         )
-        published = Publication(repo_id, done.oid, done.pr_url or f"{page}/commit/{done.oid}", remote.private)
+        published = Publication(
+            repo_id, done.oid, done.pr_url or f"{page}/commit/{done.oid}", remote.private, destination.kind
+        )
     if destination.tag:
         API.create_tag(repo_id, repo_type=repo_type, tag=destination.tag, revision=published.commit, exist_ok=True)
     return published
@@ -263,7 +268,7 @@ def _pull_request(destination: Destination, title: str, holds: Callable[[RemoteS
         if discussion.title == title:
             head = look(destination.repo_id, discussion.git_reference, destination.kind.repo_type)
             if holds(head):
-                return Publication(destination.repo_id, head.commit, discussion.url, head.private)
+                return Publication(destination.repo_id, head.commit, discussion.url, head.private, destination.kind)
     return None
 
 

@@ -17,7 +17,9 @@ from distill_hub.publishing.markdown import link
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
 from distill_hub.running.files import folder_name
 
-TUNED_GENERATOR = Kind("model", "tuned generator", TUNING, TuningRecord)
+TUNED_GENERATOR = Kind(
+    *("model", "tuned generator", TUNING, TuningRecord), "`distill-hub make dit --generator {0}` draws a set from it"
+)
 # Beside the card. What else lies in the folder is not published; in the repository it is left alone.
 _FILES = re.compile(
     rf"model_index\.json|{re.escape(TUNING)}|{re.escape(PHASES)}|losses\.png|scheduler/scheduler_config\.json"

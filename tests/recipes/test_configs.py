@@ -19,9 +19,11 @@ from distill_hub.networks.build import check_student
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import EvaluateConfig
 from distill_hub.options.dgs import DgsConfig
+from distill_hub.options.experts import ExpertsConfig
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.options.fit_generator import FitGeneratorConfig
 from distill_hub.options.minimax import MinimaxConfig
+from distill_hub.options.mtt import MttConfig
 from distill_hub.options.psr import PsrConfig
 from distill_hub.options.shared import GeneratorFitOptions, SampleOptions
 
@@ -69,6 +71,7 @@ REPORTED = {
     "tiny-imagenet/lpld": [50, 100],
     "tiny-imagenet/sre2l": [10, 50, 100],
     "cifar10/dm": [1, 10, 50],
+    "cifar10/mtt": [10, 50],
     "cifar100/dm": [1, 10, 50],
     "tiny-imagenet/dm": [1, 10, 50],
     "imagenet1k/deda": [10, 50, 100],
@@ -91,7 +94,7 @@ def read(line):
         config = parse(settings_of(words[1]), words[2:])
         return config, int(re.search(r"-ipc(\d+)-", config.location)[1]), config.location
     method, config, _ = launched(line)
-    if isinstance(config, (FitGeneratorConfig, FitClassifierConfig)):
+    if isinstance(config, (FitGeneratorConfig, FitClassifierConfig, ExpertsConfig)):
         return config, None, str(config.output_dir)
     if method == "minimax" and config.lambda_r == config.lambda_d == 0:
         method = "difffit"
@@ -158,6 +161,8 @@ def test_every_command_is_read_as_it_stands_and_is_about_the_ipc_that_it_says(na
                 continue
             if ipc and isinstance(config, SampleOptions) and config.generator != "auto":
                 assert config.generator in made, "a generator is tuned or fitted before it is used"
+            if isinstance(config, MttConfig):
+                assert config.experts in made, "experts are trained before they are matched"
             if ipc and config.teacher != "auto" and not config.teacher.startswith("timm/"):
                 assert config.teacher in made, "a teacher is trained before it is used"
             made.add(folder)

@@ -1,6 +1,7 @@
 """recipes/glad.py end to end; the gradient through the decoder is tested in tests/matching."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -50,6 +51,23 @@ def test_two_processes_make_the_same_set(made, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (json.loads((folder / "manifest.json").read_text()) for folder in (made, tmp_path / "two"))
     assert one["content_sha256"] == two["content_sha256"] and two["environment"]["processes"] == 2
+
+
+def test_pool_select_refine_goes_on_from_the_latents_with_the_labels_of_the_matched_images(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "refined")
+    before = load_distilled(made)
+    with unscored():
+        run_here(
+            "recipes/glad.py", *WORDS, "--refine_steps", "2", "--kl_steps", "1", "--overwrite", "--output_dir", str(folder)
+        )
+    after = load_distilled(folder)
+    assert (before.soft_labels == after.soft_labels).all() and (before.pixels != after.pixels).any()
+    first, second = (next(s for s in own.manifest.stages if s.name == "match") for own in (before, after))
+    assert first == second  # matched once
+    matched = torch.cat([load_file(file)["latents"] for file in sorted((folder / ".run/match").glob("*.safetensors"))])
+    refined = torch.cat([load_file(file)["latents"] for file in sorted((folder / ".run/refine").glob("*.safetensors"))])
+    assert 0 < (refined - matched).abs().max() < 1
+    assert len(after.manifest.method.notes["mean_divergence_in_its_steps"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -20,15 +20,15 @@ from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
 from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.kinds import is_path
-from distill_hub.making.launcher import with_launch_options
-from distill_hub.making.recipes import find_set_recipe, recipes_folder, word
+from distill_hub.launching.launcher import with_launch_options
+from distill_hub.launching.recipes import find_set_recipe, recipes_folder, word
 from distill_hub.options.commands import RealOptions, ReproduceConfig
 from distill_hub.options.shared import EvaluationOptions, ViewsOptions
 from distill_hub.running.folder import check_is_run
 from distill_hub.starter import as_starter
 
 # Of methods that are not called as their recipes are.
-RECIPES = {"random": "random_real", "difffit": "minimax", "dsa": "dc", "dream": "idc"}
+RECIPES = {"random": "random_real", "difffit": "minimax", "dsa": "dc", "dream": "idc", "tesla": "mtt", "datm": "mtt"}
 # Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
 _NO_PART = {f.name for group in (EvaluationOptions, ViewsOptions) for f in dataclasses.fields(group)}
 _LEAST_SCORING = ("--repeats=1", "--view_epochs=0")
@@ -131,6 +131,8 @@ def _steps(manifest: Manifest) -> dict[str, str]:
         "stage encode": stages.pop("stage encode", None),  # of the images that a recipe tunes its generator on
         "generator": generator.sha256 if generator else None,
         "vae": generator.vae.sha256 if generator and generator.vae else None,
+        "stage fit experts": stages.pop("stage fit experts", None),
+        "experts": manifest.experts.sha256 if manifest.experts else None,
         **stages,
     }
     return {name: sha256 for name, sha256 in steps.items() if sha256}
@@ -258,7 +260,7 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     folders = {"source": known.name} if known.is_folder else {}
-    for field in ("generator", "vae", "teacher", "selector"):
+    for field in ("generator", "vae", "teacher", "selector", "experts"):
         name = str(recorded.get(field) or "auto")
         if is_path(name) or (name != "auto" and "/" not in name):  # as ids on the Hub and names of timm have it
             folders[field] = name
@@ -301,6 +303,12 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         settings |= {"selector": config.selector, "selector_revision": None}
     elif selects and manifest.selector:
         settings["selector_revision"] = manifest.selector.revision
+    if config.experts:
+        if manifest.experts is None:
+            raise InputError("experts", config.experts, "the set was made without any")
+        settings |= {"experts": config.experts, "experts_revision": None}
+    elif manifest.experts and manifest.experts.revision:
+        settings["experts_revision"] = manifest.experts.revision
     return settings
 
 
