@@ -102,6 +102,8 @@ def read(line):
         return config, None, str(config.output_dir)
     if method == "minimax" and config.lambda_r == config.lambda_d == 0:
         method = "difffit"
+    if method == "dc" and config.augment == "dsa":
+        method = "dsa"
     if method != "minimax" and isinstance(config, SampleOptions) and config.generator.endswith("-minimax/generator"):
         method += "-minimax"  # which tuned it
     return config, config.ipc, str(config.output_dir or f"outputs/{config.source}-ipc{config.ipc}-{method}")
