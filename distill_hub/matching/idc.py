@@ -22,6 +22,7 @@ from distill_hub.data.tiles import tile_side
 from distill_hub.matching.networks import last_map
 from distill_hub.matching.pixels import normalization
 from distill_hub.matching.trained import Objective, Rules, Sampler
+from distill_hub.options.dm import DmConfig
 from distill_hub.options.idc import IdcConfig
 from distill_hub.running.seeds import cpu_generator
 from distill_hub.statistics.features import full
@@ -118,6 +119,25 @@ def rules_of(config: IdcConfig, size: int, source: Source, tiles: int | None, dt
         warm_up=rules.warm_up * rules.training_images // images if epochs is None else _warm_up(epochs, source, images),
         dtype=dtype,
         tiles=tiles,
+    )
+
+
+def rules_for_features(config: DmConfig, size: int, source: Source, dtype: torch.dtype) -> Rules:
+    """Resolve the settings of DM in trained networks: those of IDC's paper.
+
+    Args:
+        config: What is asked for.
+        size: Side of the images in pixels.
+        source: The real images.
+        dtype: See `Rules`.
+    """
+    rules = papers(source, size, config.ipc, distance="l1" if size > 64 else "mse")
+    return replace(
+        rules,
+        steps=config.match_steps or rules.steps,
+        rate=config.match_learning_rate or rules.rate,
+        real_batch_size=config.real_batch_size or rules.real_batch_size,
+        dtype=dtype,
     )
 
 

@@ -32,6 +32,15 @@ def test_the_set_says_what_it_is(made):
     assert [record.baselines.keys() for record in found.evaluations] == [{"random real"}]
 
 
+def test_networks_may_be_trained_on_real_images_meanwhile(tmp_path):
+    words = ("--networks", "trained", "--match_steps", "1", "--output_dir", str(tmp_path / "set"))
+    with unscored():
+        run_here("recipes/dm.py", *WORDS, *words)
+    manifest = load_distilled(tmp_path / "set").manifest
+    assert manifest.name == "digits-ipc2-dm-trained" and manifest.method.name == "dm"
+    assert manifest.method.config["networks"] == "trained"
+
+
 def test_two_processes_make_the_same_set(made, tmp_path):
     done = run_python("recipes/dm.py", *WORDS, "--output_dir", str(tmp_path / "two"), world=2)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -72,6 +81,8 @@ def test_a_run_that_is_cut_short_inside_a_class_comes_to_the_same(made, tmp_path
         (("--ipc", "200"), "ipc: 200 cannot be used; class"),
         (("--network", "resnet-18-bn"), "it has BatchNorm"),
         (("--network", "convnet-9"), "16 px allow a depth of 4"),
+        (("--networks", "trained", "--pixels", "free"), "--networks trained is IDC's loop"),
+        (("--networks", "trained", "--augment", "none"), "valid beside it: dsa"),
     ],
 )
 def test_what_cannot_be_matched_is_refused_in_one_line(tmp_path, capfd, words, said):
