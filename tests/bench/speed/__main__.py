@@ -3,6 +3,7 @@
     python tests/bench/speed                                              # the offline default's size, on a CPU
     python tests/bench/speed --scale xl --precision bf16 --only cao2,psr  # DiT-XL/2 at 256 px, ResNet-18 at 224 px, on a GPU
     python tests/bench/speed --processes                                  # what a second process brings, on two cores
+    python tests/bench/speed --ipc 1,10,50                                # time and memory of matching against IPC
 
 The plain loop is what `plain.py` says, in float32 (on a GPU with TF32, as in the authors' scripts). Every side of a task is
 a process of its own; they take turns, and the median of the rounds counts. Before, both results are compared: from the same
@@ -37,6 +38,9 @@ TOLERANCES = {
     "recover": 2e-2,
     "relabel": 2e-2,
     "evaluate": 1e-2,
+    "dm": 1e-3,
+    "idc": 1e-2,
+    "mtt": 1e-2,
 }
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "timm", "datasets")
 
@@ -125,6 +129,19 @@ def show_processes(found: list[dict]) -> dict:
     return {"rates": rates, "ratio": two / one, "rounds": found}
 
 
+def show_by_ipc(ipcs: list[int], args: argparse.Namespace) -> dict:
+    """Print and return seconds per step, and MiB that it takes, by method and IPC."""
+    found: dict[str, dict[int, tuple[float, float]]] = {}
+    for task in ("dm", "dsa", "idc", "mtt"):
+        for ipc in ipcs:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                given = args.precision, task, args.scale, ipc
+                found.setdefault(task, {})[ipc] = pool.submit(meter.by_ipc, *given).result()
+        lines = (f"IPC {ipc} {seconds:.3g} s, {size:,.0f} MiB" for ipc, (seconds, size) in found[task].items())
+        print(f"  a step of {task}: " + "; ".join(lines))
+    return found
+
+
 def processor() -> str:
     """Return the processor's name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -140,6 +157,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="of the plain DataLoader")
     parser.add_argument("--processes", action="store_true", help="compare numbers of processes instead")
+    parser.add_argument("--ipc", help="comma-separated: compare images per class instead, of the methods that match")
     parser.add_argument("--json", type=Path, help="file that everything is written to")
     args = parser.parse_args()
     tasks = args.only.split(",")
@@ -162,6 +180,10 @@ def main() -> None:
 
     if args.processes:
         results["processes"] = show_processes(processes.compare(args.rounds))
+        keep()
+        return
+    if args.ipc:
+        results["by IPC"] = show_by_ipc([int(ipc) for ipc in args.ipc.split(",")], args)
         keep()
         return
     for task in tasks:

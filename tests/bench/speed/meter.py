@@ -14,20 +14,22 @@ class Meter:
 
     Args:
         side: 'ours' or 'plain'.
-        task: See `ours.TASKS`.
+        task: See `ours.TASKS` and `matching.OURS`.
         scale: Key of `scene.SCALES`.
         compiled: Whether the student is compiled.
         workers: Of a plain loop's DataLoader.
     """
 
     def __init__(self, side: str, task: str, scale: str, compiled: bool, workers: int):
+        import matching
         import ours
         import plain
         from scene import SCALES, Scene
 
         # What is tuned is in float32, whatever the precision of its forward passes.
         self.scene = Scene(SCALES[scale], precise=task == "minimax", compiled=compiled)
-        self.work = ours.TASKS[task](self.scene) if side == "ours" else plain.TASKS[task](self.scene, workers)
+        own, others = {**ours.TASKS, **matching.OURS}, {**plain.TASKS, **matching.PLAIN}
+        self.work = own[task](self.scene) if side == "ours" else others[task](self.scene, workers)
         self.is_plain, self.gpu = side == "plain", self.scene.device.type == "cuda"
 
     def outcome(self) -> dict:
@@ -99,6 +101,15 @@ def start(precision: str, *given) -> None:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     METER = Meter(*given)
+
+
+def by_ipc(precision: str, task: str, scale: str, ipc: int) -> tuple[float, float]:
+    """Return what `matching.measure` does, in a process of its own."""
+    os.environ["ACCELERATE_MIXED_PRECISION"] = precision
+    import matching
+    from scene import SCALES, Scene
+
+    return matching.measure(task, Scene(SCALES[scale], precise=False, compiled=False), ipc)
 
 
 def ask(question: str, *given):
