@@ -74,8 +74,12 @@ REPORTED = {
     "cifar10/dm": [1, 10, 50],
     "cifar10/idc": [1, 10, 50],
     "cifar10/idc-1": [1, 10, 50],
+    "cifar10/dc": [1, 10, 50],
+    "cifar10/dsa": [1, 10, 50],
     "cifar10/mtt": [10, 50],
     "cifar100/dm": [1, 10, 50],
+    "cifar100/dc": [1, 10],
+    "cifar100/dsa": [1, 10, 50],
     "tiny-imagenet/dm": [1, 10, 50],
     "imageidc/idc-1": [10, 20],
     "imagewoof/idc-1": [10, 20, 50, 70, 100],
@@ -105,6 +109,8 @@ def read(line):
         method = "difffit"
     if isinstance(config, IdcConfig) and config.factor == 1:
         method = "idc-1"
+    if method == "dc" and config.augment == "dsa":
+        method = "dsa"
     if method != "minimax" and isinstance(config, SampleOptions) and config.generator.endswith("-minimax/generator"):
         method += "-minimax"  # which tuned it
     return config, config.ipc, str(config.output_dir or f"outputs/{config.source}-ipc{config.ipc}-{method}")
