@@ -201,6 +201,8 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
     most = min(MOST_DECODED_BYTES, max(SMALL_SET, MOST_EXPANSION * stored))
     if needed > most:
         raise ValueError(f"its images and labels take {needed:,} bytes, at most {most:,} are read of files of {stored:,}")
+    if pixels and (shown := manifest.images * 3 * side**2) > MOST_DECODED_BYTES:
+        raise ValueError(f"its tiles take {shown:,} bytes at full size, at most {MOST_DECODED_BYTES:,} are shown")
     labels, soft_labels = np.empty(count, dtype=np.int64), np.empty((count, classes), dtype=np.float32)
     images = np.empty((count, 3, side, side), dtype=np.uint8) if pixels else None
     free_pixels = np.empty((count, 3, side, side), dtype=np.float16) if pixels and free_side else None

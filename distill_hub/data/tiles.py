@@ -1,6 +1,6 @@
 """What an image can hold that is made of f x f tiles; `augmentation.tiles` shows them. PyTorch is not needed to know it."""
 
-MOST_TILES = 16  # f; IDC has 2 and 3
+MOST_TILES = 8  # f; IDC has 2 and 3
 
 
 def tile_side(size: int, tiles: int) -> int:

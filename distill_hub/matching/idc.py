@@ -68,12 +68,12 @@ def papers(source: Source, size: int, ipc: int, *, distance: Distance, sampler: 
     training_images = 64 if laptop else 2000 if source.normalization == "cifar" else 500
     pretrain_epochs = 0 if small else 5 if many else 10
     mean, std = normalization(source, size)
-    # The pixels' rates are for 50,000 steps and more; of up to 16 px there are some hundreds, and rates 40 times as large.
+    # The pixels' rates are for 50,000 steps and more; up to 16 px there are 100, and rates 200 times as large.
     rate = {"mse": 5e-3, "l1": 1e-4}[distance] * (size / 32) ** 2 if small else (1e-3 if many else 3e-3) * (size / 224) ** 2
     return Rules(
         networks=10 if laptop else 2000 if small else 500,
-        steps=20 if laptop else 100,
-        rate=rate * ipc / 10 * (40 if laptop else 1),
+        steps=10 if laptop else 100,
+        rate=rate * ipc / 10 * (200 if laptop else 1),
         real_batch_size=128 if sampler == "dream" else 64,
         sampler=sampler,
         training_images=training_images,

@@ -17,12 +17,12 @@ class IdcConfig(FormationOptions, NetworkOptions, PixelOptions):
         None, "networks, one after another; default: 2,000 as in the paper, above 64 px 500, up to 16 px 10", common=True
     )
     match_steps: PositiveInt | None = option(
-        None, "steps in each network; default: 100 as in the paper, up to 16 px 20", common=True
+        None, "steps in each network; default: 100 as in the paper, up to 16 px 10", common=True
     )
     match_learning_rate: PositiveFloat | None = option(
         None,
         "SGD learning rate on pixels in [0, 1]; default, as in the released code: 0.005 * IPC / 10 * (side / 32)^2 (l1: "
-        "0.0001), above 64 px 0.003 * IPC / 10 * (side / 224)^2 (from 100 classes on 0.001); up to 16 px 40 times as large",
+        "0.0001), above 64 px 0.003 * IPC / 10 * (side / 224)^2 (from 100 classes on 0.001); up to 16 px 200 times as large",
     )
     distance: Literal["mse", "l1"] | None = option(
         None,

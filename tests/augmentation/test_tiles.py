@@ -83,6 +83,6 @@ def test_format_and_card_say_how_it_is_done_without_this_package():
 
 
 def test_no_tile_is_of_padding_alone():
-    assert can_hold(224, 3) and can_hold(16, 3) and can_hold(7, 4) and can_hold(16, 16) and can_hold(8, 1)
+    assert can_hold(224, 3) and can_hold(16, 3) and can_hold(7, 4) and can_hold(16, 8) and can_hold(8, 1)
     assert not can_hold(4, 3)  # tiles of 2 pixels: the third lies outside
-    assert not can_hold(2, 3) and not can_hold(224, 17) and not can_hold(8, 0)
+    assert not can_hold(2, 3) and not can_hold(224, 9) and not can_hold(8, 0)

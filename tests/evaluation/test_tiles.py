@@ -108,7 +108,7 @@ def test_its_views_are_of_the_tiles(tiled):
 
 
 @pytest.mark.parametrize(
-    ("tiles", "words"), [(1, "greater than or equal to 2"), (17, "less than or equal"), (11, "cannot hold")]
+    ("tiles", "words"), [(1, "greater than or equal to 2"), (9, "less than or equal"), (7, "cannot hold")]
 )
 def test_a_manifest_whose_images_cannot_hold_so_many_is_refused(tiled, tiles, words):
     file = tiled / "manifest.json"

@@ -22,6 +22,7 @@ from distill_hub.options.dgs import DgsConfig
 from distill_hub.options.experts import ExpertsConfig
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.options.fit_generator import FitGeneratorConfig
+from distill_hub.options.idc import IdcConfig
 from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.options.mtt import MttConfig
 from distill_hub.options.psr import PsrConfig
@@ -71,6 +72,8 @@ REPORTED = {
     "tiny-imagenet/lpld": [50, 100],
     "tiny-imagenet/sre2l": [10, 50, 100],
     "cifar10/dm": [1, 10, 50],
+    "cifar10/idc": [1, 10, 50],
+    "cifar10/idc-1": [1, 10, 50],
     "cifar10/dc": [1, 10, 50],
     "cifar10/dsa": [1, 10, 50],
     "cifar10/mtt": [10, 50],
@@ -78,6 +81,8 @@ REPORTED = {
     "cifar100/dc": [1, 10],
     "cifar100/dsa": [1, 10, 50],
     "tiny-imagenet/dm": [1, 10, 50],
+    "imageidc/idc-1": [10, 20],
+    "imagewoof/idc-1": [10, 20, 50, 70, 100],
     "imagenet1k/deda": [10, 50, 100],
     "imagenet1k/lpld": [10, 100],
     "imagenet1k/sre2l": [10, 50, 100],
@@ -102,6 +107,8 @@ def read(line):
         return config, None, str(config.output_dir)
     if method == "minimax" and config.lambda_r == config.lambda_d == 0:
         method = "difffit"
+    if isinstance(config, IdcConfig) and config.factor == 1:
+        method = "idc-1"
     if method == "dc" and config.augment == "dsa":
         method = "dsa"
     if method != "minimax" and isinstance(config, SampleOptions) and config.generator.endswith("-minimax/generator"):
