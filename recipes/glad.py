@@ -31,10 +31,10 @@ def main(config: GladConfig) -> Path | None:
     notes = {**loss_note(stage), "differs_from_the_paper": glad.DIFFERS}
     if config.refine_steps:
         made_from = {**setup.made_from, "matched": stage.sha256}
-        models, rows = (setup.generator, setup.teacher), range(len(stage))
         stage = psr.refine_set(
-            setup.run, *models, stage, rows, setup.labels, setup.class_ids, config, config.seed, made_from
-        )
+            setup.run, setup.generator, setup.teacher, stage, range(len(stage)), setup.labels, setup.class_ids, config,
+            config.seed, made_from,
+        )  # fmt: skip
         notes |= psr.loss_notes(stage, config)
     return package_and_score(setup, stage, setup.manifest(glad.FACTS, notes))
 

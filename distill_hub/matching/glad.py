@@ -39,7 +39,7 @@ DIFFERS = (
     "not from average styles"
 )
 
-RATES = {"dm": (10.0, 0.3), "dc": (1.0, 0.3)}  # of latents: the released code's of feature maps, and ours up to 16 px
+RATES = {"dm": 10.0, "dc": 1.0}  # of feature maps, in the released code
 
 # From a step's number and images (B, 3, S, S) in [0, 1] to a loss and its gradient in the images.
 Objective = Callable[[int, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -60,7 +60,7 @@ def rules_of(config: GladConfig, size: int, source: Source, dtype: torch.dtype) 
     small, (mean, std) = size <= 16, normalization(source, size)
     steps = config.match_steps or (100 if small else 1000)
     common = {
-        "rate": config.latent_learning_rate or RATES[config.under][small],
+        "rate": config.latent_learning_rate or (0.3 * config.ipc if small else RATES[config.under]),
         "real_batch_size": config.real_batch_size or (64 if small else 256),
         "operations": operations(source.mirrored) if config.augment == "dsa" else (),
         "mean": mean,

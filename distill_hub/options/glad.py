@@ -22,7 +22,8 @@ class GladConfig(RefineOptions, MatchingOptions, SampleOptions):
     )
     latent_learning_rate: PositiveFloat | None = option(
         None,
-        "SGD learning rate on latents; default: 10, under dc 1, as in the released code on feature maps, up to 16 px 0.3",
+        "SGD learning rate on latents; default: 10, under dc 1, as in the released code on feature maps, up to 16 px 0.3 x "
+        "IPC",
         common=True,
     )
     real_batch_size: PositiveInt | None = option(

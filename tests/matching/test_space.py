@@ -66,5 +66,6 @@ def test_glads_settings_are_the_papers_above_16_px():
     under_dm, under_dc = (glad.rules_of(GladConfig(under=name), 128, source, torch.float32) for name in ("dm", "dc"))
     assert isinstance(under_dm, dm.Rules) and (under_dm.steps, under_dm.rate, under_dm.real_batch_size) == (1000, 10, 256)
     assert isinstance(under_dc, dc.Rules) and (under_dc.steps, under_dc.rate, under_dc.outer) == (1000, 1, 1)
-    assert glad.rules_of(GladConfig(), 16, source, torch.float32).steps == 100
+    small = glad.rules_of(GladConfig(ipc=5), 16, source, torch.float32)
+    assert (small.steps, small.rate) == (100, 1.5)
     assert glad.rules_of(GladConfig(latent_learning_rate=7.0), 128, source, torch.float32).rate == 7

@@ -106,9 +106,8 @@ def test_free_pixels_are_published_and_score_the_same_again(space, tmp_path):
 
 def test_what_free_pixels_cannot_do_is_refused_before_any_work(tmp_path, capfd):
     words = ["recipes/dm.py", *WORDS, "--output_dir", str(tmp_path / "set"), "--pixels"]
-    assert "protocol: rded-soft cannot be used; a teacher labels" in refused(
-        capfd, *words, "free", "--protocol", "rded-soft"
-    )
+    taught = ["--protocol", "rded-soft", "--students", "convnet-1-bn"]
+    assert "protocol: 'rded-soft' cannot be used; a teacher labels" in refused(capfd, *words, "free", *taught)
     assert "view_epochs: 300 cannot be used; stored views are" in refused(capfd, *words, "zca", "--view_epochs", "300")
     assert "19 GB of memory" in refused(capfd, *words, "zca", "--image_size", "128")
     assert not (tmp_path / "set").exists()
