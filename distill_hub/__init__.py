@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distill_hub.config import HubError, InputError
     from distill_hub.evaluation.reevaluate import evaluate, load_distilled
-    from distill_hub.making.recipes import make
+    from distill_hub.launching.recipes import make
     from distill_hub.publishing.generator import push_generator
     from distill_hub.publishing.publish import push
 
@@ -20,7 +20,7 @@ _LAZY = {
     "InputError": "distill_hub.config",
     "load_distilled": "distill_hub.evaluation.reevaluate",
     "evaluate": "distill_hub.evaluation.reevaluate",
-    "make": "distill_hub.making.recipes",
+    "make": "distill_hub.launching.recipes",
     "push": "distill_hub.publishing.publish",
     "push_generator": "distill_hub.publishing.generator",
 }

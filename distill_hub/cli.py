@@ -63,7 +63,7 @@ def main() -> None:
         print(f"distill-hub {distill_hub.__version__}")
         return
     if name == "make":
-        from distill_hub.making.launcher import make_command
+        from distill_hub.launching.launcher import make_command
 
         make_command(words)
         return

@@ -19,12 +19,10 @@ def main(config: PsrConfig) -> Path | None:
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up_generator
     from distill_hub.methods import psr
-    from distill_hub.methods.candidates import HALF, keep, pool_of, render
-    from distill_hub.methods.losses import first_and_last_tenth
+    from distill_hub.methods.candidates import keep, pool_of
     from distill_hub.running.seeds import draw_seed
 
     setup = set_up_generator(config, "psr")
-    generator, teacher = setup.generator, setup.teacher
 
     # Stage I: IPC-constrained selection from a pool of m * IPC, or of any size.
     per_class = config.pool_size or config.pool_factor * config.ipc
@@ -52,40 +50,24 @@ def main(config: PsrConfig) -> Path | None:
             short[class_name] = config.ipc - selection.filled
 
     # Stage II: soft-label-guided refinement of the latents.
-    def refine(chunk):
-        labels = [label for label, _ in chunk]
-        rows = pool.take([row for _, row in chunk], "latents", "logits", "seeds")
-        targets = psr.soft_labels(rows["logits"], config.temperature)
-        latents, losses = psr.refine(
-            generator,
-            teacher,
-            rows["latents"],
-            [setup.class_ids[label] for label in labels],
-            targets,
-            targets[range(len(labels)), labels],
-            [draw_seed(config.seed, "refine", seed) for seed in rows["seeds"].tolist()],
-            steps=config.refine_steps,
-            kl_steps=config.kl_steps,
-            learning_rate=config.refine_learning_rate,
-            reduction=config.denoising_reduction,
-            kl_weight=config.kl_weight,
-            kl_weight_min=config.kl_weight_min,
-            kl_weight_max=config.kl_weight_max,
-            temperature=config.temperature,
-        )
-        cached = {"logits": rows["logits"], "seeds": rows["seeds"]}
-        return {**render(generator, teacher, latents), **cached, "latents": latents, "losses": losses}
-
     notes = {"correct_candidates_of_short_classes": short}
     if config.selection == "score":
         notes["weights"] = [alpha, beta, gamma]
     if config.refine_steps:
-        items = list(zip(setup.labels, chosen, strict=True))
-        how = {"chunk_size": config.refine_batch_size, "made_from": {**setup.made_from, "pool": pool.sha256}, "lower": HALF}
-        selected = setup.run.map("refine", items, refine, **how)
-        losses = selected.rows(0, len(selected), "losses")["losses"].mean(0)  # (steps, 2)
-        notes["mean_denoising_loss_of_first_and_last_tenth"] = first_and_last_tenth(losses[:, 0])
-        notes["mean_divergence_in_its_steps"] = losses[max(0, config.refine_steps - config.kl_steps) :, 1].tolist()
+        made_from = {**setup.made_from, "pool": pool.sha256}
+        selected = psr.refine_set(
+            setup.run,
+            setup.generator,
+            setup.teacher,
+            pool,
+            chosen,
+            setup.labels,
+            setup.class_ids,
+            config,
+            config.seed,
+            made_from,
+        )
+        notes |= psr.loss_notes(selected, config)
     else:
         selected = keep(setup.run, pool, chosen)
     before = chosen if config.refine_steps else None

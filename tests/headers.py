@@ -7,7 +7,7 @@ from typing import NamedTuple
 from helpers import RECIPES, ROOT
 
 from distill_hub.config import options, parse
-from distill_hub.making.launcher import with_launch_options
+from distill_hub.launching.launcher import with_launch_options
 from distill_hub.options.launch import LaunchOptions
 
 

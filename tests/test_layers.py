@@ -19,6 +19,7 @@ FLOORS = [
     ["foreign", "publishing"],
     ["evaluation"],
     ["making"],
+    ["launching"],
     ["commands"],
     ["cli"],
 ]

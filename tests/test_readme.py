@@ -11,8 +11,8 @@ from helpers import FILES, RECIPES
 
 from distill_hub.cli import COMMANDS, settings_of
 from distill_hub.config import parse
-from distill_hub.making import reproduce
-from distill_hub.making.launcher import with_launch_options
+from distill_hub.launching import reproduce
+from distill_hub.launching.launcher import with_launch_options
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

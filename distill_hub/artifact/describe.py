@@ -21,9 +21,8 @@ from distill_hub.artifact.manifest import (
     SourceRecord,
     StageRecord,
     now,
-    public_name,
-    source_name,
 )
+from distill_hub.artifact.names import public_name, source_name
 from distill_hub.classifiers import Classifier
 from distill_hub.data.citations import SOURCES
 from distill_hub.data.known import FITTED

@@ -26,8 +26,8 @@ from distill_hub.artifact.manifest import (
     Share,
     SourceRecord,
     ZcaRecord,
-    public_name,
 )
+from distill_hub.artifact.names import public_name
 from distill_hub.config import InputError, refusing
 from distill_hub.data.known import RGB
 from distill_hub.hub import fetch, look

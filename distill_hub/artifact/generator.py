@@ -5,7 +5,8 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from distill_hub.artifact.manifest import ModelRecord, TuningRecord, model_name
+from distill_hub.artifact.manifest import ModelRecord, TuningRecord
+from distill_hub.artifact.names import model_name
 from distill_hub.generators.known import IMAGENET_DIT, TUNING
 from distill_hub.running.files import slug
 

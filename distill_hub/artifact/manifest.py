@@ -4,7 +4,7 @@ import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -21,11 +21,9 @@ from pydantic import (
 )
 
 from distill_hub.config import InputError
-from distill_hub.data.known import FITTED, KNOWN, Normalization, known_by_id
+from distill_hub.data.known import KNOWN, Normalization, known_by_id
 from distill_hub.data.tiles import MOST_TILES, can_hold
-from distill_hub.kinds import is_path, local_name
 from distill_hub.parsing import read_file, read_json
-from distill_hub.running.files import slug
 
 FORMAT_VERSION = 1  # of `cards/FORMAT.md`
 MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
@@ -330,6 +328,11 @@ class Manifest(Record):
         return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
 
     @property
+    def is_from_noise(self) -> bool:
+        """Whether the images were optimised from noise to match real ones in networks that no one else has."""
+        return self.method.config.get("start") == "noise"
+
+    @property
     def class_names(self) -> list[str]:
         """Class names in label order."""
         return [c.name for c in self.classes]
@@ -363,31 +366,6 @@ class Manifest(Record):
 def mean_ipc(counts: Sequence[int]) -> int:
     """Return what counts as images per class where classes have different numbers of them: the mean, rounded, at least 1."""
     return max(1, round(sum(counts) / len(counts)))
-
-
-def public_name(name: str) -> str:
-    """Return what records call a source or a model: one on this machine by its folder's name, not by its place."""
-    prefix = FITTED if name.startswith(FITTED) else ""
-    return prefix + local_name(name.removeprefix(FITTED))
-
-
-def source_name(source: SourceRecord) -> str:
-    """Return what a card calls a source: not the author's path to it."""
-    return source.name if source.hub_id else slug(source.name)
-
-
-def model_name(model: ModelRecord) -> str:
-    """Return what a card calls a model: its id, not the author's path to it, which older records have."""
-    if model.revision or model.tuning:  # an id on the Hub, or one that `generator_record` wrote
-        return model.id
-    prefix = FITTED if model.id.startswith(FITTED) else ""
-    name = model.id.removeprefix(prefix)
-    return prefix + (PurePath(name).name if is_path(name) else name)
-
-
-def set_name(source: str, ipc: int, method: str) -> str:
-    """Return the name of a set, used for its folder and its repository: <source>-ipc<IPC>-<method>."""
-    return f"{slug(source)}-ipc{ipc}-{method}"
 
 
 def method_record(facts: Mapping[str, str], config: dict[str, Any], notes: Mapping[str, Any] | None = None) -> MethodRecord:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from distill_hub.artifact.find import find, folder_bytes, read_description, signed
 from distill_hub.artifact.findings import warnings
-from distill_hub.artifact.manifest import Manifest, model_name, source_name
+from distill_hub.artifact.manifest import Manifest
+from distill_hub.artifact.names import model_name, source_name
 from distill_hub.options.commands import InfoConfig
 from distill_hub.running.console import facts, loud, show, size_text
 from distill_hub.text import printable, shortened, typed

@@ -16,7 +16,7 @@ from distill_hub.running.files import atomic_write
 from distill_hub.text import printable
 
 if TYPE_CHECKING:
-    from distill_hub.making.reproduce import Reproduction
+    from distill_hub.launching.reproduce import Reproduction
 
 
 def run(config: ReproduceConfig) -> None:
@@ -30,7 +30,7 @@ def run(config: ReproduceConfig) -> None:
         distill-hub reproduce outputs/digits-ipc10-cao2
         distill-hub reproduce org/digits-ipc10-cao2 --print_command
     """
-    from distill_hub.making.reproduce import default_folder, reproduce  # reads rows, for which `datasets` is loaded
+    from distill_hub.launching.reproduce import default_folder, reproduce  # reads rows, for which `datasets` is loaded
 
     found = reproduce(config)
     if found is None:

@@ -1,10 +1,13 @@
 """The label contract: what silently reads classes in another order is refused, not scored."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from distill_hub.config import InputError
 
 OTHER_CLASSES = "another class order, or images that do not show their classes"
+FROM_NOISE = "they were optimised from noise, and may teach a student what other networks do not see in them"
 
 
 def refuse_chance(
@@ -15,6 +18,7 @@ def refuse_chance(
     class_names: list[str],
     what: str,
     cause: str = OTHER_CLASSES,
+    say: Callable[[str], object] | None = None,
 ) -> float:
     """Return the share of predictions that agree with the labels; refuse one within a tenth of the way from chance to all.
 
@@ -26,6 +30,7 @@ def refuse_chance(
         class_names: Names of the C classes.
         what: Whose predictions on what, for the message.
         cause: What such a disagreement comes from, for the message.
+        say: What is done with the message where such a disagreement may be right; None: it is an error.
 
     Raises:
         InputError: Naming the classes that agree least.
@@ -36,8 +41,8 @@ def refuse_chance(
         return agreement
     shares = [(float(hits[labels == c].mean()), name) for c, name in enumerate(class_names) if (labels == c).any()]
     worst = ", ".join(f"{name} ({share:.0%})" for share, name in sorted(shares)[:5])
-    raise InputError(
-        field,
-        value,
-        f"{what} agree with the labels on {agreement:.1%}, near chance ({chance:.1%}): {cause}; least: {worst}",
-    )
+    line = f"{what} agree with the labels on {agreement:.1%}, near chance ({chance:.1%}): {cause}; least: {worst}"
+    if say is None:
+        raise InputError(field, value, line)
+    say(f"warning: {line}")
+    return agreement

@@ -18,7 +18,7 @@ from distill_hub.artifact.views import open_views
 from distill_hub.config import InputError
 from distill_hub.data.known import Normalization
 from distill_hub.data.sources import Source, load_source
-from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.given import Given
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.protocols import Protocol
@@ -126,7 +126,14 @@ class DistilledSet(Artifact):
         """
         manifest = self.manifest
         refuse_chance(
-            "distilled set", self.location, self.soft_labels.argmax(1), self.labels, manifest.class_names, "its soft labels"
+            "distilled set",
+            self.location,
+            self.soft_labels.argmax(1),
+            self.labels,
+            manifest.class_names,
+            "its soft labels",
+            FROM_NOISE if manifest.is_from_noise else OTHER_CLASSES,
+            show if manifest.is_from_noise else None,
         )
         how = Request(**training)
         claims = [record for record in self.evaluations if record.submitted_by is None]

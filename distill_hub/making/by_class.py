@@ -1,6 +1,7 @@
 """Sets made one class after the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -9,7 +10,12 @@ from distill_hub.methods.coresets import embed_class
 from distill_hub.running.run import Stage
 
 
-def make_by_class(setup: Setup, make: Callable[[int], dict[str, torch.Tensor]], stage: str = "select") -> Stage:
+def make_by_class(
+    setup: Setup,
+    make: Callable[[int], dict[str, torch.Tensor]],
+    stage: str = "select",
+    made_from: Mapping[str, Any] | None = None,
+) -> Stage:
     """Make a set, a class per chunk of work, and let the teacher label it.
 
     Args:
@@ -17,6 +23,7 @@ def make_by_class(setup: Setup, make: Callable[[int], dict[str, torch.Tensor]], 
         make: From the position of a class to images, uint8 (IPC, 3, S, S), their seeds, int64 (IPC,), and what else is to be
             known of each of them.
         stage: Name of the stage.
+        made_from: What the images depend on, see `Run.map`; default: all that those of the set do.
 
     Returns:
         The set, for `package_and_score`.
@@ -26,7 +33,7 @@ def make_by_class(setup: Setup, make: Callable[[int], dict[str, torch.Tensor]], 
         made = make(labels[0])
         return {**made, "logits": setup.logits(made["images"])}
 
-    how = {"made_from": setup.made_from, "whole": True, "lower": "a smaller --image_size"}
+    how = {"made_from": made_from or setup.made_from, "whole": True, "lower": "a smaller --image_size"}
     return setup.run.map(stage, setup.labels, distil, chunk_size=setup.config.ipc, **how)
 
 

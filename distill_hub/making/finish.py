@@ -14,7 +14,7 @@ from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.views import open_views
 from distill_hub.augmentation.tiles import decode
 from distill_hub.data.known import FITTED
-from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
+from distill_hub.evaluation.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.scores import in_words, measure, score_table
 from distill_hub.evaluation.subject import Subject, label_temperature, student_rate
 from distill_hub.evaluation.train import TrainingSet
@@ -65,7 +65,8 @@ def package_and_score(
         The folder of the set; None after a dry run, which makes none.
 
     Raises:
-        InputError: When the teacher recognises the set's classes no better than chance.
+        InputError: When the teacher recognises the set's classes no better than chance. Of images that started from noise a
+            line says so instead.
         HubError: When publishing fails; the set is complete in its folder.
     """
     baselines, shown = dict(baselines or {}), dict(pictures or {})
@@ -87,7 +88,8 @@ def package_and_score(
         label_tensor.numpy(),
         manifest.class_names,
         "its images",
-        _LEARNED_TOO_LITTLE if fitted else OTHER_CLASSES,
+        FROM_NOISE if manifest.is_from_noise else _LEARNED_TOO_LITTLE if fitted else OTHER_CLASSES,
+        run.say if manifest.is_from_noise else None,
     )
 
     def package() -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from distill_hub.config import options
 from distill_hub.making.by_class import make_by_class
 from distill_hub.making.start import GeneratorSetup, Setup
-from distill_hub.matching import dm, glad
+from distill_hub.matching import dc, dm, glad
 from distill_hub.matching import pixels as pixel
 from distill_hub.matching.networks import embed, fresh, resolve
 from distill_hub.matching.space import Space
 from distill_hub.methods.losses import first_and_last_tenth
+from distill_hub.options.psr import RefineOptions
 from distill_hub.running.checkpoint import steps
 from distill_hub.running.run import Stage
 
@@ -36,7 +38,7 @@ def match_by_class(setup: Setup, total: int, match: Callable[..., None], rules: 
         InputError: For a network that cannot be used, float16, or pixels that are not finite any more.
     """
     config, run, source, size = setup.config, setup.run, setup.source, setup.image_size
-    networks, loop = _networks(setup), _loops(setup, total)
+    networks, loop = _networks(setup), _loops(setup, total, setup.made_from)
 
     def make(label: int) -> dict[str, torch.Tensor]:
         class_name, rows = source.class_names[label], source.train.by_class[label]
@@ -89,7 +91,7 @@ def match_together(setup: Setup, total: int, match: Callable[..., None], rules: 
     return run.map("match", setup.labels, make, chunk_size=len(setup.labels), **how)
 
 
-def match_latents_by_class(setup: GeneratorSetup, rules: dm.Rules) -> Stage:
+def match_latents_by_class(setup: GeneratorSetup, rules: dm.Rules | dc.Rules) -> Stage:
     """Match what latents of every class decode to with real images; see `match_by_class` and `matching.glad`.
 
     Args:
@@ -103,7 +105,9 @@ def match_latents_by_class(setup: GeneratorSetup, rules: dm.Rules) -> Stage:
         InputError: See `match_by_class`, and for a decoder without gradients.
     """
     config, source, generator = setup.config, setup.source, setup.generator
-    networks, loop = _networks(setup), _loops(setup, rules.steps)
+    later = options(config, RefineOptions)  # what is refined afterwards is matched in the same way
+    made_from = {name: value for name, value in setup.made_from.items() if name not in later}
+    networks, loop = _networks(setup), _loops(setup, rules.steps, made_from)
 
     def make(label: int) -> dict[str, torch.Tensor]:
         class_name, rows = source.class_names[label], source.train.by_class[label]
@@ -112,15 +116,13 @@ def match_latents_by_class(setup: GeneratorSetup, rules: dm.Rules) -> Stage:
         real = images.to(setup.run.device)
         state = _state(rules.steps, latents=glad.encode(generator, start, config.decode_batch_size))
 
-        def objective(step: int, decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return dm.gradient(decoded, real, step, *networks, rules, config.seed, class_name)
-
+        objective = glad.objective(real, label, *networks, rules, config.seed, class_name)
         glad.match(state, loop(label, state), generator, objective, rate=rules.rate, batch_size=config.decode_batch_size)
         decoded = glad.decode(generator, state["latents"], config.decode_batch_size)
         made = {"images": pixel.to_uint8(decoded), "latents": state["latents"].cpu()}
         return {**made, "seeds": seeds, "losses": _ends(state, config.ipc)}
 
-    return make_by_class(setup, make, "match")
+    return make_by_class(setup, make, "match", made_from)
 
 
 def _networks(setup: Setup) -> tuple[Callable[[int], nn.Module], Callable[[nn.Module, torch.Tensor], torch.Tensor]]:
@@ -132,9 +134,11 @@ def _networks(setup: Setup) -> tuple[Callable[[int], nn.Module], Callable[[nn.Mo
     return network, functools.partial(embed, num_classes=classes)
 
 
-def _loops(setup: Setup, total: int) -> Callable[[int, Mapping[str, torch.Tensor]], Iterator[int]]:
+def _loops(
+    setup: Setup, total: int, made_from: Mapping[str, Any]
+) -> Callable[[int, Mapping[str, torch.Tensor]], Iterator[int]]:
     """Return what runs the loop of a class on its state, from the last checkpoint on."""
-    folder = setup.run.state("match steps", setup.made_from)
+    folder = setup.run.state("match steps", made_from)
 
     def loop(label: int, state: Mapping[str, torch.Tensor]) -> Iterator[int]:
         title = f"match {setup.source.class_names[label]}" if setup.run.is_main else ""

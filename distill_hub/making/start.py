@@ -10,7 +10,8 @@ import torch
 
 from distill_hub.artifact.describe import describe, generator_record
 from distill_hub.artifact.generator import find_tuning
-from distill_hub.artifact.manifest import Manifest, ModelRecord, SelectorRecord, method_record, set_name
+from distill_hub.artifact.manifest import Manifest, ModelRecord, SelectorRecord, method_record
+from distill_hub.artifact.names import set_name
 from distill_hub.augmentation.tiles import decode
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError, options, recorded, resolved

@@ -152,41 +152,65 @@ def match(
     """Move the images of all classes, in place.
 
     Args:
-        state: Of the loop: `pixels` float32 (C, IPC, 3, S, S), their `velocity`, and `losses` (steps,), the
-            distance summed over classes.
+        state: Of the loop: `pixels` float32 (C, IPC, 3, S, S), their `velocity`, and `losses` (steps,), the distance summed
+            over classes.
         network: Its weights are part of the state, too.
-        real: Real images of each class, uint8, or float as the pixels are, (N_c, 3, S, S), on the same device.
+        real: Real images of each class, see `gradient`.
         steps: Numbers of the steps to take.
         fresh: From the number of a network to one with fresh weights.
         rules: How.
         seed: Of the run; what is drawn depends on it, on step and on class.
         class_names: C names.
     """
-    pixels, device = state["pixels"], state["pixels"].device
-    size, distance = pixels.shape[-1], DISTANCES[rules.distance]
-    weights = [own for own in network.parameters() if own.ndim > 1 or rules.distance != "rows"]  # what it looks at
+    pixels = state["pixels"]
     for step in steps:
         number, place = divmod(step, rules.outer)
         if place == 0:
             network.load_state_dict(fresh(number).state_dict())
-        gradient, total = torch.empty_like(pixels), torch.zeros((), device=device)
+        moves, total = torch.empty_like(pixels), torch.zeros((), device=pixels.device)
         for label, class_name in enumerate(class_names):
-            generator = cpu_generator(draw_seed(seed, "match", step, class_name))
-            chosen = torch.randperm(len(real[label]), generator=generator)[: rules.real_batch_size].to(device)
-            draws = one_row(rules.operations, size, generator) if rules.operations else {}
-            own = pixels[label].clone().requires_grad_()
-            with torch.autocast(device.type, rules.dtype, enabled=rules.dtype is not torch.float32):
-                seen = augment(real[label][chosen], shared(draws, len(chosen)), rules.mean, rules.std)
-                wanted = gradients(network, weights, seen, label)
-                seen = augment(own, shared(draws, len(own)), rules.mean, rules.std)
-                found = gradients(network, weights, seen, label, differentiable=True)
-            loss = distance(wanted, found)
-            (gradient[label],) = torch.autograd.grad(loss, own)
-            total += loss.detach()
-        pixel.step(pixels, state["velocity"], gradient, rules.rate, rules.std, free=rules.free)
+            loss, moves[label] = gradient(pixels[label], real[label], label, step, network, rules, seed, class_name)
+            total += loss
+        pixel.step(pixels, state["velocity"], moves, rules.rate, rules.std, free=rules.free)
         state["losses"][step] = total
         if place < rules.outer - 1:
             learn(network, pixels, rules, cpu_generator(draw_seed(seed, "learn", step)))
+
+
+def gradient(
+    pixels: torch.Tensor,
+    real: torch.Tensor,
+    label: int,
+    step: int,
+    network: nn.Module,
+    rules: Rules,
+    seed: int,
+    class_name: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the distance of the two gradients of a class, and its own gradient in the distilled images.
+
+    Args:
+        pixels: float32 (IPC, 3, S, S), in the units of an image or whitened.
+        real: Real images of the class, uint8, or float in the same units, (N, 3, S, S), on the same device.
+        label: Of the class.
+        step: Its number.
+        network: From normalised images to logits.
+        rules: How.
+        seed: Of the run; what is drawn depends on it, on step and on class.
+        class_name: Of the class.
+    """
+    weights = [own for own in network.parameters() if own.ndim > 1 or rules.distance != "rows"]  # what the distance looks at
+    generator = cpu_generator(draw_seed(seed, "match", step, class_name))
+    chosen = torch.randperm(len(real), generator=generator)[: rules.real_batch_size].to(real.device)
+    draws = one_row(rules.operations, pixels.shape[-1], generator) if rules.operations else {}
+    own = pixels.clone().requires_grad_()
+    with torch.autocast(pixels.device.type, rules.dtype, enabled=rules.dtype is not torch.float32):
+        seen = augment(real[chosen], shared(draws, len(chosen)), rules.mean, rules.std)
+        wanted = gradients(network, weights, seen, label)
+        seen = augment(own, shared(draws, len(own)), rules.mean, rules.std)
+        found = gradients(network, weights, seen, label, differentiable=True)
+    loss = DISTANCES[rules.distance](wanted, found)
+    return loss.detach(), torch.autograd.grad(loss, own)[0]
 
 
 def learn(network: nn.Module, pixels: torch.Tensor, rules: Rules, generator: torch.Generator) -> None:

@@ -13,12 +13,13 @@ which start from encoded real images. The released numbers are those of the best
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
+from torch import nn
 
 from distill_hub.augmentation.dsa import operations
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source
 from distill_hub.generators.base import Generator
-from distill_hub.matching import dm
+from distill_hub.matching import dc, dm
 from distill_hub.matching.pixels import MOMENTUM, normalization
 from distill_hub.options.glad import GladConfig
 
@@ -38,11 +39,13 @@ DIFFERS = (
     "not from average styles"
 )
 
+RATES = {"dm": (10.0, 0.3), "dc": (1.0, 0.3)}  # of latents: the released code's of feature maps, and ours up to 16 px
+
 # From a step's number and images (B, 3, S, S) in [0, 1] to a loss and its gradient in the images.
 Objective = Callable[[int, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def rules_of(config: GladConfig, size: int, source: Source, dtype: torch.dtype) -> dm.Rules:
+def rules_of(config: GladConfig, size: int, source: Source, dtype: torch.dtype) -> dm.Rules | dc.Rules:
     """Resolve the settings: as in the paper, up to 16 px, where digits are, fewer and smaller steps.
 
     Args:
@@ -52,19 +55,37 @@ def rules_of(config: GladConfig, size: int, source: Source, dtype: torch.dtype) 
         dtype: See `dm.Rules`.
 
     Returns:
-        DM's rules, the rate that of the latents.
+        Rules of the method that matches; the rate is that of the latents.
     """
-    steps, rate, batch = (100, 0.3, 64) if size <= 16 else (1000, 10.0, 256)
-    mean, std = normalization(source, size)
-    return dm.Rules(
-        steps=config.match_steps or steps,
-        rate=config.latent_learning_rate or rate,
-        real_batch_size=config.real_batch_size or batch,
-        operations=operations(source.mirrored) if config.augment == "dsa" else (),
-        mean=mean,
-        std=std,
-        dtype=dtype,
-    )
+    small, (mean, std) = size <= 16, normalization(source, size)
+    steps = config.match_steps or (100 if small else 1000)
+    common = {
+        "rate": config.latent_learning_rate or RATES[config.under][small],
+        "real_batch_size": config.real_batch_size or (64 if small else 256),
+        "operations": operations(source.mirrored) if config.augment == "dsa" else (),
+        "mean": mean,
+        "std": std,
+        "dtype": dtype,
+    }
+    if config.under == "dm":
+        return dm.Rules(steps=steps, **common)
+    # One step in every network, which therefore learns nothing of the images.
+    return dc.Rules(networks=steps, outer=1, inner=0, network_rate=0.0, distance="rows", **common)
+
+
+def objective(
+    real: torch.Tensor,
+    label: int,
+    network: Callable[[int], nn.Module],
+    embed: Callable[[nn.Module, torch.Tensor], torch.Tensor],
+    rules: dm.Rules | dc.Rules,
+    seed: int,
+    class_name: str,
+) -> Objective:
+    """Return what is asked for the gradient in the images of a class; see `dm.gradient` and `dc.gradient`."""
+    if isinstance(rules, dm.Rules):
+        return lambda step, images: dm.gradient(images, real, step, network, embed, rules, seed, class_name)
+    return lambda step, images: dc.gradient(images, real, label, step, network(step), rules, seed, class_name)
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from distill_hub.matching.pixels import normalization
 from distill_hub.matching.trained import Objective, Rules, Sampler
 from distill_hub.options.idc import IdcConfig
 from distill_hub.running.seeds import cpu_generator
+from distill_hub.statistics.features import full
 
 FACTS = {
     "name": "idc",
@@ -133,7 +134,7 @@ def gradient_distance(distance: Distance) -> Objective:
         weights = [parameter for parameter in network.parameters() if parameter.ndim == 4]
 
         def gradients(images: torch.Tensor, create_graph: bool) -> Sequence[torch.Tensor]:
-            loss = F.cross_entropy(network(images).float(), torch.full((len(images),), label, device=images.device))
+            loss = F.cross_entropy(full(network(images)), torch.full((len(images),), label, device=images.device))
             return torch.autograd.grad(loss, weights, create_graph=create_graph)
 
         pairs = zip(gradients(real, False), gradients(own, True), strict=True)

@@ -6,9 +6,9 @@ it is decided.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.generators.base import Generator
-from distill_hub.methods.candidates import Candidates
+from distill_hub.methods.candidates import HALF, Candidates, render
 from distill_hub.methods.coresets import k_center, k_means
-from distill_hub.running.seeds import cpu_generator
+from distill_hub.methods.losses import first_and_last_tenth
+from distill_hub.options.psr import RefineOptions
+from distill_hub.running.run import Run, Stage
+from distill_hub.running.seeds import cpu_generator, draw_seed
 
 FACTS = {
     "name": "psr",
@@ -251,6 +254,74 @@ def refine(
             "refine_learning_rate", learning_rate, "the latents are not finite any more; a smaller one may help"
         )
     return latents, losses
+
+
+def refine_set(
+    run: Run,
+    generator: Generator,
+    teacher: Classifier,
+    pool: Stage,
+    chosen: Sequence[int],
+    labels: Sequence[int],
+    class_ids: Sequence[int],
+    settings: RefineOptions,
+    seed: int,
+    made_from: Mapping[str, Any],
+) -> Stage:
+    """Refine the images of a set: the stage 'refine' with images, latents, losses, and the logits and seeds from before.
+
+    Args:
+        run: Spreads them over its processes.
+        generator: See `refine`, as the next.
+        teacher: Gave the logits.
+        pool: A stage with `latents`, `logits` and `seeds`.
+        chosen: Items of the pool.
+        labels: Of each.
+        class_ids: The class of each label in the generator.
+        settings: How.
+        seed: Of the run.
+        made_from: See `Run.map`.
+
+    Raises:
+        InputError: See `refine`.
+    """
+
+    def refined(chunk: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        own = [label for label, _ in chunk]
+        rows = pool.take([row for _, row in chunk], "latents", "logits", "seeds")
+        targets = soft_labels(rows["logits"], settings.temperature)
+        latents, losses = refine(
+            generator,
+            teacher,
+            rows["latents"],
+            [class_ids[label] for label in own],
+            targets,
+            targets[range(len(own)), own],
+            [draw_seed(seed, "refine", own_seed) for own_seed in rows["seeds"].tolist()],
+            steps=settings.refine_steps,
+            kl_steps=settings.kl_steps,
+            learning_rate=settings.refine_learning_rate,
+            reduction=settings.denoising_reduction,
+            kl_weight=settings.kl_weight,
+            kl_weight_min=settings.kl_weight_min,
+            kl_weight_max=settings.kl_weight_max,
+            temperature=settings.temperature,
+        )
+        cached = {"logits": rows["logits"], "seeds": rows["seeds"]}
+        return {**render(generator, teacher, latents), **cached, "latents": latents, "losses": losses}
+
+    items = list(zip(labels, chosen, strict=True))
+    how = {"chunk_size": settings.refine_batch_size, "made_from": made_from, "lower": HALF}
+    return run.map("refine", items, refined, **how)
+
+
+def loss_notes(refined: Stage, settings: RefineOptions) -> dict[str, list[float]]:
+    """Return what the manifest says of the losses: means over the set."""
+    losses = refined.rows(0, len(refined), "losses")["losses"].mean(0)  # (steps, 2)
+    return {
+        "mean_denoising_loss_of_first_and_last_tenth": first_and_last_tenth(losses[:, 0]),
+        "mean_divergence_in_its_steps": losses[max(0, settings.refine_steps - settings.kl_steps) :, 1].tolist(),
+    }
 
 
 def _denoising(generator, latents, corruption, class_ids, reduction) -> tuple[torch.Tensor, torch.Tensor]:

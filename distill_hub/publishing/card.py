@@ -17,7 +17,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from distill_hub.artifact.cost import cost_parts, own_stages, total_cost
 from distill_hub.artifact.find import folder_bytes
 from distill_hub.artifact.findings import warnings
-from distill_hub.artifact.manifest import Manifest, SourceRecord, model_name, source_name
+from distill_hub.artifact.manifest import Manifest, SourceRecord
+from distill_hub.artifact.names import model_name, source_name
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
 from distill_hub.artifact.views import view_features

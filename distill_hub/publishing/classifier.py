@@ -3,7 +3,7 @@
 from huggingface_hub import ModelCard, ModelCardData
 
 from distill_hub.artifact.classifier import ClassifierRecord, classifier_name
-from distill_hub.artifact.manifest import source_name
+from distill_hub.artifact.names import source_name
 from distill_hub.networks.names import is_own
 from distill_hub.publishing.card import fill_template, source_argument, test_split
 

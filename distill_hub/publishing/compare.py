@@ -15,7 +15,8 @@ from typing import Any
 from distill_hub.artifact.cost import cost_parts, is_whole, total_cost
 from distill_hub.artifact.find import Found, find, folder_bytes, read_description, signed
 from distill_hub.artifact.findings import below_random, collapsed, failures, outside_the_literature
-from distill_hub.artifact.manifest import CostRecord, Manifest, model_name, source_name
+from distill_hub.artifact.manifest import CostRecord, Manifest
+from distill_hub.artifact.names import model_name, source_name
 from distill_hub.artifact.records import RANDOM, REAL, EvaluationRecord, Score
 from distill_hub.config import InputError
 from distill_hub.text import printable

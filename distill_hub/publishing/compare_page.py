@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from distill_hub.artifact.manifest import model_name, source_name
+from distill_hub.artifact.names import model_name, source_name
 from distill_hub.hub import page_of
 from distill_hub.publishing.card import PICTURES, templates
 from distill_hub.publishing.compare import RANDOM, DescribedSet, Group, Row, pooled

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from distill_hub.artifact.experts import ExpertsRecord, experts_name, file_name, load_experts
-from distill_hub.artifact.manifest import source_name
+from distill_hub.artifact.names import source_name
 from distill_hub.config import InputError
 from distill_hub.hub import RemoteSet, fetch
 from distill_hub.networks.names import EXPERTS

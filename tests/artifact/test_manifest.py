@@ -4,7 +4,8 @@ import re
 import pydantic
 import pytest
 
-from distill_hub.artifact.manifest import Manifest, SelectorRecord, TuningRecord, ViewsRecord, set_name
+from distill_hub.artifact.manifest import Manifest, SelectorRecord, TuningRecord, ViewsRecord
+from distill_hub.artifact.names import set_name
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.config import InputError
 from distill_hub.publishing.card import cards_folder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distill_hub.config import InputError
-from distill_hub.evaluation.contract import refuse_chance
+from distill_hub.evaluation.contract import FROM_NOISE, refuse_chance
 
 
 def judge(right: int, total: int, classes: int) -> float:
@@ -36,3 +36,13 @@ def test_what_such_a_disagreement_comes_from_is_said():
         refuse_chance("teacher", "x", np.zeros(20), labels, names, "its predictions")
     with pytest.raises(InputError, match=r"near chance \(50.0%\): it has learned too little; least: cat \(0%\)"):
         refuse_chance("teacher", "x", np.zeros(20), labels, names, "its predictions", "it has learned too little")
+
+
+def test_of_images_from_noise_a_line_says_it():
+    labels, said = np.repeat([0, 1], 10), []
+    how = "method", "dc", np.zeros(20), labels, ["ape", "cat"], "its images", FROM_NOISE
+    assert refuse_chance(*how, said.append) == 0.5
+    assert len(said) == 1 and said[0].startswith(
+        "warning: its images agree with the labels on 50.0%, near chance (50.0%): they"
+    )
+    assert refuse_chance("method", "dc", labels, *how[3:], said.append) == 1 and len(said) == 1

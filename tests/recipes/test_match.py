@@ -6,7 +6,7 @@ import pytest
 from helpers import refused, run_here, unscored
 from processes import run_python
 
-from distill_hub import load_distilled
+from distill_hub import evaluate, load_distilled
 from distill_hub.data.sources import load_source
 
 SMALL = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "1", "--view_epochs", "0"]
@@ -76,3 +76,28 @@ def test_a_run_that_is_cut_short_inside_a_class_comes_to_the_same(made, tmp_path
 )
 def test_what_cannot_be_matched_is_refused_in_one_line(tmp_path, capfd, words, said):
     assert said in refused(capfd, "recipes/dm.py", *WORDS, *words, "--output_dir", str(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("space", ["free", "zca"])
+def test_free_pixels_are_published_and_score_the_same_again(space, tmp_path):
+    folder = tmp_path / space
+    run_here("recipes/dm.py", *WORDS, "--pixels", space, "--match_learning_rate", "3", "--output_dir", str(folder))
+    found = load_distilled(folder)
+    assert found.free_pixels.shape == (20, 3, 16, 16) and (found.manifest.free_pixels.zca is not None) == (space == "zca")
+    assert found.free_pixels.min() < 0  # where a clamped pixel would have stopped
+    if space == "free":  # the picture is the column, clipped
+        clipped = (found.free_pixels.astype("float32").clip(0, 1) * 255).round().astype("uint8")
+        assert (clipped == found.pixels).all()
+    (again,) = evaluate(folder)
+    assert again.measured.score == again.claimed.score
+    assert again.claimed.baselines["random real"].mean > 0.2
+
+
+def test_what_free_pixels_cannot_do_is_refused_before_any_work(tmp_path, capfd):
+    words = ["recipes/dm.py", *WORDS, "--output_dir", str(tmp_path / "set"), "--pixels"]
+    assert "protocol: rded-soft cannot be used; a teacher labels" in refused(
+        capfd, *words, "free", "--protocol", "rded-soft"
+    )
+    assert "view_epochs: 300 cannot be used; stored views are" in refused(capfd, *words, "zca", "--view_epochs", "300")
+    assert "19 GB of memory" in refused(capfd, *words, "zca", "--image_size", "128")
+    assert not (tmp_path / "set").exists()

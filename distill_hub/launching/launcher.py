@@ -17,7 +17,7 @@ import yaml
 
 from distill_hub.config import InputError, launch, options, refusing, say_loading
 from distill_hub.ending import end_on_signals, fail, interrupted
-from distill_hub.making.recipes import Recipe, find_recipe, recipes_folder, titles, words
+from distill_hub.launching.recipes import Recipe, find_recipe, recipes_folder, titles, words
 from distill_hub.options.launch import LaunchOptions
 from distill_hub.starter import as_starter
 

@@ -20,8 +20,8 @@ from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import KNOWN
 from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.kinds import is_path
-from distill_hub.making.launcher import with_launch_options
-from distill_hub.making.recipes import find_set_recipe, recipes_folder, word
+from distill_hub.launching.launcher import with_launch_options
+from distill_hub.launching.recipes import find_set_recipe, recipes_folder, word
 from distill_hub.options.commands import RealOptions, ReproduceConfig
 from distill_hub.options.shared import EvaluationOptions, ViewsOptions
 from distill_hub.running.folder import check_is_run

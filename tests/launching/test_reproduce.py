@@ -26,8 +26,8 @@ from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, S
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
 from distill_hub.config import LOADING, parse, resolved
-from distill_hub.making import reproduce as module
-from distill_hub.making.reproduce import Difference, compare, make_words, reproduce
+from distill_hub.launching import reproduce as module
+from distill_hub.launching.reproduce import Difference, compare, make_words, reproduce
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import ReproduceConfig
 from distill_hub.options.minimax import MinimaxConfig
@@ -483,7 +483,7 @@ INTERRUPTED = """
 import sys
 from dataclasses import make_dataclass
 from distill_hub.config import launch
-from distill_hub.making.reproduce import _run
+from distill_hub.launching.reproduce import _run
 words = ["distill-hub", "make", "random_real", "--num_processes", "2", "--output_dir", sys.argv[1]]
 launch(lambda _: _run(words), make_dataclass("Settings", []), None, [], light=True)
 """

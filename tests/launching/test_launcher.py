@@ -20,9 +20,9 @@ from processes import hear_signals, works
 
 from distill_hub.cli import main
 from distill_hub.config import LOADING, InputError, parse
-from distill_hub.making import recipes
-from distill_hub.making.launcher import with_launch_options
-from distill_hub.making.recipes import find_recipe, titles
+from distill_hub.launching import recipes
+from distill_hub.launching.launcher import with_launch_options
+from distill_hub.launching.recipes import find_recipe, titles
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.launch import LaunchOptions
 
@@ -31,7 +31,7 @@ STUBS = Path(__file__).with_name("stubs")
 DRIVER = f"""
 from pathlib import Path
 from distill_hub.config import LOADING
-from distill_hub.making import recipes
+from distill_hub.launching import recipes
 recipes.shipped = lambda name: Path({str(STUBS)!r})
 from distill_hub.cli import main
 main()

@@ -1,0 +1,33 @@
+"""What records and cards call sources, models and sets."""
+
+from pathlib import PurePath
+
+from distill_hub.artifact.manifest import ModelRecord, SourceRecord
+from distill_hub.data.known import FITTED
+from distill_hub.kinds import is_path, local_name
+from distill_hub.running.files import slug
+
+
+def public_name(name: str) -> str:
+    """Return what records call a source or a model: one on this machine by its folder's name, not by its place."""
+    prefix = FITTED if name.startswith(FITTED) else ""
+    return prefix + local_name(name.removeprefix(FITTED))
+
+
+def source_name(source: SourceRecord) -> str:
+    """Return what a card calls a source: not the author's path to it."""
+    return source.name if source.hub_id else slug(source.name)
+
+
+def model_name(model: ModelRecord) -> str:
+    """Return what a card calls a model: its id, not the author's path to it, which older records have."""
+    if model.revision or model.tuning:  # an id on the Hub, or one that `generator_record` wrote
+        return model.id
+    prefix = FITTED if model.id.startswith(FITTED) else ""
+    name = model.id.removeprefix(prefix)
+    return prefix + (PurePath(name).name if is_path(name) else name)
+
+
+def set_name(source: str, ipc: int, method: str) -> str:
+    """Return the name of a set, used for its folder and its repository: <source>-ipc<IPC>-<method>."""
+    return f"{slug(source)}-ipc{ipc}-{method}"
