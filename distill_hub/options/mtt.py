@@ -30,7 +30,7 @@ class TrajectoryOptions:
         None, "alpha: the student's learning rate at the start; it is learned; default: 0.01, up to 16 px 0.1"
     )
     pixel_learning_rate: PositiveFloat | None = option(
-        None, "of SGD with momentum 0.5 on normalised pixels; default: 1,000, up to 16 px 100", common=True
+        None, "of SGD with momentum 0.5 on normalised pixels; default: 1,000, up to 16 px 300", common=True
     )
     rate_learning_rate: NonNegativeFloat = option(1e-5, "of SGD with momentum 0.5 on alpha")
     gradient: Literal["exact", "truncated"] = option(
@@ -72,7 +72,7 @@ class MttConfig(TrajectoryOptions, ExpertOptions, SpaceOptions, PixelOptions):
             "student_steps": 10 if small else 30,
             "max_start": 4 if small else 20,
             "student_rate": 0.1 if small else 0.01,
-            "pixel_learning_rate": 100.0 if small else 1000.0,
+            "pixel_learning_rate": 300.0 if small else 1000.0,
         }
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return dataclasses.replace(with_defaults(self, size), **missing)
