@@ -71,8 +71,12 @@ REPORTED = {
     "tiny-imagenet/lpld": [50, 100],
     "tiny-imagenet/sre2l": [10, 50, 100],
     "cifar10/dm": [1, 10, 50],
+    "cifar10/dc": [1, 10, 50],
+    "cifar10/dsa": [1, 10, 50],
     "cifar10/mtt": [10, 50],
     "cifar100/dm": [1, 10, 50],
+    "cifar100/dc": [1, 10],
+    "cifar100/dsa": [1, 10, 50],
     "tiny-imagenet/dm": [1, 10, 50],
     "imagenet1k/deda": [10, 50, 100],
     "imagenet1k/lpld": [10, 100],
@@ -98,6 +102,8 @@ def read(line):
         return config, None, str(config.output_dir)
     if method == "minimax" and config.lambda_r == config.lambda_d == 0:
         method = "difffit"
+    if method == "dc" and config.augment == "dsa":
+        method = "dsa"
     if method != "minimax" and isinstance(config, SampleOptions) and config.generator.endswith("-minimax/generator"):
         method += "-minimax"  # which tuned it
     return config, config.ipc, str(config.output_dir or f"outputs/{config.source}-ipc{config.ipc}-{method}")
