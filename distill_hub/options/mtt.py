@@ -75,4 +75,6 @@ class MttConfig(TrajectoryOptions, ExpertOptions, SpaceOptions, PixelOptions):
             "pixel_learning_rate": 300.0 if small else 1000.0,
         }
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        if self.experts != "auto":
+            missing["network"] = self.network  # auto is theirs
         return dataclasses.replace(with_defaults(self, size), **missing)
