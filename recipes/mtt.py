@@ -33,7 +33,7 @@ def main(config: MttConfig) -> Path | None:
         experts.record.epochs, setup.config, size=setup.image_size,
         made_from={**setup.made_from, "experts_sha256": experts.record.sha256},
     )  # fmt: skip
-    manifest = setup.manifest(facts, mtt.notes_of(stage, setup.labels))
+    manifest = setup.manifest(facts, mtt.notes_of(stage, setup.labels, config))
     whose = "learned" if config.learn_labels else "teacher"
     manifest = manifest.model_copy(update={"experts": experts.facts, "soft_labels": whose})
     return package_and_score(setup, stage, manifest, space=space)

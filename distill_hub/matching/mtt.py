@@ -13,6 +13,7 @@ average of the pixels over the steps. Where this departs from the released codes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -251,30 +252,29 @@ def match_set(
     labels = [label for label in range(len(source.classes)) for _ in range(settings.ipc)]
 
     def distil(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
-        flat, targets = (
-            Flat(build(network, len(source.classes), size).to(run.device)),
-            torch.tensor(chunk, device=run.device),
-        )
+        flat = Flat(build(network, len(source.classes), size).to(run.device))
+        targets = torch.tensor(chunk, device=run.device)
         ends = [weights_of(expert, last_epoch).to(run.device) for expert in range(experts)] if settings.learn_labels else []
 
         def logits_of_expert(images: torch.Tensor, expert: int) -> torch.Tensor:
             return logits_of(flat, ends[expert], images, normalization)
 
-        found, rows = [], []
+        rows = []
         for label, class_name in enumerate(source.class_names):
             own = source.train.by_class[label]
-            real = source.train.pixels(own, size)
             if settings.learn_labels and not run.is_dry:  # whose experts may have learned nothing
-                right = (logits_of_expert(space.of(real.to(run.device)), 0).argmax(1) == label).cpu().numpy()
+                real = space.of(source.train.pixels(own, size).to(run.device))
+                right = (logits_of_expert(real, 0).argmax(1) == label).cpu().numpy()
                 if right.sum() < settings.ipc:
                     valid = f"an expert classifies {right.sum()} images of class {class_name!r} right: so many at most"
                     raise InputError("ipc", settings.ipc, valid)
-                real, own = real[right], own[right]
-            started = pixel.start("real", real, own, settings.ipc, source, settings.seed, class_name)
-            found.append(space.of(started[0].to(run.device)))
-            rows.append(started[1])
-        images = torch.cat(found)
-        logits = None
+                own = own[right]
+            drawn = cpu_generator(
+                draw_seed(settings.seed, "start", class_name)
+            )  # as for the other methods, see `pixels.start`
+            rows.append(own[torch.randperm(len(own), generator=drawn)[: settings.ipc].numpy()])
+        seeds = np.concatenate(rows)
+        images, logits = space.of(source.train.pixels(seeds, size).to(run.device).float() / 255), None
         if settings.learn_labels:
             logits = mean_of_right(torch.stack([logits_of_expert(images, expert) for expert in range(experts)]), targets)
         state = start(images, logits, settings)
@@ -292,7 +292,7 @@ def match_set(
         return {
             **finished,
             "logits": state["logits"].cpu() if settings.learn_labels else teacher.judge(finished["images"]),
-            "seeds": torch.cat(rows),
+            "seeds": torch.from_numpy(seeds),
             **{name: value.expand(len(chunk), *value.shape).contiguous() for name, value in alike.items()},
         }
 
@@ -300,9 +300,15 @@ def match_set(
     return run.map("match", labels, distil, chunk_size=len(labels), **how)
 
 
-def notes_of(stage: Stage, labels: Sequence[int]) -> dict[str, Any]:
-    """Return what the manifest says of a matched set: its losses, the learned rate, and how many labels moved away."""
+def notes_of(stage: Stage, labels: Sequence[int], settings: TrajectoryOptions) -> dict[str, Any]:
+    """Return what the manifest says of a matched set: its losses, the learned rate, and how many learned labels moved away.
+
+    Args:
+        stage: See `match_set`.
+        labels: Classes of its images.
+        settings: Whether its labels were learned.
+    """
     found = stage.rows(0, len(stage), "rate", "losses", "logits")
+    notes = {"mean_loss_of_first_and_last_tenth": found["losses"][0].tolist(), "student_lr": found["rate"][0].item()}
     moved = int((found["logits"].argmax(1) != torch.tensor(labels)).sum())
-    losses, rate = found["losses"][0].tolist(), found["rate"][0].item()
-    return {"mean_loss_of_first_and_last_tenth": losses, "student_lr": rate, "labels_moved": moved}
+    return {**notes, "labels_moved": moved} if settings.learn_labels else notes

@@ -16,7 +16,7 @@ from distill_hub.options.shared import PixelOptions
 class TrajectoryOptions:
     """Matching: a student follows an expert on the set, and the set learns from where it ends."""
 
-    match_steps: PositiveInt | None = option(None, "steps; default: 5,000, up to 16 px 100", common=True)
+    match_steps: PositiveInt | None = option(None, "steps; default: 5,000, up to 16 px 60", common=True)
     student_steps: PositiveInt | None = option(None, "N: steps of the student; default: 30, up to 16 px 10", common=True)
     expert_stretch: PositiveInt = option(2, "M: epochs of the expert that the student follows", common=True)
     min_start: NonNegativeInt = option(0, "first epoch of the expert that a student may start from")
@@ -30,11 +30,11 @@ class TrajectoryOptions:
         None, "alpha: the student's learning rate at the start; it is learned; default: 0.01, up to 16 px 0.1"
     )
     pixel_learning_rate: PositiveFloat | None = option(
-        None, "of SGD with momentum 0.5 on normalised pixels; default: 1,000, up to 16 px 100", common=True
+        None, "of SGD with momentum 0.5 on normalised pixels; default: 1,000, up to 16 px 300", common=True
     )
     rate_learning_rate: NonNegativeFloat = option(1e-5, "of SGD with momentum 0.5 on alpha")
     gradient: Literal["exact", "truncated"] = option(
-        "exact", "truncated drops how an image moves the gradients of later steps (TESLA), and saves a third of the time"
+        "exact", "truncated drops how an image moves the gradients of the steps after it (TESLA)"
     )
     ema_decay: Fraction = option(0.0, "of the average of the pixels over the steps that is published (FTD: 0.9995); 0: none")
     learn_labels: bool = option(
@@ -68,11 +68,13 @@ class MttConfig(TrajectoryOptions, ExpertOptions, SpaceOptions, PixelOptions):
         """Return the settings in which no default depends on the image size any more, a side in pixels."""
         small = size <= SMALL
         defaults: dict[str, Any] = {
-            "match_steps": 100 if small else 5000,
+            "match_steps": 60 if small else 5000,
             "student_steps": 10 if small else 30,
             "max_start": 4 if small else 20,
             "student_rate": 0.1 if small else 0.01,
-            "pixel_learning_rate": 100.0 if small else 1000.0,
+            "pixel_learning_rate": 300.0 if small else 1000.0,
         }
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        if self.experts != "auto":
+            missing["network"] = self.network  # auto is theirs
         return dataclasses.replace(with_defaults(self, size), **missing)

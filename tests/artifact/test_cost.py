@@ -4,7 +4,7 @@ import pytest
 
 from distill_hub.artifact.cost import cost_parts, is_whole, own_stages, total_cost
 from distill_hub.artifact.describe import read_cost
-from distill_hub.artifact.manifest import CostRecord, ModelRecord, StageRecord
+from distill_hub.artifact.manifest import CostRecord, ExpertsFacts, ModelRecord, StageRecord
 from distill_hub.config import InputError
 from distill_hub.running.cost import Meter, added, write_cost
 
@@ -45,6 +45,14 @@ def test_a_tuned_generator_costs_its_tuning_and_the_one_it_came_from(build_manif
         parts = cost_parts(build_manifest(stages=stages(*made), generator=tuned)("0" * 64))
         assert list(parts) == ["its own stages", "fine-tuning of the generator", "the generator it was tuned from"]
         assert numbers(total_cost(parts)) == (6.0 + 50.0 + 161.0, 10.0 + 90.0 + 300.0, None)  # no GPU on record of one
+
+
+def test_experts_cost_the_same_whether_they_were_trained_in_its_run_or_before(build_manifest):
+    cost = CostRecord(seconds=40.0, core_seconds=70.0, gpu_seconds=0.0, hardware="CPU")
+    experts = ExpertsFacts(id="fitted on fish", architecture="net", sha256="4" * 64, cost=cost, experts=3, epochs=5)
+    for made in (("fit experts", "keep experts", "match"), ("match",)):
+        parts = cost_parts(build_manifest(stages=stages(*made), experts=experts, generator=None)("0" * 64))
+        assert parts["experts"] == cost and parts["its own stages"].seconds == 6.0
 
 
 def test_what_is_not_on_record_is_unknown(build_manifest):

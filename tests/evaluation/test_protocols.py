@@ -133,6 +133,13 @@ def test_a_learning_rate_that_was_learned_with_the_images_is_the_students():
     assert settings("idc-hard", size=32, source="cifar10", student_rate=0.0237).learning_rate == 0.01
 
 
+def test_dsa_soft_is_dsa_hard_on_the_stored_soft_labels_as_they_are():
+    how = {"size": 32, "source": "cifar10", "student": "convnet-3", "student_rate": 0.0237}
+    got = settings("dsa-soft", **how)
+    assert got == dataclasses.replace(settings("dsa-hard", **how), labels="soft")
+    assert got.temperature == 1.0 and not got.temperature_squared
+
+
 @pytest.mark.parametrize("ipc", IPCS)
 def test_kd_is_idc_with_the_loss_of_the_paper(ipc):
     got, hard = settings("kd", ipc=ipc, student="convnet-6"), settings("idc-hard", ipc=ipc, student="convnet-6")

@@ -269,9 +269,9 @@ def test_students_asked_for_and_students_on_record(make_set, pretended, tmp_path
 def made_by(make_set, tmp_path):
     """A set of a method by its name and settings; the content is always the same."""
 
-    def make(name, **config):
+    def make(name, notes=None, **config):
         folder = make_set(tmp_path / "set", list(range(10)))
-        method = MethodRecord(name=name, title=name, config=config)
+        method = MethodRecord(name=name, title=name, config=config, notes=notes or {})
         manifest = Manifest.read(folder / "manifest.json").model_copy(update={"method": method})
         (folder / "manifest.json").write_text(manifest.to_json())
         return folder
@@ -288,6 +288,17 @@ def test_kd_takes_the_temperature_of_the_sets_own_method(made_by, pretended):
     assert trained_at("psr") == trained_at("other", temperature=4.0) == 1.5
     with pytest.raises(InputError, match=r"^manifest\.json: method\.config\.temperature: 'hot' .* number > 0"):
         trained_at("psr", temperature="hot")
+
+
+def test_dsa_hard_takes_the_learning_rate_that_a_set_has_learned(made_by, pretended):
+    def trained_at(notes):
+        (pair,) = evaluate(made_by("mtt", notes=notes), protocol="dsa-hard", students="convnet-2", repeats=1)
+        return pair.measured.settings["learning_rate"]
+
+    assert (trained_at({"student_lr": 0.0237}), trained_at({})) == (0.0237, 0.01)
+    for wrong in (-0.1, 0, "fast", [0.1]):
+        with pytest.raises(InputError, match=r"^manifest\.json: method\.notes\.student_lr: .* number > 0"):
+            trained_at({"student_lr": wrong})
 
 
 def test_what_was_trained_at_one_temperature_is_not_taken_for_another(made_by, pretended):

@@ -82,6 +82,14 @@ def test_labels_of_another_teacher_do_not_compare_stored_or_not(make_set, with_v
     }
 
 
+def test_learned_labels_compare_with_no_others(make_set):
+    soft = {"settings": {"labels": "soft"}, "protocol": "dsa-soft"}
+    folders = [make_set("taught", soft, teacher=teacher("a")), make_set("learned", soft, soft_labels="learned")]
+    assert sorted(group.title.split("labels of ")[1][:21] for group in groups_of(*folders)) == [
+        "fitted on digits (aaa", "learned with its imag",
+    ]  # fmt: skip
+
+
 def test_a_claim_and_a_measurement_are_two_rows(make_set):
     measured = {"score": score(0.2, 0.2, 0.2), "submitted_by": "bob"}
     (group,) = groups_of(make_set("one", {}, measured))

@@ -192,7 +192,6 @@ def test_experts_are_fitted_once_for_all_runs(tmp_path):
         (("--network", "convnet-2-bn"), "a network without BatchNorm is needed"),
         (("--normalization", "cifar"), "their mean is"),
         (("--test_fraction", "0.1", "--source", "{digits}"), "their source fingerprint is"),
-        (("--image_size", "32"), "their image_size is 16, here it is 32"),
         (("--experts", "no/such/folder"), "a folder or Hub id of experts with experts.json is needed"),
         (("--min_start", "2"), "min_start: 2 cannot be used"),
     ],
