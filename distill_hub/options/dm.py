@@ -28,8 +28,8 @@ class DmConfig(SpaceOptions, MatchingOptions, PixelOptions):
     )
     match_learning_rate: PositiveFloat | None = option(
         None,
-        "SGD learning rate on normalised pixels; default, as in the paper: 1, from IPC 100 on 10; with --networks trained on "
-        "pixels in [0, 1], see idc",
+        "SGD learning rate on normalised pixels; default, as in the paper: 1, from IPC 100 on 10; with --networks trained "
+        "on pixels in [0, 1], see idc",
     )
     real_batch_size: PositiveInt | None = option(
         None, "real images of a class in every step; default: 256 as in the paper, up to 16 px and in trained networks 64"
