@@ -94,6 +94,7 @@ def _findings(found: "Reproduction") -> list[str]:
         lines.append(
             f"Different: {by.images} of {found.recorded.rows} images, their pixels {how_far}; {by.labels} labels; "
             f"soft labels by at most {by.soft_label:.4g}"
+            + (f"; free pixels by at most {by.free_pixel:.4g}" if by.free_pixel is not None else "")
         )
     else:
         lines.append("Different: images or soft labels have another shape.")

@@ -160,7 +160,8 @@ def load_distilled(location: str | Path, revision: str | None = None) -> Distill
 
     Returns:
         The set: `dataset` (columns of `artifact.schema.features`), the arrays `pixels` (uint8 (N, 3, S, S)), `labels` and
-        `soft_labels`, `manifest`, `evaluations`, and `evaluate()`.
+        `soft_labels`, of a set with free pixels also `free_pixels` (float16 (N, 3, S, S)), `manifest`, `evaluations`, and
+        `evaluate()`.
 
     Raises:
         InputError: When there is no such set, its format is newer, a file is damaged or missing, or the data are not what

@@ -62,6 +62,7 @@ class Difference:
     mean: float  # absolute difference, over all pixel values of all images
     labels: int  # that differ
     soft_label: float  # largest absolute difference of two probabilities
+    free_pixel: float | None = None  # of two free pixels; None: the sets have none
 
 
 @dataclass(frozen=True)
@@ -366,5 +367,13 @@ def compare(recorded: Found, rebuilt: Path) -> Reproduction:
         mean=total / one.pixels.size,
         labels=int((one.labels != other.labels).sum()),
         soft_label=float(np.abs(one.soft_labels - other.soft_labels).max()),
+        free_pixel=_apart(one.free_pixels, other.free_pixels),
     )
     return Reproduction(before, after, difference)
+
+
+def _apart(one: np.ndarray | None, other: np.ndarray | None) -> float | None:
+    """Return the largest absolute difference of the free pixels of two sets that have them."""
+    if one is None or other is None:
+        return None
+    return max(float(np.abs(a.astype(np.float32) - b).max()) for a, b in zip(one, other, strict=True))

@@ -15,6 +15,7 @@ from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import FreePixelsRecord, Manifest, ZcaRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.config import InputError
+from distill_hub.launching.reproduce import compare
 from distill_hub.publishing.card import cards_folder, render_card
 
 SHARD = "data/train-00000-of-00001.parquet"
@@ -107,6 +108,16 @@ def test_one_changed_value_is_refused(free_set):
 
     rewrite(free_set, change)
     assert "altered" in refusal(free_set)
+
+
+def test_a_rebuild_says_how_far_its_floats_are_apart(free_set, free_rows, build_manifest, names, tmp_path):
+    rows = list(free_rows())
+    rows[3]["pixels"][1, 2, 3] = 5.0
+    before = float(list(free_rows())[3]["pixels"][1, 2, 3])
+    manifest = build_manifest(free_pixels=FreePixelsRecord())
+    write_artifact(tmp_path / "rebuilt", rows, manifest, class_names=names, free_side=8)
+    found = compare(find(free_set), tmp_path / "rebuilt").difference
+    assert (found.images, found.soft_label, found.free_pixel) == (0, 0, abs(5 - before))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])

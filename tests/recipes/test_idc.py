@@ -90,7 +90,7 @@ def test_a_dry_run_foresees_it(tmp_path, capfd):
     ("words", "said"),
     [
         (("--factor", "7"), "an image of 16 px cannot hold 7 x 7 tiles"),
-        (("--factor", "9"), "factor: 9"),
+        (("--factor", "9"), "factor: '9'"),
         (("--ipc", "40"), "160 are needed to start from"),
         (("--network", "resnet-18-bn"), "it has BatchNorm"),
     ],
