@@ -17,6 +17,7 @@ PositiveFloat = Annotated[float, (">", 0)]
 NonNegativeFloat = Annotated[float, (">=", 0)]
 Fraction = Annotated[float, (">=", 0), ("<=", 1)]
 Location = Annotated[str, os.path.expanduser]  # a path, or the name of what lies elsewhere
+_LONGEST_PLACEHOLDER = 60
 _SIGNS = {">": operator.gt, ">=": operator.ge, "<=": operator.le}
 _FILES = (
     ".arrow .bin .bmp .csv .gif .jfif .jpeg .jpg .json .jsonl .md .npy .npz .parquet .pickle .pkl .png .pt .pth "
@@ -95,7 +96,8 @@ class Kind:
 
     @property
     def placeholder(self) -> str:
-        """What stands for a value in ``--help``."""
-        return (
-            f"{{{','.join(self.choices)}}}" if self.choices else {int: "N", float: "X", Path: "PATH"}.get(self.base, "NAME")
-        )
+        """What stands for a value in ``--help``; words that a narrow terminal has no line for are in the help text."""
+        words = f"{{{','.join(self.choices)}}}"
+        if self.choices and len(words) <= _LONGEST_PLACEHOLDER:
+            return words
+        return {int: "N", float: "X", Path: "PATH"}.get(self.base, "NAME")
