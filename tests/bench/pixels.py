@@ -9,19 +9,20 @@ command goes on where it was stopped. --sets picks rows of the table, --words go
 
 import argparse
 import dataclasses
-import functools
 import runpy
+import statistics
 import unittest.mock
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from distill_hub import load_distilled
+from distill_hub.artifact.manifest import ModelRecord
+from distill_hub.classifiers import Classifier
 from distill_hub.data.sources import load_source
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.scores import Trial, measure, settings_of
-from distill_hub.evaluation.subject import HeldOut, Subject
+from distill_hub.evaluation.subject import HeldOut, Subject, student_rate
 from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.running.console import show
@@ -42,12 +43,17 @@ SETS = {  # row of the table: recipe and its words
     "DEDA": ("deda",),
     "DEDA, Eq. 6 with sums": ("deda", "--reduction", "sum"),
     "DM": ("dm",),
+    "DC": ("dc", "--augment", "none"),
+    "DSA": ("dc",),
+    "IDC-1": ("idc", "--factor", "1"),
+    "IDC": ("idc", "--factor", "2"),
+    "MTT": ("mtt",),
 }
 CHOSEN = ("random_real", "herding", "kcenter", "rded")  # recipes that optimise nothing, to which --words do not go
 
 
-def make(args: argparse.Namespace, name: str, seed: int) -> TrainingSet:
-    """Run a recipe, with the cheapest scores, unless its set is there."""
+def make(args: argparse.Namespace, name: str, seed: int) -> Path:
+    """Run a recipe, with the cheapest scores, unless its set is there; return its folder."""
     recipe, *words = SETS[name]
     folder = (
         args.folder
@@ -61,9 +67,23 @@ def make(args: argparse.Namespace, name: str, seed: int) -> TrainingSet:
         words += ["--classes_at_a_time", "10"] if recipe in ("lpld", "deda") else []
         with unittest.mock.patch("sys.argv", [recipe, *words]):
             runpy.run_path(str(RECIPES / f"{recipe}.py"), run_name="__main__")
-    rows = load_distilled(folder).dataset
-    images = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in rows["image"]])
-    return TrainingSet(images, torch.tensor(rows["label"][:]))
+    return folder
+
+
+def score(
+    run: Run, args: argparse.Namespace, test: HeldOut, teacher: tuple[Classifier, ModelRecord], name: str, seed: int
+) -> float:
+    """Return the test accuracy in % of the student of a seed, after its last epoch."""
+    made = load_distilled(make(args, name, seed))
+    stored = TrainingSet(torch.from_numpy(made.pixels), torch.from_numpy(made.labels))
+    read = {"student_rate": student_rate(made.manifest), "tiles": made.manifest.tiles}
+    subject, rules = Subject(stored, test, made.manifest.content_sha256, *teacher, **read), protocol(args.protocol)
+    settings = settings_of(subject, rules, args.student)
+    settings = dataclasses.replace(settings, looks=(settings.epochs,))  # the best of many is not asked for
+    how = {"stage": f"{name}, IPC {args.ipc}, {args.student}, {args.protocol}, seed {seed}"}
+    how["made_from"] = {"set": made.manifest.content_sha256, "teacher": teacher[1].sha256}
+    trials = {"own": Trial(lambda _: subject.own, settings)}
+    return 100 * measure(run, subject, rules, args.student, [seed], trials, **how).score.last[0]
 
 
 def main() -> None:
@@ -75,7 +95,7 @@ def main() -> None:
     parser.add_argument("--student", required=True)
     parser.add_argument("--protocol", default="sre2l")
     parser.add_argument("--ipc", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--words", nargs=argparse.REMAINDER, default=[], help="last: options of the recipes")
     args = parser.parse_args()
@@ -84,17 +104,13 @@ def main() -> None:
     named = {"teacher_revision": None, "teacher_epochs": None, "seed": 0}
     teacher, record = open_teacher(run, test, None, teacher=args.teacher, **named)
     show(f"teacher: {record.architecture}, {100 * record.test_accuracy:.1f} %")
-    rules = protocol(args.protocol)
     for name in args.sets:
-        made = functools.cache(functools.partial(make, args, name))
-        subject = Subject(made(0), test, "0" * 64, teacher, record)
-        settings = settings_of(subject, rules, args.student)
-        settings = dataclasses.replace(settings, looks=(settings.epochs,))  # the best of many is not asked for
-        stage = f"{name}, IPC {args.ipc}, {args.student}, {args.protocol}"
-        found = measure(run, subject, rules, args.student, range(args.seeds), {"own": Trial(made, settings)}, stage=stage)
-        own = found.score
-        each = ", ".join(f"{100 * last:.2f}" for last in own.last)
-        show(f"| {name} | {args.protocol} | {args.ipc} | {own.percent()} | {each} |")
+        lasts = []
+        for seed in range(args.seeds):
+            lasts.append(score(run, args, test, (teacher, record), name, seed))
+            deviation = f" ± {statistics.stdev(lasts):.1f}" if seed else ""
+            each = ", ".join(f"{last:.2f}" for last in lasts)
+            show(f"| {name} | {args.protocol} | {args.ipc} | {statistics.mean(lasts):.1f}{deviation} | {each} |")
 
 
 if __name__ == "__main__":
