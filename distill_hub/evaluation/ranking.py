@@ -16,10 +16,10 @@ from distill_hub.evaluation.subject import Subject
 
 
 def real_trial(subject: Subject, settings: Settings) -> Trial:
-    """Return the training on all real images of the set's classes: hard labels, all else as for the set, epochs among it."""
+    """Return the training on all real images of the set's classes: hard labels, no learned rate, all else as for the set."""
     size = settings.start_size(subject.own.images.shape[-1])
     images = functools.cache(lambda: subject.seen(subject.real_images(subject.real_rows, size)))
-    return Trial(lambda seed: images(), settings.hard)
+    return Trial(lambda seed: images(), settings.hard.for_others)
 
 
 def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy: float | None) -> dict[str, Trial]:

@@ -105,7 +105,8 @@ def trials_of(
 ) -> dict[str, Trial]:
     """Return what is trained on: this set first, other sets, and random real images, which give the number its meaning.
 
-    Of a set of tiles, random real images are as many as it stores, and are trained on as the protocol does it with so many.
+    Of a set of tiles, random real images are as many as it stores, and are trained on as the protocol does it with so many;
+    a learning rate that a set brings is for its own images alone.
 
     Where the set's labels come from stored views, a teacher labels the same views of the other sets as they are needed;
     without one there is nothing to compare with.
@@ -126,8 +127,7 @@ def trials_of(
     trials = {OWN: Trial(lambda seed: own, settings)}
     if others is None:
         return trials
-    if subject.tiles:
-        settings = settings_of(subject, rules, student, len(subject.stored.images))
+    settings = settings_of(subject, rules, student, len(subject.stored.images)).for_others
     taught = subject.teacher is not None
     if settings.labels == "views":
         if not taught:

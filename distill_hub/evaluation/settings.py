@@ -58,11 +58,17 @@ class Settings:
     batchnorm_updates: int = 1  # how often the running statistics take in each batch (RDED: 2)
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
+    learned_rate: float | None = None  # in place of learning_rate, where a set's method learned one for its own images
     non_standard: str | None = None  # why no number of the literature was made so; None: the protocol's papers' were
 
     def start_size(self, stored: int) -> int:
         """Return the side at which augmentation starts from images with a side of `stored` pixels."""
         return stored if self.crops_stored and self.augmentation.crop_scale else self.image_size
+
+    @property
+    def for_others(self) -> "Settings":
+        """The same training of other images, for which no learning rate was learned."""
+        return dataclasses.replace(self, learned_rate=None)
 
     @property
     def hard(self) -> "Settings":
@@ -90,4 +96,4 @@ def learning_rate(settings: Settings, epoch: float) -> float:
         factor = (1 + math.cos(math.pi * (epoch - 5) / (total - 5))) / 2
     else:
         factor = (1 + math.cos(math.pi * epoch / total)) / 2
-    return settings.learning_rate * factor
+    return (settings.learned_rate or settings.learning_rate) * factor

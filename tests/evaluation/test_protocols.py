@@ -129,7 +129,7 @@ def test_dsa_hard(ipc, source, size):
 
 def test_a_learning_rate_that_was_learned_with_the_images_is_the_students():
     got = settings("dsa-hard", size=32, source="cifar10", student="convnet-3", student_rate=0.0237)
-    assert got.learning_rate == 0.0237 and learning_rate(got, 700) == pytest.approx(0.00237)
+    assert (got.learning_rate, got.learned_rate) == (0.01, 0.0237) and learning_rate(got, 700) == pytest.approx(0.00237)
     assert settings("idc-hard", size=32, source="cifar10", student_rate=0.0237).learning_rate == 0.01
 
 

@@ -16,6 +16,7 @@ from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord
 from distill_hub.artifact.records import REAL, EvaluationRecord
 from distill_hub.augmentation.augment import Augmentation
 from distill_hub.evaluation import ranking, scores
+from distill_hub.evaluation.settings import learning_rate
 from distill_hub.evaluation.metrics import mmd
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
@@ -104,6 +105,15 @@ def test_what_a_set_is_compared_with(make_subject):
     online = trials(taught, "fkd")
     assert online["this set"].settings.labels == "views" and online["random real"].settings.labels == "teacher"
     assert list(trials(alone, "fkd")) == ["this set"]
+
+
+def test_a_learning_rate_that_a_set_brings_is_for_its_own_images_alone(make_subject):
+    subject = dataclasses.replace(make_subject(), student_rate=0.02)
+    found = trials(subject, "dsa-hard")
+    rates = {name: learning_rate(trial.settings, 0) for name, trial in found.items()}
+    assert rates == {"this set": 0.02, "random real": 0.01}
+    real = ranking.real_trial(subject, found["this set"].settings)
+    assert learning_rate(real.settings, 0) == 0.01 and real.settings.epochs == 1000
 
 
 def test_random_real_images_have_the_size_of_the_set_where_its_images_are_cropped_as_they_are_stored(make_subject):
