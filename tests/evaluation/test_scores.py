@@ -303,9 +303,9 @@ def test_kd_takes_the_temperature_of_the_sets_own_method(made_by, pretended):
 def test_dsa_hard_takes_the_learning_rate_that_a_set_has_learned(made_by, pretended):
     def trained_at(notes):
         (pair,) = evaluate(made_by("mtt", notes=notes), protocol="dsa-hard", students="convnet-2", repeats=1)
-        return pair.measured.settings["learning_rate"]
+        return pair.measured.settings["learned_rate"]
 
-    assert (trained_at({"student_lr": 0.0237}), trained_at({})) == (0.0237, 0.01)
+    assert (trained_at({"student_lr": 0.0237}), trained_at({})) == (0.0237, None)
     for wrong in (-0.1, 0, "fast", [0.1]):
         with pytest.raises(InputError, match=r"^manifest\.json: method\.notes\.student_lr: .* number > 0"):
             trained_at({"student_lr": wrong})
