@@ -1,6 +1,6 @@
 """Sets of tiles: an image that holds f x f smaller ones, which students see one by one, each at full size.
 
-IDC's multi-formation (Kim et al., ICML 2022, Sec. 4.1): the same storage shows more images. `cards/FORMAT.md` has `decode`
+IDC's multi-formation (Kim et al., ICML 2022): the same storage shows more images. `cards/FORMAT.md` has `decode`
 for readers without this package.
 """
 

@@ -79,8 +79,9 @@ def _dsa_hard(task: Task) -> Settings:
 
     Code: VICO's DatasetCondensation 53f63a6, mtt-distillation. A set whose method learned a learning rate is trained at it,
     as in MTT's family. Taken: one look at the test split, at the end; one operation of DSA per batch. Not taken: the 1,001st
-    epoch; that momentum is lost where the learning rate falls, because the optimiser is built anew; and for DC, which has no
-    augmentation, its 300 epochs. MTT's family prints the best of many looks in the course of the distillation.
+    epoch; that the learning rate falls after 502 of them, not 500; that momentum is lost there, as the optimiser is built
+    anew; and for DC, which has no augmentation, its 300 epochs. MTT's family prints the best of many looks in the course of
+    the distillation.
     """
     size = min(224, task.image_size)
     mean, std = task.normalization if size <= 64 else NORMALIZATIONS["imagenet"]

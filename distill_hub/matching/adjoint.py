@@ -8,7 +8,7 @@ where g_i is the gradient of its loss on batch x_i. What is minimised is how far
 Unrolled, the graphs of all steps are held at once. Here the steps are taken first, and only the N weight vectors kept; then
 the steps are gone through backwards with lambda = dL/dtheta_{i+1}, each with a graph of its own: the adjoint method.
 With s = -alpha lambda^T g_i(theta_i, x_i), the gradient of x_i is ds/dx_i, dL/dalpha gains -lambda^T g_i, and lambda gains
-ds/dtheta_i. TESLA (Eq. 5-8) leaves the last step out, so that lambda stays that of the end: it drops how x_i moves the
+ds/dtheta_i. TESLA leaves the last step out, so that lambda stays that of the end: it drops how x_i moves the
 gradients after it. Its released code also loses the factor 2 of the square, as it multiplies a tuple.
 """
 

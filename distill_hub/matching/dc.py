@@ -6,8 +6,8 @@ learns the distilled images for some epochs, so that the next step compares grad
 random operation for both sides of a class, and with augmentation while the network learns.
 
 Classes depend on each other through what the network has learned. Where the released code (VICO 53f63a6) differs: its pixels
-are never clamped, its seeds come from the clock, and from IPC 1 to 50 it knows six values, of which the next smaller one is
-taken here.
+are never clamped, nor is the noise that they start from, its seeds come from the clock, and from IPC 1 to 50 it knows six
+values, of which the next smaller one is taken here.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +26,7 @@ from distill_hub.matching import pixels as pixel
 from distill_hub.matching.space import Space
 from distill_hub.options.dc import DcConfig
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.statistics.features import full
 
 DC = {
     "name": "dc",
@@ -134,8 +135,7 @@ def gradients(
         label: Of all of them.
         differentiable: Whether the result is to be a function of the images, for a gradient of the gradients.
     """
-    logits = network(images).float()
-    loss = F.cross_entropy(logits, torch.full((len(images),), label, device=images.device))
+    loss = F.cross_entropy(full(network(images)), torch.full((len(images),), label, device=images.device))
     return torch.autograd.grad(loss, weights, create_graph=differentiable)
 
 

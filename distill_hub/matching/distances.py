@@ -8,7 +8,7 @@ EPSILON = 1e-6  # beside the product of two norms, as in the released code: a gr
 
 
 def row_cosine(real: Sequence[torch.Tensor], synthetic: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Sum 1 - cos over layers and their rows (DC, Eq. 7), a scalar.
+    """Sum 1 - cos over layers and their rows (DC), a scalar.
 
     A row is what leads to one output: of a convolution (out, in, k, k) the in * k * k weights of a channel, of a linear
     layer (out, in) those of a unit. Biases, and scales and shifts of norms, have a single dimension and do not count.

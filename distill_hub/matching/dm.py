@@ -1,7 +1,7 @@
 """DM: dataset condensation with distribution matching (Zhao and Bilen, WACV 2023).
 
 In every step a network with fresh random weights, which is never trained, embeds real and distilled images of a class, and
-the distilled ones move until the mean embeddings agree (Eq. 3, 4). Both get the same random augmentation. Since no network
+the distilled ones move until the mean embeddings agree (Alg. 1). Both get the same random augmentation. Since no network
 knows of the distilled images, classes do not depend on each other: each is distilled by itself, in the same networks.
 
 Where the released code (VICO 53f63a6) differs: its pixels are never clamped, as ours are not on request; its seeds come
@@ -85,7 +85,7 @@ def rules_of(config: DmConfig, size: int, source: Source, space: Space, dtype: t
 
 
 def loss(real: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Return the squared distance of the mean embeddings of real (R, D) and distilled images (B, D): a sum (Eq. 4)."""
+    """Return the squared distance of the mean embeddings of real (R, D) and distilled images (B, D): a sum."""
     return (real.mean(0) - own.mean(0)).square().sum()
 
 

@@ -62,8 +62,8 @@ def flat_gradient(
     Args:
         gradient_at: From weights (P,) to the gradient of the batch's loss, (P,).
         weights: (P,).
-        radius: rho, FTD: 0.01.
-        share: GSAM's alpha, FTD: 0.3.
+        radius: rho, FTD and DATM: 0.01.
+        share: GSAM's alpha, DATM: 0.3.
     """
     here = gradient_at(weights)
     norm = (weights * here).norm() + 1e-12

@@ -7,7 +7,8 @@ loss in the pixels; then this is taken back through the decoder, some images at 
 Where the paper and the released code (glad fe62863) differ: their generator is StyleGAN-XL, with its style vectors and the
 feature maps of one of its layers, which start from average styles. Its weights are only to be had as pickles, which are
 programs, and are not loaded here. In its place stand the latents of the VAE of a diffusion model, feature maps as well,
-which start from encoded real images. The released numbers are those of the best iteration on the test split.
+which start from encoded real images. Of its three ways to match, that of trajectories is not built. The released numbers
+are those of the best iteration on the test split.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -2,13 +2,15 @@
 
 Images of a class move until a network's gradient of their loss is that of real images of the class, in networks that are
 trained on real images between the steps (on distilled ones, as in DC, their gradients vanish early). A stored image may hold
-f x f tiles, which are enlarged first (Sec. 4.1, multi-formation); without them the method is called IDC-1.
+f x f tiles, which are enlarged first (multi-formation); without them the method is called IDC-1.
 
-Where the released code (IDC ceac95a) differs: what it calls random are the first images of each class, here random ones. See
-also `matching.trained`, which has the loop.
+Where the released code (IDC ceac95a) differs: what it calls random are the first images of each class, here random ones;
+from IPC 20 on with 3 x 3 tiles it enlarges no more images than fit into 128 and shows the others as they are, here 128 of
+all tiles are drawn; on MNIST with tiles it leaves out cutout and CutMix. Where DREAM's (595e3c1) differs: its images start
+from the middles of clusters, too, and it clusters features of images that are not normalised. See also `matching.trained`,
+which has the loop.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -19,13 +21,13 @@ from torch import nn
 from distill_hub.augmentation.tiles import join
 from distill_hub.data.sources import Source
 from distill_hub.data.tiles import tile_side
+from distill_hub.matching.dc import gradients
 from distill_hub.matching.networks import last_map
 from distill_hub.matching.pixels import normalization
 from distill_hub.matching.trained import Objective, Rules, Sampler
 from distill_hub.options.dm import DmConfig
 from distill_hub.options.idc import IdcConfig
 from distill_hub.running.seeds import cpu_generator
-from distill_hub.statistics.features import full
 
 FACTS = {
     "name": "idc",
@@ -69,12 +71,13 @@ def papers(source: Source, size: int, ipc: int, *, distance: Distance, sampler: 
     pretrain_epochs = 0 if small else 5 if many else 10
     mean, std = normalization(source, size)
     # The pixels' rates are for 50,000 steps and more; up to 16 px there are 100, and rates 200 times as large.
-    rate = {"mse": 5e-3, "l1": 1e-4}[distance] * (size / 32) ** 2 if small else (1e-3 if many else 3e-3) * (size / 224) ** 2
+    side = 224 if not small else 28 if source.normalization == "mnist" else 32  # that they are for
+    rate = ({"mse": 5e-3, "l1": 1e-4}[distance] if small else 1e-3 if many else 3e-3) * (size / side) ** 2
     return Rules(
         networks=10 if laptop else 2000 if small else 500,
         steps=10 if laptop else 100,
         rate=rate * ipc / 10 * (200 if laptop else 1),
-        real_batch_size=128 if sampler == "dream" else 64,
+        real_batch_size=128 if sampler == "dream" or many else 64,
         sampler=sampler,
         training_images=training_images,
         warm_up=_warm_up(pretrain_epochs, source, training_images),
@@ -152,13 +155,8 @@ def gradient_distance(distance: Distance) -> Objective:
 
     def objective(network: nn.Module, real: torch.Tensor, own: torch.Tensor, label: int) -> torch.Tensor:
         weights = [parameter for parameter in network.parameters() if parameter.ndim == 4]
-
-        def gradients(images: torch.Tensor, create_graph: bool) -> Sequence[torch.Tensor]:
-            loss = F.cross_entropy(full(network(images)), torch.full((len(images),), label, device=images.device))
-            return torch.autograd.grad(loss, weights, create_graph=create_graph)
-
-        pairs = zip(gradients(real, False), gradients(own, True), strict=True)
-        differences = [found - goal for goal, found in pairs]
+        goals, found = gradients(network, weights, real, label), gradients(network, weights, own, label, differentiable=True)
+        differences = [one - goal for one, goal in zip(found, goals, strict=True)]
         return sum((d.square() if distance == "mse" else d.abs()).sum() for d in differences)
 
     return objective
@@ -184,7 +182,8 @@ def start(
     """Return what the images of a class start from.
 
     Args:
-        how: mix: every tile a real image; real: real images as they are, so that tiles are their parts; noise: uniform.
+        how: mix: every tile a real image; real: real images as they are, so that tiles are their parts; noise: normal, of
+            mean 1/2 and deviation 1/4, cut to [0, 1].
         real: All real images of the class, uint8 (N, 3, S, S), N at least IPC, or IPC * f^2 for mix.
         ipc: Images per class.
         tiles: f.
@@ -196,7 +195,8 @@ def start(
     """
     size, generator = real.shape[-1], cpu_generator(seed)
     if how == "noise":
-        return torch.rand(ipc, 3, size, size, generator=generator), torch.full((ipc,), seed)
+        noise = torch.randn(ipc, 3, size, size, generator=generator) / 4 + 0.5
+        return noise.clamp(0, 1), torch.full((ipc,), seed)
     order = torch.randperm(len(real), generator=generator)
     if how == "real" or tiles is None:
         return real[order[:ipc]].float() / 255, order[:ipc]

@@ -7,7 +7,9 @@ average of the pixels over the steps. Where this departs from the released codes
 
 - the gradient is the exact one at the memory of one step; MTT's code holds the graphs of all steps;
 - a learning rate that is not positive ends the run, there it goes on and the loss explodes;
-- pixels are clamped to what an image can hold after every step, see `pixels`; there never.
+- pixels are clamped to what an image can hold after every step, see `pixels`; there never;
+- where the first expert classifies too few images right, DATM's asks the next, here that is refused;
+- TESLA's soft labels, those of the expert that is followed, are not built.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -269,9 +271,8 @@ def match_set(
                     valid = f"an expert classifies {right.sum()} images of class {class_name!r} right: so many at most"
                     raise InputError("ipc", settings.ipc, valid)
                 own = own[right]
-            drawn = cpu_generator(
-                draw_seed(settings.seed, "start", class_name)
-            )  # as for the other methods, see `pixels.start`
+            # As for the other methods, see `pixels.start`.
+            drawn = cpu_generator(draw_seed(settings.seed, "start", class_name))
             rows.append(own[torch.randperm(len(own), generator=drawn)[: settings.ipc].numpy()])
         seeds = np.concatenate(rows)
         images, logits = space.of(source.train.pixels(seeds, size).to(run.device).float() / 255), None

@@ -5,9 +5,9 @@ images. It knows of no distilled one, so classes do not depend on each other but
 SGD holds the pixels of all classes and takes a step after each of them, so that a class's momentum runs on in the steps of
 the others. For the class that is an SGD of its own with another rate and momentum; see `per_class`.
 
-Where the released code differs: classes that are spread over processes train networks of their own; images of larger sources
-are cropped anew for every batch, and here all are squares from the start and held in memory; for 100 classes of ImageNet its
-networks start from ten that were trained before, here each is trained anew.
+Where the released code differs: classes that are spread over processes train networks of their own; for 100 classes of
+ImageNet it reads images anew for every batch and its networks start from ten that were trained before, here all images are
+held in memory and each network is trained anew; its last batch of a network's training is a whole one.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -224,7 +224,7 @@ def _gradient(
 def _representative(
     network: nn.Module, real: Real, rows: torch.Tensor, rules: Rules, generator: torch.Generator
 ) -> torch.Tensor:
-    """Return the rows of a class that are nearest to the means of clusters of its features (DREAM, Sec. 3.2)."""
+    """Return the rows of a class that are nearest to the means of clusters of its features (DREAM)."""
     parts = (normalize(real.images[part].float() / 255, rules.mean, rules.std) for part in rows.split(EMBEDDED_AT_A_TIME))
     features = torch.cat([embed(network, part, len(real.by_class)) for part in parts])
     seed = int(torch.randint(2**63 - 1, (1,), generator=generator))

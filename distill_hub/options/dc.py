@@ -17,7 +17,7 @@ class DcConfig(SpaceOptions, MatchingOptions, PixelOptions):
         None, "what the images start from; default, as in the papers: real ones at random, with --augment none normal noise"
     )
     distance: Literal["rows", "cosine", "squared"] = option(
-        "rows", "of two gradients: 1 - cosine, summed over the rows of all layers (Eq. 7); of all as one vector; or squared"
+        "rows", "of two gradients: 1 - cosine, summed over the rows of all layers; of all as one vector; or squared"
     )
     match_networks: PositiveInt | None = option(
         None,

@@ -32,7 +32,8 @@ class DmConfig(SpaceOptions, MatchingOptions, PixelOptions):
         "on pixels in [0, 1], see idc",
     )
     real_batch_size: PositiveInt | None = option(
-        None, "real images of a class in every step; default: 256 as in the paper, up to 16 px and in trained networks 64"
+        None,
+        "real images of a class in every step; default: 256 as in the paper, up to 16 px 64; with --networks trained see idc",
     )
 
     def check_settings(self) -> None:

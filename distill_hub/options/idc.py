@@ -22,14 +22,17 @@ class IdcConfig(FormationOptions, NetworkOptions, PixelOptions):
     match_learning_rate: PositiveFloat | None = option(
         None,
         "SGD learning rate on pixels in [0, 1]; default, as in the released code: 0.005 * IPC / 10 * (side / 32)^2 (l1: "
-        "0.0001), above 64 px 0.003 * IPC / 10 * (side / 224)^2 (from 100 classes on 0.001); up to 16 px 200 times as large",
+        "0.0001; MNIST: side / 28), above 64 px 0.003 * IPC / 10 * (side / 224)^2 (from 100 classes on 0.001); up to 16 px "
+        "200 times as large",
     )
     distance: Literal["mse", "l1"] | None = option(
         None,
         "of gradients: sum of squares, or of absolute values; default as in the paper: l1 above 64 px and of MNIST, or mse",
     )
     real_batch_size: PositiveInt | None = option(
-        None, "real images of a class in every step; default: 64 as in the paper, with --sampler dream 128"
+        None,
+        "real images of a class in every step; default: 64 as in the paper, above 64 px from 100 classes on, and with "
+        "--sampler dream, 128",
     )
     sampler: Literal["random", "dream"] = option(
         "random",
@@ -38,7 +41,7 @@ class IdcConfig(FormationOptions, NetworkOptions, PixelOptions):
     )
     start: Literal["mix", "real", "noise"] = option(
         "mix",
-        "what the images start from: real ones at random, one in every tile (mix) or as they are (real), or uniform noise",
+        "what the images start from: real ones at random, one in every tile (mix) or as they are (real), or normal noise",
     )
     training_images: PositiveInt | None = option(
         None,

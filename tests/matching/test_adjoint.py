@@ -61,7 +61,7 @@ def test_it_is_the_gradient_of_the_unrolled_loss(problem, alpha):
 
 
 def test_truncated_is_the_formula_of_tesla(problem):
-    """TESLA, Eq. 5-8: dL/dx_i = 2/D (alpha (target - theta_0) + alpha^2 G)^T dg_i/dx_i, with theta_i held fixed."""
+    """TESLA: dL/dx_i = 2/D (alpha (target - theta_0) + alpha^2 G)^T dg_i/dx_i, with theta_i held fixed."""
     step_loss, start, target, images, logits, rows = problem
     rate, weights, gradients = 0.5, start, []
     for step, own in enumerate(rows):
