@@ -166,9 +166,20 @@ def test_settings_say_whose_method_they_are():
     assert facts_of(MttConfig(learn_labels=True)) is DATM
 
 
-@pytest.mark.parametrize("name", ["min_start", "window_start"])
-def test_an_empty_window_is_refused(name):
-    settings = {"min_start": {"min_start": 4}, "window_start": {"min_start": 2, "window_start": 2}}[name]
+WINDOWS = [
+    ("min_start", {"min_start": 4}),
+    ("window_start", {"min_start": 2, "window_start": 2, "window_end": 9}),
+    ("window_start", {"window_start": 5, "window_end": 9}),
+    ("window_end", {"window_start": 2}),
+    ("window_end", {"window_end": 9}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), WINDOWS)
+def test_an_empty_window_and_one_that_does_not_grow_are_refused(name, settings):
     with pytest.raises(InputError) as refused:
         check_settings(MttConfig(max_start=4, **settings))
+    assert refused.value.field == name
+    with pytest.raises(InputError) as refused:
+        MttConfig(**settings).at(8)  # where the default of max_start is 4
     assert refused.value.field == name
