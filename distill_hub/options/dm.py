@@ -33,7 +33,8 @@ class DmConfig(SpaceOptions, MatchingOptions, PixelOptions):
     )
     real_batch_size: PositiveInt | None = option(
         None,
-        "real images of a class in every step; default: 256 as in the paper, up to 16 px 64; with --networks trained see idc",
+        "real images of a class in every step; default: 256 as in the paper, up to 16 px 64; with --networks trained "
+        "see idc",
     )
 
     def check_settings(self) -> None:

@@ -16,10 +16,10 @@ from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord
 from distill_hub.artifact.records import REAL, EvaluationRecord
 from distill_hub.augmentation.augment import Augmentation
 from distill_hub.evaluation import ranking, scores
-from distill_hub.evaluation.settings import learning_rate
 from distill_hub.evaluation.metrics import mmd
 from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
+from distill_hub.evaluation.settings import learning_rate
 from distill_hub.evaluation.subject import HeldOut, Subject
 from distill_hub.evaluation.train import Training, TrainingSet
 from distill_hub.running.run import Run
