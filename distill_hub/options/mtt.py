@@ -44,11 +44,13 @@ class TrajectoryOptions:
     skip_above: PositiveFloat | None = option(None, "leave out steps whose loss is larger (DATM: 1); default: none")
 
     def check_settings(self) -> None:
-        """Refuse a window of starts that is empty."""
+        """Refuse a window of starts that is empty, or that does not grow."""
         if self.max_start is not None and self.min_start >= self.max_start:
             raise InputError("min_start", self.min_start, f"max_start is {self.max_start}: an earlier epoch is needed")
         if self.window_start is not None and self.window_start <= self.min_start:
             raise InputError("window_start", self.window_start, f"min_start is {self.min_start}: a later epoch is needed")
+        if None not in (self.window_start, self.max_start) and self.window_start > self.max_start:
+            raise InputError("window_start", self.window_start, f"max_start is {self.max_start}: so much at most")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,11 @@ class MttConfig(TrajectoryOptions, ExpertOptions, SpaceOptions, PixelOptions):
         check_experts(self.experts)
 
     def at(self, size: int) -> "MttConfig":
-        """Return the settings in which no default depends on the image size any more, a side in pixels."""
+        """Return the settings in which no default depends on the image size any more, a side in pixels.
+
+        Raises:
+            InputError: For a window of starts that is empty beside the default of `max_start`.
+        """
         small = size <= SMALL
         defaults: dict[str, Any] = {
             "match_steps": 60 if small else 5000,
@@ -77,4 +83,6 @@ class MttConfig(TrajectoryOptions, ExpertOptions, SpaceOptions, PixelOptions):
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         if self.experts != "auto":
             missing["network"] = self.network  # auto is theirs
-        return dataclasses.replace(with_defaults(self, size), **missing)
+        resolved = dataclasses.replace(with_defaults(self, size), **missing)
+        TrajectoryOptions.check_settings(resolved)
+        return resolved
