@@ -49,7 +49,7 @@ class TrajectoryOptions:
             raise InputError("min_start", self.min_start, f"max_start is {self.max_start}: an earlier epoch is needed")
         if self.window_start is not None and self.window_start <= self.min_start:
             raise InputError("window_start", self.window_start, f"min_start is {self.min_start}: a later epoch is needed")
-        if None not in (self.window_start, self.max_start) and self.window_start > self.max_start:
+        if self.max_start is not None and self.window_start is not None and self.window_start > self.max_start:
             raise InputError("window_start", self.window_start, f"max_start is {self.max_start}: so much at most")
 
 
