@@ -35,7 +35,7 @@ def match_by_class(setup: Setup, total: int, match: Callable[..., None], rules: 
         that of its noise; and `losses`, the means of its class over the first and the last tenth of the steps.
 
     Raises:
-        InputError: For a network that cannot be used, float16, or pixels that are not finite any more.
+        InputError: When pixels are not finite any more.
     """
     config, run, source, size = setup.config, setup.run, setup.source, setup.image_size
     networks, loop = _networks(setup), _loops(setup, total, setup.made_from)
@@ -127,7 +127,6 @@ def match_latents_by_class(setup: GeneratorSetup, rules: dm.Rules | dc.Rules) ->
 
 def _networks(setup: Setup) -> tuple[Callable[[int], nn.Module], Callable[[nn.Module, torch.Tensor], torch.Tensor]]:
     """Return what gives the network of a step, and what embeds images in it."""
-    pixel.refuse_half_precision(setup.run.dtype)
     classes = len(setup.source.classes)
     name = resolve(setup.config.network, classes, setup.image_size)
     network = functools.partial(fresh, name, classes, setup.image_size, setup.config.seed, device=setup.run.device)

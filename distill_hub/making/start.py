@@ -26,6 +26,7 @@ from distill_hub.evaluation.views import epochs_of_views
 from distill_hub.generators.base import Generator
 from distill_hub.generators.open import open_generator
 from distill_hub.generators.phases import NO_GROUP
+from distill_hub.making.matching import check_matching, check_precision
 from distill_hub.making.size import with_size
 from distill_hub.making.space import check_space, has_free_pixels, open_space
 from distill_hub.matching.space import Space
@@ -303,8 +304,10 @@ def _begin(config: _Options, method: str) -> tuple[_Options, Source, str, Destin
     epochs_of_views(config.view_epochs, rules, images, len(source.classes))
     rules.check_students(config.students, len(source.classes), size)
     check_space(config, rules, size)
+    check_matching(config, source, size)
     name = set_name(source.name, config.ipc, method)
     destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     folder = config.output_dir or Path("outputs", name)
     run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
+    check_precision(config, run)
     return config, source, name, destination, run

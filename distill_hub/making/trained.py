@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 
-from distill_hub.config import InputError
 from distill_hub.making.fit_classifier import check_memory
 from distill_hub.making.start import Setup
 from distill_hub.matching import idc, trained
@@ -40,18 +39,11 @@ def match_in_trained(
         tile, started from, or that of its noise; and `losses`, the means of its class over first and last tenth of steps.
 
     Raises:
-        InputError: For a network that cannot be used, float16, too few real images to start from or too little memory for
-            them, or pixels that are not finite any more.
+        InputError: For too little memory for the real images, or pixels that are not finite any more.
     """
     config, run, source, size = setup.config, setup.run, setup.source, setup.image_size
     count, ipc, train = len(source.classes), config.ipc, source.train
-    pixel.refuse_half_precision(run.dtype)
     name = resolve(config.network, count, size)
-    needed = ipc * ((rules.tiles or 1) ** 2 if start == "mix" else 1)
-    fewest = min(range(count), key=lambda label: len(train.by_class[label]))
-    if start != "noise" and needed > len(train.by_class[fewest]):
-        has = f"class {source.class_names[fewest]!r} has {len(train.by_class[fewest])} images"
-        raise InputError("ipc", ipc, f"{has}, and {needed} are needed to start from; take fewer tiles, or --start noise")
     check_memory(len(train), size, run.accelerator)
     folder, device = run.state("match steps", setup.made_from), run.device
     network_of = functools.partial(fresh, name, count, size, config.seed, device=device)

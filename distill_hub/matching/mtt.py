@@ -205,7 +205,8 @@ def match(
                 velocity = state["velocity of logits"].mul_(LABEL_MOMENTUM).add_(gradients[1])
                 logits.sub_(settings.label_learning_rate * velocity)
             if not 0 < rate.item() < float("inf"):
-                valid = f"the student's learning rate becomes {rate.item():.3g} in step {step + 1}; a smaller one may help"
+                becomes = f"the student's learning rate becomes {rate.item():.3g} in step {step + 1}"
+                valid = f"{becomes}; a smaller one, or a smaller --pixel_learning_rate, with --overwrite may help"
                 raise InputError("rate_learning_rate", settings.rate_learning_rate, valid)
         if settings.ema_decay:
             state["average"].lerp_(pixels, 1 - settings.ema_decay)

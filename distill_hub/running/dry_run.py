@@ -21,7 +21,8 @@ from distill_hub.running.run import Item, Run
 from distill_hub.running.stages import Stage
 
 SHORT = 2.0  # seconds: what takes less is timed a second time, without what only the first time costs
-PART = 100  # a loop of steps is cut to this share
+PART = 100  # a loop of steps is cut to this share,
+MOST_STEPS = 50  # and to so many where that is fewer
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class DryRun(Run):
 
     def part(self, steps: int) -> int:
         """Return how many of a loop's steps to take; the time of the stage is multiplied accordingly."""
-        taken = max(1, steps // PART)
+        taken = max(1, min(steps // PART, MOST_STEPS))
         self._scale = steps / taken
         return taken
 

@@ -89,6 +89,24 @@ def test_what_cannot_be_matched_is_refused_in_one_line(tmp_path, capfd, words, s
     assert said in refused(capfd, "recipes/dm.py", *WORDS, *words, "--output_dir", str(tmp_path / "set"))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words", "said"),
+    [
+        ("dm", ("--network", "resnet-18-bn"), "it has BatchNorm"),
+        ("dc", ("--network", "convnet-9"), "16 px allow a depth of 4"),
+        ("mtt", ("--network", "timm/resnet10t"), "network: 'timm/resnet10t'"),
+        ("mtt", ("--min_start", "4"), "max_start is 4: an earlier epoch is needed"),
+        ("mtt", ("--window_start", "9"), "max_start is 4: so much at most"),
+        ("idc", ("--ipc", "40"), "160 are needed to start from"),
+        ("glad", ("--network", "resnet-18-bn"), "it has BatchNorm"),
+    ],
+)
+def test_nothing_is_fitted_for_what_cannot_be_matched(tmp_path, capfd, monkeypatch, recipe, words, said):
+    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path / "cache"))
+    assert said in refused(capfd, f"recipes/{recipe}.py", *words, "--output_dir", str(tmp_path / "set"))
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("space", ["free", "zca"])
 def test_free_pixels_are_published_and_score_the_same_again(space, tmp_path):
     folder = tmp_path / space

@@ -82,8 +82,9 @@ def test_earlier_attempts_count_as_the_chunks_cost(run, tmp_path, monkeypatch):
     assert run.stages[-1]["seconds"] < 5
 
 
-def test_a_dry_run_takes_a_small_part(tmp_path):
+@pytest.mark.parametrize(("total", "count"), [(60, 1), (500, 5), (200_000, 50)])
+def test_a_dry_run_takes_a_small_part(tmp_path, total, count):
     run, taken = DryRun(tmp_path / "out", {"a": 1}), []
-    walk(run, tmp_path / "file", total=500, taken=taken)
-    assert taken == list(range(5))
+    walk(run, tmp_path / "file", total=total, taken=taken)
+    assert taken == list(range(count))
     run.end()
