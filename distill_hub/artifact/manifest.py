@@ -322,6 +322,12 @@ class Manifest(Record):
             raise ValueError(f"an image of {self.image_size} pixels a side cannot hold {self.tiles} x {self.tiles} tiles")
         return self
 
+    @model_validator(mode="after")
+    def _tiles_are_of_pictures(self):
+        if self.tiles and self.free_pixels:
+            raise ValueError("a set has tiles or free_pixels, not both: tiles are decoded from the images")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_what_most_sets_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         rare = ("class_images", "selector", "experts", "tiles", "free_pixels")

@@ -106,6 +106,8 @@ def check_rows(rows: Dataset, class_names: Sequence[str], free_side: int | None 
     Raises:
         ValueError: When columns, class names, the stored images or the soft labels are not as declared.
     """
+    if free_side is None and "pixels" in rows.features:
+        raise ValueError("it has a column 'pixels', and its manifest no free_pixels: nothing says what students see")
     for column, feature in features(class_names, free_side).items():
         if rows.features.get(column) != feature:
             found = rows.features.get(column)

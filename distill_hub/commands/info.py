@@ -10,6 +10,13 @@ from distill_hub.options.commands import InfoConfig
 from distill_hub.running.console import facts, loud, show, size_text
 from distill_hub.text import printable, shortened, typed
 
+SOFT_LABELS = {
+    "teacher": "the teacher's",
+    "author": "the author's",
+    "learned": "learned with the images",
+    "one-hot": "one-hot",
+}
+
 
 def run(config: InfoConfig) -> None:
     """Print what a distilled set says of itself. None of its images is downloaded or decoded.
@@ -22,6 +29,7 @@ def run(config: InfoConfig) -> None:
     found = find(config.location, config.revision)
     manifest, evaluations = read_description(found)
     teacher, selector, names, method = manifest.teacher, manifest.selector, manifest.class_names, manifest.method
+    experts, rate = manifest.experts, method.notes.get("student_lr")
     size = folder_bytes(found.files, "data")
     known = teacher is not None and teacher.test_accuracy is not None
     accuracy = f", {teacher.test_accuracy:.1%} on the test split" if known else ""
@@ -32,10 +40,13 @@ def run(config: InfoConfig) -> None:
         "source": f"{manifest.source.hub_id or source_name(manifest.source)}, revision {manifest.source.revision or '-'}",
         "classes": f"{len(names)}: {', '.join(names[:10])}{', ...' * (len(names) > 10)}",
         "images": f"{manifest.ipc_text} per class, {manifest.image_size}x{manifest.image_size} pixels, {size_text(size)}",
+        "students see": _seen(manifest),
         "generator": model_name(manifest.generator) if manifest.generator else "-",
         "teacher": f"{model_name(teacher)} ({teacher.architecture}){accuracy}" if teacher else "-",
         "selector": f"{model_name(selector)}, among {selector.judged_over:,} classes" if selector else None,
-        "soft labels": f"the {manifest.soft_labels}'s" if manifest.soft_labels != "one-hot" else "one-hot",
+        "experts": f"{experts.experts} of {model_name(experts)} ({experts.architecture})" if experts else None,
+        "soft labels": SOFT_LABELS[manifest.soft_labels],
+        "learning rate": f"{rate}, learned with the images" if rate else None,
         "views": _views_line(manifest, found.files),
         "licence": manifest.license or "not stated",
         "made": f"{manifest.created:%Y-%m-%d}"
@@ -53,6 +64,14 @@ def run(config: InfoConfig) -> None:
     if lines := warnings(evaluations, manifest):
         show(loud(["", *lines]))
     show(f"\nNext: `distill-hub evaluate {typed(config.location)}` {'scores it again' if evaluations else 'scores it'}")
+
+
+def _seen(manifest: Manifest) -> str | None:
+    if manifest.tiles:
+        return f"{manifest.tiles}x{manifest.tiles} tiles of each image, {manifest.images:,} images in all"
+    if manifest.free_pixels:
+        return "the column pixels, whitened (ZCA)" if manifest.free_pixels.zca else "the column pixels, which has no bounds"
+    return None
 
 
 def _views_line(manifest: Manifest, files: Mapping[str, int]) -> str | None:

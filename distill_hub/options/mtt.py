@@ -84,8 +84,8 @@ class MttConfig(TrajectoryOptions, ExpertOptions, SpaceOptions, PixelOptions):
             "pixel_learning_rate": 300.0 if small else 1000.0,
         }
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        if self.experts != "auto":
-            missing["network"] = self.network  # auto is theirs
-        resolved = dataclasses.replace(with_defaults(self, size), **missing)
+        # Experts that are named have settings of their own, on their record.
+        own = with_defaults(self, size) if self.experts == "auto" else self
+        resolved = dataclasses.replace(own, **missing)
         TrajectoryOptions.check_settings(resolved)
         return resolved

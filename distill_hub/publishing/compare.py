@@ -22,11 +22,14 @@ from distill_hub.config import InputError
 from distill_hub.text import printable
 
 AUTHOR = "author"
-SEEN: dict[str, Callable[[dict[str, Any]], Any]] = {  # of one protocol, where it hangs on what the source is said to be
-    "some students saw mirrored images, others did not": lambda settings: (
-        settings["augmentation"].get("flip") if isinstance(settings.get("augmentation"), dict) else None
+SEEN: dict[str, Callable[["Row"], Any]] = {  # of one protocol, where it hangs on what the source is said to be
+    "some students saw mirrored images, others did not": lambda row: (
+        augmentation.get("flip") if isinstance(augmentation := row.record.settings.get("augmentation"), dict) else None
     ),
-    "students saw images of different normalisations": lambda settings: settings.get("mean"),
+    # Whitened images have no other normalisation.
+    "students saw images of different normalisations": lambda row: (
+        None if row.set.is_whitened else row.record.settings.get("mean")
+    ),
 }
 
 
@@ -44,6 +47,11 @@ class DescribedSet:
     def data_bytes(self) -> int:
         """Size of the files in `data/`."""
         return folder_bytes(self.found.files, "data")
+
+    @property
+    def is_whitened(self) -> bool:
+        """Whether students of the set see whitened images."""
+        return self.manifest.free_pixels is not None and self.manifest.free_pixels.zca is not None
 
     @cached_property
     def cost(self) -> dict[str, CostRecord | None]:
@@ -187,8 +195,13 @@ class Group:
         if len(sides) > 1:
             notes.append(f"Accuracies: students saw images of {_and(sides)} pixels a side.")
         for what, of in SEEN.items():
-            if len({repr(own) for row in self.rows if (own := of(row.record.settings)) is not None}) > 1:
+            if len({repr(own) for row in self.rows if (own := of(row)) is not None}) > 1:
                 notes.append(f"Accuracies: {what}, as was said of the source of each.")
+        whitened = {row.set.label for row in self.rows if row.set.is_whitened}
+        if whitened and not all(row.set.is_whitened for row in self.rows):
+            notes.append(f"Accuracies: students of {_and(map(printable, whitened))} saw whitened images, others did not.")
+        if tiled := {row.set.label for row in self.rows if row.set.manifest.tiles}:
+            notes.append(f"IPC counts stored images: those of {_and(map(printable, tiled))} hold several tiles each.")
         machines = {
             f"{made.hardware}, {made.processes} process{'es' * (made.processes > 1)}"
             for row in self.rows

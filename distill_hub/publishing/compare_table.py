@@ -87,8 +87,8 @@ EXPLANATIONS = {
     "LRS": "DD-Ranking's label-robust score",
     "ARS": "its augmentation-robust score",
     "data, MB": "size of the files in data/",
-    "time, min": "of making the set, summed over processes, and of fitting its generator and teacher, in the same run or "
-    "before; +: the cost of a part, such as a model from elsewhere, is not on record and not in it",
+    "time, min": "of making the set, summed over processes, and of fitting its generator, teacher and experts, in the same "
+    "run or before; +: the cost of a part, such as a model from elsewhere, is not on record and not in it",
     "cores, min": "CPU time (user and system) of the same, all threads of all processes",
     "GPUs, min": "time that processes held a GPU for the same",
     "memory, GB": "largest peak of one process, and of what: cpu, or cuda for a GPU",

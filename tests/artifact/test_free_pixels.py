@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from pydantic import ValidationError
 
 from distill_hub.artifact import package
 from distill_hub.artifact.find import find
@@ -130,9 +131,19 @@ def test_the_column_must_be_what_the_manifest_says(free_set, artifact):
     table = pq.read_table(free_set / SHARD)
     pq.write_table(table.drop_columns(["pixels"]), free_set / SHARD)
     assert "column 'pixels' is None" in refusal(free_set)
+    (free_set / "manifest.json").write_text((artifact / "manifest.json").read_text(encoding="utf-8"), encoding="utf-8")
+    pq.write_table(table, free_set / SHARD)
+    assert "its manifest no free_pixels" in refusal(free_set)
     text = (artifact / "manifest.json").read_text(encoding="utf-8")
     (artifact / "manifest.json").write_text(text.replace('"seed": 0', '"free_pixels": {"zca": null}, "seed": 0', 1))
     assert "column 'pixels' is None" in refusal(artifact)
+
+
+def test_tiles_are_not_of_free_pixels(build_manifest):
+    with pytest.raises(ValidationError, match="tiles or free_pixels, not both"):
+        Manifest.model_validate_json(
+            build_manifest(tiles=2)("0" * 64).model_copy(update={"free_pixels": FreePixelsRecord()}).to_json()
+        )
 
 
 @pytest.mark.parametrize(

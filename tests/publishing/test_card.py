@@ -286,6 +286,17 @@ def test_yaml_with_views(render, views):
     assert data["size_categories"] == ["n<1K"]
 
 
+def test_card_says_of_learned_labels_and_rate_what_they_are(render, full):
+    method = MethodRecord(name="datm", title="DATM", paper=None, bibtex=None, config={}, notes={"student_lr": 0.0981})
+    card = render(**full | {"method": method}, soft_labels="learned")
+    check_is_clean(card)
+    assert "probabilities of the classes that were learned together with the images." in card
+    assert "its author" not in card and "The soft labels repeat what the teacher gets wrong" not in card
+    assert "; the soft labels are not its" in next(line for line in card.splitlines() if line.startswith("- **Teacher:** "))
+    assert "**The set brings its own learning rate, `0.0981`:**" in card
+    assert "learning rate, " not in render(**full)
+
+
 def test_own_protocol_is_called_so(render):
     warning = "> **Warning:** quick v1 is NOT of the literature"
     assert render([{}]).count(warning) == 1

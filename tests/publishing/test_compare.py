@@ -10,7 +10,7 @@ import scipy.stats
 from compared import Page, run, score, shown, teacher
 
 from distill_hub.artifact import find
-from distill_hub.artifact.manifest import StageRecord
+from distill_hub.artifact.manifest import FreePixelsRecord, StageRecord, ZcaRecord
 from distill_hub.artifact.records import DDRanking
 from distill_hub.config import parse
 from distill_hub.hub import RemoteFile, RemoteSet
@@ -134,6 +134,18 @@ def test_students_that_saw_the_same_source_in_different_ways_are_told(make_set):
     folders = [make_set(f"set-{i}", {"settings": settings}) for i, settings in enumerate([*ways, {}, {"augmentation": 1}])]
     assert groups_of(*folders)[0].notes == notes
     assert groups_of(*folders[:1], *folders[2:])[0].notes == []
+
+
+def test_sets_whose_students_see_other_images_than_stored_are_told(make_set):
+    zca = FreePixelsRecord(zca=ZcaRecord(eps=0.1, images=5, sha256="0" * 64))
+    plain = make_set("plain", {"settings": {"mean": [0.5]}})
+    whitened = make_set("whitened", {"settings": {"mean": [0.0]}}, free_pixels=zca)
+    tiles, free = make_set("tiles", tiles=2), make_set("free", free_pixels=FreePixelsRecord())
+    assert groups_of(plain, whitened, free)[0].notes == [
+        "Accuracies: students of whitened saw whitened images, others did not."
+    ]
+    assert groups_of(whitened, make_set("second", free_pixels=zca))[0].notes == []
+    assert groups_of(plain, tiles)[0].notes == ["IPC counts stored images: those of tiles hold several tiles each."]
 
 
 def test_what_nobody_may_overlook_stands_with_the_group(make_set):

@@ -101,6 +101,10 @@ def test_the_set_says_what_it_is(made, experts):
     assert manifest.soft_labels == "teacher" and manifest.experts.sha256 == load_experts(str(experts)).record.sha256
     assert (manifest.experts.id, manifest.experts.experts, manifest.experts.epochs) == ("digits", 3, 3)
     assert cost_parts(manifest)["experts"].seconds > 0
+    # The experts' own settings are on their record; the defaults of others would be a false claim.
+    assert {name: value for name, value in manifest.method.config.items() if "expert_" in name and value is None}.keys() == {
+        *("expert_count", "expert_epochs", "expert_batch_size", "expert_learning_rate")
+    }
     notes = manifest.method.notes
     assert notes["mean_loss_of_first_and_last_tenth"][1] > 0 and 0 < notes["student_lr"] != 0.1
     train = load_source("digits").train
