@@ -96,7 +96,7 @@ def test_what_cannot_be_matched_is_refused_in_one_line(tmp_path, capfd, words, s
         ("dc", ("--network", "convnet-9"), "16 px allow a depth of 4"),
         ("mtt", ("--network", "timm/resnet10t"), "network: 'timm/resnet10t'"),
         ("mtt", ("--min_start", "4"), "max_start is 4: an earlier epoch is needed"),
-        ("mtt", ("--window_start", "9"), "max_start is 4: so much at most"),
+        ("mtt", ("--window_start", "9", "--window_end", "10"), "max_start is 4, which it grows to"),
         ("idc", ("--ipc", "40"), "160 are needed to start from"),
         ("glad", ("--network", "resnet-18-bn"), "it has BatchNorm"),
     ],
