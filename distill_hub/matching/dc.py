@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
-from distill_hub.augmentation.dsa import Operation, one_row, operations, shared
+from distill_hub.augmentation.dsa import Operation, operations
 from distill_hub.data.known import RGB
 from distill_hub.data.sources import Source
 from distill_hub.matching import distances
 from distill_hub.matching import pixels as pixel
+from distill_hub.matching.siamese import pair
 from distill_hub.matching.space import Space
 from distill_hub.options.dc import DcConfig
 from distill_hub.running.seeds import cpu_generator, draw_seed
@@ -200,15 +201,14 @@ def gradient(
         class_name: Of the class.
     """
     weights = [own for own in network.parameters() if own.ndim > 1 or rules.distance != "rows"]  # what the distance looks at
-    generator = cpu_generator(draw_seed(seed, "match", step, class_name))
-    chosen = torch.randperm(len(real), generator=generator)[: rules.real_batch_size].to(real.device)
-    draws = one_row(rules.operations, pixels.shape[-1], generator) if rules.operations else {}
     own = pixels.clone().requires_grad_()
     with torch.autocast(pixels.device.type, rules.dtype, enabled=rules.dtype is not torch.float32):
-        seen = augment(real[chosen], shared(draws, len(chosen)), rules.mean, rules.std)
-        wanted = gradients(network, weights, seen, label)
-        seen = augment(own, shared(draws, len(own)), rules.mean, rules.std)
-        found = gradients(network, weights, seen, label, differentiable=True)
+        seen_real, seen_own = pair(
+            own, real, step, real_batch_size=rules.real_batch_size, operations=rules.operations, mean=rules.mean,
+            std=rules.std, seed=seed, class_name=class_name,
+        )  # fmt: skip
+        wanted = gradients(network, weights, seen_real, label)
+        found = gradients(network, weights, seen_own, label, differentiable=True)
     loss = DISTANCES[rules.distance](wanted, found)
     return loss.detach(), torch.autograd.grad(loss, own)[0]
 

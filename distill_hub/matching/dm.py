@@ -14,14 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from distill_hub.augmentation.augment import augment
-from distill_hub.augmentation.dsa import Operation, one_row, operations, shared
+from distill_hub.augmentation.dsa import Operation, operations
 from distill_hub.data.known import RGB
 from distill_hub.data.sources import Source
 from distill_hub.matching import pixels as pixel
+from distill_hub.matching.siamese import pair
 from distill_hub.matching.space import Space
 from distill_hub.options.dm import DmConfig
-from distill_hub.running.seeds import cpu_generator, draw_seed
 
 FACTS = {
     "name": "dm",
@@ -139,15 +138,15 @@ def gradient(
         seed: Of the run; what is drawn depends on it, on step and on class.
         class_name: Of the class.
     """
-    count, size = min(rules.real_batch_size, len(real)), pixels.shape[-1]
-    generator = cpu_generator(draw_seed(seed, "match", step, class_name))
-    chosen = torch.randperm(len(real), generator=generator)[:count].to(real.device)
-    draws = one_row(rules.operations, size, generator) if rules.operations else {}
     own = pixels.clone().requires_grad_()
     with torch.autocast(pixels.device.type, rules.dtype, enabled=rules.dtype is not torch.float32):
         drawn = network(step).requires_grad_(False)
+        seen_real, seen_own = pair(
+            own, real, step, real_batch_size=rules.real_batch_size, operations=rules.operations, mean=rules.mean,
+            std=rules.std, seed=seed, class_name=class_name,
+        )  # fmt: skip
         with torch.no_grad():
-            goal = embed(drawn, augment(real[chosen], shared(draws, count), rules.mean, rules.std))
-        found = embed(drawn, augment(own, shared(draws, len(own)), rules.mean, rules.std))
+            goal = embed(drawn, seen_real)
+        found = embed(drawn, seen_own)
     distance = loss(goal, found)
     return distance.detach(), torch.autograd.grad(distance, own)[0]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from distill_hub.augmentation.augment import Augmentation, augment, draw
 from distill_hub.augmentation.dsa import OPERATIONS
 from distill_hub.data.known import NORMALIZATIONS
-from distill_hub.matching import dc
+from distill_hub.matching import dc, siamese
 from distill_hub.matching.networks import fresh
 from distill_hub.matching.space import Space
 from distill_hub.options.dc import DcConfig
@@ -104,7 +104,7 @@ def test_real_and_distilled_images_get_the_same_augmentation(monkeypatch):
     rules = dataclasses.replace(RULES, networks=1, outer=12, inner=0, operations=OPERATIONS)
     real, views = real_images(IPC), []
     state = {**state_of(12), "pixels": torch.stack(real).float() / 255}
-    monkeypatch.setattr(dc, "augment", lambda *how: views.append(augment(*how)) or views[-1])
+    monkeypatch.setattr(siamese, "augment", lambda *how: views.append(augment(*how)) or views[-1])
     state, _ = matched(rules, real, state)
     assert state["losses"].max() < 1e-3 and len(views) == 2 * 12 * len(NAMES)
     for one, other in zip(views[::2], views[1::2], strict=True):

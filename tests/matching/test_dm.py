@@ -11,7 +11,7 @@ from torch import nn
 from distill_hub.augmentation.augment import augment
 from distill_hub.augmentation.dsa import OPERATIONS
 from distill_hub.config import InputError
-from distill_hub.matching import dm, pixels
+from distill_hub.matching import dm, pixels, siamese
 from distill_hub.matching.networks import embed, fresh, resolve
 from distill_hub.matching.space import Space
 from distill_hub.networks.build import build
@@ -70,7 +70,7 @@ def test_real_and_distilled_images_get_the_same_augmentation(monkeypatch):
     state["pixels"] = real.float() / 255
     network = lambda step: fresh("convnet-1-w4", 3, 8, 0, step, torch.device("cpu"))  # noqa: E731
     views = []
-    monkeypatch.setattr(dm, "augment", lambda *how: views.append(augment(*how)) or views[-1])
+    monkeypatch.setattr(siamese, "augment", lambda *how: views.append(augment(*how)) or views[-1])
     dm.match(state, real, range(12), network, lambda net, images: embed(net, images, 3), rules, 0, "cat")
     assert state["losses"].abs().max() < 1e-8 and len(views) == 24
     assert all(one.allclose(other, atol=1e-5) for one, other in zip(views[::2], views[1::2], strict=True))
