@@ -16,7 +16,7 @@ from distill_hub.generators.dit import DiTGenerator
 from distill_hub.running.files import cache_dir
 
 WORDS = [*SMALL, "--view_epochs", "0"]
-MGD3 = [*WORDS, "--scheduler", "ddim", "--guidance_strength", "0.4"]
+MGD3 = [*WORDS, "--scheduler", "ddim", "--guidance_strength", "0.4", "--stop_fraction", "0.8"]
 
 
 def stage(folder, name):
@@ -61,7 +61,8 @@ def test_images_go_to_their_own_modes_from_the_noise_of_plain_samples(guided):
     assert noted == {"plain": pytest.approx(float(before), abs=1e-4), "guided": pytest.approx(float(after), abs=1e-4)}
     assert after < 0.8 * before
     swapped = modes.view(10, 2, *modes.shape[1:]).flip(1).flatten(0, 1)
-    assert after < 0.9 * (made["latents"] - swapped).square().mean().sqrt()  # each to its own
+    own, other = ((made["latents"] - m).square().flatten(1).mean(1) for m in (modes, swapped))
+    assert (own < other).float().mean() > 0.8
 
 
 def test_modes_are_those_of_the_encoded_training_images(guided):
@@ -83,13 +84,11 @@ def test_d4m_noises_and_denoises_each_prototype(started):
         torch.testing.assert_close(made["latents"][row : row + 1], alone, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("recipe", "words"), [("mgd3", MGD3), ("d4m", [*WORDS, "--strength", "0.3"])])
-def test_two_processes_make_the_same_set(recipe, words, request, tmp_path):
-    alone = request.getfixturevalue("guided" if recipe == "mgd3" else "started")
-    words = [*words, "--students", "convnet-1-w4", "--repeats", "1", "--output_dir", str(tmp_path / "two")]
-    done = run_python(f"recipes/{recipe}.py", *words, world=2)
+def test_two_processes_make_the_same_set(guided, tmp_path):
+    alone = ["--students", "convnet-1-w4", "--repeats", "1", "--output_dir", str(tmp_path / "two")]
+    done = run_python("recipes/mgd3.py", *MGD3, *alone, world=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sha(tmp_path / "two") == sha(alone)
+    assert sha(tmp_path / "two") == sha(guided)
     assert load_distilled(tmp_path / "two").manifest.environment.processes == 2
 
 
