@@ -93,7 +93,7 @@ def make_sets(folder: Path, base: Path, seed: int, tuning: list[str]) -> dict[tu
 def diffusion_loss(source: Source, folder: Path) -> float:
     """Return the loss of a generator on the test images."""
     generator = DiTGenerator.from_pretrained(str(folder))
-    objective, draw = Objective(generator.scheduler.betas), torch.Generator().manual_seed(0)
+    objective, draw = Objective(generator.diffusion.scheduler.betas), torch.Generator().manual_seed(0)
     labels = torch.from_numpy(source.test.labels)
     latents, _ = generator.posterior(source.test.pixels(None, generator.image_size).float() / 255)
     losses = []

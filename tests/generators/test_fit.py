@@ -138,7 +138,11 @@ class TestOpening:
     def test_the_settings_reach_the_generator(self, digits, folder):
         generator, id = self.open(digits, folder)
         assert id == str(folder) and type(generator) is DiTGenerator
-        assert (generator.steps, generator.guidance_scale, generator.facts.timestep_features) == (7, 1.5, "diffusers")
+        assert (generator.diffusion.steps, generator.guidance_scale, generator.facts.timestep_features) == (
+            7,
+            1.5,
+            "diffusers",
+        )
         assert generator.guided_channels == 3
         assert generator.facts.folder == folder and generator.facts.name == "DiT"
         assert self.open(digits, folder, "dit")[0].facts.timestep_features == "dit"
