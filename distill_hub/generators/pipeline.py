@@ -1,11 +1,11 @@
-"""The files of a DiTPipeline: fetched, checked, and built from what is known here, whatever else they name."""
+"""The files of a pipeline around a DiT's network: fetched, checked, and built from what is known here."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel
 from huggingface_hub import snapshot_download
 
 from distill_hub.config import InputError
@@ -27,7 +27,9 @@ _FILES = [
 class Loaded:
     """A pipeline and what its folder says of it."""
 
-    pipeline: DiTPipeline
+    transformer: DiTTransformer2DModel
+    vae: AutoencoderKL
+    noise: Config  # its scheduler_config.json
     class_names: list[str]  # in the order of their ids; empty when they are not known
     folder: Path
     commit: str | None  # on the Hub
@@ -35,7 +37,13 @@ class Loaded:
 
 
 def load_pipeline(
-    name: str, revision: str | None, dtype: torch.dtype, *, vae: str | None = None, vae_revision: str | None = None
+    name: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    *,
+    noise: type[Config] = NoiseConfig,
+    vae: str | None = None,
+    vae_revision: str | None = None,
 ) -> Loaded:
     """Load a Hub repository or folder in the DiTPipeline layout; no code and no pickle of it is opened.
 
@@ -43,6 +51,7 @@ def load_pipeline(
         name: Hub id or folder.
         revision: Branch, tag or commit on the Hub.
         dtype: Precision of the transformer. The VAE stays in float32.
+        noise: Record of its scheduler_config.json.
         vae: Hub id or folder of another VAE, for the decoding; None: the pipeline's own.
         vae_revision: Branch, tag or commit of that on the Hub.
 
@@ -56,7 +65,7 @@ def load_pipeline(
 
     index = said("model_index.json", PipelineIndex)
     shape, pixels = said("transformer/config.json", TransformerConfig), said("vae/config.json", VaeConfig)
-    noise = said("scheduler/scheduler_config.json", NoiseConfig)
+    path = said("scheduler/scheduler_config.json", noise)
     if shape.in_channels != pixels.latent_channels:
         valid = f"transformer/config.json has in_channels {shape.in_channels}, vae/config.json has latent_channels"
         raise InputError("generator", name, f"{valid} {pixels.latent_channels}; they must be equal")
@@ -68,7 +77,7 @@ def load_pipeline(
     generator = "generator", name, f"{GENERATOR} is needed"
     transformer = _load(DiTTransformer2DModel, folder / "transformer", dtype, *generator)
     own = _load(AutoencoderKL, folder / "vae", torch.float32, *generator)
-    return Loaded(DiTPipeline(transformer, own, DDPMScheduler(**noise.model_dump())), names, folder, commit, decoder)
+    return Loaded(transformer, own, path, names, folder, commit, decoder)
 
 
 def _load_decoder(name: str, revision: str | None, own: VaeConfig) -> Decoder:
