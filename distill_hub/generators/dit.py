@@ -4,12 +4,13 @@ diffusers' own `DiTPipeline.__call__` uses 1000 as the null class, so it cannot 
 classes; `diffusion.Diffusion` has the loop.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 from diffusers.models.embeddings import Timesteps
 from torch.func import functional_call
 
@@ -32,6 +33,7 @@ FACTS = {
   year = {2023},
 }""",
 }
+PIPELINES = ("DiTPipeline",)
 
 # The i-th of 128 frequencies that tell the network its timestep is 10000^(-i/(128 - shift)). DiT's own code has i/128;
 # diffusers has i/127, whatever code trained the weights. At t = 500 the two vectors have a cosine of 0.82.
@@ -138,8 +140,8 @@ class DiTGenerator:
             revision: Branch, tag or commit on the Hub.
             dtype: Precision of the transformer. The VAE stays in float32: decoding is a small share of the cost, and half
                 precision would show in the published pixels.
-            timestep_features: Key of `TIMESTEP_FEATURES`, or 'auto': 'dit' for `IMAGENET_DIT`, those of its base for a
-                generator that distill-hub tuned, else 'diffusers'.
+            timestep_features: Key of `TIMESTEP_FEATURES`, or 'auto': what the folder says, 'dit' for `IMAGENET_DIT`,
+                those of its base for a generator that distill-hub tuned, else 'diffusers'.
             vae: Hub id or folder of an AutoencoderKL that decodes in place of the pipeline's own.
             vae_revision: Branch, tag or commit of that on the Hub.
             **settings: See the class.
@@ -150,8 +152,7 @@ class DiTGenerator:
         loaded = load_pipeline(name, revision, dtype, vae=vae, vae_revision=vae_revision)
         folder, how = loaded.folder, {"folder": loaded.folder, "revision": loaded.commit, **settings}
         license, features = _origin(name, folder)
-        if timestep_features != "auto":
-            features = timestep_features
+        features = loaded.timestep_features or features if timestep_features == "auto" else timestep_features
         transformer = loaded.transformer
         if (folder / PHASES).is_file():
             how["phases"] = read_phases(folder, prepare(transformer), transformer.config.num_embeds_ada_norm, name)
@@ -254,6 +255,11 @@ class DiTGenerator:
         return output.sample.float()
 
 
+@functools.cache
+def _noise_process() -> DDPMScheduler:
+    return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+
+
 def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: int) -> DiTTransformer2DModel:
     """See `kinds.Fittable`; the width is a multiple of 32."""
     model = DiTTransformer2DModel(
@@ -272,6 +278,11 @@ def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: 
         torch.nn.init.zeros_(parameter)
     # eval(): diffusers' own label dropout draws anew in every block; in a fit one draw drops the label of the whole network.
     return model.eval()
+
+
+def save(network: DiTTransformer2DModel, vae: AutoencoderKL, folder: Path) -> None:
+    """See `kinds.Fittable`."""
+    DiTPipeline(network, vae, _noise_process()).save_pretrained(folder)
 
 
 def set_timestep_features(network: DiTTransformer2DModel, features: str) -> None:
