@@ -1,6 +1,6 @@
 """What methods ask of a generator, whatever its network: to draw, to decode, to encode, and to say how wrong it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ class GeneratorFacts:
     """What the record of a set says of its generator."""
 
     name: str  # of its kind, e.g. DiT
+    method: Mapping[str, str]  # plain samples of it, as a method
     architecture: str  # class of the network
     modules: tuple[nn.Module, ...]  # all that has weights, in the order in which they are hashed
     folder: Path | None = None  # where it lies; None: in memory alone
@@ -42,7 +43,7 @@ class State:
 
     step: int  # of the full schedule, from 0: noise
     of: int  # steps of the full schedule
-    level: float  # √(1−ᾱ_t), the standard deviation of the noise in `noisy`, in (0, 1]
+    level: float  # standard deviation of the noise in `noisy`, in (0, 1]: √(1−ᾱ_t) of a diffusion, s of a flow's line
     noisy: torch.Tensor  # z_t, float32 (B, channels, h, w)
     x0: torch.Tensor  # the clean latents that the guided prediction implies, x̂_0, in the shape of `noisy`
     sigma: torch.Tensor | None  # σ_t of the noise that the step adds, broadcasts to `noisy`; None: the sampler adds none

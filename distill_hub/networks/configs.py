@@ -187,6 +187,7 @@ class PipelineIndex(Config):
     transformer: tuple[Literal["diffusers"], Literal["DiTTransformer2DModel", "Transformer2DModel"]]
     vae: tuple[Literal["diffusers"], Literal["AutoencoderKL"]]
     id2label: Names | None = None
+    timestep_features: Literal["dit", "diffusers"] | None = None  # that a DiT was trained with; where we converted it
 
     @model_validator(mode="before")
     @classmethod
@@ -295,6 +296,13 @@ class NoiseConfig(Config):
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise ValueError(f"trained_betas must have num_train_timesteps {self.num_train_timesteps} numbers")
         return self
+
+
+class FlowConfig(Config):
+    """The scheduler_config.json of a SiT: a straight line from data to noise, in even steps."""
+
+    shift: Annotated[float, Field(ge=1, le=1)] = 1.0
+    use_dynamic_shifting: Literal[False] = False
 
 
 class ShardIndex(Config):

@@ -15,7 +15,7 @@ from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
 from distill_hub.generators import fit
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.open import open_generator
+from distill_hub.generators.open import locate, open_generator, resolve
 from distill_hub.running.machine import start_accelerator
 
 TINY = {"vae_width": 8, "vae_steps": 6, "dit_width": 32, "dit_layers": 1, "dit_steps": 6, "batch_size": 8}
@@ -95,7 +95,7 @@ def test_latents_have_about_unit_scale(digits, folder):
 def test_stopped_between_the_two_models_the_autoencoder_is_kept(digits, folder, tmp_path, monkeypatch):
     target = tmp_path / "pipeline"
     with monkeypatch.context() as stopped:
-        stopped.setattr(fit, "_fit_dit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.setattr(fit, "_fit_network", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fit.fit_generator(digits, target, **TINY)
     assert not target.exists()
@@ -130,14 +130,19 @@ class TestOpening:
 
     def open(self, digits, generator, timestep_features="auto"):
         run = SimpleNamespace(device="cpu", dtype=torch.float32)
-        how = {"generator_revision": None, "scheduler": "ddim", "sample_steps": 7, "guidance_scale": 1.5, "fit": {}}
-        how |= {"guided_channels": 3, "vae": None, "vae_revision": None}
-        return open_generator(run, digits, generator=str(generator), timestep_features=timestep_features, **how)
+        how = {"scheduler": "ddim", "sample_steps": 7, "guidance_scale": 1.5, "timestep_features": timestep_features}
+        found = locate(digits, str(generator), None)
+        given = {**how, "guided_channels": 3, "vae": None, "vae_revision": None}
+        return open_generator(run, digits, found, resolve(found, given), fit={})
 
     def test_the_settings_reach_the_generator(self, digits, folder):
         generator, id = self.open(digits, folder)
         assert id == str(folder) and type(generator) is DiTGenerator
-        assert (generator.steps, generator.guidance_scale, generator.facts.timestep_features) == (7, 1.5, "diffusers")
+        assert (generator.diffusion.steps, generator.guidance_scale, generator.facts.timestep_features) == (
+            7,
+            1.5,
+            "diffusers",
+        )
         assert generator.guided_channels == 3
         assert generator.facts.folder == folder and generator.facts.name == "DiT"
         assert self.open(digits, folder, "dit")[0].facts.timestep_features == "dit"
@@ -145,8 +150,8 @@ class TestOpening:
     def test_another_kind_is_refused_by_name(self, digits, folder, tmp_path):
         shutil.copytree(folder, tmp_path / "other")
         index = tmp_path / "other" / "model_index.json"
-        index.write_text(index.read_text().replace("DiTPipeline", "StableDiffusionPipeline"))
-        with pytest.raises(InputError, match=r"^generator: '.*other'.* is a StableDiffusionPipeline; valid: DiTPipeline$"):
+        index.write_text(index.read_text().replace("DiTPipeline", "FluxPipeline"))
+        with pytest.raises(InputError, match=r"^generator: '.*other'.* is a FluxPipeline; valid: DiTPipeline or .*$"):
             self.open(digits, tmp_path / "other")
 
     @pytest.mark.parametrize(
@@ -156,8 +161,8 @@ class TestOpening:
             ("{", "model_index.json must hold a JSON object"),
             ("[]", "model_index.json must hold a JSON object"),
             ("[" * 100_000, "model_index.json must hold a JSON object"),
-            ("{}", "a model_index.json that names a DiTPipeline is needed"),
-            ('{"_class_name": ["DiTPipeline"]}', "a model_index.json that names a DiTPipeline is needed"),
+            ("{}", "a model_index.json that names a DiTPipeline or "),
+            ('{"_class_name": ["DiTPipeline"]}', "a model_index.json that names a DiTPipeline or "),
         ],
     )
     def test_nor_what_says_nothing(self, digits, tmp_path, index, said):
