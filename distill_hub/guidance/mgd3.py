@@ -45,5 +45,5 @@ class Towards:
         """See `Guide`."""
         if state.step >= self.stop * state.of:
             return None
-        shift = self.strength * (self.modes - state.x0)
+        shift = self.strength * (self.modes[state.rows] - state.x0)
         return shift if state.sigma is None else state.sigma * shift / state.weight

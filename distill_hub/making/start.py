@@ -33,6 +33,7 @@ from distill_hub.making.space import check_space, has_free_pixels, open_space
 from distill_hub.matching.space import Space
 from distill_hub.methods.candidates import draw_pool, judge_pool
 from distill_hub.networks.names import student_name
+from distill_hub.options.mgd3 import Mgd3Config
 from distill_hub.options.shared import (
     EvaluationOptions,
     FormationOptions,
@@ -292,6 +293,8 @@ def _begin(
     if draws:
         config, found = _locate(config, source, method, kinds)
         method = _named(config, found, method)
+        if isinstance(config, Mgd3Config):
+            config.check_sampler()
     elif config.teacher == "auto" and not source.has_wnids:
         config = with_size(config, source, "image_size")
     # 224 px is what no student exceeds: a generator is not known yet, nor a teacher that gives images of no one size theirs.

@@ -60,6 +60,25 @@ def test_every_class_is_drawn_with_the_weights_of_its_group(phased):
     assert torch.equal(latents[1], phased.sample([1, 1], seeds[1::2])[0])
 
 
+@pytest.mark.parametrize("needs_graph", [False, True])
+def test_a_guide_is_told_which_images_are_drawn(phased, needs_graph):
+    """Each phase draws its own rows; a guide finds what it knows of them."""
+    targets = torch.randn(4, 4, 8, 8, generator=cpu_generator(0))
+    classes, seeds = [0, 1, 2, 1], [5, 6, 7, 8]
+
+    def guide(wanted):
+        def pull(state):
+            return 0.3 * (wanted[state.rows] - state.x0)
+
+        pull.needs_graph = needs_graph
+        return pull
+
+    latents = phased.sample(classes, seeds, guide=guide(targets))
+    for row, (c, seed) in enumerate(zip(classes, seeds, strict=True)):
+        own = alone(int(PHASE[c]), steps=3).sample([c], [seed], guide=guide(targets[row : row + 1]))
+        torch.testing.assert_close(latents[row], own[0], rtol=1e-4, atol=1e-4)
+
+
 def test_residuals_and_their_gradients_are_those_of_the_group(phased):
     classes = [0, 1, 2]
     latents = torch.randn(3, 4, 8, 8, generator=cpu_generator(0)).requires_grad_(True)
