@@ -146,6 +146,7 @@ class SiTGenerator:
         self._decoder = decoder.module.to(device).eval().requires_grad_(False) if decoder else self.vae
         self.facts = GeneratorFacts(
             name="SiT",
+            method=FACTS,
             architecture=type(self.transformer).__name__,
             modules=(self.transformer, self.vae),
             folder=folder,
