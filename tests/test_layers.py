@@ -15,7 +15,7 @@ FLOORS = [
     ["statistics"],
     ["generators"],
     ["options"],
-    ["methods", "matching", "artifact"],
+    ["methods", "matching", "guidance", "artifact"],
     ["foreign", "publishing"],
     ["evaluation"],
     ["making"],

@@ -7,6 +7,7 @@ from distill_hub.matching.networks import resolve
 from distill_hub.matching.pixels import refuse_half_precision
 from distill_hub.options.experts import ExpertOptions
 from distill_hub.options.idc import IdcConfig
+from distill_hub.options.igd import IgdConfig
 from distill_hub.options.matching import NetworkOptions
 from distill_hub.options.mtt import MttConfig
 from distill_hub.options.shared import SetOptions
@@ -42,5 +43,5 @@ def check_precision(config: SetOptions, run: Run) -> None:
     """Refuse a precision in which the gradients of pixels vanish, or trajectories go elsewhere; see `check_matching`."""
     if isinstance(config, NetworkOptions):
         refuse_half_precision(run.dtype)
-    if isinstance(config, ExpertOptions):
+    if isinstance(config, (ExpertOptions, IgdConfig)):
         refuse_mixed_precision(run)
