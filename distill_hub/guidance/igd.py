@@ -43,8 +43,8 @@ FACTS = {
 }""",
 }
 DIFFERS = (
-    "the surrogate is trained as MTT's experts are, with DSA and SGD without momentum; the push away from earlier samples is "
-    "per 4,096 coordinates of a latent"
+    "the surrogate is trained as MTT's experts are, with DSA and SGD without momentum; the push away from earlier samples "
+    "is per 4,096 coordinates of a latent"
 )
 STEP = 0.0015  # in ρ_t
 COORDINATES = 4096  # of a latent of DiT-XL/2 at 256 px

@@ -22,7 +22,7 @@ class IgdConfig(RefineOptions, NetworkOptions, SampleOptions):
     guide_start: Fraction = option(0.08, "share of the denoising steps before the first guided one; the code: 4 of 50")
     guide_stop: Fraction = option(0.4, "share of the denoising steps before guidance ends; the code: 20 of 50")
     surrogate_epochs: PositiveInt | None = option(
-        None, "epochs of the network whose weights samples pull; default: 50 as in the paper, up to 16 px 20"
+        None, "epochs of the network whose weights samples pull; default: 50 as in the paper, up to 16 px 8"
     )
     surrogate_learning_rate: PositiveFloat = option(
         0.1, "of its SGD without momentum; the code: 0.01 with momentum 0.9, which moves as far"
