@@ -1,26 +1,28 @@
 """Class-conditional diffusion transformers (Peebles and Xie, 2023) in diffusers' DiTPipeline layout.
 
 diffusers' own `DiTPipeline.__call__` uses 1000 as the null class, so it cannot sample from a model with another number of
-classes; the loop here uses the schedulers' public interface instead.
+classes; `diffusion.Diffusion` has the loop.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DPMSolverMultistepScheduler
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 from diffusers.models.embeddings import Timesteps
 from torch.func import functional_call
 
 from distill_hub.config import InputError
-from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State
+from distill_hub.data.classes import SourceClass
+from distill_hub.generators.base import Decoder, GeneratorFacts, Guide
 from distill_hub.generators.difffit import prepare
+from distill_hub.generators.diffusion import SCHEDULERS, Diffusion, Noising, classifier_free
 from distill_hub.generators.known import DIT_LICENSE, PHASES, is_imagenet_dit, stated_license, tuned_from
 from distill_hub.generators.phases import Phases, read_phases
 from distill_hub.generators.pipeline import load_pipeline
-from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
     "name": "dit",
@@ -34,24 +36,20 @@ FACTS = {
 }""",
 }
 
-# The respaced timesteps of each sampler. "linspace" for DDPM is the spacing of DiT's own sampler (0, 20.4, ..., 999 for 50
-# steps); diffusers' DDIM step assumes equal strides, and "trailing" is the one that starts at pure noise.
-SCHEDULERS = {
-    "ddpm": (DDPMScheduler, "linspace"),
-    "ddim": (DDIMScheduler, "trailing"),
-    "dpm-solver++": (DPMSolverMultistepScheduler, "linspace"),
+PIPELINES = ("DiTPipeline",)
+DEFAULTS = {
+    "scheduler": "ddpm",
+    "sample_steps": 50,
+    "guidance_scale": 2.7,  # as in CaO2's code
+    "timestep_features": "auto",
+    "guided_channels": None,
+    "vae": None,
+    "vae_revision": None,
 }
+SAMPLERS = tuple(SCHEDULERS)
 # The i-th of 128 frequencies that tell the network its timestep is 10000^(-i/(128 - shift)). DiT's own code has i/128;
 # diffusers has i/127, whatever code trained the weights. At t = 500 the two vectors have a cosine of 0.82.
 TIMESTEP_FEATURES = {"dit": 0, "diffusers": 1}
-
-
-@dataclass(frozen=True)
-class _Noising:
-    """A corruption: with which noise, and up to which timestep."""
-
-    noise: torch.Tensor  # ε, (B, channels, h, w)
-    timesteps: torch.Tensor  # (B,) in [0, T)
 
 
 class DiTGenerator:
@@ -64,7 +62,7 @@ class DiTGenerator:
     Args:
         pipeline: Transformer, VAE and scheduler.
         class_names: Names of the classes, in the order of their ids; empty when they are not known.
-        scheduler: Key of `SCHEDULERS`.
+        scheduler: Key of `diffusion.SCHEDULERS`.
         steps: Denoising steps per sample.
         guidance_scale: Classifier-free guidance; 1 switches it off and halves the cost.
         guided_channels: How many latent channels, from the first, it acts on; the others are the conditional network's.
@@ -109,6 +107,7 @@ class DiTGenerator:
                 module.downscale_freq_shift = TIMESTEP_FEATURES[timestep_features]
         self.facts = GeneratorFacts(
             name="DiT",
+            method=FACTS,
             architecture=type(self.transformer).__name__,
             modules=(self.transformer, self.vae, *([phases] if phases else [])),
             folder=folder,
@@ -118,21 +117,22 @@ class DiTGenerator:
             decoder=decoder,
             classes=phases.classes if phases else None,
         )
-        self.steps, self.guidance_scale, self.device = steps, guidance_scale, torch.device(device)
+        self.guidance_scale, self.device = guidance_scale, torch.device(device)
         self._phases = phases
         self._weights: dict[str, torch.Tensor] = {}  # of the phase that is at work
         self.guided_channels = guided_channels or config.in_channels
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self._learned_variance = config.out_channels == 2 * config.in_channels
         self._null_class = config.num_embeds_ada_norm  # the row behind the last class in the label embedding
         self.image_size = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.class_names = list(class_names)
-        kind, spacing = SCHEDULERS[scheduler]
-        changes = {"timestep_spacing": spacing, "clip_sample": False}  # latents are not bounded by 1
-        if kind is DDPMScheduler:
-            changes["variance_type"] = "learned_range" if self._learned_variance else "fixed_small"
-        self.scheduler = kind.from_config(pipeline.scheduler.config, **changes)
-        self._alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device, torch.float32)  # (T,)
+        self.diffusion = Diffusion(
+            pipeline.scheduler.config,
+            self.latent_shape,
+            scheduler=scheduler,
+            steps=steps,
+            learned_variance=config.out_channels == 2 * config.in_channels,
+            device=device,
+        )
 
     @classmethod
     def from_pretrained(
@@ -185,19 +185,15 @@ class DiTGenerator:
         start: torch.Tensor | None = None,
         strength: float = 1.0,
     ) -> torch.Tensor:
-        """See `Generator.sample`. A seed gives the initial noise, and then the noise of every ancestral step."""
-        if not 0 < strength <= 1 or (start is None and strength != 1):
-            raise ValueError(f"strength {strength}: it lies in (0, 1], and is 1 without a start")
-        with_graph = guide is not None and guide.needs_graph
-        with torch.inference_mode(not with_graph), torch.set_grad_enabled(with_graph):
-            if self._phases is None:
-                return self._sample(class_ids, seeds, guide, start, strength)
+        """See `Generator.sample` and `Diffusion.sample`."""
+        if self._phases is None:
+            return self._sample(class_ids, seeds, guide, start, strength)
 
-            def of(rows: list[int]) -> torch.Tensor:
-                own = [class_ids[row] for row in rows], [seeds[row] for row in rows]
-                return self._sample(*own, guide, None if start is None else start[rows], strength)
+        def of(rows: list[int]) -> torch.Tensor:
+            own = [class_ids[row] for row in rows], [seeds[row] for row in rows]
+            return self._sample(*own, guide, None if start is None else start[rows], strength)
 
-            return self._by_phase(self._phases, class_ids, of)
+        return self._by_phase(self._phases, class_ids, of)
 
     def _by_phase(
         self, phases: Phases, class_ids: Sequence[int | None], function: Callable[[list[int]], torch.Tensor]
@@ -219,82 +215,17 @@ class DiTGenerator:
         start: torch.Tensor | None,
         strength: float,
     ) -> torch.Tensor:
-        generators = [cpu_generator(seed) for seed in seeds]
-        latents = torch.stack([torch.randn(self.latent_shape, generator=g) for g in generators]).to(self.device)
         classes = self._conditions(class_ids)
-        if self.guidance_scale != 1:  # one forward for both conditions
+        guided = self.guidance_scale != 1
+        if guided:  # one forward for both conditions
             classes = torch.cat([classes, torch.full_like(classes, self._null_class)])
-        self.scheduler.set_timesteps(self.steps)
-        first = self.steps - max(1, round(strength * self.steps))
-        timesteps = self.scheduler.timesteps[first:]
-        if start is not None:
-            latents = self._add_noise(start.to(self.device, torch.float32), latents, timesteps[:1].to(self.device))
-        extra = {"generator": generators} if isinstance(self.scheduler, DDPMScheduler) else {}
-        for step, t in enumerate(timesteps, first):
-            latents.requires_grad_(torch.is_grad_enabled())
-            output = self._guided_output(latents, t, classes)
-            if guide is not None:
-                output = self._shifted(output, latents, t, step, guide)
-            # Detached, which without a graph they are already.
-            latents = self.scheduler.step(output.detach(), t, latents.detach(), **extra).prev_sample
-        return latents
 
-    def _guided_output(self, latents: torch.Tensor, t: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """Return what the network makes of latents at one timestep: the noise, and then the variance if it is learned.
+        def predict(latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            twice = torch.cat([latents, latents]) if guided else latents
+            output = self._forward(twice, t.expand(len(twice)), classes)
+            return classifier_free(output, self.guidance_scale, self.guided_channels) if guided else output
 
-        Args:
-            latents: (B, channels, h, w).
-            t: Scalar.
-            classes: (B,), or with guidance (2B,): for half of them without condition.
-        """
-        channels, guided = latents.shape[1], len(classes) > len(latents)
-        twice = torch.cat([latents, latents]) if guided else latents
-        output = self._forward(twice, t.to(self.device).expand(len(twice)), classes)
-        if guided:
-            conditional, unconditional = output.chunk(2)
-            noise = unconditional[:, : self.guided_channels]
-            noise = noise + self.guidance_scale * (conditional[:, : self.guided_channels] - noise)
-            # Of channels without guidance, and of the learned variance, the conditional network's.
-            output = torch.cat([noise, conditional[:, self.guided_channels :]], dim=1)
-        if self.scheduler.config.get("variance_type") != "learned_range":
-            output = output[:, :channels]
-        return output
-
-    def _shifted(
-        self, output: torch.Tensor, latents: torch.Tensor, t: torch.Tensor, step: int, guide: Guide
-    ) -> torch.Tensor:
-        """Return the output with the noise that implies the x̂_0 a guide wants; every sampler goes on from there."""
-        alpha, channels = self._alphas_cumprod[t], latents.shape[1]
-        noise, variance = output[:, :channels], output[:, channels:]
-        x0 = (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-        sigma, weight = self._ancestral(t, variance.detach())
-        level = float((1 - alpha).sqrt())
-        shift = guide(State(step, self.steps, level, noisy=latents, x0=x0, sigma=sigma, weight=weight))
-        if shift is None:
-            return output
-        return torch.cat([noise - (alpha / (1 - alpha)).sqrt() * shift, variance], dim=1)
-
-    def _ancestral(self, t: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor | None, float | None]:
-        """Return σ_t and the weight of x̂_0 in the mean of a DDPM step (Ho et al., 2020, Eq. 7), (None, None) for others.
-
-        Args:
-            t: Its timestep.
-            variance: What the network says of the variance, (B, channels, h, w), or without channels.
-        """
-        if not isinstance(self.scheduler, DDPMScheduler):
-            return None, None
-        here, before = self._alphas_cumprod[t], self.scheduler.previous_timestep(t)
-        if before < 0:  # no noise is added in the last step, and what comes out is x̂_0
-            return torch.zeros((), device=self.device), 1.0
-        previous = self._alphas_cumprod[before]
-        beta = 1 - here / previous
-        smallest = beta * (1 - previous) / (1 - here)
-        if variance.shape[1]:  # between smallest and β (Nichol and Dhariwal, 2021, Eq. 15)
-            share = (variance + 1) / 2
-            sigma = (0.5 * (share * beta.log() + (1 - share) * smallest.log())).exp()
-        else:
-            sigma = smallest.sqrt()
-        return sigma, float(previous.sqrt() * beta / (1 - here))
+        return self.diffusion.sample(predict, seeds, guide=guide, start=start, strength=strength)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """See `Generator.decode`."""
@@ -307,32 +238,23 @@ class DiTGenerator:
 
     def corruption(
         self, draws: Sequence[torch.Generator], *, most: float | None = None, noise: torch.Tensor | None = None
-    ) -> _Noising:
-        """See `Generator.corruption`: noise ε and timesteps t, from [1, most·T), or from [0, T) where `most` is None."""
-        steps = len(self._alphas_cumprod)
-        low, high = (0, steps) if most is None else (1, max(2, round(most * steps)))
-        noises, timesteps = [], []
-        for draw in draws:
-            if noise is None:
-                noises.append(torch.randn(self.latent_shape, generator=draw))
-            timesteps.append(torch.randint(low, high, (), generator=draw))
-        noise = torch.stack(noises) if noise is None else noise
-        return _Noising(noise.to(self.device), torch.stack(timesteps).to(self.device))
+    ) -> Noising:
+        """See `Diffusion.corruption`."""
+        return self.diffusion.corruption(draws, most=most, noise=noise)
 
-    def residual(self, latents: torch.Tensor, corruption: _Noising, class_ids: Sequence[int | None]) -> torch.Tensor:
+    def residual(self, latents: torch.Tensor, corruption: Noising, class_ids: Sequence[int | None]) -> torch.Tensor:
         """See `Generator.residual`: ε_θ(z_t, t, c) − ε; a learned variance is left out."""
         if self._phases is None:
             return self._residual(latents, corruption, class_ids)
 
         def of(rows: list[int]) -> torch.Tensor:
-            own = _Noising(corruption.noise[rows], corruption.timesteps[rows])
-            return self._residual(latents[rows], own, [class_ids[row] for row in rows])
+            return self._residual(latents[rows], corruption.take(rows), [class_ids[row] for row in rows])
 
         return self._by_phase(self._phases, class_ids, of)
 
-    def _residual(self, latents: torch.Tensor, corruption: _Noising, class_ids: Sequence[int | None]) -> torch.Tensor:
+    def _residual(self, latents: torch.Tensor, corruption: Noising, class_ids: Sequence[int | None]) -> torch.Tensor:
         noise, timesteps = corruption.noise, corruption.timesteps
-        output = self._forward(self._add_noise(latents, noise, timesteps), timesteps, self._conditions(class_ids))
+        output = self._forward(self.diffusion.add_noise(latents, noise, timesteps), timesteps, self._conditions(class_ids))
         return (output[:, : noise.shape[1]] - noise).flatten(1)
 
     def _conditions(self, class_ids: Sequence[int | None]) -> torch.Tensor:
@@ -349,10 +271,60 @@ class DiTGenerator:
         )
         return output.sample.float()
 
-    def _add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Return √ᾱ_t·latents + √(1−ᾱ_t)·noise for timesteps (B,)."""
-        alpha = self._alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+def load(
+    name: str, *, classes: Sequence[SourceClass], sample_steps: int, dtype: torch.dtype, **options: Any
+) -> DiTGenerator:
+    """See `kinds.Kind`."""
+    return DiTGenerator.from_pretrained(name, steps=sample_steps, dtype=dtype, **options)
+
+
+def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: int) -> DiTTransformer2DModel:
+    """See `kinds.Fittable`; the width is a multiple of 32."""
+    model = DiTTransformer2DModel(
+        num_attention_heads=width // 32,
+        attention_head_dim=32,
+        in_channels=latent_shape[0],
+        num_layers=layers,
+        sample_size=latent_shape[-1],
+        patch_size=2,
+        num_embeds_ada_norm=classes,
+    )
+    # The adaLN-Zero initialisation of DiT (Peebles and Xie, 2023, Sec. 3.2), which diffusers leaves out: every block starts
+    # as the identity, the output as zero.
+    zero = [block.norm1.linear for block in model.transformer_blocks] + [model.proj_out_2]
+    for parameter in (parameter for layer in zero for parameter in layer.parameters()):
+        torch.nn.init.zeros_(parameter)
+    # eval(): diffusers' own label dropout draws anew in every block; in a fit one draw drops the label of the whole network.
+    return model.eval()
+
+
+@functools.cache
+def _noise_process() -> DDPMScheduler:
+    return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+
+
+def levels(draw: torch.Generator, batch: int) -> torch.Tensor:
+    """See `kinds.Fittable`: timesteps."""
+    return torch.randint(len(_noise_process()), (batch,), generator=draw)
+
+
+def loss(
+    network: DiTTransformer2DModel,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    levels: torch.Tensor,
+    class_ids: torch.Tensor,
+    draw: torch.Generator,
+) -> torch.Tensor:
+    """See `kinds.Fittable`: the error of the predicted noise (Ho et al., 2020, Eq. 14)."""
+    noisy = _noise_process().add_noise(latents, noise, levels)
+    return F.mse_loss(network(noisy, timestep=levels, class_labels=class_ids).sample, noise)
+
+
+def save(network: DiTTransformer2DModel, vae: AutoencoderKL, folder: Path) -> None:
+    """See `kinds.Fittable`."""
+    DiTPipeline(network, vae, _noise_process()).save_pretrained(folder)
 
 
 def check_guided_channels(guided: int | None, channels: int) -> None:

@@ -165,7 +165,7 @@ class Tuning:
         self.run, self.latents, self.settings, self.seed = run, latents, settings, seed
         self.labels, self.class_ids = labels, torch.tensor(class_ids)
         self.null_class = base.transformer.config.num_embeds_ada_norm
-        self.objective = Objective(base.scheduler.betas, run.device)
+        self.objective = Objective(base.diffusion.scheduler.betas, run.device)
         self.transformer = base.transformer
         if settings.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()

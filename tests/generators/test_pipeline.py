@@ -120,7 +120,7 @@ def test_the_schedule_of_the_folder_is_the_one_that_is_used(folder):
     edit(folder / SCHEDULER, trained_betas=betas, num_train_timesteps=50)
     generator = DiTGenerator.from_pretrained(str(folder), steps=5)
     expected = torch.cumprod(1 - torch.tensor(betas), 0)
-    torch.testing.assert_close(generator.scheduler.alphas_cumprod, expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(generator.diffusion.scheduler.alphas_cumprod, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_older_names_of_the_same_network_are_known(folder):

@@ -57,13 +57,13 @@ def sampling(scene: Scene, workers: int) -> Work:
         noise = cpu_generator(seed)
         latents = torch.randn(1, *generator.latent_shape, generator=noise).to(scene.device)
         classes = torch.tensor([label, generator.transformer.config.num_embeds_ada_norm], device=scene.device)
-        generator.scheduler.set_timesteps(generator.steps)
-        for t in generator.scheduler.timesteps:
+        generator.diffusion.scheduler.set_timesteps(generator.diffusion.steps)
+        for t in generator.diffusion.scheduler.timesteps:
             twice = torch.cat([latents, latents])
             output = generator.transformer(twice, timestep=t.to(scene.device).expand(2), class_labels=classes).sample
             (conditional, unconditional), variance = output[:, :4].split(1), output[:1, 4:]
             guided = unconditional + generator.guidance_scale * (conditional - unconditional)
-            step = generator.scheduler.step(torch.cat([guided, variance], 1), t, latents, generator=noise)
+            step = generator.diffusion.scheduler.step(torch.cat([guided, variance], 1), t, latents, generator=noise)
             latents = step.prev_sample
         pixels = generator.vae.decode(latents / generator.vae.config.scaling_factor).sample / 2 + 0.5
         image = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -91,13 +91,13 @@ def refine_cao2(scene: Scene, workers: int) -> Work:
     def refine_one(start: torch.Tensor, label: int, seed: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         random = cpu_generator(seed)
         noise = torch.randn(1, *generator.latent_shape, generator=random).to(scene.device)
-        timesteps = torch.randint(1, round(0.25 * len(generator.scheduler)), (steps,), generator=random)
+        timesteps = torch.randint(1, round(0.25 * len(generator.diffusion.scheduler)), (steps,), generator=random)
         latents, losses = nn.Parameter(start[None].clone()), []
         optimizer = torch.optim.Adam([latents], lr=6e-4)
         for t in timesteps:
             optimizer.zero_grad()
             t, condition = (torch.tensor([int(value)], device=scene.device) for value in (t, label))
-            noisy = generator.scheduler.add_noise(latents, noise, t)
+            noisy = generator.diffusion.scheduler.add_noise(latents, noise, t)
             predicted = generator.transformer(noisy, timestep=t, class_labels=condition).sample[:, :4]
             loss = F.mse_loss(predicted, noise) + 10.0 * (predicted - noise).abs().max()
             loss.backward()
@@ -131,9 +131,9 @@ def refine_psr(scene: Scene, workers: int) -> Work:
         condition, target = torch.tensor([label], device=scene.device), targets[index : index + 1].to(scene.device)
         for step in range(steps):
             noise = torch.randn(1, *generator.latent_shape, generator=random).to(scene.device)
-            t = torch.randint(len(generator.scheduler), (1,), generator=random).to(scene.device)
+            t = torch.randint(len(generator.diffusion.scheduler), (1,), generator=random).to(scene.device)
             latents = latents.detach().requires_grad_()
-            noisy = generator.scheduler.add_noise(latents, noise, t)
+            noisy = generator.diffusion.scheduler.add_noise(latents, noise, t)
             predicted = generator.transformer(noisy, timestep=t, class_labels=condition).sample[:, :4]
             loss = denoising = (predicted - noise).square().sum()
             divergence = torch.zeros((), device=scene.device)
