@@ -19,11 +19,11 @@ def main(config: IgdConfig) -> Path | None:
     """Train a surrogate, draw guided samples, refine on request, label, package and score."""
     from distill_hub.guidance import igd
     from distill_hub.making.finish import package_and_score
-    from distill_hub.making.guided import Surrogate, draw_guided, notes_of
+    from distill_hub.making.influence import Surrogate, draw_guided, notes_of
     from distill_hub.making.start import set_up_generator
     from distill_hub.methods import psr
 
-    setup = set_up_generator(config, "igd", kind="DiT")
+    setup = set_up_generator(config, "igd", kinds=("dit", "text"))
     pool = setup.draw(config.ipc)
     stage, epochs = draw_guided(setup, Surrogate(setup), pool)
     notes = notes_of(stage, epochs)

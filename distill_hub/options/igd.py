@@ -36,8 +36,6 @@ class IgdConfig(RefineOptions, NetworkOptions, SampleOptions):
     )
 
     def check_settings(self) -> None:
-        """Refuse samplers without an ancestral step, and guidance that ends before it begins."""
-        if self.scheduler not in (None, "ddpm"):
-            raise InputError("scheduler", self.scheduler, "the mean of an ancestral step is pulled; valid: ddpm")
+        """Refuse guidance that ends before it begins."""
         if self.guide_stop <= self.guide_start:
             raise InputError("guide_stop", self.guide_stop, f"more than guide_start, {self.guide_start}, is needed")
