@@ -48,7 +48,7 @@ class State:
 
     step: int  # of the full schedule, from 0: noise
     of: int  # steps of the full schedule
-    level: float  # √(1−ᾱ_t), the standard deviation of the noise in `noisy`, in (0, 1]
+    level: float  # standard deviation of the noise in `noisy`, in (0, 1]: √(1−ᾱ_t) of a diffusion, s of a flow's line
     noisy: torch.Tensor  # z_t, float32 (B, channels, h, w)
     x0: torch.Tensor  # the clean latents that the guided prediction implies, x̂_0, in the shape of `noisy`
     sigma: torch.Tensor | None  # σ_t of the noise that the step adds, broadcasts to `noisy`; None: the sampler adds none

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiTPipeline
+from diffusers import DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 from diffusers.models.embeddings import Timesteps
 from torch.func import functional_call
 
@@ -88,9 +88,7 @@ class DiTGenerator:
         self.transformer = pipeline.transformer.to(device).eval().requires_grad_(False)
         self.vae = pipeline.vae.to(device).eval().requires_grad_(False)
         self._decoder = decoder.module.to(device).eval().requires_grad_(False) if decoder else self.vae
-        for module in self.transformer.modules():
-            if isinstance(module, Timesteps):  # one in every block
-                module.downscale_freq_shift = TIMESTEP_FEATURES[timestep_features]
+        set_timestep_features(self.transformer, timestep_features)
         self.facts = GeneratorFacts(
             name="DiT",
             architecture=type(self.transformer).__name__,
@@ -154,12 +152,11 @@ class DiTGenerator:
         license, features = _origin(name, folder)
         if timestep_features != "auto":
             features = timestep_features
-        transformer = loaded.pipeline.transformer
+        transformer = loaded.transformer
         if (folder / PHASES).is_file():
             how["phases"] = read_phases(folder, prepare(transformer), transformer.config.num_embeds_ada_norm, name)
-        return cls(
-            loaded.pipeline, loaded.class_names, license=license, timestep_features=features, decoder=loaded.decoder, **how
-        )
+        pipeline = DiTPipeline(transformer, loaded.vae, DDPMScheduler(**loaded.noise.model_dump()))
+        return cls(pipeline, loaded.class_names, license=license, timestep_features=features, decoder=loaded.decoder, **how)
 
     def sample(
         self,
@@ -255,6 +252,33 @@ class DiTGenerator:
             else self.transformer(noisy, **how)
         )
         return output.sample.float()
+
+
+def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: int) -> DiTTransformer2DModel:
+    """See `kinds.Fittable`; the width is a multiple of 32."""
+    model = DiTTransformer2DModel(
+        num_attention_heads=width // 32,
+        attention_head_dim=32,
+        in_channels=latent_shape[0],
+        num_layers=layers,
+        sample_size=latent_shape[-1],
+        patch_size=2,
+        num_embeds_ada_norm=classes,
+    )
+    # The adaLN-Zero initialisation of DiT (Peebles and Xie, 2023, Sec. 3.2), which diffusers leaves out: every block starts
+    # as the identity, the output as zero.
+    zero = [block.norm1.linear for block in model.transformer_blocks] + [model.proj_out_2]
+    for parameter in (parameter for layer in zero for parameter in layer.parameters()):
+        torch.nn.init.zeros_(parameter)
+    # eval(): diffusers' own label dropout draws anew in every block; in a fit one draw drops the label of the whole network.
+    return model.eval()
+
+
+def set_timestep_features(network: DiTTransformer2DModel, features: str) -> None:
+    """Tell a network its timestep by the sinusoids of a key of `TIMESTEP_FEATURES`."""
+    for module in network.modules():
+        if isinstance(module, Timesteps):  # one in every block
+            module.downscale_freq_shift = TIMESTEP_FEATURES[features]
 
 
 def check_guided_channels(guided: int | None, channels: int) -> None:

@@ -332,6 +332,13 @@ class NoiseConfig(Config):
         return self
 
 
+class FlowConfig(Config):
+    """The scheduler_config.json of a SiT: a straight line from data to noise, in even steps."""
+
+    shift: Annotated[float, Field(ge=1, le=1)] = 1.0
+    use_dynamic_shifting: Literal[False] = False
+
+
 class ShardIndex(Config):
     """The index of weights in several files, all in one folder."""
 
