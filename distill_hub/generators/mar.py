@@ -274,7 +274,7 @@ class MARGenerator:
     ) -> _Masking:
         """See `Generator.corruption`: which tokens are masked, and of each a timestep of the head and ε.
 
-        The share of masked tokens is drawn from (0, most], or as in training where that is None, and rounded up; timesteps are
+        The share of masked tokens is drawn from (0, most], where that is None as in training, and rounded up; timesteps are
         drawn from all. One count per image: none depends on who shares its batch.
         """
         count = self.network.tokens
