@@ -153,8 +153,8 @@ class DiTGenerator:
             revision: Branch, tag or commit on the Hub.
             dtype: Precision of the transformer. The VAE stays in float32: decoding is a small share of the cost, and half
                 precision would show in the published pixels.
-            timestep_features: Key of `TIMESTEP_FEATURES`, or 'auto': 'dit' for `IMAGENET_DIT`, those of its base for a
-                generator that distill-hub tuned, else 'diffusers'.
+            timestep_features: Key of `TIMESTEP_FEATURES`, or 'auto': what the folder says, 'dit' for `IMAGENET_DIT`,
+                those of its base for a generator that distill-hub tuned, else 'diffusers'.
             vae: Hub id or folder of an AutoencoderKL that decodes in place of the pipeline's own.
             vae_revision: Branch, tag or commit of that on the Hub.
             **settings: See the class.
@@ -165,8 +165,7 @@ class DiTGenerator:
         loaded = load_pipeline(name, revision, dtype, vae=vae, vae_revision=vae_revision)
         folder, how = loaded.folder, {"folder": loaded.folder, "revision": loaded.commit, **settings}
         license, features = _origin(name, folder)
-        if timestep_features != "auto":
-            features = timestep_features
+        features = loaded.timestep_features or features if timestep_features == "auto" else timestep_features
         transformer = loaded.transformer
         if (folder / PHASES).is_file():
             how["phases"] = read_phases(folder, prepare(transformer), transformer.config.num_embeds_ada_norm, name)

@@ -22,6 +22,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import nn
 
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass
 from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State
 from distill_hub.generators.known import stated_license
 from distill_hub.generators.mar_network import MAR
@@ -50,6 +51,7 @@ DEFAULTS = {
     "vae": None,
     "vae_revision": None,
 }
+SAMPLERS = ()  # the head has one of its own
 
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}  # of the published weights
 _FITTED = {"beta_schedule": "linear"}  # of those that are fitted here
@@ -123,6 +125,7 @@ class MARGenerator:
         self._decoder = decoder.module.to(device).eval().requires_grad_(False) if decoder else self.vae
         self.facts = GeneratorFacts(
             name="MAR",
+            method=FACTS,
             architecture=type(network).__name__,
             modules=(self.network, self.vae),
             folder=folder,
@@ -366,6 +369,7 @@ def _training_share(u: torch.Tensor) -> torch.Tensor:
 def load(
     name: str,
     *,
+    classes: Sequence[SourceClass],
     revision: str | None,
     device: torch.device | str,
     dtype: torch.dtype,
@@ -373,20 +377,7 @@ def load(
     vae_revision: str | None = None,
     **options: Any,
 ) -> MARGenerator:
-    """Load a Hub repository or folder of a MARPipeline; safetensors weights only.
-
-    Args:
-        name: Hub id or folder.
-        revision: Branch, tag or commit on the Hub.
-        device: Where to run.
-        dtype: Precision of the network. The VAE stays in float32.
-        vae: Hub id or folder of an AutoencoderKL that decodes in place of the pipeline's own.
-        vae_revision: Branch, tag or commit of that on the Hub.
-        **options: See `MARGenerator`.
-
-    Raises:
-        InputError: When a file is missing, truncated, or does not fit its config.
-    """
+    """See `kinds.Kind`."""
     kind = {"network": MAR, "index": MarIndex, "shape": MarConfig}
     loaded = load_pipeline(name, revision, dtype, **kind, vae=vae, vae_revision=vae_revision)
     where = {"folder": loaded.folder, "revision": loaded.commit, "license": stated_license(loaded.folder)}
@@ -397,14 +388,7 @@ def load(
 
 
 def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: int) -> MAR:
-    """Build a small network, to be fitted: as wide as a DiT, with half of its layers in encoder and decoder each.
-
-    Args:
-        latent_shape: (channels, h, w).
-        classes: How many.
-        width: A multiple of 32.
-        layers: Blocks of the transformer.
-    """
+    """See `kinds.Fittable`; the width is a multiple of 32, and half of the layers are the encoder's."""
     network = MAR(
         in_channels=latent_shape[0],
         sample_size=latent_shape[1],
@@ -423,7 +407,7 @@ def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: 
 
 
 def levels(draw: torch.Generator, batch: int) -> torch.Tensor:
-    """Draw the share of tokens that a batch has masked, (batch,): as in MAR's code one for all."""
+    """See `kinds.Fittable`: the share of tokens that are masked, as in MAR's code one for all of a batch."""
     return _training_share(torch.rand((), dtype=torch.float64, generator=draw)).expand(batch)
 
 
@@ -435,19 +419,13 @@ def loss(
     class_ids: torch.Tensor,
     draw: torch.Generator,
 ) -> torch.Tensor:
-    """Return the diffusion loss of masked tokens, with the bound's term for the variance (Li et al., 2024, Sec. 3.2).
+    """See `kinds.Fittable`: the diffusion loss of masked tokens, with the bound's term for the variance (Sec. 3.2).
 
-    Args:
-        network: Gets the gradients.
-        latents: (B, channels, h, w).
-        noise: The first of a token's noises, in the shape of the latents.
-        levels: From `levels`.
-        class_ids: (B,); the number of classes where the class is dropped.
-        draw: Of the masked tokens, their timesteps and their other noises.
+    `noise` is the first of a token's noises; the others are drawn, and the timesteps, and which tokens are masked.
     """
     tokens, device = network.patchify(latents), latents.device
-    order = torch.rand(tokens.shape[:2], generator=draw).argsort(1)
-    masked = (order < levels[:, None] * network.tokens).to(device)
+    order = torch.rand(tokens.shape[:2], generator=draw).argsort(1).to(device)
+    masked = order < levels[:, None] * network.tokens
     z = network(tokens, masked, torch.cat([network.class_emb.weight, network.fake_latent])[class_ids])[masked]
     clean = tokens[masked]
     others = torch.randn((_REPEATS - 1, *clean.shape), generator=draw).to(device)
@@ -466,14 +444,7 @@ def _fitted_objective(device: torch.device) -> Objective:
 
 
 def save(network: MAR, vae: AutoencoderKL, folder: Path, noise: dict[str, Any] = _FITTED) -> None:
-    """Save a pipeline folder, without the names of its classes.
-
-    Args:
-        network: Its weights.
-        vae: Its autoencoder.
-        folder: Where to save.
-        noise: Configuration of the head's noise schedule.
-    """
+    """See `kinds.Fittable`; `noise` is the configuration of the head's noise schedule, where it is not that of a fit."""
     parts: dict[str, nn.Module] = {"transformer": network, "vae": vae}
     for part, module in parts.items():
         module.save_pretrained(folder / part)

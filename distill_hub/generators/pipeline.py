@@ -39,6 +39,7 @@ class Loaded:
     vae: AutoencoderKL
     noise: Config  # its scheduler_config.json
     class_names: list[str]  # in the order of their ids; empty when they are not known
+    timestep_features: str | None  # that it was trained with, where the folder says so
     folder: Path
     commit: str | None  # on the Hub
     decoder: Decoder | None  # in place of the pipeline's own
@@ -77,7 +78,8 @@ def load_pipeline(
     def said(file: str, kind: type[Config]) -> Any:
         return checked(kind, read_json(folder / file, "generator", name), file, "generator", name)
 
-    names = said("model_index.json", index).id2label or []
+    named = said("model_index.json", index)
+    names = named.id2label or []
     sizes, pixels = said("transformer/config.json", shape), said("vae/config.json", VaeConfig)
     path = said("scheduler/scheduler_config.json", noise)
     if sizes.in_channels != pixels.latent_channels:
@@ -86,22 +88,32 @@ def load_pipeline(
     if names and len(names) != sizes.num_classes:
         valid = f"model_index.json, id2label has {len(names)} names for the {sizes.num_classes} classes"
         raise InputError("generator", name, f"{valid} of transformer/config.json")
-    decoder = _load_decoder(vae, vae_revision, pixels) if vae else None
+    decoder = load_vae(vae, vae_revision, pixels) if vae else None
     generator = "generator", name, f"{GENERATOR} is needed"
     transformer = _load(network, folder / "transformer", dtype, *generator)
     own = _load(AutoencoderKL, folder / "vae", torch.float32, *generator)
-    return Loaded(transformer, own, path, names, folder, commit, decoder)
+    return Loaded(transformer, own, path, names, named.timestep_features, folder, commit, decoder)
 
 
-def _load_decoder(name: str, revision: str | None, own: VaeConfig) -> Decoder:
-    """Load a VAE that is to decode what another one, of the configuration `own`, encodes."""
+def load_vae(name: str, revision: str | None = None, own: VaeConfig | None = None) -> Decoder:
+    """Load a VAE from a Hub repository or folder of its own.
+
+    Args:
+        name: Hub id or folder.
+        revision: Branch, tag or commit on the Hub.
+        own: Configuration of the VAE that encodes what this one is to decode; None: it does both.
+
+    Raises:
+        InputError: When a file is missing, truncated, or does not fit its config, or the latents are not of the same kind.
+    """
     field, valid = "vae", f"{VAE} is needed"
     folder, commit = _found(name, revision, field, valid, [*_MODEL, "README.md"])
     config = checked(SingleVaeConfig, read_json(folder / "config.json", field, name), "config.json", field, name)
+    encoder = own or config
     for what, here, there in (
-        ("latent_channels", config.latent_channels, own.latent_channels),
-        ("downscale factor", config.downscale, own.downscale),
-        ("scaling_factor", config.scaling_factor, own.scaling_factor),
+        ("latent_channels", config.latent_channels, encoder.latent_channels),
+        ("downscale factor", config.downscale, encoder.downscale),
+        ("scaling_factor", config.scaling_factor, encoder.scaling_factor),
     ):
         if here != there:
             raise InputError(field, name, f"its {what} is {here}, that of the generator's own {there}; they must be equal")

@@ -90,6 +90,11 @@ class _Mixing:
     noise: torch.Tensor  # ε, (B, channels, h, w)
     levels: torch.Tensor  # s, (B,) in [0, 1)
 
+    @property
+    def elements(self) -> int:
+        """All elements of a latent."""
+        return self.noise[0].numel()
+
 
 class SiTGenerator:
     """A frozen SiT with its VAE and sampler: a `Generator`, which documents its methods.

@@ -187,6 +187,7 @@ class PipelineIndex(Config):
     transformer: tuple[Literal["diffusers"], Literal["DiTTransformer2DModel", "Transformer2DModel"]]
     vae: tuple[Literal["diffusers"], Literal["AutoencoderKL"]]
     id2label: Names | None = None
+    timestep_features: Literal["dit", "diffusers"] | None = None  # that a DiT was trained with; where we converted it
 
     @model_validator(mode="before")
     @classmethod

@@ -377,7 +377,7 @@ def folder(tmp_path_factory):
 
 
 def loaded(folder, **settings):
-    return mar.load(str(folder), revision=None, device="cpu", dtype=torch.float32, **settings)
+    return mar.load(str(folder), classes=(), revision=None, device="cpu", dtype=torch.float32, **settings)
 
 
 def test_a_folder_holds_all_of_it(folder):
