@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from distill_hub.conversion.mar import MAR_VAE, mar, mar_vae
 from torch import nn
 
+from distill_hub.conversion.mar import MAR_VAE, mar, mar_vae
 from distill_hub.generators.mar_network import MAR
 
 
