@@ -49,7 +49,9 @@ def test_the_set_is_guided_samples_from_the_seeds_of_the_plain_ones(made):
     latents = guided["latents"].view(10, 3, -1).double()
     for label in range(10):
         a, b, c = torch.nn.functional.normalize(latents[label], dim=1)
-        assert close.view(10, 3, 2)[label, 1:, 0].tolist() == pytest.approx([float(a @ b), float(max(a @ c, b @ c))], abs=1e-5)
+        assert close.view(10, 3, 2)[label, 1:, 0].tolist() == pytest.approx(
+            [float(a @ b), float(max(a @ c, b @ c))], abs=1e-5
+        )
 
 
 def test_two_processes_make_the_same_set(made, tmp_path):
