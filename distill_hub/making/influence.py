@@ -147,7 +147,7 @@ def draw_guided(setup: GeneratorSetup, surrogate: Surrogate, pool: Stage) -> tup
 
 
 def _pooled(network: nn.Module) -> nn.Module:
-    """Put torch's own pooling into a network: on a CPU a gradient of a gradient of `AveragePool` takes three times as long."""
+    """Put torch's own pooling into a network: two gradients through `AveragePool` take three times as long on a CPU."""
     for module in network.modules():
         for name, child in module.named_children():
             if isinstance(child, AveragePool):
