@@ -19,8 +19,7 @@ from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
 from distill_hub.generators.base import Decoder, GeneratorFacts, Guide
 from distill_hub.generators.difffit import prepare
-from distill_hub.generators.diffusion import SCHEDULERS as SCHEDULERS
-from distill_hub.generators.diffusion import Diffusion, Noising, classifier_free
+from distill_hub.generators.diffusion import SCHEDULERS, Diffusion, Noising, classifier_free
 from distill_hub.generators.known import DIT_LICENSE, PHASES, is_imagenet_dit, stated_license, tuned_from
 from distill_hub.generators.phases import Phases, read_phases
 from distill_hub.generators.pipeline import load_pipeline
@@ -46,7 +45,7 @@ DEFAULTS = {
     "vae": None,
     "vae_revision": None,
 }
-
+SAMPLERS = tuple(SCHEDULERS)
 # The i-th of 128 frequencies that tell the network its timestep is 10000^(-i/(128 - shift)). DiT's own code has i/128;
 # diffusers has i/127, whatever code trained the weights. At t = 500 the two vectors have a cosine of 0.82.
 TIMESTEP_FEATURES = {"dit": 0, "diffusers": 1}
@@ -268,18 +267,16 @@ class DiTGenerator:
         return output.sample.float()
 
 
-def set_timestep_features(network: DiTTransformer2DModel, features: str) -> None:
-    """Tell a network its timestep by the sinusoids of a key of `TIMESTEP_FEATURES`."""
-    for module in network.modules():
-        if isinstance(module, Timesteps):  # one in every block
-            module.downscale_freq_shift = TIMESTEP_FEATURES[features]
-
-
 def load(
     name: str, *, classes: Sequence[SourceClass], sample_steps: int, dtype: torch.dtype, **options: Any
 ) -> DiTGenerator:
     """See `kinds.Kind`."""
     return DiTGenerator.from_pretrained(name, steps=sample_steps, dtype=dtype, **options)
+
+
+@functools.cache
+def _noise_process() -> DDPMScheduler:
+    return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
 
 
 def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: int) -> DiTTransformer2DModel:
@@ -300,11 +297,6 @@ def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: 
         torch.nn.init.zeros_(parameter)
     # eval(): diffusers' own label dropout draws anew in every block; in a fit one draw drops the label of the whole network.
     return model.eval()
-
-
-@functools.cache
-def _noise_process() -> DDPMScheduler:
-    return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
 
 
 def levels(draw: torch.Generator, batch: int) -> torch.Tensor:
@@ -328,6 +320,13 @@ def loss(
 def save(network: DiTTransformer2DModel, vae: AutoencoderKL, folder: Path) -> None:
     """See `kinds.Fittable`."""
     DiTPipeline(network, vae, _noise_process()).save_pretrained(folder)
+
+
+def set_timestep_features(network: DiTTransformer2DModel, features: str) -> None:
+    """Tell a network its timestep by the sinusoids of a key of `TIMESTEP_FEATURES`."""
+    for module in network.modules():
+        if isinstance(module, Timesteps):  # one in every block
+            module.downscale_freq_shift = TIMESTEP_FEATURES[features]
 
 
 def check_guided_channels(guided: int | None, channels: int) -> None:

@@ -19,7 +19,7 @@ class Kind(Protocol):
     FACTS: Mapping[str, str]  # of plain samples of it, as of a method; `name` is its key in `KINDS`
     PIPELINES: Sequence[str]  # what the model_index.json of those that it loads has as `_class_name`
     DEFAULTS: Mapping[str, Any]  # what it takes of `GeneratorOptions`, with the value where the user names none
-    SCHEDULERS: Mapping[str, Any]  # its samplers by name; empty where it has one of its own
+    SAMPLERS: Sequence[str]  # names for `--scheduler`; empty where it has one of its own
 
     def load(
         self,

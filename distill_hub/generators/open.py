@@ -64,8 +64,8 @@ def resolve(found: Located, given: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and option not in kind.DEFAULTS:
             raise InputError(option, value, f"a generator of the kind {found.kind} has none; leave it out")
     filled = {option: kind.DEFAULTS.get(option) if value is None else value for option, value in given.items()}
-    if kind.SCHEDULERS and filled["scheduler"] not in kind.SCHEDULERS:
-        valid = f"valid for a generator of the kind {found.kind}: {', '.join(kind.SCHEDULERS)}"
+    if kind.SAMPLERS and filled["scheduler"] not in kind.SAMPLERS:
+        valid = f"valid for a generator of the kind {found.kind}: {', '.join(kind.SAMPLERS)}"
         raise InputError("scheduler", filled["scheduler"], valid)
     if found.name is None:
         if filled.get("vae"):

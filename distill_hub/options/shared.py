@@ -78,13 +78,13 @@ class GeneratorOptions:
 
     generator: Location = option(
         "auto",
-        "Hub id or folder of a pipeline, tuned or not; dit or sit: a small one is fitted; auto: facebook/DiT-XL-2-256 "
+        "Hub id or folder of a pipeline, tuned or not; dit, sit: fit a small one of that kind; auto: facebook/DiT-XL-2-256 "
         "for ImageNet, else dit",
         common=True,
     )
     generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
     scheduler: Literal["ddpm", "ddim", "dpm-solver++", "heun", "euler", "sde"] | None = option(
-        None, "sampler; default: ddpm, of a SiT heun"
+        None, "sampler; of a DiT ddpm (default), ddim or dpm-solver++, of a SiT heun (default), euler or sde"
     )
     sample_steps: PositiveInt | None = option(None, "steps per sample; default: 50")
     guidance_scale: NonNegativeFloat | None = option(
