@@ -17,6 +17,8 @@ from distill_hub.generators import sit
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.running.seeds import cpu_generator
 
+LOADED = {"classes": [], "revision": None, "device": "cpu", "dtype": torch.float32, **sit.DEFAULTS}
+
 
 def positions(side, width):
     """Sines and cosines (1, side², width): the first half tells the column, the second the row."""
@@ -109,7 +111,7 @@ def test_a_sit_says_what_it_said(places):
         "recipes/convert.py", "sit", str(saved(state, places / "sit.safetensors")), "--vae", str(places / "vae"),
         "--output_dir", str(places / "sit"),
     )  # fmt: skip
-    generator = sit.load(str(places / "sit"))
+    generator = sit.load(str(places / "sit"), **LOADED)
     corruption = sit._Mixing(torch.zeros_like(LATENTS), torch.tensor([0.25, 0.9]))
     found = generator.residual(LATENTS, corruption, [1, None]).view_as(LATENTS) - LATENTS
     for place, (level, class_id) in enumerate([(0.25, 1), (0.9, 3)]):
@@ -140,7 +142,7 @@ def test_half_precision_and_the_names_of_imagenet(places):
     convert("sit", saved(state, places / "half.safetensors"), str(places / "vae"), places / "half", **where)
     stored = load_file(places / "half" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
-    generator = sit.load(str(places / "half"))
+    generator = sit.load(str(places / "half"), **LOADED)
     assert generator.class_names == imagenet_classes()[1] and generator.transformer.dtype == torch.float32
     assert generator.latent_shape == (4, 8, 8)
 
