@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from diffusers import DiTTransformer2DModel
@@ -14,14 +13,13 @@ from safetensors.torch import load_file
 from distill_hub.config import InputError, refusing
 from distill_hub.conversion import transformer
 from distill_hub.data.classes import imagenet_classes
-from distill_hub.generators import dit, sit
+from distill_hub.generators.kinds import KINDS
 from distill_hub.generators.known import DIT_LICENSE
 from distill_hub.generators.pipeline import load_vae
 from distill_hub.networks.configs import TransformerConfig
 from distill_hub.networks.folders import check_loaded, checked
 from distill_hub.running.files import remove
 
-KINDS: Mapping[str, ModuleType] = {"dit": dit, "sit": sit}
 LICENSES = {"dit": DIT_LICENSE, "sit": "mit"}  # of what their authors published
 
 
@@ -31,7 +29,7 @@ def convert(kind: str, weights: Path, vae: str, folder: Path, *, vae_revision: s
     Weights of 1,000 classes get ImageNet-1K's names; for others a source's classes are matched by their order alone.
 
     Args:
-        kind: Key of `KINDS`.
+        kind: Key of `LICENSES`.
         weights: A safetensors file of the network.
         vae: Hub id or folder of the AutoencoderKL that it was trained with.
         folder: Where to save; it appears when all is written.

@@ -35,7 +35,6 @@ FACTS = {
   year = {2023},
 }""",
 }
-
 PIPELINES = ("DiTPipeline",)
 DEFAULTS = {
     "scheduler": "ddpm",
@@ -275,6 +274,11 @@ def load(
     return DiTGenerator.from_pretrained(name, steps=sample_steps, dtype=dtype, **options)
 
 
+@functools.cache
+def _noise_process() -> DDPMScheduler:
+    return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+
+
 def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: int) -> DiTTransformer2DModel:
     """See `kinds.Fittable`; the width is a multiple of 32."""
     model = DiTTransformer2DModel(
@@ -293,18 +297,6 @@ def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: 
         torch.nn.init.zeros_(parameter)
     # eval(): diffusers' own label dropout draws anew in every block; in a fit one draw drops the label of the whole network.
     return model.eval()
-
-
-def set_timestep_features(network: DiTTransformer2DModel, features: str) -> None:
-    """Tell a network its timestep by the sinusoids of a key of `TIMESTEP_FEATURES`."""
-    for module in network.modules():
-        if isinstance(module, Timesteps):  # one in every block
-            module.downscale_freq_shift = TIMESTEP_FEATURES[features]
-
-
-@functools.cache
-def _noise_process() -> DDPMScheduler:
-    return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
 
 
 def levels(draw: torch.Generator, batch: int) -> torch.Tensor:
@@ -328,6 +320,13 @@ def loss(
 def save(network: DiTTransformer2DModel, vae: AutoencoderKL, folder: Path) -> None:
     """See `kinds.Fittable`."""
     DiTPipeline(network, vae, _noise_process()).save_pretrained(folder)
+
+
+def set_timestep_features(network: DiTTransformer2DModel, features: str) -> None:
+    """Tell a network its timestep by the sinusoids of a key of `TIMESTEP_FEATURES`."""
+    for module in network.modules():
+        if isinstance(module, Timesteps):  # one in every block
+            module.downscale_freq_shift = TIMESTEP_FEATURES[features]
 
 
 def check_guided_channels(guided: int | None, channels: int) -> None:

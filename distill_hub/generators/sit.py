@@ -81,6 +81,7 @@ def _euler_maruyama(
 
 
 SCHEDULERS = {"heun": _heun, "euler": _euler, "sde": _euler_maruyama}
+SAMPLERS = tuple(SCHEDULERS)
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ class SiTGenerator:
         self._decoder = decoder.module.to(device).eval().requires_grad_(False) if decoder else self.vae
         self.facts = GeneratorFacts(
             name="SiT",
+            method=FACTS,
             architecture=type(self.transformer).__name__,
             modules=(self.transformer, self.vae),
             folder=folder,
@@ -276,12 +278,12 @@ def _error(
 def load(
     name: str,
     *,
-    classes: Sequence[SourceClass] = (),
-    revision: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    sample_steps: int = 50,
-    vae: str | None = None,
-    vae_revision: str | None = None,
+    classes: Sequence[SourceClass],
+    revision: str | None,
+    dtype: torch.dtype,
+    sample_steps: int,
+    vae: str | None,
+    vae_revision: str | None,
     **settings: Any,
 ) -> SiTGenerator:
     """See `kinds.Kind`; the folder is in the layout that `save` writes."""

@@ -31,6 +31,7 @@ from distill_hub.starter import as_starter
 RECIPES = {
     "random": "random_real",
     "dit": "plain",
+    "sit": "plain",
     "difffit": "minimax",
     "dsa": "dc",
     "dream": "idc",

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
-from distill_hub.generators.convert import MAR_VAE, mar, mar_vae
-from distill_hub.generators.mar_network import MAR
+from distill_hub.conversion.mar import MAR_VAE, mar, mar_vae
+from distill_hub.networks.mar import MAR
 
 
 class Resnet(nn.Module):

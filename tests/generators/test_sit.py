@@ -18,6 +18,8 @@ from distill_hub.running.seeds import cpu_generator
 CLASSES, SEEDS, SHAPE = [0, 2], [11, 12], (4, 8, 8)
 TARGET, START = (torch.randn(2, *SHAPE, generator=cpu_generator(seed)) for seed in (99, 7))
 
+LOADED = {"classes": [], "revision": None, "device": "cpu", "dtype": torch.float32, **sit.DEFAULTS}
+
 
 def make(scheduler="heun", steps=5, *, learned_variance=False, **settings):
     pipeline = make_pipeline(learned_variance=learned_variance)
@@ -294,7 +296,7 @@ def test_what_is_saved_is_loaded(folder):
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] in sit.PIPELINES and index["transformer"] == ["diffusers", "DiTTransformer2DModel"]
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
-    loaded = sit.load(str(folder), **{**sit.DEFAULTS, "sample_steps": 3, "guidance_scale": 2.5})
+    loaded = sit.load(str(folder), **{**LOADED, "sample_steps": 3, "guidance_scale": 2.5})
     assert torch.equal(loaded.sample(CLASSES, SEEDS), make(steps=3).sample(CLASSES, SEEDS))
     assert (loaded.image_size, loaded.latent_shape, loaded.facts.license) == (16, SHAPE, "mit")
     assert loaded.decode(START).shape == (2, 3, 16, 16)
@@ -311,9 +313,9 @@ def test_a_schedule_of_other_steps_is_refused(folder, tmp_path):
     for change in ({"shift": 3.0}, {"shift": "x"}, {"use_dynamic_shifting": True}):
         file.write_text(json.dumps(change))
         with pytest.raises(InputError, match=rf"scheduler_config.json, {next(iter(change))}"):
-            sit.load(str(other))
+            sit.load(str(other), **LOADED)
 
 
 def test_more_guided_channels_than_there_are(folder):
     with pytest.raises(InputError, match="4 latent channels"):
-        sit.load(str(folder), guided_channels=5)
+        sit.load(str(folder), **{**LOADED, "guided_channels": 5})
