@@ -1,4 +1,4 @@
-"""The files of a pipeline around a DiT's network: fetched, checked, and built from what is known here."""
+"""The files of a pipeline of transformer and VAE: fetched, checked, and built from known classes, whatever they name."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,15 @@ from huggingface_hub import snapshot_download
 from distill_hub.config import InputError
 from distill_hub.generators.base import Decoder
 from distill_hub.generators.known import PHASES, TUNING, stated_license
-from distill_hub.networks.configs import Config, NoiseConfig, PipelineIndex, SingleVaeConfig, TransformerConfig, VaeConfig
+from distill_hub.networks.configs import (
+    Config,
+    MarConfig,
+    NoiseConfig,
+    PipelineIndex,
+    SingleVaeConfig,
+    TransformerConfig,
+    VaeConfig,
+)
 from distill_hub.networks.folders import building, check_loaded, check_weights, checked, read_json
 from distill_hub.networks.names import GENERATOR, VAE
 
@@ -27,7 +35,7 @@ _FILES = [
 class Loaded:
     """A pipeline and what its folder says of it."""
 
-    transformer: DiTTransformer2DModel
+    transformer: Any
     vae: AutoencoderKL
     noise: Config  # its scheduler_config.json
     class_names: list[str]  # in the order of their ids; empty when they are not known
@@ -42,6 +50,9 @@ def load_pipeline(
     revision: str | None,
     dtype: torch.dtype,
     *,
+    network: Any = DiTTransformer2DModel,
+    index: type[PipelineIndex] = PipelineIndex,
+    shape: type[TransformerConfig] | type[MarConfig] = TransformerConfig,
     noise: type[Config] = NoiseConfig,
     vae: str | None = None,
     vae_revision: str | None = None,
@@ -52,6 +63,9 @@ def load_pipeline(
         name: Hub id or folder.
         revision: Branch, tag or commit on the Hub.
         dtype: Precision of the transformer. The VAE stays in float32.
+        network: Class of its transformer, of diffusers' kind.
+        index: Record of its model_index.json.
+        shape: Record of its transformer/config.json.
         noise: Record of its scheduler_config.json.
         vae: Hub id or folder of another VAE, for the decoding; None: the pipeline's own.
         vae_revision: Branch, tag or commit of that on the Hub.
@@ -64,21 +78,21 @@ def load_pipeline(
     def said(file: str, kind: type[Config]) -> Any:
         return checked(kind, read_json(folder / file, "generator", name), file, "generator", name)
 
-    index = said("model_index.json", PipelineIndex)
-    shape, pixels = said("transformer/config.json", TransformerConfig), said("vae/config.json", VaeConfig)
+    named = said("model_index.json", index)
+    names = named.id2label or []
+    sizes, pixels = said("transformer/config.json", shape), said("vae/config.json", VaeConfig)
     path = said("scheduler/scheduler_config.json", noise)
-    if shape.in_channels != pixels.latent_channels:
-        valid = f"transformer/config.json has in_channels {shape.in_channels}, vae/config.json has latent_channels"
+    if sizes.in_channels != pixels.latent_channels:
+        valid = f"transformer/config.json has in_channels {sizes.in_channels}, vae/config.json has latent_channels"
         raise InputError("generator", name, f"{valid} {pixels.latent_channels}; they must be equal")
-    names = index.id2label or []
-    if names and len(names) != shape.num_embeds_ada_norm:
-        valid = f"model_index.json, id2label has {len(names)} names for the {shape.num_embeds_ada_norm} classes"
-        raise InputError("generator", name, f"{valid} of transformer/config.json, num_embeds_ada_norm")
+    if names and len(names) != sizes.num_classes:
+        valid = f"model_index.json, id2label has {len(names)} names for the {sizes.num_classes} classes"
+        raise InputError("generator", name, f"{valid} of transformer/config.json")
     decoder = load_vae(vae, vae_revision, pixels) if vae else None
     generator = "generator", name, f"{GENERATOR} is needed"
-    transformer = _load(DiTTransformer2DModel, folder / "transformer", dtype, *generator)
+    transformer = _load(network, folder / "transformer", dtype, *generator)
     own = _load(AutoencoderKL, folder / "vae", torch.float32, *generator)
-    return Loaded(transformer, own, path, names, index.timestep_features, folder, commit, decoder)
+    return Loaded(transformer, own, path, names, named.timestep_features, folder, commit, decoder)
 
 
 def load_vae(name: str, revision: str | None = None, own: VaeConfig | None = None) -> Decoder:

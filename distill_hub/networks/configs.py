@@ -196,6 +196,12 @@ class PipelineIndex(Config):
         return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
 
 
+class MarIndex(PipelineIndex):
+    """The model_index.json of a MARPipeline."""
+
+    transformer: tuple[Literal["distill_hub"], Literal["MAR"]]
+
+
 Width = Annotated[int, Field(gt=0, le=8192)]
 
 
@@ -229,6 +235,35 @@ class TransformerConfig(Config):
             raise ValueError(f"out_channels {self.out_channels} must be in_channels {self.in_channels} or twice as many")
         if self.num_attention_heads * self.attention_head_dim > 16_384:
             raise ValueError("num_attention_heads * attention_head_dim must be at most 16384")
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes it has, beside the null class."""
+        return self.num_embeds_ada_norm
+
+
+class MarConfig(Config):
+    """The config.json of a MAR. Its tokens are square patches of the latents."""
+
+    in_channels: Annotated[int, Field(gt=0, le=256)] = 16
+    sample_size: Annotated[int, Field(gt=0, le=256)] = 16  # side of the latents
+    patch_size: Annotated[int, Field(gt=0, le=64)] = 1
+    width: Width
+    heads: Annotated[int, Field(gt=0, le=256)]
+    encoder_layers: Annotated[int, Field(gt=0, le=256)]
+    decoder_layers: Annotated[int, Field(gt=0, le=256)]
+    head_width: Width
+    head_layers: Annotated[int, Field(gt=0, le=256)]
+    buffer_size: Annotated[int, Field(gt=0, le=1024)] = 64  # places in front of the tokens that hold the class
+    num_classes: Count = 1000
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.sample_size % self.patch_size:
+            raise ValueError(f"sample_size {self.sample_size} must be a multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
 
 
