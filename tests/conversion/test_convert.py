@@ -10,8 +10,8 @@ from helpers import make_pipeline, refused, run_here
 from safetensors.torch import load_file, save_file
 
 from distill_hub.config import InputError
-from distill_hub.conversion import transformer
 from distill_hub.conversion.convert import convert
+from distill_hub.conversion.dit import dit
 from distill_hub.data.classes import imagenet_classes
 from distill_hub.generators import sit
 from distill_hub.generators.dit import DiTGenerator
@@ -157,11 +157,11 @@ def test_the_published_sizes_fit(width, layers, heads, outputs, parameters):
     assert sum(tensor.numel() for name, tensor in state.items() if name != "pos_embed") / 1e6 == pytest.approx(
         parameters, abs=1
     )
-    sizes = transformer.sizes(state, "x")
+    tensors, sizes = dit(state, "x")
     assert (sizes["num_attention_heads"], sizes["sample_size"], sizes["num_embeds_ada_norm"]) == (heads, 32, 1000)
     with torch.device("meta"):
         network = DiTTransformer2DModel(**sizes)
-    network.load_state_dict(transformer.renamed(state), assign=True)
+    network.load_state_dict(tensors, assign=True)
 
 
 # What is refused.
