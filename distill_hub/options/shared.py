@@ -90,7 +90,7 @@ class GeneratorOptions:
     guidance_scale: NonNegativeFloat | None = option(
         None, "classifier-free guidance, 1 switches it off; default: 2.7, as in CaO2's code, of a MAR 2.9", common=True
     )
-    head_steps: PositiveInt | None = option(None, "denoising steps of a MAR's head, in each of its steps; default: 100")
+    head_steps: PositiveInt | None = option(None, "denoising steps of a MAR's head in each of its steps; default: 100")
     temperature: NonNegativeFloat | None = option(None, "scale of the noise that a MAR's head adds; default: 1")
     timestep_features: Literal["auto", "dit", "diffusers"] | None = option(
         None,
