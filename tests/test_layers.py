@@ -16,7 +16,7 @@ FLOORS = [
     ["generators"],
     ["conversion"],
     ["options"],
-    ["methods", "matching", "artifact"],
+    ["methods", "matching", "guidance", "artifact"],
     ["foreign", "publishing"],
     ["evaluation"],
     ["making"],

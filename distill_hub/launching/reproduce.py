@@ -32,6 +32,7 @@ RECIPES = {
     "random": "random_real",
     "dit": "plain",
     "sit": "plain",
+    "mar": "plain",
     "difffit": "minimax",
     "dsa": "dc",
     "dream": "idc",

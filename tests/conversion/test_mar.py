@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from distill_hub.conversion.mar import MAR_VAE, mar, mar_vae
 from torch import nn
 
-from distill_hub.conversion.mar import MAR_VAE, mar, mar_vae
-from distill_hub.networks.mar import MAR
+from distill_hub.generators.mar_network import MAR
 
 
 class Resnet(nn.Module):
