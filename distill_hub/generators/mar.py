@@ -151,7 +151,7 @@ class MARGenerator:
             raise ValueError(f"strength {strength}: it lies in (0, 1], and is 1 without a start")
         if guide is not None and guide.needs_graph:
             raise InputError(
-                "generator", self.facts.name, "it cannot be differentiated while it samples; needed is one that can"
+                "generator", self.facts.name, "no gradients go through its sampler; one of another kind is needed"
             )
         with torch.inference_mode():
             return self._sample(class_ids, seeds, guide, start, strength)
@@ -180,8 +180,7 @@ class MARGenerator:
         for after in masked_counts(count, self.sample_steps):
             if after >= left:  # a start has these tokens
                 continue
-            masked = torch.zeros(len(draws), count, dtype=torch.bool, device=self.device)
-            masked.scatter_(1, order[:, :left], True)
+            masked = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :left], True)
             z = self._condition(tokens.repeat(twice, 1, 1), masked.repeat(twice, 1), conditions)
             places = order[:, after:left]
             z = z.gather(1, places.repeat(twice, 1)[..., None].expand(-1, -1, z.shape[2]))
