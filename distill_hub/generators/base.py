@@ -1,7 +1,7 @@
 """What methods ask of a generator, whatever its network: to draw, to decode, to encode, and to say how wrong it is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,7 +54,6 @@ class State:
     x0: torch.Tensor  # the clean latents that the guided prediction implies, x̂_0, in the shape of `noisy`
     sigma: torch.Tensor | None  # σ_t of the noise that the step adds, broadcasts to `noisy`; None: the sampler adds none
     weight: float | None  # of x̂_0 in the mean of the next latents; None where `sigma` is
-    rows: Sequence[int] | slice = field(default_factory=lambda: slice(None))  # which of all that `sample` was asked for
 
 
 class Guide(Protocol):
@@ -67,6 +66,9 @@ class Guide(Protocol):
 
     def __call__(self, state: State) -> torch.Tensor | None:
         """Return the shift of x̂_0, in its shape; None or zeros leave the step as it is to the last bit."""
+
+    def take(self, rows: Sequence[int]) -> "Guide":
+        """Return the guide of some of the images: a generator may draw those of one call in several parts."""
 
 
 class Generator(Protocol):

@@ -6,7 +6,6 @@ classes; `diffusion.Diffusion` has the loop.
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch.func import functional_call
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
-from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State
+from distill_hub.generators.base import Decoder, GeneratorFacts, Guide
 from distill_hub.generators.difffit import prepare
 from distill_hub.generators.diffusion import SCHEDULERS, Diffusion, Noising, classifier_free
 from distill_hub.generators.known import DIT_LICENSE, PHASES, is_imagenet_dit, stated_license, tuned_from
@@ -187,8 +186,8 @@ class DiTGenerator:
 
         def of(rows: list[int]) -> torch.Tensor:
             own = [class_ids[row] for row in rows], [seeds[row] for row in rows]
-            told = None if guide is None else _Told(guide, rows, guide.needs_graph)
-            return self._sample(*own, told, None if start is None else start[rows], strength)
+            part = guide and guide.take(rows), None if start is None else start[rows]
+            return self._sample(*own, *part, strength)
 
         return self._by_phase(self._phases, class_ids, of)
 
@@ -329,18 +328,6 @@ def set_timestep_features(network: DiTTransformer2DModel, features: str) -> None
     for module in network.modules():
         if isinstance(module, Timesteps):  # one in every block
             module.downscale_freq_shift = TIMESTEP_FEATURES[features]
-
-
-@dataclass
-class _Told:
-    """A guide that is told which of all images it is asked of."""
-
-    guide: Guide
-    rows: Sequence[int]
-    needs_graph: bool
-
-    def __call__(self, state: State) -> torch.Tensor | None:
-        return self.guide(replace(state, rows=self.rows))
 
 
 def check_guided_channels(guided: int | None, channels: int) -> None:

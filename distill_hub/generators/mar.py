@@ -1,7 +1,7 @@
 """Masked autoregression without quantisation: MAR (Li et al., NeurIPS 2024).
 
 A transformer sees the tokens that are there and says of every other place what belongs there; a small diffusion model, the
-head, draws the tokens of some places from that, in every autoregressive step of more places. See `mar_network`.
+head, draws the tokens of some places from that, in every autoregressive step of more places. See `networks.mar`.
 
 The head's noise schedule lies beside the network, as a scheduler's configuration does elsewhere: the published weights have
 the cosine schedule. A small network that is fitted here has the linear one of the DiT. With the cosine, the first of S
@@ -10,8 +10,7 @@ must have been trained long to survive.
 """
 
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,16 +18,16 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
-from torch import nn
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
 from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State
 from distill_hub.generators.known import stated_license
-from distill_hub.generators.mar_network import MAR
+from distill_hub.generators.mar_schedule import masked_counts, respaced, training_share
 from distill_hub.generators.objective import Objective
 from distill_hub.generators.pipeline import load_pipeline
 from distill_hub.networks.configs import MarConfig, MarIndex
+from distill_hub.networks.mar import MAR
 from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
@@ -66,19 +65,6 @@ class _Masking:
     timesteps: torch.Tensor  # (B, L) in [0, T)
     noise: torch.Tensor  # ε, (B, channels, h, w)
     elements: torch.Tensor  # (B,): values of the masked tokens
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step of the head's sampler (Ho et al., 2020, Eq. 7; Nichol and Dhariwal, 2021, Eq. 15)."""
-
-    timestep: int
-    signal: float  # √ᾱ_t
-    level: float  # √(1−ᾱ_t)
-    clean: float  # weight of x̂_0 in the mean of the next x
-    keep: float  # weight of x in it
-    smallest: float  # logarithm of the variance's lower end
-    largest: float  # of its upper end
 
 
 class MARGenerator:
@@ -141,7 +127,7 @@ class MARGenerator:
         betas = DDPMScheduler(**noise).betas
         if not 2 <= head_steps <= len(betas):
             raise InputError("head_steps", head_steps, f"valid: 2 to {len(betas)}, the timesteps that it was trained with")
-        self._head_steps = list(_respaced(betas, head_steps))
+        self._head_steps = list(respaced(betas, head_steps))
         self._objective = Objective(betas, self.device)
 
     def sample(
@@ -165,7 +151,7 @@ class MARGenerator:
             raise ValueError(f"strength {strength}: it lies in (0, 1], and is 1 without a start")
         if guide is not None and guide.needs_graph:
             raise InputError(
-                "generator", self.facts.name, "it cannot be differentiated while it samples; needed is one that can"
+                "generator", self.facts.name, "no gradients go through its sampler; one of another kind is needed"
             )
         with torch.inference_mode():
             return self._sample(class_ids, seeds, guide, start, strength)
@@ -191,11 +177,10 @@ class MARGenerator:
         if self.guidance_scale != 1:
             conditions = torch.cat([conditions, self.network.fake_latent.expand(len(draws), -1)])
         twice = len(conditions) // len(draws)
-        for after in _masked_counts(count, self.sample_steps):
+        for after in masked_counts(count, self.sample_steps):
             if after >= left:  # a start has these tokens
                 continue
-            masked = torch.zeros(len(draws), count, dtype=torch.bool, device=self.device)
-            masked.scatter_(1, order[:, :left], True)
+            masked = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :left], True)
             z = self._condition(tokens.repeat(twice, 1, 1), masked.repeat(twice, 1), conditions)
             places = order[:, after:left]
             z = z.gather(1, places.repeat(twice, 1)[..., None].expand(-1, -1, z.shape[2]))
@@ -286,7 +271,7 @@ class MARGenerator:
             if noise is None:
                 noises.append(torch.randn(self.latent_shape, generator=draw))
             u = torch.rand((), dtype=torch.float64, generator=draw)
-            share = _training_share(u) if most is None else most * (1 - u)
+            share = training_share(u) if most is None else most * (1 - u)
             maskings.append(torch.randperm(count, generator=draw) < share * count)
             timesteps.append(torch.randint(self._objective.steps, (count,), generator=draw))
         noise = torch.stack(noises) if noise is None else noise
@@ -326,44 +311,6 @@ class MARGenerator:
 def _pixel(tokens: torch.Tensor) -> torch.Tensor:
     """Return tokens (N, D) as latents of one pixel, (N, D, 1, 1)."""
     return tokens[..., None, None]
-
-
-def _respaced(betas: torch.Tensor, steps: int) -> Iterator[_Step]:
-    """Yield the steps of a sampler that takes `steps` of the timesteps, evenly from the last to 0."""
-    alpha = (1 - betas.double()).cumprod(0).tolist()  # ᾱ_t
-    used = [round(i * (len(betas) - 1) / (steps - 1)) for i in range(steps)]
-    before = [1.0, *(alpha[t] for t in used[:-1])]
-    widths = [1 - alpha[t] / previous for t, previous in zip(used, before, strict=True)]  # β of the respaced process
-    smallest = [b * (1 - p) / (1 - alpha[t]) for t, b, p in zip(used, widths, before, strict=True)]
-    smallest[0] = smallest[1]  # it is 0, and its logarithm is taken; no noise is added there
-    for t, previous, beta, least in reversed(list(zip(used, before, widths, smallest, strict=True))):
-        rest = 1 - alpha[t]
-        yield _Step(
-            t,
-            signal=math.sqrt(alpha[t]),
-            level=math.sqrt(rest),
-            clean=math.sqrt(previous) * beta / rest,
-            keep=math.sqrt(1 - beta) * (1 - previous) / rest,
-            smallest=math.log(least),
-            largest=math.log(beta),
-        )
-
-
-def _masked_counts(tokens: int, steps: int) -> Iterator[int]:
-    """Yield how many tokens are masked after each autoregressive step that draws some: a cosine, down to 0 (Sec. 3.4)."""
-    left = tokens
-    for step in range(1, steps):
-        after = max(1, min(left - 1, math.floor(tokens * math.cos(math.pi / 2 * step / steps))))
-        if after < left:
-            yield after
-            left = after
-    yield 0
-
-
-def _training_share(u: torch.Tensor) -> torch.Tensor:
-    """Return the share of masked tokens in training of u in [0, 1): normal with mean 1 and deviation .25, cut to [.7, 1]."""
-    least = torch.special.ndtr(torch.tensor((0.7 - 1) / 0.25, dtype=torch.float64))
-    return 1 + 0.25 * torch.special.ndtri(least + u * (0.5 - least))
 
 
 def load(
@@ -408,7 +355,7 @@ def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: 
 
 def levels(draw: torch.Generator, batch: int) -> torch.Tensor:
     """See `kinds.Fittable`: the share of tokens that are masked, as in MAR's code one for all of a batch."""
-    return _training_share(torch.rand((), dtype=torch.float64, generator=draw)).expand(batch)
+    return training_share(torch.rand((), dtype=torch.float64, generator=draw)).expand(batch)
 
 
 def loss(
@@ -445,10 +392,9 @@ def _fitted_objective(device: torch.device) -> Objective:
 
 def save(network: MAR, vae: AutoencoderKL, folder: Path, noise: dict[str, Any] = _FITTED) -> None:
     """See `kinds.Fittable`; `noise` is the configuration of the head's noise schedule, where it is not that of a fit."""
-    parts: dict[str, nn.Module] = {"transformer": network, "vae": vae}
+    parts = {"transformer": network, "vae": vae, "scheduler": DDPMScheduler(**noise, clip_sample=False)}
     for part, module in parts.items():
         module.save_pretrained(folder / part)
-    DDPMScheduler(**noise, clip_sample=False).save_pretrained(folder / "scheduler")
-    libraries = {"transformer": ["distill_hub", "MAR"], "vae": ["diffusers", "AutoencoderKL"]}
-    index = {"_class_name": PIPELINES[0], **libraries, "scheduler": ["diffusers", "DDPMScheduler"]}
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    libraries = {part: ["diffusers", type(module).__name__] for part, module in parts.items()}
+    index = {"_class_name": PIPELINES[0], **libraries, "transformer": ["distill_hub", "MAR"]}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")

@@ -87,7 +87,8 @@ def load_pipeline(
         raise InputError("generator", name, f"{valid} {pixels.latent_channels}; they must be equal")
     if names and len(names) != sizes.num_classes:
         valid = f"model_index.json, id2label has {len(names)} names for the {sizes.num_classes} classes"
-        raise InputError("generator", name, f"{valid} of transformer/config.json")
+        said_by = shape.model_fields["num_classes"].alias or "num_classes"
+        raise InputError("generator", name, f"{valid} of transformer/config.json, {said_by}")
     decoder = load_vae(vae, vae_revision, pixels) if vae else None
     generator = "generator", name, f"{GENERATOR} is needed"
     transformer = _load(network, folder / "transformer", dtype, *generator)

@@ -8,7 +8,8 @@ stop guidance: `Towards`). The authors' code is followed, with these differences
 - half of 50 steps are the first 25; there the comparison of an index that counts down leaves out the 25th.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,9 +43,13 @@ class Towards:
     on_mean: bool = False  # of an ancestral sampler
     needs_graph = False
 
+    def take(self, rows: Sequence[int]) -> "Towards":
+        """See `Guide`."""
+        return replace(self, modes=self.modes[rows])
+
     def __call__(self, state: State) -> torch.Tensor | None:
         """See `Guide`."""
         if state.step >= self.stop * state.of:
             return None
-        shift = self.strength * (self.modes[state.rows] - state.x0)
+        shift = self.strength * (self.modes - state.x0)
         return state.sigma * shift / state.weight if self.on_mean else shift

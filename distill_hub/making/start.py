@@ -33,7 +33,6 @@ from distill_hub.making.space import check_space, has_free_pixels, open_space
 from distill_hub.matching.space import Space
 from distill_hub.methods.candidates import draw_pool, judge_pool
 from distill_hub.networks.names import student_name
-from distill_hub.options.mgd3 import Mgd3Config
 from distill_hub.options.shared import (
     EvaluationOptions,
     FormationOptions,
@@ -293,8 +292,6 @@ def _begin(
     if draws:
         config, found = _locate(config, source, method, kinds)
         method = _named(config, found, method)
-        if isinstance(config, Mgd3Config):
-            config.check_sampler()
     elif config.teacher == "auto" and not source.has_wnids:
         config = with_size(config, source, "image_size")
     # 224 px is what no student exceeds: a generator is not known yet, nor a teacher that gives images of no one size theirs.
@@ -324,6 +321,7 @@ def _locate(config: _Options, source: Source, method: str | None, kinds: Sequenc
             "generator", config.generator, f"it is of the kind {found.kind}; {method} needs {' or '.join(kinds)}"
         )
     config = dataclasses.replace(config, **resolve(found, generator_options(config)))
+    config.check_sampler()
     return with_size(config, source, "fit_image_size") if found.name is None else config, found
 
 

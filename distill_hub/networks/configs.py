@@ -220,7 +220,7 @@ class TransformerConfig(Config):
     activation_fn: Literal["gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu"] = (
         "gelu-approximate"
     )
-    num_embeds_ada_norm: Count = 1000
+    num_classes: Count = Field(1000, alias="num_embeds_ada_norm")  # beside the null class
     upcast_attention: bool = False
     norm_type: Literal["ada_norm_zero"] = "ada_norm_zero"
     norm_elementwise_affine: bool = False
@@ -236,11 +236,6 @@ class TransformerConfig(Config):
         if self.num_attention_heads * self.attention_head_dim > 16_384:
             raise ValueError("num_attention_heads * attention_head_dim must be at most 16384")
         return self
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes it has, beside the null class."""
-        return self.num_embeds_ada_norm
 
 
 class MarConfig(Config):

@@ -38,7 +38,7 @@ class Mgd3Config(SampleOptions):
         return self.scheduler == "ddpm"
 
     def check_sampler(self) -> None:
-        """Refuse a pull that the sampler cannot take, once it is known which it is."""
+        """Refuse a pull that the sampler cannot take."""
         if self.guidance_strength > MOST_OF_THE_MEAN and self.pulls_the_mean:
             valid = f"under --scheduler ddpm samples go out of all bounds above {MOST_OF_THE_MEAN}; pass --scheduler ddim"
             raise InputError("guidance_strength", self.guidance_strength, valid)

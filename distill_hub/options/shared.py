@@ -90,7 +90,7 @@ class GeneratorOptions:
     guidance_scale: NonNegativeFloat | None = option(
         None, "classifier-free guidance, 1 switches it off; default: 2.7, as in CaO2's code, of a MAR 2.9", common=True
     )
-    head_steps: PositiveInt | None = option(None, "denoising steps of a MAR's head, in each of its steps; default: 100")
+    head_steps: PositiveInt | None = option(None, "denoising steps of a MAR's head in each of its steps; default: 100")
     temperature: NonNegativeFloat | None = option(None, "scale of the noise that a MAR's head adds; default: 1")
     timestep_features: Literal["auto", "dit", "diffusers"] | None = option(
         None,
@@ -273,3 +273,6 @@ class SampleOptions(GeneratorFitOptions, GeneratorOptions, SetOptions):
     """The samples: of methods with a generator."""
 
     sample_batch_size: PositiveInt = option(64, "samples per chunk of work, across classes")
+
+    def check_sampler(self) -> None:
+        """Refuse what does not go with the generator's sampler, once its kind has filled in the options left to it."""

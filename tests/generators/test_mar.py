@@ -16,8 +16,9 @@ from torch.distributions import Normal, kl_divergence
 
 from distill_hub.config import InputError
 from distill_hub.generators import mar
-from distill_hub.generators.mar_network import MAR
+from distill_hub.generators.mar_schedule import masked_counts, respaced, training_share
 from distill_hub.methods import cao2
+from distill_hub.networks.mar import MAR
 from distill_hub.running.seeds import cpu_generator
 
 L, D = 16, 16  # tokens of 2x2 latents with 4 channels, 8x8 in all
@@ -191,7 +192,7 @@ def test_a_guide_moves_the_tokens_that_are_drawn():
     plain = generator.sample(CLASSES, SEEDS)
     assert torch.equal(generator.sample(CLASSES, SEEDS, guide=Pull(0.0)), plain)
     assert (actual - TARGET).square().mean() < 0.7 * (plain - TARGET).square().mean()
-    with pytest.raises(InputError, match="cannot be differentiated while it samples"):
+    with pytest.raises(InputError, match="no gradients go through its sampler"):
         generator.sample(CLASSES, SEEDS, guide=Pull(needs_graph=True))
 
 
@@ -222,11 +223,11 @@ def test_a_batch_is_one_image_at_a_time(settings, strength):
 
 
 def test_how_many_tokens_are_masked_after_each_step():
-    assert list(mar._masked_counts(16, 8)) == [15, 14, 13, 11, 8, 6, 3, 0]
-    assert list(mar._masked_counts(16, 1)) == [0]
-    assert list(mar._masked_counts(4, 64)) == [3, 2, 1, 0]
+    assert list(masked_counts(16, 8)) == [15, 14, 13, 11, 8, 6, 3, 0]
+    assert list(masked_counts(16, 1)) == [0]
+    assert list(masked_counts(4, 64)) == [3, 2, 1, 0]
     for steps in (32, 64, 256):
-        left = list(mar._masked_counts(256, steps))
+        left = list(masked_counts(256, steps))
         drawn = [before - after for before, after in zip([256, *left], left, strict=False)]
         assert len(left) == steps and sum(drawn) == 256 and min(drawn) >= 1 and left[-1] == 0
         free = [(after, step) for step, after in enumerate(left[:-1], 1) if after != left[step - 2] - 1]
@@ -240,7 +241,7 @@ def test_the_heads_steps_are_those_of_diffusers_sampler():
     schedule.one = torch.ones((), dtype=torch.float64)
     schedule.set_timesteps(100)
     x, predicted, fraction = torch.randn(3, 1, 5, 1, 1, generator=cpu_generator(0), dtype=torch.float64)
-    steps = list(mar._respaced(schedule.betas, 100))
+    steps = list(respaced(schedule.betas, 100))
     assert [step.timestep for step in steps] == schedule.timesteps.tolist()
     share = (fraction.tanh() + 1) / 2
     for step in steps:
@@ -254,7 +255,7 @@ def test_the_heads_steps_are_those_of_diffusers_sampler():
 
 
 def test_the_cosine_is_that_of_the_paper():
-    alpha = [step.signal**2 for step in mar._respaced(DDPMScheduler(**mar.COSINE).betas, 1000)][::-1]
+    alpha = [step.signal**2 for step in respaced(DDPMScheduler(**mar.COSINE).betas, 1000)][::-1]
     curve = [math.cos((i / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(1001)]
     for t in (0, 1, 10, 500, 998):
         assert alpha[t] == pytest.approx(curve[t + 1] / curve[0], rel=1e-5)
@@ -264,7 +265,7 @@ def test_the_cosine_is_that_of_the_paper():
 def test_training_masks_as_the_papers_distribution():
     u = torch.linspace(0, 0.999, 7, dtype=torch.float64)
     expected = truncnorm((0.7 - 1) / 0.25, 0, loc=1, scale=0.25).ppf(u.numpy())
-    torch.testing.assert_close(mar._training_share(u), torch.from_numpy(expected))
+    torch.testing.assert_close(training_share(u), torch.from_numpy(expected))
     shares = [mar.levels(cpu_generator(seed), 3) for seed in range(200)]
     assert all(0.7 <= share[0] <= 1 and (share == share[0]).all() for share in shares)
     assert torch.stack(shares).mean() == pytest.approx(truncnorm(-1.2, 0, loc=1, scale=0.25).mean(), abs=0.02)

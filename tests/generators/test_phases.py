@@ -14,6 +14,7 @@ from distill_hub.generators.difffit import prepare
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import PHASES
 from distill_hub.generators.phases import Phases
+from distill_hub.guidance.mgd3 import Towards
 from distill_hub.running.seeds import cpu_generator
 
 PHASE = torch.tensor([1, 0, 1])  # of the three classes
@@ -60,23 +61,15 @@ def test_every_class_is_drawn_with_the_weights_of_its_group(phased):
     assert torch.equal(latents[1], phased.sample([1, 1], seeds[1::2])[0])
 
 
-@pytest.mark.parametrize("needs_graph", [False, True])
-def test_a_guide_is_told_which_images_are_drawn(phased, needs_graph):
-    """Each phase draws its own rows; a guide finds what it knows of them."""
-    targets = torch.randn(4, 4, 8, 8, generator=cpu_generator(0))
+def test_a_guide_and_a_start_are_those_of_each_image(phased):
     classes, seeds = [0, 1, 2, 1], [5, 6, 7, 8]
-
-    def guide(wanted):
-        def pull(state):
-            return 0.3 * (wanted[state.rows] - state.x0)
-
-        pull.needs_graph = needs_graph
-        return pull
-
-    latents = phased.sample(classes, seeds, guide=guide(targets))
+    modes, start = (torch.randn(4, 4, 8, 8, generator=cpu_generator(seed)) for seed in (1, 2))
+    latents = phased.sample(classes, seeds, guide=Towards(modes, 0.1, 1.0), start=start, strength=0.7)
     for row, (c, seed) in enumerate(zip(classes, seeds, strict=True)):
-        own = alone(int(PHASE[c]), steps=3).sample([c], [seed], guide=guide(targets[row : row + 1]))
-        torch.testing.assert_close(latents[row], own[0], rtol=1e-4, atol=1e-4)
+        one = slice(row, row + 1)
+        how = {"guide": Towards(modes[one], 0.1, 1.0), "start": start[one], "strength": 0.7}
+        own = alone(int(PHASE[c]), steps=3).sample([c], [seed], **how)
+        torch.testing.assert_close(latents[one], own, rtol=1e-4, atol=1e-4)
 
 
 def test_residuals_and_their_gradients_are_those_of_the_group(phased):
