@@ -16,10 +16,10 @@ from distill_hub.networks.folders import building, check_loaded, check_weights, 
 from distill_hub.networks.names import GENERATOR, VAE
 
 _STEM = "diffusion_pytorch_model"  # diffusers' name of weights
-_MODEL = ["config.json", f"{_STEM}.safetensors", f"{_STEM}-*.safetensors", f"{_STEM}.safetensors.index.json"]
+MODEL_FILES = ["config.json", f"{_STEM}.safetensors", f"{_STEM}-*.safetensors", f"{_STEM}.safetensors.index.json"]
 _FILES = [
     *("model_index.json", "scheduler/scheduler_config.json", TUNING, PHASES, "README.md"),
-    *(f"{part}/{file}" for part in ("transformer", "vae") for file in _MODEL),
+    *(f"{part}/{file}" for part in ("transformer", "vae") for file in MODEL_FILES),
 ]
 
 
@@ -49,7 +49,7 @@ def load_pipeline(
     Raises:
         InputError: When a file is missing, truncated, or does not fit its config, or the configs do not fit together.
     """
-    folder, commit = _found(name, revision, "generator", f"{GENERATOR} is needed", _FILES)
+    folder, commit = find_folder(name, revision, "generator", f"{GENERATOR} is needed", _FILES)
 
     def said(file: str, kind: type[Config]) -> Any:
         return checked(kind, read_json(folder / file, "generator", name), file, "generator", name)
@@ -64,17 +64,21 @@ def load_pipeline(
     if names and len(names) != shape.num_embeds_ada_norm:
         valid = f"model_index.json, id2label has {len(names)} names for the {shape.num_embeds_ada_norm} classes"
         raise InputError("generator", name, f"{valid} of transformer/config.json, num_embeds_ada_norm")
-    decoder = _load_decoder(vae, vae_revision, pixels) if vae else None
+    decoder = load_decoder(vae, vae_revision, pixels) if vae else None
     generator = "generator", name, f"{GENERATOR} is needed"
-    transformer = _load(DiTTransformer2DModel, folder / "transformer", dtype, *generator)
-    own = _load(AutoencoderKL, folder / "vae", torch.float32, *generator)
+    transformer = load_model(DiTTransformer2DModel, folder / "transformer", dtype, *generator)
+    own = load_model(AutoencoderKL, folder / "vae", torch.float32, *generator)
     return Loaded(DiTPipeline(transformer, own, DDPMScheduler(**noise.model_dump())), names, folder, commit, decoder)
 
 
-def _load_decoder(name: str, revision: str | None, own: VaeConfig) -> Decoder:
-    """Load a VAE that is to decode what another one, of the configuration `own`, encodes."""
+def load_decoder(name: str, revision: str | None, own: VaeConfig) -> Decoder:
+    """Load a VAE that is to decode what another one, of the configuration `own`, encodes.
+
+    Raises:
+        InputError: When it cannot be loaded, or has other latents.
+    """
     field, valid = "vae", f"{VAE} is needed"
-    folder, commit = _found(name, revision, field, valid, [*_MODEL, "README.md"])
+    folder, commit = find_folder(name, revision, field, valid, [*MODEL_FILES, "README.md"])
     config = checked(SingleVaeConfig, read_json(folder / "config.json", field, name), "config.json", field, name)
     for what, here, there in (
         ("latent_channels", config.latent_channels, own.latent_channels),
@@ -83,12 +87,23 @@ def _load_decoder(name: str, revision: str | None, own: VaeConfig) -> Decoder:
     ):
         if here != there:
             raise InputError(field, name, f"its {what} is {here}, that of the generator's own {there}; they must be equal")
-    model = _load(AutoencoderKL, folder, torch.float32, field, name, valid)
+    model = load_model(AutoencoderKL, folder, torch.float32, field, name, valid)
     return Decoder(name, model, commit, stated_license(folder, field))
 
 
-def _found(name: str, revision: str | None, field: str, valid: str, files: list[str]) -> tuple[Path, str | None]:
-    """Return the folder of a model, fetched where it is on the Hub, and its commit there."""
+def find_folder(name: str, revision: str | None, field: str, valid: str, files: list[str]) -> tuple[Path, str | None]:
+    """Return the folder of a model, fetched where it is on the Hub, and its commit there.
+
+    Args:
+        name: Hub id or folder.
+        revision: Branch, tag or commit on the Hub.
+        field: Option to blame.
+        valid: What is needed, for the message.
+        files: Patterns of all that may be fetched.
+
+    Raises:
+        InputError: When it cannot be fetched.
+    """
     if Path(name).exists():
         return Path(name), None
     with building(field, name, valid):
@@ -96,8 +111,24 @@ def _found(name: str, revision: str | None, field: str, valid: str, files: list[
     return folder, folder.name  # .../snapshots/<commit>
 
 
-def _load(kind: Any, folder: Path, dtype: torch.dtype, field: str, name: str, valid: str) -> torch.nn.Module:
-    check_weights(folder, _STEM, field, name)
+def load_model(
+    kind: Any, folder: Path, dtype: torch.dtype, field: str, name: str, valid: str, *, stem: str = _STEM
+) -> torch.nn.Module:
+    """Build a network of diffusers or transformers from config.json and safetensors weights.
+
+    Args:
+        kind: Its class.
+        folder: Where it lies.
+        dtype: Its precision.
+        field: Option to blame.
+        name: What the user called the model that it is a part of.
+        valid: What is needed, for the message.
+        stem: Name of its weights without suffix.
+
+    Raises:
+        InputError: When weights are missing, truncated, or not those of the configuration.
+    """
+    check_weights(folder, stem, field, name)
     with building(field, name, valid):
         # With the default, `low_cpu_mem_usage`, a configuration takes no memory beyond that of its weights.
         model, found = kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, output_loading_info=True)
