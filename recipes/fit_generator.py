@@ -1,4 +1,4 @@
-"""Fit a small autoencoder and diffusion transformer to any source, and save them as a DiTPipeline folder.
+"""Fit a small autoencoder and generator to any source, and save them as a pipeline folder.
 
     distill-hub make fit_generator --source path/to/photos --output_dir outputs/photos-generator
     distill-hub make cao2 --source path/to/photos --generator outputs/photos-generator
@@ -19,7 +19,7 @@ def main(config: FitGeneratorConfig) -> None:
     import time
 
     from distill_hub.data.sources import fit_folder, load_source
-    from distill_hub.generators.fit import fit_generator, fit_on_main
+    from distill_hub.generators.fit import fit_generator, fit_on_main, fitted_name
     from distill_hub.making.size import with_size
     from distill_hub.running.console import show
     from distill_hub.running.dry_run import DryRun
@@ -33,10 +33,10 @@ def main(config: FitGeneratorConfig) -> None:
         source = load_source(**options(config, SourceOptions))
         config = with_size(config, source, "fit_image_size")
         fit = options(config, GeneratorFitOptions)
-        folder = (config.output_dir or fit_folder(source, "generator", fit)).absolute()
+        folder = (config.output_dir or fit_folder(source, fitted_name(config.kind), fit)).absolute()
     if config.dry_run:
         run = DryRun(folder, fit)
-        fit_on_main(run, source, run.output_dir / "generator", fit)
+        fit_on_main(run, source, run.output_dir / "generator", config.kind, fit)
         run.end()
         return
     if accelerator.is_main_process:
@@ -47,7 +47,7 @@ def main(config: FitGeneratorConfig) -> None:
                 _refuse(folder, there)
                 settings = {name.removeprefix("fit_"): value for name, value in fit.items()}
                 with told("fit generator", "a smaller --fit_batch_size"):
-                    fit_generator(source, folder, **settings, device=accelerator.device)
+                    fit_generator(source, folder, kind=config.kind, **settings, device=accelerator.device)
             finally:
                 lock.release()
         took = "already" if there else f"({time.perf_counter() - started:.0f} s)"

@@ -24,7 +24,7 @@ def main(config: MinimaxConfig) -> Path | None:
     from distill_hub.methods import minimax
 
     facts = minimax.FACTS if config.lambda_r or config.lambda_d else difffit.FACTS
-    base = set_up_generator(config, facts["name"], kind="DiT")
+    base = set_up_generator(config, facts["name"], kinds=["dit"])
     setup = fine_tune(base, facts)
     samples = setup.draw(config.ipc)
     baselines = {}

@@ -16,9 +16,9 @@ import distill_hub.options
 from distill_hub.config import LOADING, InputError, from_values, launch, options, parse, resolved, words
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import CompareConfig, InfoConfig, PushConfig
-from distill_hub.options.dit import DitConfig
 from distill_hub.options.fit_generator import FitGeneratorConfig
 from distill_hub.options.minimax import MinimaxConfig
+from distill_hub.options.plain import PlainConfig
 from distill_hub.options.shared import SourceOptions
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -70,7 +70,7 @@ def test_of_two_yaml_files_the_later_wins(tmp_path):
 
 def test_without_words_the_dataclass_counts():
     assert parse(Cao2Config, []) == Cao2Config()
-    assert parse(DitConfig, []) == DitConfig()
+    assert parse(PlainConfig, []) == PlainConfig()
     assert parse(FitGeneratorConfig, []) == FitGeneratorConfig()
 
 
@@ -145,7 +145,7 @@ def test_abbreviations_are_not_options():
 
 def test_an_option_of_another_recipe_is_unknown():
     with pytest.raises(InputError, match="--pool_factor"):
-        parse(DitConfig, ["--pool_factor", "3"])
+        parse(PlainConfig, ["--pool_factor", "3"])
 
 
 @pytest.mark.parametrize("argv", [["stray"], ["--ipc", "3", "4"], ["-x"]])
@@ -246,7 +246,7 @@ def test_broken_yaml(yaml_file, text):
 
 
 def test_every_field_has_help_and_every_group_a_title():
-    assert {Cao2Config, DitConfig, FitGeneratorConfig} <= CONFIGS
+    assert {Cao2Config, PlainConfig, FitGeneratorConfig} <= CONFIGS
     for config in CONFIGS:
         assert config.__doc__ and "\n" not in config.__doc__, config
         for field in dataclasses.fields(config):
@@ -439,8 +439,8 @@ def test_importing_the_package_imports_no_heavy_library():
 
 
 def test_one_line_is_printed_before_long_imports():
-    code = "import sys; from distill_hub.config import launch; from distill_hub.options.dit import DitConfig; "
-    code += "launch(lambda config: print('main', file=sys.stderr), DitConfig, '', [{}], light={})"
+    code = "import sys; from distill_hub.config import launch; from distill_hub.options.plain import PlainConfig; "
+    code += "launch(lambda config: print('main', file=sys.stderr), PlainConfig, '', [{}], light={})"
 
     def printed(words, light, **environment):
         command = [sys.executable, "-c", code.format(words, light)]

@@ -1,6 +1,6 @@
 """What methods ask of a generator, whatever its network: to draw, to decode, to encode, and to say how wrong it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ class GeneratorFacts:
     """What the record of a set says of its generator."""
 
     name: str  # of its kind, e.g. DiT
+    method: Mapping[str, str]  # plain samples of it, as a method
     architecture: str  # class of the network
     modules: tuple[nn.Module, ...]  # all that has weights, in the order in which they are hashed
     folder: Path | None = None  # where it lies; None: in memory alone

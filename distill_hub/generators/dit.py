@@ -4,19 +4,22 @@ diffusers' own `DiTPipeline.__call__` uses 1000 as the null class, so it cannot 
 classes; `diffusion.Diffusion` has the loop.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiTPipeline
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 from diffusers.models.embeddings import Timesteps
 from torch.func import functional_call
 
 from distill_hub.config import InputError
+from distill_hub.data.classes import SourceClass
 from distill_hub.generators.base import Decoder, GeneratorFacts, Guide
 from distill_hub.generators.difffit import prepare
-from distill_hub.generators.diffusion import Diffusion, Noising, classifier_free
+from distill_hub.generators.diffusion import SCHEDULERS, Diffusion, Noising, classifier_free
 from distill_hub.generators.known import DIT_LICENSE, PHASES, is_imagenet_dit, stated_license, tuned_from
 from distill_hub.generators.phases import Phases, read_phases
 from distill_hub.generators.pipeline import load_pipeline
@@ -33,6 +36,17 @@ FACTS = {
 }""",
 }
 
+PIPELINES = ("DiTPipeline",)
+DEFAULTS = {
+    "scheduler": "ddpm",
+    "sample_steps": 50,
+    "guidance_scale": 2.7,  # as in CaO2's code
+    "timestep_features": "auto",
+    "guided_channels": None,
+    "vae": None,
+    "vae_revision": None,
+}
+SAMPLERS = tuple(SCHEDULERS)
 # The i-th of 128 frequencies that tell the network its timestep is 10000^(-i/(128 - shift)). DiT's own code has i/128;
 # diffusers has i/127, whatever code trained the weights. At t = 500 the two vectors have a cosine of 0.82.
 TIMESTEP_FEATURES = {"dit": 0, "diffusers": 1}
@@ -93,6 +107,7 @@ class DiTGenerator:
                 module.downscale_freq_shift = TIMESTEP_FEATURES[timestep_features]
         self.facts = GeneratorFacts(
             name="DiT",
+            method=FACTS,
             architecture=type(self.transformer).__name__,
             modules=(self.transformer, self.vae, *([phases] if phases else [])),
             folder=folder,
@@ -255,6 +270,61 @@ class DiTGenerator:
             else self.transformer(noisy, **how)
         )
         return output.sample.float()
+
+
+def load(
+    name: str, *, classes: Sequence[SourceClass], sample_steps: int, dtype: torch.dtype, **options: Any
+) -> DiTGenerator:
+    """See `kinds.Kind`."""
+    return DiTGenerator.from_pretrained(name, steps=sample_steps, dtype=dtype, **options)
+
+
+def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: int) -> DiTTransformer2DModel:
+    """See `kinds.Fittable`; the width is a multiple of 32."""
+    model = DiTTransformer2DModel(
+        num_attention_heads=width // 32,
+        attention_head_dim=32,
+        in_channels=latent_shape[0],
+        num_layers=layers,
+        sample_size=latent_shape[-1],
+        patch_size=2,
+        num_embeds_ada_norm=classes,
+    )
+    # The adaLN-Zero initialisation of DiT (Peebles and Xie, 2023, Sec. 3.2), which diffusers leaves out: every block starts
+    # as the identity, the output as zero.
+    zero = [block.norm1.linear for block in model.transformer_blocks] + [model.proj_out_2]
+    for parameter in (parameter for layer in zero for parameter in layer.parameters()):
+        torch.nn.init.zeros_(parameter)
+    # eval(): diffusers' own label dropout draws anew in every block; in a fit one draw drops the label of the whole network.
+    return model.eval()
+
+
+@functools.cache
+def _noise_process() -> DDPMScheduler:
+    return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+
+
+def levels(draw: torch.Generator, batch: int) -> torch.Tensor:
+    """See `kinds.Fittable`: timesteps."""
+    return torch.randint(len(_noise_process()), (batch,), generator=draw)
+
+
+def loss(
+    network: DiTTransformer2DModel,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    levels: torch.Tensor,
+    class_ids: torch.Tensor,
+    draw: torch.Generator,
+) -> torch.Tensor:
+    """See `kinds.Fittable`: the error of the predicted noise (Ho et al., 2020, Eq. 14)."""
+    noisy = _noise_process().add_noise(latents, noise, levels)
+    return F.mse_loss(network(noisy, timestep=levels, class_labels=class_ids).sample, noise)
+
+
+def save(network: DiTTransformer2DModel, vae: AutoencoderKL, folder: Path) -> None:
+    """See `kinds.Fittable`."""
+    DiTPipeline(network, vae, _noise_process()).save_pretrained(folder)
 
 
 def check_guided_channels(guided: int | None, channels: int) -> None:

@@ -1,7 +1,7 @@
-"""Fit a small latent diffusion transformer to a source: autoencoder first, then the transformer on its latents.
+"""Fit a small latent generator to a source: autoencoder first, then a transformer on its latents.
 
-It is what the offline default and small sources use. Nothing of it is special to them: the result is an ordinary
-DiTPipeline folder.
+It is what the offline default and small sources use. Nothing of it is special to them: the result is an ordinary pipeline
+folder. What differs from one kind of generator to another is in its own file, see `kinds.Fittable`.
 """
 
 import hashlib
@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import AutoencoderKL
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source
+from distill_hub.generators.kinds import FITTED_KINDS, Fittable
 from distill_hub.running.console import progress
 from distill_hub.running.cost import COST, NOTHING, Meter, added, write_cost
 from distill_hub.running.files import remove
@@ -28,21 +29,27 @@ from distill_hub.running.seeds import cpu_generator, draw_seed
 LATENT_CHANNELS = 4  # of every generator that is fitted
 
 
-def fit_on_main(run: Run, source: Source, folder: Path, fit: Mapping[str, Any]) -> None:
-    """Fit a generator on the main process of a run, unless its folder is there; `fit` as in `generators.open`."""
+def fit_on_main(run: Run, source: Source, folder: Path, kind: str, fit: Mapping[str, Any]) -> None:
+    """Fit a generator of some kind on the main process of a run, unless it is there; `fit` as in `generators.open`."""
     settings = {key.removeprefix("fit_"): value for key, value in fit.items()}
 
     def make() -> None:
         parts = {key: run.part(settings[key]) for key in ("vae_steps", "dit_steps")}
-        fit_generator(source, folder, **{**settings, **parts}, device=run.device)
+        fit_generator(source, folder, kind=kind, **{**settings, **parts}, device=run.device)
 
     run.on_main("fit generator", make, makes=folder, lower="a smaller --fit_batch_size")
+
+
+def fitted_name(kind: str) -> str:
+    """Return what a fitted generator of a kind is called in the user's cache, see `fit_folder`."""
+    return "generator" if kind == "dit" else kind
 
 
 def fit_generator(
     source: Source,
     folder: Path,
     *,
+    kind: str = "dit",
     image_size: int | None = None,
     vae_width: int = 16,
     vae_steps: int = 300,
@@ -53,13 +60,14 @@ def fit_generator(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Fit autoencoder and transformer to the training split and save them as a DiTPipeline.
+    """Fit autoencoder and transformer to the training split and save them as a pipeline.
 
     The folder appears only when both are done; a run stopped between them keeps the autoencoder.
 
     Args:
         source: Real images; all of them are held on the device as uint8.
         folder: Where to save.
+        kind: Key of `kinds.FITTED_KINDS`.
         image_size: Side in pixels; default: the source's own.
         vae_width: Channels of the autoencoder's first level; doubled once.
         vae_steps: Optimiser steps of the autoencoder.
@@ -93,8 +101,10 @@ def fit_generator(
         vae.save_pretrained(partial / "unfinished")
         write_cost(partial / "unfinished", meter.read(), device)
         os.replace(partial / "unfinished", kept)
-    transformer, scheduler = _fit_dit(vae, images, labels, source, dit_width, dit_layers, dit_steps, batch_size, seed)
-    DiTPipeline(transformer, vae, scheduler).save_pretrained(partial)
+    network = _fit_network(
+        FITTED_KINDS[kind], vae, images, labels, len(source.classes), dit_width, dit_layers, dit_steps, batch_size, seed
+    )
+    FITTED_KINDS[kind].save(network, vae, partial)
     # save_pretrained does not write id2label, which the layout has and class matching needs.
     labels = {str(place): name for place, name in enumerate(source.class_names)}
     _edit(partial / "model_index.json", id2label=labels)
@@ -156,47 +166,42 @@ def _moments(vae: AutoencoderKL, images: torch.Tensor, batch_size: int) -> tuple
     return torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
 
 
-def _fit_dit(vae, images, labels, source, width, layers, steps, batch_size, seed):
+def _fit_network(
+    kind: Fittable,
+    vae: AutoencoderKL,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    width: int,
+    layers: int,
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> torch.nn.Module:
     mean, std = _moments(vae, images, batch_size)
     vae.register_to_config(scaling_factor=1 / (mean.var() + std.square().mean()).sqrt().item())
     mean, std = mean * vae.config.scaling_factor, std * vae.config.scaling_factor
-    torch.manual_seed(draw_seed(seed, "dit"))
-    model = DiTTransformer2DModel(
-        num_attention_heads=width // 32,
-        attention_head_dim=32,
-        in_channels=mean.shape[1],
-        num_layers=layers,
-        sample_size=mean.shape[-1],
-        patch_size=2,
-        num_embeds_ada_norm=len(source.classes),
-    ).to(images.device)
-    # The adaLN-Zero initialisation of DiT (Peebles and Xie, 2023, Sec. 3.2), which diffusers leaves out: every block starts
-    # as the identity, the output as zero.
-    zero = [block.norm1.linear for block in model.transformer_blocks] + [model.proj_out_2]
-    for parameter in (parameter for layer in zero for parameter in layer.parameters()):
-        torch.nn.init.zeros_(parameter)
-    # eval(): diffusers' own label dropout draws anew in every block; here one draw drops the label of the whole network.
-    model.eval()
-    scheduler = DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
-    generator = cpu_generator(draw_seed(seed, "dit batches"))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0, fused=True)
+    name = kind.FACTS["name"]
+    torch.manual_seed(draw_seed(seed, name))
+    network = kind.build(tuple(mean.shape[1:]), classes, width, layers).to(images.device)
+    generator = cpu_generator(draw_seed(seed, f"{name} batches"))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.0, fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    ema = EMAModel(model.parameters(), decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
+    ema = EMAModel(network.parameters(), decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
     for _ in progress(range(steps), "fit transformer", unit="step"):
         rows = torch.randint(len(images), (batch_size,), generator=generator)
-        timesteps = torch.randint(len(scheduler), (batch_size,), generator=generator).to(images.device)
+        levels = kind.levels(generator, batch_size)
         draw = torch.randn((2, batch_size, *mean.shape[1:]), generator=generator).to(images.device)
         dropped = (torch.rand(batch_size, generator=generator) < 0.1).to(images.device)
         rows = rows.to(images.device)
         latents, noise = mean[rows] + std[rows] * draw[0], draw[1]
-        classes = torch.where(dropped, len(source.classes), labels[rows])
-        noisy = scheduler.add_noise(latents, noise, timesteps)
-        loss = F.mse_loss(model(noisy, timestep=timesteps, class_labels=classes).sample, noise)
+        class_ids = torch.where(dropped, classes, labels[rows])
+        loss = kind.loss(network, latents, noise, levels.to(images.device), class_ids, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        ema.step(model.parameters())
-    ema.copy_to(model.parameters())
-    return model, scheduler
+        ema.step(network.parameters())
+    ema.copy_to(network.parameters())
+    return network.eval()

@@ -28,7 +28,15 @@ from distill_hub.running.folder import check_is_run
 from distill_hub.starter import as_starter
 
 # Of methods that are not called as their recipes are.
-RECIPES = {"random": "random_real", "difffit": "minimax", "dsa": "dc", "dream": "idc", "tesla": "mtt", "datm": "mtt"}
+RECIPES = {
+    "random": "random_real",
+    "dit": "plain",
+    "difffit": "minimax",
+    "dsa": "dc",
+    "dream": "idc",
+    "tesla": "mtt",
+    "datm": "mtt",
+}
 # Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
 _NO_PART = {f.name for group in (EvaluationOptions, ViewsOptions) for f in dataclasses.fields(group)}
 _LEAST_SCORING = ("--repeats=1", "--view_epochs=0")
@@ -291,7 +299,8 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         settings |= {"vae": config.vae, "vae_revision": None}
     elif generator and generator.vae and generator.vae.revision:
         settings["vae_revision"] = generator.vae.revision
-    if generator:  # whatever 'auto' makes of the place where it lies now; a record without them is older than the choice
+    # Whatever 'auto' makes of the place where it lies now; a record without them is older than the choice.
+    if generator and recorded.get("timestep_features", "auto"):
         settings["timestep_features"] = generator.timestep_features or "diffusers"
     if config.teacher:
         settings |= {"teacher": config.teacher, "teacher_revision": None}

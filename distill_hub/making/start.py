@@ -1,7 +1,8 @@
 """The start of every recipe: what it works with, and all that can be refused before work is done."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from distill_hub.evaluation.teacher import open_selector, open_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import epochs_of_views
 from distill_hub.generators.base import Generator
-from distill_hub.generators.open import open_generator
+from distill_hub.generators.open import Located, locate, open_generator, resolve
 from distill_hub.generators.phases import NO_GROUP
 from distill_hub.making.matching import check_matching, check_precision
 from distill_hub.making.size import with_size
@@ -207,7 +208,7 @@ def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Se
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
     """
-    config, source, name, destination, run = _begin(config, method)
+    config, source, name, destination, run, _ = _begin(config, method)
     size, test = config.image_size or source.image_size, HeldOut(source)
     network = f"{student_name('auto', size)}-bn" if batch_norm and size else "auto"
     teacher, teacher_record = open_teacher(
@@ -220,25 +221,22 @@ def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Se
 
 
 def set_up_generator(
-    config: SampleOptions, method: str, *, kind: str | None = None, without_class: bool = False
+    config: SampleOptions, method: str | None, *, kinds: Sequence[str] = (), without_class: bool = False
 ) -> GeneratorSetup:
     """Open what a recipe with a generator works with, fitting generator and teacher where there are none for the source.
 
     Args:
         config: The recipe's settings.
-        method: Name of the method; enters the set's name.
-        kind: The only kind of generator that the method knows, by the name in its facts; None: any will do.
+        method: Name of the method, which enters the set's name; None: that of the generator's kind.
+        kinds: The kinds of generators that the method knows, keys of `generators.kinds.KINDS`; none: any will do.
         without_class: Whether the method asks the generator without a class, too, as its option `condition` says.
 
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
     """
-    config, source, name, destination, run = _begin(config, method)
-    generator, id = open_generator(
-        run, source, **options(config, GeneratorOptions), fit=options(config, GeneratorFitOptions)
-    )
-    if kind and generator.facts.name != kind:
-        raise InputError("generator", id, f"it is a {generator.facts.name}; {method} needs a {kind}")
+    config, source, name, destination, run, found = _begin(config, method, kinds)
+    fit = options(config, GeneratorFitOptions)
+    generator, id = open_generator(run, source, found, generator_options(config), fit)
     class_ids = match_classes(source.classes, generator.class_names, "generator", id)
     if (known := generator.facts.classes) is not None:
         if unknown := [c.name for c, own in zip(source.classes, class_ids, strict=True) if own not in known]:
@@ -271,29 +269,31 @@ def _tiles(config: SetOptions, size: int) -> int | None:
     return config.tiles(size) if isinstance(config, FormationOptions) else None
 
 
-def _begin(config: _Options, method: str) -> tuple[_Options, Source, str, Destination | None, Run]:
+def _begin(
+    config: _Options, method: str | None, kinds: Sequence[str] = ()
+) -> tuple[_Options, Source, str, Destination | None, Run, Located | None]:
     """Refuse what can be refused without work.
 
     Args:
         config: The recipe's settings.
-        method: Name of the method.
+        method: Name of the method; None: that of the generator's kind.
+        kinds: See `set_up_generator`.
 
     Returns:
-        The settings, with the size of what will be fitted; the source, the set's name, where it is to be published, its run.
+        The settings, with the size of what will be fitted; the source, the set's name, where it is to be published, its run,
+        and its generator, where it has one.
 
     Raises:
         InputError: For the first of these that cannot be used.
     """
-    # A set drawn from a tuned generator is called after both, unless it is that method's own.
-    named = isinstance(config, GeneratorOptions) and config.generator != "auto"
-    tuning = find_tuning(config.generator, config.generator_revision) if named else None
-    if tuning and tuning.method.name != method:
-        method = f"{method}-{tuning.method.name}"
     source = load_source(**options(config, SourceOptions))
     check_ipc(source, config.ipc)
-    draws = isinstance(config, SampleOptions)
-    if (config.generator if draws else config.teacher) == "auto" and not source.has_wnids:
-        config = with_size(config, source, "fit_image_size" if draws else "image_size")
+    draws, found = isinstance(config, SampleOptions), None
+    if draws:
+        config, found = _locate(config, source, method, kinds)
+        method = _named(config, found, method)
+    elif config.teacher == "auto" and not source.has_wnids:
+        config = with_size(config, source, "image_size")
     # 224 px is what no student exceeds: a generator is not known yet, nor a teacher that gives images of no one size theirs.
     size = 224 if draws else config.image_size or source.image_size or 224
     # Two methods may take the same options, and finished work of other images is of no use.
@@ -310,4 +310,29 @@ def _begin(config: _Options, method: str) -> tuple[_Options, Source, str, Destin
     folder = config.output_dir or Path("outputs", name)
     run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
     check_precision(config, run)
-    return config, source, name, destination, run
+    return config, source, name, destination, run, found
+
+
+def _locate(config: _Options, source: Source, method: str | None, kinds: Sequence[str]) -> tuple[_Options, Located]:
+    """Find a recipe's generator; return the settings with all options that its kind takes, and the generator."""
+    found = locate(source, config.generator, config.generator_revision)
+    if kinds and found.kind not in kinds:
+        raise InputError(
+            "generator", config.generator, f"it is of the kind {found.kind}; {method} needs {' or '.join(kinds)}"
+        )
+    config = dataclasses.replace(config, **resolve(found, generator_options(config)))
+    return with_size(config, source, "fit_image_size") if found.name is None else config, found
+
+
+def _named(config: SampleOptions, found: Located, method: str | None) -> str:
+    """Return what a set is called after: the method, and the generator's kind and fine-tuning where they say more."""
+    name = found.kind if method is None else method if found.kind == "dit" else f"{method}-{found.kind}"
+    named = found.name == config.generator  # not by 'auto'
+    tuning = find_tuning(found.name, found.revision) if named else None
+    return f"{name}-{tuning.method.name}" if tuning and tuning.method.name != name else name
+
+
+def generator_options(config: GeneratorOptions) -> dict[str, Any]:
+    """Return what is said of how a generator draws, by the names of its options."""
+    given = options(config, GeneratorOptions)
+    return {name: value for name, value in given.items() if name not in ("generator", "generator_revision")}

@@ -18,13 +18,12 @@ from distill_hub.generators.difffit import copy_pipeline, prepare, save
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import TUNING
 from distill_hub.generators.latents import Latents, encode
-from distill_hub.generators.open import open_generator
+from distill_hub.generators.open import Located, open_generator
 from distill_hub.generators.phases import Phases
-from distill_hub.making.start import GeneratorSetup
+from distill_hub.making.start import GeneratorSetup, generator_options
 from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.methods.tuning import LOSSES, Tuning, averaged, check, state_of, with_memory
 from distill_hub.options.minimax import TuningOptions
-from distill_hub.options.shared import GeneratorOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
 from distill_hub.running.cost import Cost, added
@@ -152,8 +151,7 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
         for group in groups:  # so that it stays
             state_of(run, config, ids[group.state], seed=config.seed, identity=identity, name=group.state)
         run.stages += [{**stage, "wall": 0.0, "reused": True} for stage in json.loads(done.read_bytes() or b"[]")]
-    named = {**options(config, GeneratorOptions), "generator": str(folder), "generator_revision": None}
-    generator, id = open_generator(run, source, **named, fit={})
+    generator, id = open_generator(run, source, Located("dit", str(folder)), generator_options(config), fit={})
     return dataclasses.replace(setup, config=config, generator=generator, generator_record=generator_record(generator, id))
 
 

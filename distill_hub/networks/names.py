@@ -30,6 +30,7 @@ TORCHVISION = {
     "vgg-16-bn": "vgg16_bn",
 }
 CONVNET = re.compile(r"convnet-([1-9][0-9]?)(?:-w([1-9][0-9]{0,3}))?(-bn)?")  # depth, width, BatchNorm
+FITTED_GENERATORS = ("auto", "dit")  # what `--generator` calls those that may have to be fitted to a source
 GENERATOR = "a DiTPipeline with safetensors weights in transformer/ and vae/"
 VAE = "an AutoencoderKL with config.json and safetensors weights, a Hub id or a folder,"
 EXPERTS = "experts.json"  # the record of expert trajectories, in their folder
@@ -93,13 +94,18 @@ def check_teacher(name: str, field: str = "teacher") -> None:
         check_model(field, name, "config.json", TEACHER)
 
 
+def is_fitted(generator: str) -> bool:
+    """Whether `--generator` names a kind of which a small one is fitted, not a generator that is somewhere."""
+    return generator in FITTED_GENERATORS
+
+
 def check_generator(name: str) -> None:
-    """Refuse what cannot be a generator's: neither auto, nor the folder of a pipeline, nor a Hub id.
+    """Refuse what cannot be a generator's: neither a kind, nor the folder of a pipeline, nor a Hub id.
 
     Raises:
         InputError: Saying what is valid.
     """
-    if name != "auto":
+    if not is_fitted(name):
         from distill_hub.hub import check_model  # as above
 
         check_model("generator", name, "model_index.json", f"{GENERATOR} is needed")

@@ -74,23 +74,24 @@ class GeneratorFitOptions:
 
 @dataclass(frozen=True)
 class GeneratorOptions:
-    """Generator: the class-conditional DiT that draws the candidates."""
+    """Generator: what draws the candidates. Each kind has defaults of its own."""
 
     generator: Location = option(
         "auto",
-        "Hub id or folder in the DiTPipeline layout, tuned or not; auto: facebook/DiT-XL-2-256 for ImageNet, else fit one",
+        "Hub id or folder of a pipeline, tuned or not; dit: fit a small one of that kind; auto: facebook/DiT-XL-2-256 for "
+        "ImageNet, else dit",
         common=True,
     )
     generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
-    scheduler: Literal["ddpm", "ddim", "dpm-solver++"] = option("ddpm", "sampler")
-    sample_steps: PositiveInt = option(50, "denoising steps per sample")
-    guidance_scale: NonNegativeFloat = option(
-        2.7, "classifier-free guidance, as in CaO2's code; 1 switches it off", common=True
+    scheduler: Literal["ddpm", "ddim", "dpm-solver++"] | None = option(None, "sampler; default: ddpm")
+    sample_steps: PositiveInt | None = option(None, "steps per sample; default: 50")
+    guidance_scale: NonNegativeFloat | None = option(
+        None, "classifier-free guidance, 1 switches it off; default: 2.7, as in CaO2's code", common=True
     )
-    timestep_features: Literal["auto", "dit", "diffusers"] = option(
-        "auto",
-        "how the network is told its timestep, by sinusoids with the exponent i/128 (dit: weights from DiT's own code) or "
-        "i/127 (diffusers); auto: dit for facebook/DiT-XL-2-256 and what was tuned from it, else diffusers",
+    timestep_features: Literal["auto", "dit", "diffusers"] | None = option(
+        None,
+        "how a DiT is told its timestep, by sinusoids with the exponent i/128 (dit: weights from DiT's own code) or i/127 "
+        "(diffusers); default: auto, which is dit for facebook/DiT-XL-2-256 and what was tuned from it, else diffusers",
     )
     guided_channels: PositiveInt | None = option(
         None, "latent channels that guidance acts on, from the first: 3 in DiT's own code; default: all, as in diffusers"

@@ -18,7 +18,7 @@ from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_fi
 from distill_hub.running.files import folder_name
 
 TUNED_GENERATOR = Kind(
-    *("model", "tuned generator", TUNING, TuningRecord), "`distill-hub make dit --generator {0}` draws a set from it"
+    *("model", "tuned generator", TUNING, TuningRecord), "`distill-hub make plain --generator {0}` draws a set from it"
 )
 # Beside the card. What else lies in the folder is not published; in the repository it is left alone.
 _FILES = re.compile(

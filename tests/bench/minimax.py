@@ -5,7 +5,7 @@
 
 The second base is fitted to digits turned by up to 45 degrees, a wider domain than what is distilled. Either is fine-tuned
 on the upright digits by `recipes/minimax.py`, once per seed with the minimax criteria and once without; sets of 10 and 50
-images per class come from `recipes/dit.py`, `minimax.py` and `cao2.py`. All are runs of the recipes in the folder, so the
+images per class come from `recipes/plain.py`, `minimax.py` and `cao2.py`. All are runs of the recipes in the folder, so the
 same command goes on where it was stopped. Options that are not the script's own go to the fine-tuning.
 
 The diffusion loss is that of the test images, with the same timesteps and noise for every generator. Coverage (Naeem et

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from distill_hub.artifact.describe import generator_record
 from distill_hub.config import InputError, check_settings
-from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.open import open_generator
-from distill_hub.options.dit import DitConfig
+from distill_hub.generators.dit import DEFAULTS, DiTGenerator
+from distill_hub.generators.open import Located, resolve
+from distill_hub.options.plain import PlainConfig
 from distill_hub.running.seeds import cpu_generator
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -141,21 +141,17 @@ def test_weights_that_are_missing_others_or_pickled(pipeline_folder, vae):
     assert "is a pickle, which is not opened" in refused(pipeline_folder, vae)
     shutil.rmtree(vae)
     with pytest.raises(InputError, match=r"vae: .*an AutoencoderKL with config\.json and safetensors weights"):
-        check_settings(DitConfig(vae=str(vae)))
+        check_settings(PlainConfig(vae=str(vae)))
 
 
 @pytest.mark.parametrize(("settings", "field"), [({"vae": "org/vae"}, "vae"), ({"guided_channels": 5}, "guided_channels")])
 def test_a_fitted_generator_is_not_fitted_first_to_refuse_it(settings, field):
-    class Digits:
-        has_wnids = False
-
-    how = {"generator": "auto", "generator_revision": None, "scheduler": "ddpm", "sample_steps": 2, "guidance_scale": 1.0}
-    how |= {"timestep_features": "auto", "guided_channels": None, "vae": None, "vae_revision": None, **settings}
+    given = dict.fromkeys(DEFAULTS) | settings
     with pytest.raises(InputError) as caught:
-        open_generator(None, Digits, **how, fit={})
+        resolve(Located("dit", None), given)
     assert caught.value.field == field
 
 
 def test_a_revision_of_none_is_refused():
     with pytest.raises(InputError, match=r"vae_revision: 'main' .* no --vae is named"):
-        check_settings(DitConfig(vae_revision="main"))
+        check_settings(PlainConfig(vae_revision="main"))

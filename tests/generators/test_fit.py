@@ -15,7 +15,7 @@ from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
 from distill_hub.generators import fit
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.open import open_generator
+from distill_hub.generators.open import locate, open_generator, resolve
 from distill_hub.running.machine import start_accelerator
 
 TINY = {"vae_width": 8, "vae_steps": 6, "dit_width": 32, "dit_layers": 1, "dit_steps": 6, "batch_size": 8}
@@ -95,7 +95,7 @@ def test_latents_have_about_unit_scale(digits, folder):
 def test_stopped_between_the_two_models_the_autoencoder_is_kept(digits, folder, tmp_path, monkeypatch):
     target = tmp_path / "pipeline"
     with monkeypatch.context() as stopped:
-        stopped.setattr(fit, "_fit_dit", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.setattr(fit, "_fit_network", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fit.fit_generator(digits, target, **TINY)
     assert not target.exists()
@@ -130,9 +130,10 @@ class TestOpening:
 
     def open(self, digits, generator, timestep_features="auto"):
         run = SimpleNamespace(device="cpu", dtype=torch.float32)
-        how = {"generator_revision": None, "scheduler": "ddim", "sample_steps": 7, "guidance_scale": 1.5, "fit": {}}
-        how |= {"guided_channels": 3, "vae": None, "vae_revision": None}
-        return open_generator(run, digits, generator=str(generator), timestep_features=timestep_features, **how)
+        how = {"scheduler": "ddim", "sample_steps": 7, "guidance_scale": 1.5, "timestep_features": timestep_features}
+        found = locate(digits, str(generator), None)
+        given = {**how, "guided_channels": 3, "vae": None, "vae_revision": None}
+        return open_generator(run, digits, found, resolve(found, given), fit={})
 
     def test_the_settings_reach_the_generator(self, digits, folder):
         generator, id = self.open(digits, folder)

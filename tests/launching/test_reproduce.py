@@ -299,7 +299,9 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
     plain, tuned = model("org/dit", "b" * 40), model("org/dit, tuned with minimax on fish", tuning=tuning)
 
     def words(asked_for, record, **now):
-        config = resolved(Cao2Config(source="org/fish", source_revision="main", generator=asked_for))
+        config = resolved(
+            Cao2Config(source="org/fish", source_revision="main", generator=asked_for, timestep_features="auto")
+        )
         return options(line(with_method(manifest, "cao2", config, source=source, generator=record), **now))
 
     named = "--generator=org/dit"
@@ -320,7 +322,11 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
 
 def test_the_vae_is_that_of_the_commit_on_record_or_lies_elsewhere_now(manifest, tmp_path):
     def words(asked_for, record, **now):
-        config = {**resolved(Cao2Config(generator="org/dit")), "vae": asked_for, "vae_revision": "main"}
+        config = {
+            **resolved(Cao2Config(generator="org/dit", timestep_features="auto")),
+            "vae": asked_for,
+            "vae_revision": "main",
+        }
         made = options(line(with_method(manifest, "cao2", config, generator=model("org/dit", vae=record)), **now))
         return {word for word in made if word.startswith("--vae")}
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.config import InputError
+from distill_hub.generators.open import Located
 from distill_hub.making import start
-from distill_hub.options.dit import DitConfig
 from distill_hub.options.minimax import MinimaxConfig
+from distill_hub.options.plain import PlainConfig
 from distill_hub.options.shared import PixelOptions
 
 
@@ -23,26 +24,28 @@ def masked(monkeypatch):
     facts = SimpleNamespace(name="MAR", classes=None)
     generator = SimpleNamespace(facts=facts, class_names=list("0123456789"), image_size=16)
     monkeypatch.setattr(start, "open_generator", lambda *args, **kwargs: (generator, "org/mar-base"))
+    monkeypatch.setattr(start, "locate", lambda *_: Located("dit", "org/mar-base"))
     monkeypatch.setattr(start, "open_teacher", lambda *args, **kwargs: (_ for _ in ()).throw(LookupError("the teacher")))
     return generator
 
 
 def test_a_generator_that_a_method_cannot_tune_is_refused_before_a_teacher_is_fitted(masked, tmp_path):
-    with pytest.raises(InputError, match=r"^generator: 'org/mar-base' cannot be used; it is a MAR; minimax needs a DiT$"):
-        start.set_up_generator(MinimaxConfig(output_dir=tmp_path / "a"), "minimax", kind="DiT")
+    with pytest.raises(InputError, match=r"^generator: 'auto' cannot be used; it is of the kind dit; minimax needs sit$"):
+        start.set_up_generator(MinimaxConfig(output_dir=tmp_path / "a"), "minimax", kinds=["sit"])
+    assert not (tmp_path / "a").exists()
     with pytest.raises(LookupError, match="the teacher"):  # other methods go on
-        start.set_up_generator(DitConfig(output_dir=tmp_path / "b"), "dit")
+        start.set_up_generator(PlainConfig(output_dir=tmp_path / "b"), "dit")
 
 
 def test_what_a_generator_tuned_in_groups_cannot_draw_is_refused_before_a_teacher_is_fitted(masked, tmp_path):
     masked.facts.classes = frozenset(range(8))
     with pytest.raises(InputError, match=r"^generator: 'org/mar-base' .* tuned in groups of classes, and not on: 8, 9$"):
-        start.set_up_generator(DitConfig(output_dir=tmp_path / "a"), "dit")
+        start.set_up_generator(PlainConfig(output_dir=tmp_path / "a"), "dit")
     masked.facts.classes = frozenset(range(10))
     with pytest.raises(InputError, match=r"^condition: 'null' cannot be used; the generator was tuned in groups"):
-        start.set_up_generator(DitConfig(output_dir=tmp_path / "b"), "cao2", without_class=True)
+        start.set_up_generator(PlainConfig(output_dir=tmp_path / "b"), "cao2", without_class=True)
     with pytest.raises(LookupError, match="the teacher"):
-        start.set_up_generator(DitConfig(output_dir=tmp_path / "c"), "dit")
+        start.set_up_generator(PlainConfig(output_dir=tmp_path / "c"), "dit")
 
 
 def test_what_is_made_from_latents_depends_on_what_decodes_them():
@@ -53,7 +56,7 @@ def test_what_is_made_from_latents_depends_on_what_decodes_them():
         names = "name", "source", "image_size", "test", "teacher", "destination", "generator", "class_ids"
         parts = dict.fromkeys((*names, "selector", "selector_record"))
         run, teacher = SimpleNamespace(settings={"vae": "folder"}), SimpleNamespace(sha256="2" * 64)
-        setup = start.GeneratorSetup(DitConfig(), run=run, teacher_record=teacher, generator_record=record, **parts)
+        setup = start.GeneratorSetup(PlainConfig(), run=run, teacher_record=teacher, generator_record=record, **parts)
         return setup.made_from
 
     one, other = (ModelRecord(id="folder", architecture="AutoencoderKL", sha256=s * 64) for s in "34")
@@ -83,4 +86,4 @@ def test_students_too_deep_for_the_images_are_refused_before_a_teacher_is_fitted
         start.set_up(PixelOptions(students="convnet-5", output_dir=tmp_path / "a"), "herding")
     assert not (tmp_path / "a").exists()
     with pytest.raises(InputError, match=r"^students: 'convnet-5' cannot be used; 16 px allow a depth of 4$"):
-        start.set_up_generator(DitConfig(students="convnet-5", output_dir=tmp_path / "b"), "dit")
+        start.set_up_generator(PlainConfig(students="convnet-5", output_dir=tmp_path / "b"), "dit")

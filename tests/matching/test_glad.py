@@ -17,7 +17,7 @@ class Toy:
     def __init__(self, differentiable=True):
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.ConvTranspose2d(2, 3, 2, 2), nn.Sigmoid()).double().requires_grad_(False)
-        self.facts = GeneratorFacts("toy", "toy", (self.net,))
+        self.facts = GeneratorFacts("toy", {}, "toy", (self.net,))
         self.differentiable, self.sizes = differentiable, []
 
     def decode(self, latents):

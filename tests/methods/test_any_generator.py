@@ -27,7 +27,7 @@ class Toy:
     """A flow whose network says v(z_s, c) = a_c·z_s, with a_c = 2, 3, 5 and without condition 7; it sees masked elements."""
 
     latent_shape, image_size, class_names, device = SHAPE, 3, ["ant", "bee", "cow"], torch.device("cpu")
-    facts = GeneratorFacts(name="Toy", architecture="Toy", modules=())
+    facts = GeneratorFacts(name="Toy", method={}, architecture="Toy", modules=())
 
     def sample(self, class_ids, seeds, *, guide=None, start=None, strength=1.0):
         drawn = [torch.randn(SHAPE, generator=cpu_generator(seed)) for seed in seeds]

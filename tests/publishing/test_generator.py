@@ -160,7 +160,7 @@ def test_card_says_what_is_on_record(make_tuning):
         "[org/generator](https://huggingface.co/org/generator)",
         "[org/fish](https://huggingface.co/datasets/org/fish)",
         "[Minimax Diffusion](https://arxiv.org/abs/2311.15529)",
-        f"distill-hub make dit --source fish --generator {REPO}\n",
+        f"distill-hub make plain --source fish --generator {REPO}\n",
         f"distill-hub make cao2 --source fish --generator {REPO}\n",
         f'DiTPipeline.from_pretrained("{REPO}")\n',
         "- Old | English &lt;sheepdog>\n".replace("|", r"\|"),
@@ -200,7 +200,7 @@ def test_card_with_nothing_optional_names_no_place_of_the_author(make_tuning, fu
     }
     assert "/home" not in card and "My Fish" not in card
     assert "for distilled datasets: dit, fine-tuned with Minimax Diffusion on my-fish by distill-hub" in card
-    assert "distill-hub make dit --source path/to/my-fish --generator" in card
+    assert "distill-hub make plain --source path/to/my-fish --generator" in card
     for absent in ("## Cite", "revision", "| Setting |", "What the method reported", "losses.png"):
         assert absent not in card, absent
 

@@ -68,7 +68,7 @@ def test_a_truncated_generator(start, tmp_path):
     make_pipeline(10).save_pretrained(tmp_path / "pipeline")
     weights = tmp_path / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    line = start("dit.py", "--generator", str(tmp_path / "pipeline"))
+    line = start("plain.py", "--generator", str(tmp_path / "pipeline"))
     assert "generator" in line and "safetensors" in line
 
 

@@ -15,6 +15,7 @@ from torchvision.models import resnet18
 from distill_hub.cli import settings_of
 from distill_hub.config import options, parse, resolved
 from distill_hub.evaluation.protocols import protocol
+from distill_hub.generators.dit import DEFAULTS
 from distill_hub.networks.build import check_student
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import EvaluateConfig
@@ -35,7 +36,7 @@ REAL = {"cifar10": "50,000", "cifar100": "50,000", "tiny-imagenet": "100,000", "
 SIDES = {"cifar10": 32, "cifar100": 32, "tiny-imagenet": 64}  # of the set's images, in pixels; others 256
 # Which IPC the papers report, by source and method; the first is the file's own.
 REPORTED = {
-    "imagewoof/dit": [10, 20, 50, 70, 100],
+    "imagewoof/plain": [10, 20, 50, 70, 100],
     "imagewoof/difffit": [10, 50],
     "imagewoof/minimax": [10, 20, 50, 70, 100, 1, 10, 50],  # Minimax's paper, then CaO2's
     "imagewoof/cao2": [1, 10, 50],
@@ -43,14 +44,14 @@ REPORTED = {
     "imagewoof/dgs": [10, 20, 50],
     "imagewoof/psr": [1, 10, 20, 50, 100],
     "imagewoof/psr-minimax": [1, 10, 20, 50, 100],
-    "imagenette/dit": [10, 20, 50],
+    "imagenette/plain": [10, 20, 50],
     "imagenette/minimax": [10, 20, 50, 1, 10, 50],
     "imagenette/cao2": [1, 10, 50],
     "imagenette/cao2-minimax": [10, 50],
     "imagenette/dgs": [10, 20, 50],
     "imagenette/psr": [10, 20, 50],
     "imagenette/psr-minimax": [10, 20, 50],
-    "imageidc/dit": [10, 20, 50],
+    "imageidc/plain": [10, 20, 50],
     "imageidc/difffit": [10, 50],
     "imageidc/minimax": [10, 20, 50],
     "imageidc/dgs": [10, 20, 50],
@@ -58,7 +59,7 @@ REPORTED = {
     "imageidc/psr-minimax": [10, 20, 50],
     "imagenet100/minimax": [1, 10, 50],
     "imagenet100/cao2": [1, 10, 50],
-    "imagenet1k/dit": [10, 50],
+    "imagenet1k/plain": [10, 50],
     "imagenet1k/minimax": [10, 50, 1, 10, 50],
     "imagenet1k/cao2": [1, 10, 50],
     "cifar10/psr": [1, 10, 50],
@@ -248,7 +249,7 @@ def test_the_cost_is_that_of_the_settings(name):
     model = "that transformer" if config.source in SIDES else "DiT-XL/2"
     passes = f"{samples:,} samples x 50 steps x 2 (guidance) = {samples * 50 * 2:,} forward passes of {model} at IPC {ipc},"
     assert passes in text
-    assert config.sample_steps == 50
+    assert (config.sample_steps or DEFAULTS["sample_steps"]) == 50
     if config.source in SIDES:
         fit = config
         if config.generator != "auto":  # then the first command of all fits it
@@ -329,7 +330,8 @@ def test_settings_are_the_papers(name):
         soft = "cao2" in method or source in ("imagenet100", "imagenet1k")
         assert config.protocol == ("kd" if "psr" in method else "rded-soft" if soft else "idc-hard")
         assert config.repeats == 3
-        assert config.guidance_scale == (2.7 if "cao2" in method or source in SIDES else 4.0)
+        guidance = config.guidance_scale or DEFAULTS["guidance_scale"]
+        assert guidance == (2.7 if "cao2" in method or source in SIDES else 4.0)
         decoder = (None, None) if source in SIDES else (3, "stabilityai/sd-vae-ft-mse")
         assert (config.guided_channels, config.vae, config.vae_revision) == (*decoder, None)
         if method == "minimax":
@@ -369,16 +371,16 @@ def test_the_two_files_for_cifar10_fit_the_same_generator():
 @pytest.mark.parametrize(
     ("name", "ipc", "numbers"),
     [
-        ("imagewoof/dit", 100, "ConvNet-6 53.4 ± 0.3, ResNetAP-10 58.3 ± 0.8, ResNet-18 58.9 ± 1.3"),
+        ("imagewoof/plain", 100, "ConvNet-6 53.4 ± 0.3, ResNetAP-10 58.3 ± 0.8, ResNet-18 58.9 ± 1.3"),
         ("imagewoof/minimax", 10, "ConvNet-6 37.0 ± 1.0, ResNetAP-10 39.2 ± 1.3, ResNet-18 37.6 ± 0.9"),
         ("imagewoof/minimax", 50, "ConvNet-6 53.9 ± 0.6, ResNetAP-10 56.3 ± 1.0, ResNet-18 57.1 ± 0.6"),
         ("imagewoof/minimax", 50, "ResNet-18 67.0 ± 1.8, ResNet-50 64.3 ± 0.9, ResNet-101 62.7 ± 1.6"),
         ("imagewoof/difffit", 50, "ResNetAP-10 51.0 ± 0.9"),
         ("imageidc/difffit", 10, "ResNetAP-10 53.5 ± 0.2"),
-        ("imageidc/dit", 10, "ResNetAP-10 54.1 ± 0.4"),
+        ("imageidc/plain", 10, "ResNetAP-10 54.1 ± 0.4"),
         ("imageidc/minimax", 50, "ResNetAP-10 69.6 ± 0.2"),
         ("imagenette/minimax", 20, "ResNetAP-10 66.8 ± 0.4"),
-        ("imagenet1k/dit", 50, "ResNet-18 52.9 ± 0.6"),
+        ("imagenet1k/plain", 50, "ResNet-18 52.9 ± 0.6"),
         ("imagenet1k/minimax", 10, "ResNet-18 44.3 ± 0.5"),
         ("imagewoof/cao2", 10, "ResNet-18 45.6 ± 1.4, ResNet-50 40.1 ± 0.1, ResNet-101 36.5 ± 1.4"),
         ("imagenette/cao2", 1, "ResNet-18 40.6 ± 0.6, ResNet-50 33.5 ± 2.1, ResNet-101 32.7 ± 2.5"),

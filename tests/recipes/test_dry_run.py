@@ -100,7 +100,7 @@ def test_a_finished_set_is_left_alone_and_can_be_planned_with(tmp_path, monkeypa
 
 
 def test_bad_input_is_refused_as_ever(tmp_path):
-    done = run(LAUNCH, "recipes/dit.py", "--dry_run", "--ipc", "0", "--output_dir", str(tmp_path / "set"))
+    done = run(LAUNCH, "recipes/plain.py", "--dry_run", "--ipc", "0", "--output_dir", str(tmp_path / "set"))
     assert "ipc" in done.stderr and list(tmp_path.iterdir()) == []
 
 

@@ -54,16 +54,16 @@ def folder(tmp_path):
         ("sre2l.py --teacher ../teacher", ["teacher: '../teacher'", "timm/NAME", "no such folder"]),
         ("lpld.py --teacher .", ["teacher: '.'", "config.json"]),
         ("herding.py --teacher resnet18", ["teacher: 'resnet18'", "timm/NAME"]),
-        ("dit.py --students convnet-2,resnett-18", ["students: 'resnett-18'", "did you mean 'resnet-18'"]),
+        ("plain.py --students convnet-2,resnett-18", ["students: 'resnett-18'", "did you mean 'resnet-18'"]),
         ("rded.py --protocol rded-soft --students resnet-18", ["students: 'resnet-18'", "BatchNorm: resnet-18-bn"]),
-        ("dit.py --protocol idc-hart", ["protocol: 'idc-hart'", "did you mean 'idc-hard'"]),
-        ("dit.py --repeats 0", ["repeats: '0'", "> 0"]),
+        ("plain.py --protocol idc-hart", ["protocol: 'idc-hart'", "did you mean 'idc-hard'"]),
+        ("plain.py --repeats 0", ["repeats: '0'", "> 0"]),
         ("random_real.py --ipc x", ["ipc: 'x'", "integer > 0"]),
         ("deda.py --ipc 1", ["ipc: 1 ", "2 or more"]),
         ("kcenter.py --output_dir file", ["output_dir: 'file'", "it is a file"]),
-        ("dit.py --output_dir file/set", ["output_dir: 'file/set'", "is a file"]),
-        ("dit.py --push_to_hub a/b/c", ["repository: 'a/b/c'", "NAMESPACE/NAME"]),
-        ("dit.py --push_to_hub a--b", ["repository: 'namespace/a--b'", "NAMESPACE/NAME"]),
+        ("plain.py --output_dir file/set", ["output_dir: 'file/set'", "is a file"]),
+        ("plain.py --push_to_hub a/b/c", ["repository: 'a/b/c'", "NAMESPACE/NAME"]),
+        ("plain.py --push_to_hub a--b", ["repository: 'namespace/a--b'", "NAMESPACE/NAME"]),
         ("fit_classifier.py --network resnet18-bn", ["network: 'resnet18-bn'", "did you mean 'resnet-18-bn'"]),
         ("fit_classifier.py --output_dir file", ["output_dir: 'file'", "it is a file"]),
         ("evaluate.py ./nowhere", ["distilled set: './nowhere'", "no such folder"]),
@@ -102,15 +102,15 @@ def test_a_source_is_refused_in_the_same_words_later(folder, name, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(InputError) as late:
         load_source(name)
-    assert refused(folder, "recipes/dit.py", f"--source={name}") == f"error: {late.value}\n"
+    assert refused(folder, "recipes/plain.py", f"--source={name}") == f"error: {late.value}\n"
 
 
 def test_other_names_are_refused_in_the_same_words_later(folder, monkeypatch):
     monkeypatch.chdir(folder)
     later = [
-        (lambda: build("resnett-18", 10, 32), "recipes/dit.py", "--students=resnett-18"),
-        (lambda: DiTGenerator.from_pretrained("./no"), "recipes/dit.py", "--generator=./no"),
-        (lambda: load_classifier("./no", []), "recipes/dit.py", "--teacher=./no"),
+        (lambda: build("resnett-18", 10, 32), "recipes/plain.py", "--students=resnett-18"),
+        (lambda: DiTGenerator.from_pretrained("./no"), "recipes/plain.py", "--generator=./no"),
+        (lambda: load_classifier("./no", []), "recipes/plain.py", "--teacher=./no"),
     ]
     for use, *words in later:
         with pytest.raises(InputError) as late:

@@ -120,7 +120,7 @@ def test_a_name_that_cannot_be_is_refused_before_any_work(hub, tmp_path):
     environment = hub.environment(tmp_path, "hf_alice")
     for name, reason in (("org/digits ipc", "NAMESPACE/NAME"), ("nobody/digits", "alice, org")):
         words = ["--output_dir", str(tmp_path / "set"), "--push_to_hub", name]
-        result = run_python("recipes/dit.py", *words, environment=environment)
+        result = run_python("recipes/plain.py", *words, environment=environment)
         assert result.returncode != 0
         (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
         assert reason in line and name in line

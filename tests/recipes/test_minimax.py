@@ -155,7 +155,7 @@ def test_in_phases_every_class_has_the_weights_of_its_group(finished, tmp_path, 
         published = torch.tensor(list(row["image"].getdata())).view(16, 16, 3).permute(2, 0, 1)
         assert (pixels - published).abs().max() <= 1
     with unscored():
-        run_here("recipes/dit.py", *SMALL, "--generator", str(generator), "--output_dir", str(tmp_path / "plain"))
+        run_here("recipes/plain.py", *SMALL, "--generator", str(generator), "--output_dir", str(tmp_path / "plain"))
     assert load_distilled(tmp_path / "plain").manifest.generator == record
     words = [*TINY, "--generator", str(generator), "--condition", "null", "--output_dir", str(tmp_path / "null")]
     assert "condition: 'null' cannot be used; the generator was tuned in groups" in refused(capfd, "recipes/cao2.py", *words)

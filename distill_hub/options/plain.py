@@ -6,5 +6,5 @@ from distill_hub.options.shared import SampleOptions
 
 
 @dataclass(frozen=True)
-class DitConfig(SampleOptions):
-    """Distillation: plain samples of a class-conditional diffusion transformer."""
+class PlainConfig(SampleOptions):
+    """Distillation: plain samples of a generator."""
