@@ -14,13 +14,13 @@ import torch
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
 from distill_hub.generators.base import GeneratorFacts, Guide
-from distill_hub.generators.diffusion import Diffusion, Noising, classifier_free
+from distill_hub.generators.diffusion import SCHEDULERS, Diffusion, Noising, classifier_free
 from distill_hub.generators.known import text_license
 from distill_hub.generators.prompts import TEMPLATE, prompts_of
 from distill_hub.generators.text_pipeline import PIPELINES, TextParts, load_text_pipeline
 from distill_hub.networks.folders import building
 
-__all__ = ["DEFAULTS", "FACTS", "PIPELINES", "TextGenerator", "load"]
+__all__ = ["DEFAULTS", "FACTS", "PIPELINES", "SAMPLERS", "TextGenerator", "load"]
 
 FACTS = {
     "name": "text",
@@ -41,8 +41,9 @@ DEFAULTS: dict[str, Any] = {
     "vae_revision": None,
     "prompts": None,
     "prompt_template": TEMPLATE,
-    "negative_prompt": "",
+    "negative_prompt": None,
 }
+SAMPLERS = tuple(SCHEDULERS)
 _AT_A_TIME = 64  # prompts that are embedded side by side
 
 
@@ -91,6 +92,7 @@ class TextGenerator:
         encoders = [encoder.to(device).eval().requires_grad_(False) for encoder in parts.encoders]
         self.facts = GeneratorFacts(
             name="Stable Diffusion XL" if parts.is_xl else "Stable Diffusion",
+            method=FACTS,
             architecture=type(self.unet).__name__,
             modules=(self.unet, self.vae, *encoders),
             folder=parts.folder,
@@ -214,9 +216,9 @@ def load(
     guidance_scale: float,
     vae: str | None,
     vae_revision: str | None,
-    prompts: Path | None,
+    prompts: str | None,
     prompt_template: str,
-    negative_prompt: str,
+    negative_prompt: str | None,
 ) -> TextGenerator:
     """Load a Hub repository or folder in the layout of `PIPELINES`, to draw the classes of a source.
 
@@ -232,20 +234,20 @@ def load(
         guidance_scale: See the class.
         vae: Hub id or folder of an AutoencoderKL that decodes in place of the pipeline's own.
         vae_revision: Branch, tag or commit of that on the Hub.
-        prompts: See `prompts_of`, as for the next.
+        prompts: File; see `prompts_of`, as for the next.
         prompt_template: What names are put into.
-        negative_prompt: See the class.
+        negative_prompt: See the class; None: empty.
 
     Raises:
         InputError: See `prompts_of` and `load_text_pipeline`.
     """
-    table = prompts_of(classes, prompt_template, prompts)
+    table = prompts_of(classes, prompt_template, Path(prompts) if prompts else None)
     parts = load_text_pipeline(name, revision, dtype, vae=vae, vae_revision=vae_revision)
     return TextGenerator(
         parts,
         table,
         [c.wnid or c.name for c in classes],
-        negative_prompt=negative_prompt,
+        negative_prompt=negative_prompt or "",
         scheduler=scheduler,
         steps=sample_steps,
         guidance_scale=guidance_scale,

@@ -124,11 +124,12 @@ class Setup:
         notes: Mapping[str, Any] | None,
         generator: ModelRecord | None = None,
         class_ids: list[int] | None = None,
+        prompts: Sequence[str] | None = None,
         selector: SelectorRecord | None = None,
     ) -> Manifest:
         return describe(
             self.run, self.source, self.name, method_record(facts, recorded(self.config), notes),
-            generator=generator, generator_classes=class_ids,
+            generator=generator, generator_classes=class_ids, prompts=prompts,
             teacher=self.teacher_record, teacher_classes=self.teacher.columns, selector=selector,
             ipc=self.config.ipc, image_size=self.image_size, tiles=self.tiles, seed=self.config.seed,
         )  # fmt: skip
@@ -157,9 +158,11 @@ class GeneratorSetup(Setup):
         return {**super().made_from, **self._weights, **selector}
 
     @property
-    def _weights(self) -> dict[str, str | None]:
+    def _weights(self) -> dict[str, Any]:
         record = self.generator_record
-        return {"generator_sha256": record.sha256, "vae_sha256": record.vae.sha256 if record.vae else None}
+        weights = {"generator_sha256": record.sha256, "vae_sha256": record.vae.sha256 if record.vae else None}
+        # Of prompts the settings have the file's name, not what it holds.
+        return {**weights, **({"prompts": self.generator.facts.prompts} if self.generator.facts.prompts else {})}
 
     def draw(self, count: int, stage: str = "pool") -> Stage:
         """Draw `count` candidates of every class; see `draw_pool`. They depend on nothing that a method does with them."""
@@ -194,7 +197,8 @@ class GeneratorSetup(Setup):
 
     def manifest(self, facts: Mapping[str, str], notes: Mapping[str, Any] | None = None) -> Manifest:
         """Describe the set; see `Setup.manifest`."""
-        return self._describe(facts, notes, self.generator_record, self.class_ids, self.selector_record)
+        prompts = self.generator.facts.prompts
+        return self._describe(facts, notes, self.generator_record, self.class_ids, prompts, self.selector_record)
 
 
 def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Setup:

@@ -4,6 +4,7 @@ A group checks its own names and paths, see `config.check_settings`, and imports
 must not wait for it.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -83,10 +84,14 @@ class GeneratorOptions:
         common=True,
     )
     generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
-    scheduler: Literal["ddpm", "ddim", "dpm-solver++"] | None = option(None, "sampler; default: ddpm")
+    scheduler: Literal["ddpm", "ddim", "dpm-solver++"] | None = option(
+        None, "sampler; default: ddpm, of a text-to-image generator ddim"
+    )
     sample_steps: PositiveInt | None = option(None, "steps per sample; default: 50")
     guidance_scale: NonNegativeFloat | None = option(
-        None, "classifier-free guidance, 1 switches it off; default: 2.7, as in CaO2's code", common=True
+        None,
+        "classifier-free guidance, 1 switches it off; default: 2.7, as in CaO2's code, of a text-to-image generator 7.5",
+        common=True,
     )
     timestep_features: Literal["auto", "dit", "diffusers"] | None = option(
         None,
@@ -102,6 +107,18 @@ class GeneratorOptions:
         "the codes of DiT, Minimax and CaO2 have stabilityai/sd-vae-ft-mse",
     )
     vae_revision: str | None = option(None, "branch, tag or commit of that VAE on the Hub")
+    prompts: Location | None = option(
+        None,
+        "YAML or JSON file of 'class name or wnid: prompt' for a text-to-image generator; default, and of classes that it "
+        "does not name: --prompt_template",
+    )
+    prompt_template: str | None = option(
+        None, "prompt of a class, whose name goes to {} ({} alone in D4M); default: a photo of a {}"
+    )
+    negative_prompt: str | None = option(
+        None,
+        "what guidance of a text-to-image generator leads away from, and its images without a class show; default: empty",
+    )
 
     def check_settings(self) -> None:
         """Refuse a generator or VAE that does not exist, and a revision of no VAE."""
@@ -109,6 +126,8 @@ class GeneratorOptions:
         check_vae(self.vae)
         if self.vae_revision and not self.vae:
             raise InputError("vae_revision", self.vae_revision, "no --vae is named; name it, or leave the option out")
+        if self.prompts and not os.path.isfile(self.prompts):
+            raise InputError("prompts", self.prompts, "a YAML or JSON file of 'class name or wnid: prompt' is needed")
 
 
 @dataclass(frozen=True)
