@@ -149,12 +149,12 @@ class Subject:
 def label_temperature(manifest: Manifest) -> float | None:
     """Return the temperature at which a set's method used its soft labels, which are stored at 1; None: at no other.
 
-    Only Pool-Select-Refine has one, also after GLaD.
+    Only Pool-Select-Refine has one, also after GLaD and IGD.
 
     Raises:
         InputError: When what the manifest says is no temperature.
     """
-    value = manifest.method.config.get("temperature") if manifest.method.name in ("psr", "glad") else None
+    value = manifest.method.config.get("temperature") if manifest.method.name in ("psr", "glad", "igd") else None
     return _positive("config.temperature", value)
 
 

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from distill_hub.config import InputError, refusing
 from distill_hub.generators.base import Decoder
-from distill_hub.generators.pipeline import MODEL_FILES, find_folder, load_decoder, load_model
+from distill_hub.generators.pipeline import MODEL_FILES, find_folder, load_model, load_vae
 from distill_hub.networks.configs import Config, NoiseConfig, VaeConfig
 from distill_hub.networks.folders import building, check_extent, check_weights, checked, read_json
 from distill_hub.networks.text_configs import TextEncoderConfig, TextIndex, UnetConfig
@@ -84,7 +84,7 @@ def load_text_pipeline(
         _load_tokenizer(folder / f"tokenizer{number}", config, name)
         for number, config in zip(numbers, encoders, strict=True)
     )
-    decoder = load_decoder(vae, vae_revision, pixels) if vae else None
+    decoder = load_vae(vae, vae_revision, pixels) if vae else None
     return TextParts(
         load_model(UNet2DConditionModel, folder / "unet", dtype, "generator", name, NEEDED),
         load_model(AutoencoderKL, folder / "vae", torch.float32, "generator", name, NEEDED),

@@ -7,6 +7,7 @@ from distill_hub.matching.networks import resolve
 from distill_hub.matching.pixels import refuse_half_precision
 from distill_hub.options.experts import ExpertOptions
 from distill_hub.options.idc import IdcConfig
+from distill_hub.options.igd import IgdConfig
 from distill_hub.options.matching import NetworkOptions
 from distill_hub.options.mtt import MttConfig
 from distill_hub.options.shared import SetOptions
@@ -14,7 +15,7 @@ from distill_hub.running.run import Run
 
 
 def check_matching(config: SetOptions, source: Source, size: int) -> None:
-    """Refuse networks that nothing can be matched in, empty windows, and too few real images to start from.
+    """Refuse networks that nothing can be matched in, empty windows, too few real images, and samplers that IGD cannot pull.
 
     Args:
         config: The recipe's settings.
@@ -28,6 +29,8 @@ def check_matching(config: SetOptions, source: Source, size: int) -> None:
         resolve(config.network, len(source.classes), size)
     if isinstance(config, MttConfig):
         config.at(size)
+    if isinstance(config, IgdConfig) and config.scheduler != "ddpm":
+        raise InputError("scheduler", config.scheduler, "the mean of an ancestral step is pulled; valid: ddpm")
     if isinstance(config, IdcConfig) and config.start == "mix":
         needed, rows = config.ipc * (config.tiles(size) or 1) ** 2, source.train.by_class
         fewest = min(range(len(rows)), key=lambda label: len(rows[label]))
@@ -42,5 +45,5 @@ def check_precision(config: SetOptions, run: Run) -> None:
     """Refuse a precision in which the gradients of pixels vanish, or trajectories go elsewhere; see `check_matching`."""
     if isinstance(config, NetworkOptions):
         refuse_half_precision(run.dtype)
-    if isinstance(config, ExpertOptions):
+    if isinstance(config, (ExpertOptions, IgdConfig)):
         refuse_mixed_precision(run)

@@ -135,8 +135,9 @@ def fit(
     *,
     size: int,
     seed: int,
+    stage: str = "fit experts",
 ) -> Stage:
-    """Train experts, spread over processes: the stage 'fit experts', an expert per chunk of work.
+    """Train experts, spread over processes, an expert per chunk of work.
 
     One that was interrupted goes on from its checkpoint.
 
@@ -149,6 +150,7 @@ def fit(
         kept: See `train_expert`.
         size: Side of the images in pixels.
         seed: Of all experts.
+        stage: Name of the stage.
 
     Returns:
         Of every expert: `weights` (T, P); `accuracies` on training and test images as they are, float64 (2,); `seeds`.
@@ -197,7 +199,7 @@ def fit(
         }
 
     how = {"made_from": made_from, "whole": True, "lower": "a smaller --expert_batch_size"}
-    return run.map("fit experts", range(settings.expert_count), train, chunk_size=1, **how)
+    return run.map(stage, range(settings.expert_count), train, chunk_size=1, **how)
 
 
 def refuse_mixed_precision(run: Run) -> None:

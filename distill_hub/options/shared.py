@@ -79,20 +79,24 @@ class GeneratorOptions:
 
     generator: Location = option(
         "auto",
-        "Hub id or folder of a pipeline, tuned or not; dit: fit a small one of that kind; auto: facebook/DiT-XL-2-256 for "
-        "ImageNet, else dit",
+        "Hub id or folder of a pipeline, tuned or not; dit, sit, mar: fit a small one of that kind; auto: "
+        "facebook/DiT-XL-2-256 for ImageNet, else dit",
         common=True,
     )
     generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
-    scheduler: Literal["ddpm", "ddim", "dpm-solver++"] | None = option(
-        None, "sampler; default: ddpm, of a text-to-image generator ddim"
+    scheduler: Literal["ddpm", "ddim", "dpm-solver++", "heun", "euler", "sde"] | None = option(
+        None,
+        "sampler; of a DiT ddpm (default), ddim or dpm-solver++; of Stable Diffusion the same, but default ddim; of a SiT "
+        "heun (default), euler or sde",
     )
-    sample_steps: PositiveInt | None = option(None, "steps per sample; default: 50")
+    sample_steps: PositiveInt | None = option(None, "steps per sample; default: 50, of a MAR 64")
     guidance_scale: NonNegativeFloat | None = option(
         None,
-        "classifier-free guidance, 1 switches it off; default: 2.7, as in CaO2's code, of a text-to-image generator 7.5",
+        "classifier-free guidance, 1 switches it off; default: 2.7 (CaO2's code), of a MAR 2.9, of Stable Diffusion 7.5",
         common=True,
     )
+    head_steps: PositiveInt | None = option(None, "denoising steps of a MAR's head in each of its steps; default: 100")
+    temperature: NonNegativeFloat | None = option(None, "scale of the noise that a MAR's head adds; default: 1")
     timestep_features: Literal["auto", "dit", "diffusers"] | None = option(
         None,
         "how a DiT is told its timestep, by sinusoids with the exponent i/128 (dit: weights from DiT's own code) or i/127 "
@@ -109,7 +113,7 @@ class GeneratorOptions:
     vae_revision: str | None = option(None, "branch, tag or commit of that VAE on the Hub")
     prompts: Location | None = option(
         None,
-        "YAML or JSON file of 'class name or wnid: prompt' for a text-to-image generator; default, and of classes that it "
+        "YAML or JSON file of 'class name or wnid: prompt' for Stable Diffusion; default, and of classes that it "
         "does not name: --prompt_template",
     )
     prompt_template: str | None = option(
@@ -117,7 +121,7 @@ class GeneratorOptions:
     )
     negative_prompt: str | None = option(
         None,
-        "what guidance of a text-to-image generator leads away from, and its images without a class show; default: empty",
+        "what guidance of Stable Diffusion leads away from, and its images without a class show; default: empty",
     )
 
     def check_settings(self) -> None:
@@ -288,3 +292,6 @@ class SampleOptions(GeneratorFitOptions, GeneratorOptions, SetOptions):
     """The samples: of methods with a generator."""
 
     sample_batch_size: PositiveInt = option(64, "samples per chunk of work, across classes")
+
+    def check_sampler(self) -> None:
+        """Refuse what does not go with the generator's sampler, once its kind has filled in the options left to it."""

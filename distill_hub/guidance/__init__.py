@@ -1,0 +1,1 @@
+"""Methods that guide a generator while it draws, or start it elsewhere."""
