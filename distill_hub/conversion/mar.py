@@ -1,4 +1,4 @@
-"""From the names that authors gave the tensors of their generators to those of the networks here."""
+"""The weights of a MAR and of its autoencoder, from the names of their authors' code to those of the networks here."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from distill_hub.config import InputError
+from distill_hub.text import reason
 
+HEADS = {768: 12, 1024: 16, 1280: 16}  # of the published sizes base, large and huge, by their width
 State = Mapping[str, torch.Tensor]  # tensors by their names
 
 # The autoencoder of MAR, KL-16 of latent diffusion: 256 px become 16 x 16 latents of 16 channels. It has attention where the
@@ -60,13 +62,18 @@ def mar_vae(state: State) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def mar(state: State) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+def mar(state: State, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the tensors of one of MAR's published networks, whose names are ours, and the sizes that their shapes tell.
 
-    What they do not tell is taken from the paper: a patch is one latent, and there are 12 heads at a width of 768, else 16.
+    A patch is one latent, as in all that were published.
+
+    Args:
+        state: Tensors by their original names; may be on the meta device.
+        name: What the user called them.
 
     Raises:
-        InputError: When a tensor is missing that tells a size.
+        InputError: When a tensor is missing that tells a size, or the width was not published: the number of attention heads
+            is in no shape.
     """
     try:
         classes, width = state["class_emb.weight"].shape
@@ -74,7 +81,10 @@ def mar(state: State) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         places = state["encoder_pos_embed_learned"].shape[1]
         head_width, channels = state["diffloss.net.input_proj.weight"].shape
     except (KeyError, ValueError) as error:
-        raise InputError("generator", str(error), "the weights of a MAR under their original names are needed") from error
+        valid = f"the weights of a MAR by its authors' code are needed ({reason(error)})"
+        raise InputError("weights", name, valid) from error
+    if width not in HEADS:
+        raise InputError("weights", name, f"they are {width} wide; a MAR of {', '.join(map(str, HEADS))} is needed")
 
     def layers(prefix: str) -> int:
         return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
@@ -84,7 +94,7 @@ def mar(state: State) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         "sample_size": round(tokens**0.5),
         "patch_size": 1,
         "width": width,
-        "heads": 12 if width == 768 else 16,
+        "heads": HEADS[width],
         "encoder_layers": layers("encoder_blocks."),
         "decoder_layers": layers("decoder_blocks."),
         "head_width": head_width,

@@ -14,16 +14,24 @@ from distill_hub.running.files import check_folder
 class ConvertConfig:
     """The weights and where they go."""
 
-    kind: Literal["dit", "sit"] = argument("whose weights they are")
+    kind: Literal["dit", "sit", "mar"] = argument("whose weights they are")
     weights: Path = argument("safetensors file of the network, its tensors called as in its authors' code")
-    vae: Location = option(
-        "stabilityai/sd-vae-ft-ema", "the autoencoder of its latents: Hub id or folder of an AutoencoderKL", common=True
+    vae: Location | None = option(
+        None,
+        "the autoencoder of its latents: Hub id or folder of an AutoencoderKL, or the safetensors file of MAR's KL-16; "
+        "default: stabilityai/sd-vae-ft-ema, but of a MAR none",
+        common=True,
     )
     vae_revision: str | None = option(None, "branch, tag or commit of the VAE on the Hub")
     license: str | None = option(None, "licence of the weights; default: that of those which their authors published")
     output_dir: Path | None = option(
         None, "new folder of the pipeline; default: outputs/ and the name of the file", common=True
     )
+
+    @property
+    def autoencoder(self) -> str | None:
+        """Where the VAE lies."""
+        return self.vae or (None if self.kind == "mar" else "stabilityai/sd-vae-ft-ema")
 
     @property
     def folder(self) -> Path:
@@ -37,7 +45,12 @@ class ConvertConfig:
             raise InputError("weights", name, "it is a pickle, which is not opened: save its tensors as safetensors")
         if self.weights.suffix != ".safetensors" or not self.weights.is_file():
             raise InputError("weights", name, "a .safetensors file on this machine is needed")
-        check_vae(self.vae)
+        if self.autoencoder is None:
+            raise InputError(
+                "vae", None, "name the autoencoder that the weights were trained with: MAR's kl16 as safetensors"
+            )
+        if not (self.autoencoder.endswith(".safetensors") and Path(self.autoencoder).is_file()):
+            check_vae(self.autoencoder)
         check_folder(self.folder)
         if self.folder.exists() and any(self.folder.iterdir()):
             raise InputError("output_dir", str(self.folder), "it exists; name a new folder")

@@ -10,12 +10,14 @@ from helpers import make_pipeline, refused, run_here
 from safetensors.torch import load_file, save_file
 
 from distill_hub.config import InputError
-from distill_hub.conversion import transformer
 from distill_hub.conversion.convert import convert
+from distill_hub.conversion.dit import dit
 from distill_hub.data.classes import imagenet_classes
 from distill_hub.generators import sit
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.running.seeds import cpu_generator
+
+LOADED = {"classes": [], "revision": None, "device": "cpu", "dtype": torch.float32, **sit.DEFAULTS}
 
 
 def positions(side, width):
@@ -109,7 +111,7 @@ def test_a_sit_says_what_it_said(places):
         "recipes/convert.py", "sit", str(saved(state, places / "sit.safetensors")), "--vae", str(places / "vae"),
         "--output_dir", str(places / "sit"),
     )  # fmt: skip
-    generator = sit.load(str(places / "sit"))
+    generator = sit.load(str(places / "sit"), **LOADED)
     corruption = sit._Mixing(torch.zeros_like(LATENTS), torch.tensor([0.25, 0.9]))
     found = generator.residual(LATENTS, corruption, [1, None]).view_as(LATENTS) - LATENTS
     for place, (level, class_id) in enumerate([(0.25, 1), (0.9, 3)]):
@@ -140,7 +142,7 @@ def test_half_precision_and_the_names_of_imagenet(places):
     convert("sit", saved(state, places / "half.safetensors"), str(places / "vae"), places / "half", **where)
     stored = load_file(places / "half" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
-    generator = sit.load(str(places / "half"))
+    generator = sit.load(str(places / "half"), **LOADED)
     assert generator.class_names == imagenet_classes()[1] and generator.transformer.dtype == torch.float32
     assert generator.latent_shape == (4, 8, 8)
 
@@ -155,11 +157,11 @@ def test_the_published_sizes_fit(width, layers, heads, outputs, parameters):
     assert sum(tensor.numel() for name, tensor in state.items() if name != "pos_embed") / 1e6 == pytest.approx(
         parameters, abs=1
     )
-    sizes = transformer.sizes(state, "x")
+    tensors, sizes = dit(state, "x")
     assert (sizes["num_attention_heads"], sizes["sample_size"], sizes["num_embeds_ada_norm"]) == (heads, 32, 1000)
     with torch.device("meta"):
         network = DiTTransformer2DModel(**sizes)
-    network.load_state_dict(transformer.renamed(state), assign=True)
+    network.load_state_dict(tensors, assign=True)
 
 
 # What is refused.

@@ -1,13 +1,20 @@
 """Published tensors of MAR: their names and shapes are written out from its code, and their numbers go through both."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from distill_hub.conversion.mar import MAR_VAE, mar, mar_vae
+from helpers import refused, run_here
+from safetensors.torch import save_file
 from torch import nn
 
-from distill_hub.generators.mar_network import MAR
+from distill_hub.config import InputError
+from distill_hub.conversion.convert import _filled
+from distill_hub.conversion.mar import MAR_VAE, mar, mar_vae
+from distill_hub.generators.mar import DEFAULTS, load
+from distill_hub.networks.mar import MAR
 
 
 class Resnet(nn.Module):
@@ -186,7 +193,7 @@ def published(width, depth, head_depth, head_width):
 )
 def test_published_networks_fit_by_name_and_shape(sizes, megabytes):
     shapes = published(*sizes)
-    state, config = mar({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    state, config = mar({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, "x")
     assert config["heads"] == (12 if sizes[0] == 768 else 16)
     with torch.device("meta"):
         network = MAR(**config)
@@ -194,3 +201,53 @@ def test_published_networks_fit_by_name_and_shape(sizes, megabytes):
     assert state.keys() == shapes.keys()
     stored = 4e-6 * sum(tensor.numel() for tensor in state.values())
     assert stored == pytest.approx(megabytes, rel=0.003)  # what the Hub says of the files, to three digits
+
+
+def test_a_mar_is_converted_with_its_autoencoder(tmp_path, monkeypatch):
+    small = {"block_out_channels": [8, 8, 16, 16, 32], "latent_channels": 4, "norm_num_groups": 4}
+    monkeypatch.setattr("distill_hub.conversion.convert.MAR_VAE", {**MAR_VAE, **small})
+    torch.manual_seed(0)
+    sizes = {
+        "in_channels": 4,
+        "sample_size": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "head_width": 32,
+        "head_layers": 1,
+    }
+    network, pixels = MAR(**sizes, buffer_size=2, num_classes=3), Original(widths=(8, 8, 16, 16, 32), channels=4, groups=4)
+    network.initialize()
+    for name, module in (("mar", network), ("kl16", pixels)):
+        save_file(module.state_dict(), tmp_path / f"{name}.safetensors")
+    run_here(
+        "recipes/convert.py", "mar", str(tmp_path / "mar.safetensors"), "--vae", str(tmp_path / "kl16.safetensors"),
+        "--output_dir", str(tmp_path / "folder"),
+    )  # fmt: skip
+    how = {**DEFAULTS, "sample_steps": 2, "head_steps": 2}
+    generator = load(str(tmp_path / "folder"), classes=[], revision=None, device="cpu", dtype=torch.float32, **how)
+    found = generator.facts.modules[0].state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in network.state_dict().items())
+    assert generator.facts.license == "mit" and generator.latent_shape == (4, 2, 2)
+    assert (
+        json.loads((tmp_path / "folder/scheduler/scheduler_config.json").read_text())["beta_schedule"] == "squaredcos_cap_v2"
+    )
+    latents = generator.sample([0, None], [1, 2])
+    with torch.no_grad():
+        plain = pixels.decode(latents / MAR_VAE["scaling_factor"])
+    torch.testing.assert_close(generator.decode(latents), (plain / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_of_no_mar(tmp_path, capfd):
+    state = {name: torch.zeros(shape) for name, shape in published(768, 1, 1, 8).items()}
+    for change, said in (
+        ({"class_emb.weight": None}, "class_emb.weight"),
+        ({"class_emb.weight": torch.zeros(3, 100)}, "they are 100 wide"),
+        ({"odd": torch.zeros(1)}, "have odd"),
+    ):
+        changed = {name: tensor for name, tensor in {**state, **change}.items() if tensor is not None}
+        with pytest.raises(InputError, match=said) as caught:
+            tensors, sizes = mar(changed, "x")
+            _filled(MAR, sizes, tensors, "weights", "x")
+        assert caught.value.field == "weights"
+    save_file({"a": torch.zeros(1)}, tmp_path / "mar.safetensors")
+    assert "name the autoencoder" in refused(capfd, "recipes/convert.py", "mar", str(tmp_path / "mar.safetensors"))

@@ -15,7 +15,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from distill_hub.config import InputError
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published sizes S, B, L and XL, by their width
-POSITIONS = "pos_embed"
+_POSITIONS = "pos_embed"
 _PARTS = {
     "x_embedder.proj": "pos_embed.proj",
     "final_layer.adaLN_modulation.1": "proj_out_1",
@@ -35,21 +35,27 @@ _EMBEDDERS = {
 _BLOCK = re.compile(r"blocks\.([0-9]{1,3})\.(.+)")
 
 
-def sizes(state: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
-    """Return the configuration of the `DiTTransformer2DModel` that some weights fit, read off their shapes.
+def dit(state: Mapping[str, torch.Tensor], name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors of a `DiTTransformer2DModel`, and its configuration, read off their shapes.
 
     Args:
-        state: Tensors by their original names; may be on the meta device.
+        state: Tensors by their original names; may be on the meta device. What has no other name here keeps its own.
         name: What the user called them.
 
     Raises:
         InputError: When they are others than a DiT's or SiT's, or of a width that was not published: the number of attention
             heads is in no shape.
     """
+    sizes = _sizes(state, name)
+    _check_positions(state[_POSITIONS], name)
+    return _renamed(state), sizes
+
+
+def _sizes(state: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
     width, channels, patch, _ = _shape(state, "x_embedder.proj.weight", 4, name)
     classes, _ = _shape(state, "y_embedder.embedding_table.weight", 2, name)
     outputs, _ = _shape(state, "final_layer.linear.weight", 2, name)
-    _, tokens, _ = _shape(state, POSITIONS, 3, name)
+    _, tokens, _ = _shape(state, _POSITIONS, 3, name)
     if width not in HEADS:
         raise InputError("weights", name, f"they are {width} wide; a DiT or SiT of {', '.join(map(str, HEADS))} is needed")
     return {
@@ -65,13 +71,12 @@ def sizes(state: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
     }
 
 
-def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return weights by diffusers' names, without the positions. What has no other name keeps its own."""
+def _renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     result = {}
     for name, tensor in state.items():
         part, _, kind = name.rpartition(".")  # weight or bias
         block = _BLOCK.fullmatch(part)
-        if name == POSITIONS:
+        if name == _POSITIONS:
             continue
         if part in _PARTS:
             result[f"{_PARTS[part]}.{kind}"] = tensor
@@ -88,16 +93,13 @@ def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return result
 
 
-def check_positions(positions: torch.Tensor, name: str) -> None:
-    """Refuse learned positions (1, tokens, width), which diffusers' network has no place for.
-
-    Raises:
-        InputError: When they are not the sines and cosines that the network computes.
-    """
+def _check_positions(positions: torch.Tensor, name: str) -> None:
+    """Refuse positions (1, tokens, width) that are not the sines and cosines that diffusers' network computes."""
     side = math.isqrt(positions.shape[1])
     expected = get_2d_sincos_pos_embed(positions.shape[2], side, base_size=side, output_type="pt")
-    if expected.shape != positions.shape[1:] or (positions[0].float() - expected).abs().max() > 0.01:  # of half precision
-        raise InputError("weights", name, f"{POSITIONS} holds others than the sines and cosines of a DiT or SiT")
+    fits = expected.shape == positions.shape[1:]
+    if not fits or not (positions.is_meta or (positions[0].float() - expected).abs().max() < 0.01):  # half precision, too
+        raise InputError("weights", name, f"{_POSITIONS} holds others than the sines and cosines of a DiT or SiT")
 
 
 def _layers(state: Mapping[str, torch.Tensor]) -> int:
