@@ -2,7 +2,7 @@
 
     distill-hub make igd  # handwritten digits, offline, on a CPU
     distill-hub make igd --refine_steps 100 --protocol kd  # and Pool-Select-Refine's refinement after it
-    distill-hub make igd --config imagewoof/igd.yaml
+    distill-hub make igd --source imagewoof --ipc 50 --guidance_scale 4
     distill-hub make igd --num_processes 2
 
 The generator is not trained; a small network is, on the real images. The same command again resumes an interrupted run. The

@@ -67,6 +67,9 @@ class Guide(Protocol):
     def __call__(self, state: State) -> torch.Tensor | None:
         """Return the shift of x̂_0, in its shape; None or zeros leave the step as it is to the last bit."""
 
+    def take(self, rows: Sequence[int]) -> "Guide":
+        """Return the guide of some of the images: a generator may draw those of one call in several parts."""
+
 
 class Generator(Protocol):
     """A frozen class-conditional generator of images, on latents.

@@ -186,7 +186,8 @@ class DiTGenerator:
 
         def of(rows: list[int]) -> torch.Tensor:
             own = [class_ids[row] for row in rows], [seeds[row] for row in rows]
-            return self._sample(*own, guide, None if start is None else start[rows], strength)
+            part = guide and guide.take(rows), None if start is None else start[rows]
+            return self._sample(*own, *part, strength)
 
         return self._by_phase(self._phases, class_ids, of)
 

@@ -8,7 +8,8 @@ stop guidance: `Towards`). The authors' code is followed, with these differences
 - half of 50 steps are the first 25; there the comparison of an index that counts down leaves out the 25th.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,6 +41,10 @@ class Towards:
     strength: float  # λ, in [0, 1]
     stop: float  # share of the schedule's steps that are guided, from noise on, in [0, 1]
     needs_graph = False
+
+    def take(self, rows: Sequence[int]) -> "Towards":
+        """See `Guide`."""
+        return replace(self, modes=self.modes[rows])
 
     def __call__(self, state: State) -> torch.Tensor | None:
         """See `Guide`."""

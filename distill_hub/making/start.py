@@ -339,6 +339,7 @@ def _locate(
         )
     own = {name: default(found.kind) for name, default in by_kind.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, **resolve(found, generator_options(config)), **own)
+    config.check_sampler()
     return with_size(config, source, "fit_image_size") if found.name is None else config, found
 
 

@@ -32,10 +32,13 @@ class Mgd3Config(SampleOptions):
     )
     encode_batch_size: PositiveInt = option(64, "real images that are encoded at a time")
 
-    def check_settings(self) -> None:
-        """Refuse a pull that a sampler cannot take, and centres that are no latents."""
+    def check_sampler(self) -> None:
+        """Refuse a pull that the sampler cannot take."""
         if self.guidance_strength > MOST_OF_THE_MEAN and self.scheduler == "ddpm":
             valid = f"under --scheduler ddpm samples go out of all bounds above {MOST_OF_THE_MEAN}; pass --scheduler ddim"
             raise InputError("guidance_strength", self.guidance_strength, valid)
+
+    def check_settings(self) -> None:
+        """Refuse centres that are no latents."""
         if self.pca is not None and self.modes == "centre":
             raise InputError("pca", self.pca, "the centre of projections is no latent; pass --modes nearest")

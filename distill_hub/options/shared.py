@@ -273,3 +273,6 @@ class SampleOptions(GeneratorFitOptions, GeneratorOptions, SetOptions):
     """The samples: of methods with a generator."""
 
     sample_batch_size: PositiveInt = option(64, "samples per chunk of work, across classes")
+
+    def check_sampler(self) -> None:
+        """Refuse what does not go with the generator's sampler, once its kind has filled in the options left to it."""

@@ -5,7 +5,7 @@ import torch
 from helpers import make_pipeline
 
 from distill_hub.generators.base import State
-from distill_hub.generators.dit import DiTGenerator
+from distill_hub.generators.dit import DEFAULTS, DiTGenerator
 from distill_hub.guidance.mgd3 import Towards
 from distill_hub.options.mgd3 import Mgd3Config
 from distill_hub.running.seeds import cpu_generator
@@ -91,5 +91,5 @@ def test_the_shift_by_hand():
 
 def test_the_defaults_are_the_papers():
     config = Mgd3Config()
-    assert (config.guidance_strength, config.stop_fraction, config.sample_steps) == (0.1, 0.5, 50)
-    assert (config.modes, config.pca) == ("centre", None)
+    assert (config.guidance_strength, config.stop_fraction, config.modes, config.pca) == (0.1, 0.5, "centre", None)
+    assert DEFAULTS["sample_steps"] == 50
