@@ -14,6 +14,7 @@ FLOORS = [
     ["classifiers"],
     ["statistics"],
     ["generators"],
+    ["conversion"],
     ["options"],
     ["methods", "matching", "guidance", "artifact"],
     ["foreign", "publishing"],

@@ -8,7 +8,13 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-Corruption = Any  # what a generator's `corruption` draws and its `residual` reads; to all others a closed box
+
+class Corruption(Protocol):
+    """What a generator's `corruption` draws and its `residual` reads; to all others a closed box but for one number."""
+
+    @property
+    def elements(self) -> int | torch.Tensor:
+        """How many elements of a `residual` count, one number or (B,); the others, as of tokens not masked, are 0."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class State:
 
     step: int  # of the full schedule, from 0: noise
     of: int  # steps of the full schedule
-    level: float  # √(1−ᾱ_t), the standard deviation of the noise in `noisy`, in (0, 1]
+    level: float  # standard deviation of the noise in `noisy`, in (0, 1]: √(1−ᾱ_t) of a diffusion, s of a flow's line
     noisy: torch.Tensor  # z_t, float32 (B, channels, h, w)
     x0: torch.Tensor  # the clean latents that the guided prediction implies, x̂_0, in the shape of `noisy`
     sigma: torch.Tensor | None  # σ_t of the noise that the step adds, broadcasts to `noisy`; None: the sampler adds none
@@ -60,6 +66,9 @@ class Guide(Protocol):
 
     def __call__(self, state: State) -> torch.Tensor | None:
         """Return the shift of x̂_0, in its shape; None or zeros leave the step as it is to the last bit."""
+
+    def take(self, rows: Sequence[int]) -> "Guide":
+        """Return the guide of some of the images: a generator may draw those of one call in several parts."""
 
 
 class Generator(Protocol):
@@ -98,6 +107,7 @@ class Generator(Protocol):
             (B, channels, h, w).
 
         Raises:
+            InputError: For a guide that needs a graph where there is none.
             ValueError: For another strength.
         """
 
@@ -115,14 +125,16 @@ class Generator(Protocol):
         Args:
             draws: B CPU generators, one per image. Each gives its image's noise, unless that is given, and then its level.
             most: Levels are drawn from those above none and below this share of the strongest, in (0, 1]: for a diffusion
-                model of T steps timesteps 0 < t < most·T, at least t = 1. None: from all that training has.
+                model of T steps timesteps 0 < t < most·T, at least t = 1, for a masked one shares of masked tokens up to it.
+                None: from all that training has.
             noise: (B, channels, h, w), to be used instead of a fresh one.
         """
 
-    def residual(self, latents: torch.Tensor, corruption: Corruption, class_ids: Sequence[int | None]) -> torch.Tensor:
+    def residual(self, latents: torch.Tensor, corruption: Any, class_ids: Sequence[int | None]) -> torch.Tensor:
         """Corrupt latents, let the network predict its target, and return prediction minus target, (B, n).
 
-        Differentiable in `latents`; the weights get no gradients. The target is the network's own: noise, or velocity.
+        Differentiable in `latents`; the weights get no gradients. The target is the network's own: noise, or velocity. The
+        mean is a sum over `corruption.elements`.
 
         Args:
             latents: (B, channels, h, w).

@@ -33,6 +33,11 @@ class Noising:
     noise: torch.Tensor  # ε, (B, channels, h, w)
     timesteps: torch.Tensor  # (B,) in [0, T)
 
+    @property
+    def elements(self) -> int:
+        """All elements of a latent."""
+        return self.noise[0].numel()
+
     def take(self, rows: Sequence[int]) -> "Noising":
         """Return that of some of the images."""
         return Noising(self.noise[rows], self.timesteps[rows])

@@ -35,7 +35,6 @@ FACTS = {
   year = {2023},
 }""",
 }
-
 PIPELINES = ("DiTPipeline",)
 DEFAULTS = {
     "scheduler": "ddpm",
@@ -102,9 +101,7 @@ class DiTGenerator:
         self.transformer = pipeline.transformer.to(device).eval().requires_grad_(False)
         self.vae = pipeline.vae.to(device).eval().requires_grad_(False)
         self._decoder = decoder.module.to(device).eval().requires_grad_(False) if decoder else self.vae
-        for module in self.transformer.modules():
-            if isinstance(module, Timesteps):  # one in every block
-                module.downscale_freq_shift = TIMESTEP_FEATURES[timestep_features]
+        set_timestep_features(self.transformer, timestep_features)
         self.facts = GeneratorFacts(
             name="DiT",
             method=FACTS,
@@ -155,8 +152,8 @@ class DiTGenerator:
             revision: Branch, tag or commit on the Hub.
             dtype: Precision of the transformer. The VAE stays in float32: decoding is a small share of the cost, and half
                 precision would show in the published pixels.
-            timestep_features: Key of `TIMESTEP_FEATURES`, or 'auto': 'dit' for `IMAGENET_DIT`, those of its base for a
-                generator that distill-hub tuned, else 'diffusers'.
+            timestep_features: Key of `TIMESTEP_FEATURES`, or 'auto': what the folder says, 'dit' for `IMAGENET_DIT`,
+                those of its base for a generator that distill-hub tuned, else 'diffusers'.
             vae: Hub id or folder of an AutoencoderKL that decodes in place of the pipeline's own.
             vae_revision: Branch, tag or commit of that on the Hub.
             **settings: See the class.
@@ -167,14 +164,12 @@ class DiTGenerator:
         loaded = load_pipeline(name, revision, dtype, vae=vae, vae_revision=vae_revision)
         folder, how = loaded.folder, {"folder": loaded.folder, "revision": loaded.commit, **settings}
         license, features = _origin(name, folder)
-        if timestep_features != "auto":
-            features = timestep_features
-        transformer = loaded.pipeline.transformer
+        features = loaded.timestep_features or features if timestep_features == "auto" else timestep_features
+        transformer = loaded.transformer
         if (folder / PHASES).is_file():
             how["phases"] = read_phases(folder, prepare(transformer), transformer.config.num_embeds_ada_norm, name)
-        return cls(
-            loaded.pipeline, loaded.class_names, license=license, timestep_features=features, decoder=loaded.decoder, **how
-        )
+        pipeline = DiTPipeline(transformer, loaded.vae, DDPMScheduler(**loaded.noise.model_dump()))
+        return cls(pipeline, loaded.class_names, license=license, timestep_features=features, decoder=loaded.decoder, **how)
 
     def sample(
         self,
@@ -191,7 +186,8 @@ class DiTGenerator:
 
         def of(rows: list[int]) -> torch.Tensor:
             own = [class_ids[row] for row in rows], [seeds[row] for row in rows]
-            return self._sample(*own, guide, None if start is None else start[rows], strength)
+            part = guide and guide.take(rows), None if start is None else start[rows]
+            return self._sample(*own, *part, strength)
 
         return self._by_phase(self._phases, class_ids, of)
 
@@ -279,6 +275,11 @@ def load(
     return DiTGenerator.from_pretrained(name, steps=sample_steps, dtype=dtype, **options)
 
 
+@functools.cache
+def _noise_process() -> DDPMScheduler:
+    return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+
+
 def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: int) -> DiTTransformer2DModel:
     """See `kinds.Fittable`; the width is a multiple of 32."""
     model = DiTTransformer2DModel(
@@ -297,11 +298,6 @@ def build(latent_shape: tuple[int, int, int], classes: int, width: int, layers: 
         torch.nn.init.zeros_(parameter)
     # eval(): diffusers' own label dropout draws anew in every block; in a fit one draw drops the label of the whole network.
     return model.eval()
-
-
-@functools.cache
-def _noise_process() -> DDPMScheduler:
-    return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
 
 
 def levels(draw: torch.Generator, batch: int) -> torch.Tensor:
@@ -325,6 +321,13 @@ def loss(
 def save(network: DiTTransformer2DModel, vae: AutoencoderKL, folder: Path) -> None:
     """See `kinds.Fittable`."""
     DiTPipeline(network, vae, _noise_process()).save_pretrained(folder)
+
+
+def set_timestep_features(network: DiTTransformer2DModel, features: str) -> None:
+    """Tell a network its timestep by the sinusoids of a key of `TIMESTEP_FEATURES`."""
+    for module in network.modules():
+        if isinstance(module, Timesteps):  # one in every block
+            module.downscale_freq_shift = TIMESTEP_FEATURES[features]
 
 
 def check_guided_channels(guided: int | None, channels: int) -> None:

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from distill_hub.data.classes import SourceClass
-from distill_hub.generators import dit
+from distill_hub.generators import dit, mar, sit
 from distill_hub.generators.base import Generator
 
 
@@ -79,5 +79,5 @@ class Fittable(Kind, Protocol):
         """Write a pipeline folder; the names of the classes are added to its model_index.json."""
 
 
-FITTED_KINDS: Mapping[str, Fittable] = {"dit": dit}
+FITTED_KINDS: Mapping[str, Fittable] = {"dit": dit, "sit": sit, "mar": mar}
 KINDS: Mapping[str, Kind] = {**FITTED_KINDS}

@@ -1,17 +1,25 @@
-"""The files of a DiTPipeline: fetched, checked, and built from what is known here, whatever else they name."""
+"""The files of a pipeline of transformer and VAE: fetched, checked, and built from known classes, whatever they name."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel
 from huggingface_hub import snapshot_download
 
 from distill_hub.config import InputError
 from distill_hub.generators.base import Decoder
 from distill_hub.generators.known import PHASES, TUNING, stated_license
-from distill_hub.networks.configs import Config, NoiseConfig, PipelineIndex, SingleVaeConfig, TransformerConfig, VaeConfig
+from distill_hub.networks.configs import (
+    Config,
+    MarConfig,
+    NoiseConfig,
+    PipelineIndex,
+    SingleVaeConfig,
+    TransformerConfig,
+    VaeConfig,
+)
 from distill_hub.networks.folders import building, check_loaded, check_weights, checked, read_json
 from distill_hub.networks.names import GENERATOR, VAE
 
@@ -27,15 +35,27 @@ _FILES = [
 class Loaded:
     """A pipeline and what its folder says of it."""
 
-    pipeline: DiTPipeline
+    transformer: Any
+    vae: AutoencoderKL
+    noise: Config  # its scheduler_config.json
     class_names: list[str]  # in the order of their ids; empty when they are not known
+    timestep_features: str | None  # that it was trained with, where the folder says so
     folder: Path
     commit: str | None  # on the Hub
     decoder: Decoder | None  # in place of the pipeline's own
 
 
 def load_pipeline(
-    name: str, revision: str | None, dtype: torch.dtype, *, vae: str | None = None, vae_revision: str | None = None
+    name: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    *,
+    network: Any = DiTTransformer2DModel,
+    index: type[PipelineIndex] = PipelineIndex,
+    shape: type[TransformerConfig] | type[MarConfig] = TransformerConfig,
+    noise: type[Config] = NoiseConfig,
+    vae: str | None = None,
+    vae_revision: str | None = None,
 ) -> Loaded:
     """Load a Hub repository or folder in the DiTPipeline layout; no code and no pickle of it is opened.
 
@@ -43,6 +63,10 @@ def load_pipeline(
         name: Hub id or folder.
         revision: Branch, tag or commit on the Hub.
         dtype: Precision of the transformer. The VAE stays in float32.
+        network: Class of its transformer, of diffusers' kind.
+        index: Record of its model_index.json.
+        shape: Record of its transformer/config.json.
+        noise: Record of its scheduler_config.json.
         vae: Hub id or folder of another VAE, for the decoding; None: the pipeline's own.
         vae_revision: Branch, tag or commit of that on the Hub.
 
@@ -54,32 +78,43 @@ def load_pipeline(
     def said(file: str, kind: type[Config]) -> Any:
         return checked(kind, read_json(folder / file, "generator", name), file, "generator", name)
 
-    index = said("model_index.json", PipelineIndex)
-    shape, pixels = said("transformer/config.json", TransformerConfig), said("vae/config.json", VaeConfig)
-    noise = said("scheduler/scheduler_config.json", NoiseConfig)
-    if shape.in_channels != pixels.latent_channels:
-        valid = f"transformer/config.json has in_channels {shape.in_channels}, vae/config.json has latent_channels"
+    named = said("model_index.json", index)
+    names = named.id2label or []
+    sizes, pixels = said("transformer/config.json", shape), said("vae/config.json", VaeConfig)
+    path = said("scheduler/scheduler_config.json", noise)
+    if sizes.in_channels != pixels.latent_channels:
+        valid = f"transformer/config.json has in_channels {sizes.in_channels}, vae/config.json has latent_channels"
         raise InputError("generator", name, f"{valid} {pixels.latent_channels}; they must be equal")
-    names = index.id2label or []
-    if names and len(names) != shape.num_embeds_ada_norm:
-        valid = f"model_index.json, id2label has {len(names)} names for the {shape.num_embeds_ada_norm} classes"
-        raise InputError("generator", name, f"{valid} of transformer/config.json, num_embeds_ada_norm")
-    decoder = _load_decoder(vae, vae_revision, pixels) if vae else None
+    if names and len(names) != sizes.num_classes:
+        valid = f"model_index.json, id2label has {len(names)} names for the {sizes.num_classes} classes"
+        said_by = shape.model_fields["num_classes"].alias or "num_classes"
+        raise InputError("generator", name, f"{valid} of transformer/config.json, {said_by}")
+    decoder = load_vae(vae, vae_revision, pixels) if vae else None
     generator = "generator", name, f"{GENERATOR} is needed"
-    transformer = _load(DiTTransformer2DModel, folder / "transformer", dtype, *generator)
+    transformer = _load(network, folder / "transformer", dtype, *generator)
     own = _load(AutoencoderKL, folder / "vae", torch.float32, *generator)
-    return Loaded(DiTPipeline(transformer, own, DDPMScheduler(**noise.model_dump())), names, folder, commit, decoder)
+    return Loaded(transformer, own, path, names, named.timestep_features, folder, commit, decoder)
 
 
-def _load_decoder(name: str, revision: str | None, own: VaeConfig) -> Decoder:
-    """Load a VAE that is to decode what another one, of the configuration `own`, encodes."""
+def load_vae(name: str, revision: str | None = None, own: VaeConfig | None = None) -> Decoder:
+    """Load a VAE from a Hub repository or folder of its own.
+
+    Args:
+        name: Hub id or folder.
+        revision: Branch, tag or commit on the Hub.
+        own: Configuration of the VAE that encodes what this one is to decode; None: it does both.
+
+    Raises:
+        InputError: When a file is missing, truncated, or does not fit its config, or the latents are not of the same kind.
+    """
     field, valid = "vae", f"{VAE} is needed"
     folder, commit = _found(name, revision, field, valid, [*_MODEL, "README.md"])
     config = checked(SingleVaeConfig, read_json(folder / "config.json", field, name), "config.json", field, name)
+    encoder = own or config
     for what, here, there in (
-        ("latent_channels", config.latent_channels, own.latent_channels),
-        ("downscale factor", config.downscale, own.downscale),
-        ("scaling_factor", config.scaling_factor, own.scaling_factor),
+        ("latent_channels", config.latent_channels, encoder.latent_channels),
+        ("downscale factor", config.downscale, encoder.downscale),
+        ("scaling_factor", config.scaling_factor, encoder.scaling_factor),
     ):
         if here != there:
             raise InputError(field, name, f"its {what} is {here}, that of the generator's own {there}; they must be equal")

@@ -23,8 +23,8 @@ as no image knows of another class. Decoded images are clamped to [0, 1] as publ
 surrogate as for students, not to [−1, 1]; the real images of a class are drawn at random, not the first 200 of its folder.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -186,6 +186,11 @@ class InfluenceGuide:
     def needs_graph(self) -> bool:
         """Whether influence takes part; deviation knows its own gradient."""
         return self.influence_weight > 0
+
+    def take(self, rows: Sequence[int]) -> "InfluenceGuide":
+        """See `Guide`."""
+        influence = replace(self.influence, real=self.influence.real[:, rows], labels=self.influence.labels[rows])
+        return replace(self, influence=influence, memory=self.memory[rows])
 
     def __call__(self, state: State) -> torch.Tensor | None:
         """Return the shift of x̂_0 that moves z_{t−1} by the sum of the two pulls."""

@@ -31,6 +31,8 @@ from distill_hub.starter import as_starter
 RECIPES = {
     "random": "random_real",
     "dit": "plain",
+    "sit": "plain",
+    "mar": "plain",
     "difffit": "minimax",
     "dsa": "dc",
     "dream": "idc",

@@ -146,10 +146,8 @@ def draw_guided(setup: GeneratorSetup, surrogate: Surrogate, pool: Stage) -> tup
         }
         return {**found, "latents": latents.flatten(0, 1), "seeds": torch.tensor(seeds).flatten(), **measured}
 
-    # A guide knows its rows by their place, and a generator with phases draws the classes of each by themselves.
-    at_a_time = 1 if generator.facts.classes is not None else config.classes_at_a_time
     how = {"made_from": made_from, "whole": True, "lower": "a smaller --classes_at_a_time or --network"}
-    return run.map("guided", setup.labels, draw, chunk_size=at_a_time * config.ipc, **how), epochs
+    return run.map("guided", setup.labels, draw, chunk_size=config.classes_at_a_time * config.ipc, **how), epochs
 
 
 def _pooled(network: nn.Module) -> nn.Module:

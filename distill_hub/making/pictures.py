@@ -17,7 +17,9 @@ REFINED = 10  # images before and after, each of another class
 REAL = 100  # images per class that are embedded
 
 
-def refinement(setup: Setup, pool: Stage, chosen: Sequence[int], refined: Stage) -> Picture:
+def refinement(
+    setup: Setup, pool: Stage, chosen: Sequence[int], refined: Stage, rows: tuple[str, str] = ("before", "after")
+) -> Picture:
     """Show the first image of some classes before and after its refinement.
 
     Args:
@@ -25,18 +27,24 @@ def refinement(setup: Setup, pool: Stage, chosen: Sequence[int], refined: Stage)
         pool: What was drawn, with `images`.
         chosen: Rows of the pool, in the order of the set.
         refined: The set, with `images`, class by class.
+        rows: What the two are called.
     """
 
     def draw(path: Path) -> None:
         shown = spread(len(setup.source.classes), REFINED).tolist()
-        rows = [label * setup.config.ipc for label in shown]
-        before = pool.take([chosen[row] for row in rows], "images")["images"]
-        after = refined.take(rows, "images")["images"]
+        first = [label * setup.config.ipc for label in shown]
+        before = pool.take([chosen[row] for row in first], "images")["images"]
+        after = refined.take(first, "images")["images"]
         before, after = (images.permute(0, 2, 3, 1).numpy() for images in (before, after))
         names = drawable(setup.source.class_names)
-        refinement_grid(before, after, [names[label] for label in shown], path)
+        refinement_grid(before, after, [names[label] for label in shown], path, rows=rows)
 
     return draw
+
+
+def guidance(setup: Setup, plain: Stage, guided: Stage) -> Picture:
+    """Show the first image of some classes drawn plainly and with guidance from the same noise, both class by class."""
+    return refinement(setup, plain, range(len(plain)), guided, ("plain", "guided"))
 
 
 def embedding(setup: Setup, pool: Stage, selected: Stage) -> Picture:

@@ -321,6 +321,7 @@ def _locate(config: _Options, source: Source, method: str | None, kinds: Sequenc
             "generator", config.generator, f"it is of the kind {found.kind}; {method} needs {' or '.join(kinds)}"
         )
     config = dataclasses.replace(config, **resolve(found, generator_options(config)))
+    config.check_sampler()
     return with_size(config, source, "fit_image_size") if found.name is None else config, found
 
 

@@ -95,8 +95,8 @@ def refine(
 
         mean((ε_θ(z_t, ĉ, t) − ε)²) + λ·‖ε_θ(z_t, ĉ, t) − ε‖_p
 
-    whose difference is the generator's `residual`. The losses of a batch are summed and Adam works element by element, so a
-    batch gives what one image at a time gives.
+    whose difference is the generator's `residual`; a masked generator's mean is over masked tokens (Eq. 6). The losses of a
+    batch are summed and Adam works element by element, so a batch gives what one image at a time gives.
 
     Args:
         generator: Frozen; its weights get no gradients.
@@ -120,7 +120,7 @@ def refine(
     for step in range(steps):
         corruption = generator.corruption(draws, most=max_timestep_fraction, noise=noise)
         error = generator.residual(latents, corruption, class_ids)
-        loss = error.square().mean(1)  # (B,)
+        loss = error.square().sum(1) / corruption.elements  # (B,)
         if regularization != "none":
             loss = loss + weight * vector_norm(error, NORMS[regularization], dim=1)
         (latents.grad,) = torch.autograd.grad(loss.sum(), latents)

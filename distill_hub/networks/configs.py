@@ -187,12 +187,19 @@ class PipelineIndex(Config):
     transformer: tuple[Literal["diffusers"], Literal["DiTTransformer2DModel", "Transformer2DModel"]]
     vae: tuple[Literal["diffusers"], Literal["AutoencoderKL"]]
     id2label: Names | None = None
+    timestep_features: Literal["dit", "diffusers"] | None = None  # that a DiT was trained with; where we converted it
 
     @model_validator(mode="before")
     @classmethod
     def _tuples(cls, content: Any) -> Any:
         """JSON has lists where a pair is meant."""
         return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+
+
+class MarIndex(PipelineIndex):
+    """The model_index.json of a MARPipeline."""
+
+    transformer: tuple[Literal["distill_hub"], Literal["MAR"]]
 
 
 Width = Annotated[int, Field(gt=0, le=8192)]
@@ -213,7 +220,7 @@ class TransformerConfig(Config):
     activation_fn: Literal["gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu"] = (
         "gelu-approximate"
     )
-    num_embeds_ada_norm: Count = 1000
+    num_classes: Count = Field(1000, alias="num_embeds_ada_norm")  # beside the null class
     upcast_attention: bool = False
     norm_type: Literal["ada_norm_zero"] = "ada_norm_zero"
     norm_elementwise_affine: bool = False
@@ -228,6 +235,30 @@ class TransformerConfig(Config):
             raise ValueError(f"out_channels {self.out_channels} must be in_channels {self.in_channels} or twice as many")
         if self.num_attention_heads * self.attention_head_dim > 16_384:
             raise ValueError("num_attention_heads * attention_head_dim must be at most 16384")
+        return self
+
+
+class MarConfig(Config):
+    """The config.json of a MAR. Its tokens are square patches of the latents."""
+
+    in_channels: Annotated[int, Field(gt=0, le=256)] = 16
+    sample_size: Annotated[int, Field(gt=0, le=256)] = 16  # side of the latents
+    patch_size: Annotated[int, Field(gt=0, le=64)] = 1
+    width: Width
+    heads: Annotated[int, Field(gt=0, le=256)]
+    encoder_layers: Annotated[int, Field(gt=0, le=256)]
+    decoder_layers: Annotated[int, Field(gt=0, le=256)]
+    head_width: Width
+    head_layers: Annotated[int, Field(gt=0, le=256)]
+    buffer_size: Annotated[int, Field(gt=0, le=1024)] = 64  # places in front of the tokens that hold the class
+    num_classes: Count = 1000
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.sample_size % self.patch_size:
+            raise ValueError(f"sample_size {self.sample_size} must be a multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
 
 
@@ -295,6 +326,13 @@ class NoiseConfig(Config):
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise ValueError(f"trained_betas must have num_train_timesteps {self.num_train_timesteps} numbers")
         return self
+
+
+class FlowConfig(Config):
+    """The scheduler_config.json of a SiT: a straight line from data to noise, in even steps."""
+
+    shift: Annotated[float, Field(ge=1, le=1)] = 1.0
+    use_dynamic_shifting: Literal[False] = False
 
 
 class ShardIndex(Config):

@@ -13,7 +13,7 @@ from distill_hub.running.files import cache_dir, check_folder
 class FitGeneratorConfig(GeneratorFitOptions, SourceOptions):
     """Output."""
 
-    kind: Literal["dit"] = option("dit", "of generator", common=True)
+    kind: Literal["dit", "sit", "mar"] = option("dit", "of generator", common=True)
     output_dir: Path | None = option(None, "folder of the pipeline; default: the user cache", identity=False, common=True)
     overwrite: bool = option(False, "fit again when the folder is not empty", identity=False, common=True)
     dry_run: bool = option(False, DRY_RUN_HELP, identity=False, common=True)

@@ -78,16 +78,20 @@ class GeneratorOptions:
 
     generator: Location = option(
         "auto",
-        "Hub id or folder of a pipeline, tuned or not; dit: fit a small one of that kind; auto: facebook/DiT-XL-2-256 for "
-        "ImageNet, else dit",
+        "Hub id or folder of a pipeline, tuned or not; dit, sit, mar: fit a small one of that kind; auto: "
+        "facebook/DiT-XL-2-256 for ImageNet, else dit",
         common=True,
     )
     generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
-    scheduler: Literal["ddpm", "ddim", "dpm-solver++"] | None = option(None, "sampler; default: ddpm")
-    sample_steps: PositiveInt | None = option(None, "steps per sample; default: 50")
-    guidance_scale: NonNegativeFloat | None = option(
-        None, "classifier-free guidance, 1 switches it off; default: 2.7, as in CaO2's code", common=True
+    scheduler: Literal["ddpm", "ddim", "dpm-solver++", "heun", "euler", "sde"] | None = option(
+        None, "sampler; of a DiT ddpm (default), ddim or dpm-solver++, of a SiT heun (default), euler or sde"
     )
+    sample_steps: PositiveInt | None = option(None, "steps per sample; default: 50, of a MAR 64")
+    guidance_scale: NonNegativeFloat | None = option(
+        None, "classifier-free guidance, 1 switches it off; default: 2.7, as in CaO2's code, of a MAR 2.9", common=True
+    )
+    head_steps: PositiveInt | None = option(None, "denoising steps of a MAR's head in each of its steps; default: 100")
+    temperature: NonNegativeFloat | None = option(None, "scale of the noise that a MAR's head adds; default: 1")
     timestep_features: Literal["auto", "dit", "diffusers"] | None = option(
         None,
         "how a DiT is told its timestep, by sinusoids with the exponent i/128 (dit: weights from DiT's own code) or i/127 "
@@ -269,3 +273,6 @@ class SampleOptions(GeneratorFitOptions, GeneratorOptions, SetOptions):
     """The samples: of methods with a generator."""
 
     sample_batch_size: PositiveInt = option(64, "samples per chunk of work, across classes")
+
+    def check_sampler(self) -> None:
+        """Refuse what does not go with the generator's sampler, once its kind has filled in the options left to it."""

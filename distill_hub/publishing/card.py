@@ -43,6 +43,7 @@ HUB_LICENSES = """
 PICTURES = {  # those a set may have, and what they show
     "assets/preview.png": "Distilled images of {}, one class per row",
     "assets/refinement.png": "Images of {} before and after their refinement, and the difference, amplified",
+    "assets/guidance.png": "Images of {} drawn from the same noise, plainly and guided, and the difference, amplified",
     "assets/embedding.png": "Embeddings by the teacher, in two dimensions: real images of {}, the pool, and this set",
     "assets/difficulty.png": "Difficulty of the images of {}, of the pool, and of those chosen",
     "assets/losses.png": "Losses of the generator's fine-tuning on {}, by optimiser step",

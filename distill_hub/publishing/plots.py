@@ -53,7 +53,14 @@ def preview_grid(images: Sequence[np.ndarray], class_names: Sequence[str], path:
     _sheet(tiles, path, rows=[short(names[c]) for c in shown])
 
 
-def refinement_grid(before: np.ndarray, after: np.ndarray, class_names: Sequence[str], path: Path) -> None:
+def refinement_grid(
+    before: np.ndarray,
+    after: np.ndarray,
+    class_names: Sequence[str],
+    path: Path,
+    *,
+    rows: tuple[str, str] = ("before", "after"),
+) -> None:
     """Draw images before and after a refinement, and below what changed, amplified (CaO2, Fig. 4).
 
     The difference |after - before| of each channel is multiplied by one factor for all images, which is printed: the whole
@@ -64,14 +71,15 @@ def refinement_grid(before: np.ndarray, after: np.ndarray, class_names: Sequence
         after: uint8 (n, H, W, 3), of the same images.
         class_names: Class of each.
         path: The PNG file to write.
+        rows: What the two are called.
     """
     change = np.abs(after.astype(np.int64) - before)
     factor = max(1, int(255 / max(1, np.percentile(change, 99))))
     amplified = np.minimum(255, factor * change).astype(np.uint8)
-    rows = {"before": before, "after": after, f"difference \N{MULTIPLICATION SIGN} {factor}": amplified}
-    tiles = [[_tile(image) for image in images] for images in rows.values()]
+    shown = {rows[0]: before, rows[1]: after, f"difference \N{MULTIPLICATION SIGN} {factor}": amplified}
+    tiles = [[_tile(image) for image in images] for images in shown.values()]
     limit = tiles[0][0].shape[0] // 6  # as many letters as fit over an image
-    _sheet(tiles, path, rows=list(rows), columns=[short(str(name), limit) for name in class_names])
+    _sheet(tiles, path, rows=list(shown), columns=[short(str(name), limit) for name in class_names])
 
 
 def embedding_map(embeddings: Mapping[str, Sequence[np.ndarray]], class_names: Sequence[str], path: Path) -> None:

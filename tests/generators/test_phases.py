@@ -14,6 +14,7 @@ from distill_hub.generators.difffit import prepare
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import PHASES
 from distill_hub.generators.phases import Phases
+from distill_hub.guidance.mgd3 import Towards
 from distill_hub.running.seeds import cpu_generator
 
 PHASE = torch.tensor([1, 0, 1])  # of the three classes
@@ -58,6 +59,17 @@ def test_every_class_is_drawn_with_the_weights_of_its_group(phased):
         torch.testing.assert_close(latents[row], own, rtol=1e-4, atol=1e-4)
         assert (latents[row] - other).abs().max() > 0.1
     assert torch.equal(latents[1], phased.sample([1, 1], seeds[1::2])[0])
+
+
+def test_a_guide_and_a_start_are_those_of_each_image(phased):
+    classes, seeds = [0, 1, 2, 1], [5, 6, 7, 8]
+    modes, start = (torch.randn(4, 4, 8, 8, generator=cpu_generator(seed)) for seed in (1, 2))
+    latents = phased.sample(classes, seeds, guide=Towards(modes, 0.1, 1.0), start=start, strength=0.7)
+    for row, (c, seed) in enumerate(zip(classes, seeds, strict=True)):
+        one = slice(row, row + 1)
+        how = {"guide": Towards(modes[one], 0.1, 1.0), "start": start[one], "strength": 0.7}
+        own = alone(int(PHASE[c]), steps=3).sample([c], [seed], **how)
+        torch.testing.assert_close(latents[one], own, rtol=1e-4, atol=1e-4)
 
 
 def test_residuals_and_their_gradients_are_those_of_the_group(phased):

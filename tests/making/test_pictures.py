@@ -47,12 +47,13 @@ def stages(tmp_path_factory):
 
 def test_the_first_image_of_each_class_before_and_after(setup, stages, monkeypatch):
     shown = []
-    monkeypatch.setattr(pictures, "refinement_grid", lambda *what: shown.append(what))
+    monkeypatch.setattr(pictures, "refinement_grid", lambda *what, rows: shown.append((*what, rows)))
     pictures.refinement(setup, *stages)("file.png")
-    ((before, after, names, path),) = shown
+    ((before, after, names, path, rows),) = shown
     assert before.shape == after.shape == (10, 16, 16, 3)
     assert before[:, 0, 0, 0].tolist() == [label * POOL + 3 for label in range(10)]
     assert (after == before + 7).all() and names == list("0123456789") and path == "file.png"
+    assert rows == ("before", "after")
 
 
 def test_some_classes_with_their_real_images_pool_and_set(setup, stages, monkeypatch):
