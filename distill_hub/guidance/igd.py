@@ -15,7 +15,8 @@ what scales it; its value is from the released code, as are the term of the nois
 over checkpoints, in place of a sum, which ρ_t makes the same.
 
 Ours: γ is per 4,096 coordinates, as many as a latent of DiT-XL/2 at 256 px has, since the gradient of a cosine is smaller
-by the square root of their number in norm, and by that number in every coordinate; there it is the code's. The code goes
+by the square root of their number in norm, and by that number in every coordinate; there it is the code's. On handwritten
+digits of 16 px k 5 changes nothing: 50 to 200 raise influence, 1,000 leaves the images behind. The code goes
 through the generator once per checkpoint, here the gradients are summed in the pixels and taken back once. It draws the
 images of a class one after the other; here round j draws the j-th image of several classes side by side, which is the same,
 as no image knows of another class. Decoded images are clamped to [0, 1] as published ones are, and normalised for the
@@ -92,22 +93,19 @@ def mean_gradient(
     return total / len(images)
 
 
-def choose(gradients_at: Callable[[int], torch.Tensor], count: int) -> list[int]:
+def choose(cosines: torch.Tensor) -> list[int]:
     """Choose checkpoints: the first, then each one whose gradients are unlike those of the last that was chosen.
 
     Args:
-        gradients_at: From a checkpoint to the mean gradients of all classes there, (C, P).
-        count: Checkpoints in all.
+        cosines: Of the mean gradients on real images at T checkpoints with each other, a mean over classes, (T, T).
 
     Returns:
-        Those whose cosine with the last chosen one, a mean over classes, is below `SIMILAR`; rising, from 0.
+        Those whose cosine with the last chosen one is below `SIMILAR`; rising, from 0.
     """
-    chosen, last = [0], gradients_at(0)
-    for place in range(1, count):
-        own = gradients_at(place)
-        if F.cosine_similarity(own, last, dim=1).mean() < SIMILAR:
+    chosen = [0]
+    for place in range(1, len(cosines)):
+        if cosines[place, chosen[-1]] < SIMILAR:
             chosen.append(place)
-            last = own
     return chosen
 
 
