@@ -12,6 +12,7 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 from helpers import make_pipeline
 from hub_server import HubServer
+from tiny_text import save_text_pipeline
 
 pytest_plugins = ["small_set", "scored_set"]  # of artifact and publishing; of evaluation and making
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
@@ -46,6 +47,12 @@ def pipeline_folder(tmp_path_factory) -> Path:
     index = folder / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "id2label": {"0": "zero", "2": "two", "1": "one"}}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_folders(tmp_path_factory) -> dict[bool, Path]:
+    """Tiny Stable Diffusions in the layout of real ones: whether it is XL, and where it lies."""
+    return {xl: save_text_pipeline(tmp_path_factory.mktemp("text") / f"xl-{xl}", xl=xl) for xl in (False, True)}
 
 
 @pytest.fixture(scope="module")

@@ -185,6 +185,7 @@ def describe(
     *,
     generator: ModelRecord | None,
     generator_classes: Sequence[int] | None,
+    prompts: Sequence[str] | None,
     teacher: ModelRecord,
     teacher_classes: Sequence[int],
     selector: SelectorRecord | None,
@@ -202,6 +203,7 @@ def describe(
         method: The method and its settings.
         generator: The generator; None where a method has none.
         generator_classes: The generator's id of each class; None without one.
+        prompts: What the generator was told of each of its own classes; None where it was told no text.
         teacher: The teacher.
         teacher_classes: The teacher's column of each class.
         selector: The classifier that judged candidates; None where a method has none.
@@ -216,7 +218,14 @@ def describe(
         method=method,
         source=source_record(source),
         classes=[
-            ClassRecord(name=c.name, wnid=c.wnid, source_index=c.index, generator_index=g, teacher_index=t)
+            ClassRecord(
+                name=c.name,
+                wnid=c.wnid,
+                source_index=c.index,
+                generator_index=g,
+                teacher_index=t,
+                prompt=prompts[g] if prompts and g is not None else None,
+            )
             for c, g, t in indices
         ],
         generator=generator,

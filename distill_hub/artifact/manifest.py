@@ -97,6 +97,7 @@ class ClassRecord(Record):
     source_index: int | str  # its label in the source dataset
     generator_index: int | None = None  # its class id in the generator
     teacher_index: int | None = None  # its column in the teacher's logits
+    prompt: str | None = None  # what a text-to-image generator was told of it
 
 
 class SourceRecord(Record):

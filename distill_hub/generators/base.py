@@ -40,6 +40,7 @@ class GeneratorFacts:
     license: str | None = None  # of the weights; None: not known
     timestep_features: str | None = None  # which sinusoids tell the network its timestep, where there is a choice
     decoder: Decoder | None = None  # None: it decodes with its own weights
+    prompts: tuple[str, ...] | None = None  # what it is told of each of its classes, and last of none; None: no text
     classes: frozenset[int] | None = None  # ids of those that it can draw, each with a class; None: all, and without one
 
 

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from distill_hub.data.classes import SourceClass
-from distill_hub.generators import dit, mar, sit
+from distill_hub.generators import dit, mar, sit, text
 from distill_hub.generators.base import Generator
 
 
@@ -80,4 +80,4 @@ class Fittable(Kind, Protocol):
 
 
 FITTED_KINDS: Mapping[str, Fittable] = {"dit": dit, "sit": sit, "mar": mar}
-KINDS: Mapping[str, Kind] = {**FITTED_KINDS}
+KINDS: Mapping[str, Kind] = {**FITTED_KINDS, "text": text}

@@ -13,15 +13,35 @@ IMAGENET_DIT_REVISION = "refs/pr/1"
 PHASES = "phases.safetensors"  # in the folder of one that was fine-tuned in groups of classes: their weights
 TUNING = "tuning.json"  # in the folder of a generator that was fine-tuned: how that was done
 DIT_LICENSE = "cc-by-nc-4.0"  # of `IMAGENET_DIT`
+# Of text-to-image generators, as their model cards have it.
+TEXT_LICENSES = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
+}
 
 
 def is_imagenet_dit(location: str) -> bool:
-    """Whether a location is `IMAGENET_DIT`: its id, a copy of it under its own name, or its snapshot in the Hub's cache.
+    """Whether a location is that of `IMAGENET_DIT`."""
+    return _is_copy(location, IMAGENET_DIT)
+
+
+def _is_copy(location: str, id: str) -> bool:
+    """Whether a location is a Hub id, a copy of it under its own name, or its snapshot in the Hub's cache.
 
     In any case, as the Hub takes ids.
     """
-    parts, known = Path(location.lower()).parts, IMAGENET_DIT.lower()
+    parts, known = Path(location.lower()).parts, id.lower()
     return parts[-1:] == (known.split("/")[1],) or f"models--{known.replace('/', '--')}" in parts
+
+
+def text_license(name: str, folder: Path) -> str | None:
+    """Return the licence of a text-to-image generator: the one that its folder states, else that of the one it is a copy of.
+
+    Raises:
+        InputError: See `stated_license`.
+    """
+    known = (license for id, license in TEXT_LICENSES.items() if _is_copy(name, id))
+    return stated_license(folder) or next(known, None)
 
 
 def tuned_from(folder: Path) -> dict[str, Any] | None:

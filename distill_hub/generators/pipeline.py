@@ -24,10 +24,10 @@ from distill_hub.networks.folders import building, check_loaded, check_weights, 
 from distill_hub.networks.names import GENERATOR, VAE
 
 _STEM = "diffusion_pytorch_model"  # diffusers' name of weights
-_MODEL = ["config.json", f"{_STEM}.safetensors", f"{_STEM}-*.safetensors", f"{_STEM}.safetensors.index.json"]
+MODEL_FILES = ["config.json", f"{_STEM}.safetensors", f"{_STEM}-*.safetensors", f"{_STEM}.safetensors.index.json"]
 _FILES = [
     *("model_index.json", "scheduler/scheduler_config.json", TUNING, PHASES, "README.md"),
-    *(f"{part}/{file}" for part in ("transformer", "vae") for file in _MODEL),
+    *(f"{part}/{file}" for part in ("transformer", "vae") for file in MODEL_FILES),
 ]
 
 
@@ -73,7 +73,7 @@ def load_pipeline(
     Raises:
         InputError: When a file is missing, truncated, or does not fit its config, or the configs do not fit together.
     """
-    folder, commit = _found(name, revision, "generator", f"{GENERATOR} is needed", _FILES)
+    folder, commit = find_folder(name, revision, "generator", f"{GENERATOR} is needed", _FILES)
 
     def said(file: str, kind: type[Config]) -> Any:
         return checked(kind, read_json(folder / file, "generator", name), file, "generator", name)
@@ -91,8 +91,8 @@ def load_pipeline(
         raise InputError("generator", name, f"{valid} of transformer/config.json, {said_by}")
     decoder = load_vae(vae, vae_revision, pixels) if vae else None
     generator = "generator", name, f"{GENERATOR} is needed"
-    transformer = _load(network, folder / "transformer", dtype, *generator)
-    own = _load(AutoencoderKL, folder / "vae", torch.float32, *generator)
+    transformer = load_model(network, folder / "transformer", dtype, *generator)
+    own = load_model(AutoencoderKL, folder / "vae", torch.float32, *generator)
     return Loaded(transformer, own, path, names, named.timestep_features, folder, commit, decoder)
 
 
@@ -108,7 +108,7 @@ def load_vae(name: str, revision: str | None = None, own: VaeConfig | None = Non
         InputError: When a file is missing, truncated, or does not fit its config, or the latents are not of the same kind.
     """
     field, valid = "vae", f"{VAE} is needed"
-    folder, commit = _found(name, revision, field, valid, [*_MODEL, "README.md"])
+    folder, commit = find_folder(name, revision, field, valid, [*MODEL_FILES, "README.md"])
     config = checked(SingleVaeConfig, read_json(folder / "config.json", field, name), "config.json", field, name)
     encoder = own or config
     for what, here, there in (
@@ -118,12 +118,23 @@ def load_vae(name: str, revision: str | None = None, own: VaeConfig | None = Non
     ):
         if here != there:
             raise InputError(field, name, f"its {what} is {here}, that of the generator's own {there}; they must be equal")
-    model = _load(AutoencoderKL, folder, torch.float32, field, name, valid)
+    model = load_model(AutoencoderKL, folder, torch.float32, field, name, valid)
     return Decoder(name, model, commit, stated_license(folder, field))
 
 
-def _found(name: str, revision: str | None, field: str, valid: str, files: list[str]) -> tuple[Path, str | None]:
-    """Return the folder of a model, fetched where it is on the Hub, and its commit there."""
+def find_folder(name: str, revision: str | None, field: str, valid: str, files: list[str]) -> tuple[Path, str | None]:
+    """Return the folder of a model, fetched where it is on the Hub, and its commit there.
+
+    Args:
+        name: Hub id or folder.
+        revision: Branch, tag or commit on the Hub.
+        field: Option to blame.
+        valid: What is needed, for the message.
+        files: Patterns of all that may be fetched.
+
+    Raises:
+        InputError: When it cannot be fetched.
+    """
     if Path(name).exists():
         return Path(name), None
     with building(field, name, valid):
@@ -131,8 +142,24 @@ def _found(name: str, revision: str | None, field: str, valid: str, files: list[
     return folder, folder.name  # .../snapshots/<commit>
 
 
-def _load(kind: Any, folder: Path, dtype: torch.dtype, field: str, name: str, valid: str) -> torch.nn.Module:
-    check_weights(folder, _STEM, field, name)
+def load_model(
+    kind: Any, folder: Path, dtype: torch.dtype, field: str, name: str, valid: str, *, stem: str = _STEM
+) -> torch.nn.Module:
+    """Build a network of diffusers or transformers from config.json and safetensors weights.
+
+    Args:
+        kind: Its class.
+        folder: Where it lies.
+        dtype: Its precision.
+        field: Option to blame.
+        name: What the user called the model that it is a part of.
+        valid: What is needed, for the message.
+        stem: Name of its weights without suffix.
+
+    Raises:
+        InputError: When weights are missing, truncated, or not those of the configuration.
+    """
+    check_weights(folder, stem, field, name)
     with building(field, name, valid):
         # With the default, `low_cpu_mem_usage`, a configuration takes no memory beyond that of its weights.
         model, found = kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, output_loading_info=True)

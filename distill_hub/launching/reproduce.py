@@ -271,13 +271,14 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     folders = {"source": known.name} if known.is_folder else {}
-    for field in ("generator", "vae", "teacher", "selector", "experts"):
+    for field in ("generator", "vae", "prompts", "teacher", "selector", "experts"):
         name = str(recorded.get(field) or "auto")
         if is_path(name) or (name != "auto" and "/" not in name):  # as ids on the Hub and names of timm have it
             folders[field] = name
     for field, name in folders.items():
+        what = "file" if field == "prompts" else "folder"
         if not getattr(config, field) and (published or name in KNOWN or not os.path.exists(name)):
-            valid = f"it is a folder of whoever made the set; pass --{field} with the folder that holds the same here"
+            valid = f"it is a {what} of whoever made the set; pass --{field} with the {what} that holds the same here"
             raise InputError(field, name, valid)
     if config.source:
         settings = {"source_revision": None, "source_config": None, **settings}  # recorded ones are of another place
@@ -301,6 +302,8 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         settings |= {"vae": config.vae, "vae_revision": None}
     elif generator and generator.vae and generator.vae.revision:
         settings["vae_revision"] = generator.vae.revision
+    if config.prompts:
+        settings["prompts"] = config.prompts
     # Whatever 'auto' makes of the place where it lies now; a record without them is older than the choice.
     if generator and recorded.get("timestep_features", "auto"):
         settings["timestep_features"] = generator.timestep_features or "diffusers"

@@ -105,9 +105,8 @@ def check_weights(folder: Path, stem: str, field: str, name: str) -> None:
     if not index.is_file():
         pickled = [file.name for suffix in ("bin", "pt", "pth", "ckpt") for file in sorted(folder.glob(f"*.{suffix}"))]
         advice = f"; {pickled[0]} is a pickle, which is not opened: save it as safetensors" if pickled else ""
-        raise InputError(
-            field, name, f"there is no {folder.name + '/' if stem.startswith('diff') else ''}{whole.name}{advice}"
-        )
+        part = f"{folder.name}/" if (folder.parent / "model_index.json").is_file() else ""  # of a pipeline
+        raise InputError(field, name, f"there is no {part}{whole.name}{advice}")
     shards = checked(ShardIndex, read_json(index, field, name), index.name, field, name)
     if missing := sorted(shard for shard in set(shards.weight_map.values()) if not (folder / shard).is_file()):
         raise InputError(field, name, f"{index.name} names {missing[0]}, which is not there")

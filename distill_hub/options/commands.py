@@ -231,6 +231,7 @@ class ReproduceConfig(RealOptions):
     vae: Location | None = option(
         None, "where the VAE lies now that decoded in place of its generator's own; default: as the set's record says"
     )
+    prompts: Location | None = option(None, "where the file of its prompts lies now; default: as the set's record says")
     teacher: Location | None = option(
         None, "where its teacher lies now: Hub id or folder; default: as the set's record says", common=True
     )

@@ -4,6 +4,7 @@ A group checks its own names and paths, see `config.check_settings`, and imports
 must not wait for it.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -84,11 +85,15 @@ class GeneratorOptions:
     )
     generator_revision: str | None = option(None, "branch, tag or commit of the generator on the Hub")
     scheduler: Literal["ddpm", "ddim", "dpm-solver++", "heun", "euler", "sde"] | None = option(
-        None, "sampler; of a DiT ddpm (default), ddim or dpm-solver++, of a SiT heun (default), euler or sde"
+        None,
+        "sampler; of a DiT ddpm (default), ddim or dpm-solver++; of Stable Diffusion the same, but default ddim; of a SiT "
+        "heun (default), euler or sde",
     )
     sample_steps: PositiveInt | None = option(None, "steps per sample; default: 50, of a MAR 64")
     guidance_scale: NonNegativeFloat | None = option(
-        None, "classifier-free guidance, 1 switches it off; default: 2.7, as in CaO2's code, of a MAR 2.9", common=True
+        None,
+        "classifier-free guidance, 1 switches it off; default: 2.7 (CaO2's code), of a MAR 2.9, of Stable Diffusion 7.5",
+        common=True,
     )
     head_steps: PositiveInt | None = option(None, "denoising steps of a MAR's head in each of its steps; default: 100")
     temperature: NonNegativeFloat | None = option(None, "scale of the noise that a MAR's head adds; default: 1")
@@ -106,6 +111,18 @@ class GeneratorOptions:
         "the codes of DiT, Minimax and CaO2 have stabilityai/sd-vae-ft-mse",
     )
     vae_revision: str | None = option(None, "branch, tag or commit of that VAE on the Hub")
+    prompts: Location | None = option(
+        None,
+        "YAML or JSON file of 'class name or wnid: prompt' for Stable Diffusion; default, and of classes that it "
+        "does not name: --prompt_template",
+    )
+    prompt_template: str | None = option(
+        None, "prompt of a class, whose name goes to {} ({} alone in D4M); default: a photo of a {}"
+    )
+    negative_prompt: str | None = option(
+        None,
+        "what guidance of Stable Diffusion leads away from, and its images without a class show; default: empty",
+    )
 
     def check_settings(self) -> None:
         """Refuse a generator or VAE that does not exist, and a revision of no VAE."""
@@ -113,6 +130,8 @@ class GeneratorOptions:
         check_vae(self.vae)
         if self.vae_revision and not self.vae:
             raise InputError("vae_revision", self.vae_revision, "no --vae is named; name it, or leave the option out")
+        if self.prompts and not os.path.isfile(self.prompts):
+            raise InputError("prompts", self.prompts, "a YAML or JSON file of 'class name or wnid: prompt' is needed")
 
 
 @dataclass(frozen=True)

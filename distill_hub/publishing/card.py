@@ -103,6 +103,7 @@ def render_card(
         test_split=test_split(source),
         show_wnid=any(c.wnid for c in manifest.classes),
         show_generator=any(c.generator_index is not None for c in manifest.classes),
+        show_prompt=any(c.prompt for c in manifest.classes),
         bibtex=cited(manifest.method.bibtex, source.bibtex),
     )
     return str(DatasetCard(text))  # which refuses broken YAML
