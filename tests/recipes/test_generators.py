@@ -7,8 +7,8 @@ import pytest
 from helpers import RECIPES, ROOT
 
 from distill_hub.config import InputError
-from distill_hub.generators.kinds import KINDS
-from distill_hub.generators.open import Located
+from distill_hub.generating.kinds import KINDS
+from distill_hub.generating.open import Located
 from distill_hub.making import start
 from distill_hub.options.shared import SampleOptions
 
