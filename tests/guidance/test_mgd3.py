@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from distill_hub.generators.kinds import FITTED_KINDS
 from helpers import make_pipeline
 
 from distill_hub.generators.base import State
 from distill_hub.generators.dit import DEFAULTS, DiTGenerator
-from distill_hub.generators.kinds import FITTED_KINDS
 from distill_hub.guidance.mgd3 import Towards
 from distill_hub.options.mgd3 import Mgd3Config
 from distill_hub.running.seeds import cpu_generator
