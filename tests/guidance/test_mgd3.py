@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from distill_hub.generators.kinds import FITTED_KINDS
+from distill_hub.generating.kinds import FITTED_KINDS
 from helpers import make_pipeline
 
 from distill_hub.generators.base import State
