@@ -19,7 +19,7 @@ def main(config: FitGeneratorConfig) -> None:
     import time
 
     from distill_hub.data.sources import fit_folder, load_source
-    from distill_hub.generators.fit import fit_generator, fit_on_main, fitted_name
+    from distill_hub.generating.fit import fit_generator, fit_on_main, fitted_name
     from distill_hub.making.size import with_size
     from distill_hub.running.console import show
     from distill_hub.running.dry_run import DryRun

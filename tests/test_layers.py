@@ -14,6 +14,7 @@ FLOORS = [
     ["classifiers"],
     ["statistics"],
     ["generators"],
+    ["generating"],
     ["conversion"],
     ["options"],
     ["methods", "matching", "guidance", "artifact"],

@@ -8,8 +8,8 @@ import torch
 from helpers import make_pipeline
 from safetensors.torch import save_file
 
+from distill_hub.generating.latents import Latents
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.latents import Latents
 from distill_hub.methods.tuning import Tuning, check
 from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.running.run import Run

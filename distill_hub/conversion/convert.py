@@ -16,7 +16,7 @@ from distill_hub.config import InputError, refusing
 from distill_hub.conversion.dit import dit
 from distill_hub.conversion.mar import MAR_VAE, mar, mar_vae
 from distill_hub.data.classes import imagenet_classes
-from distill_hub.generators.kinds import KINDS
+from distill_hub.generating.kinds import KINDS
 from distill_hub.generators.known import DIT_LICENSE
 from distill_hub.generators.mar import COSINE
 from distill_hub.generators.pipeline import load_vae

@@ -13,10 +13,10 @@ import torch
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
+from distill_hub.data.prompts import TEMPLATE, prompts_of
 from distill_hub.generators.base import GeneratorFacts, Guide
 from distill_hub.generators.diffusion import SCHEDULERS, Diffusion, Noising, classifier_free
 from distill_hub.generators.known import text_license
-from distill_hub.generators.prompts import TEMPLATE, prompts_of
 from distill_hub.generators.text_pipeline import PIPELINES, TextParts, load_text_pipeline
 from distill_hub.networks.folders import building
 

@@ -24,8 +24,8 @@ from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.teacher import open_selector, open_teacher
 from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import epochs_of_views
+from distill_hub.generating.open import Located, locate, open_generator, resolve
 from distill_hub.generators.base import Generator
-from distill_hub.generators.open import Located, locate, open_generator, resolve
 from distill_hub.generators.phases import NO_GROUP
 from distill_hub.making.matching import check_matching, check_precision
 from distill_hub.making.size import with_size
@@ -238,7 +238,7 @@ def set_up_generator(
     Args:
         config: The recipe's settings.
         method: Name of the method, which enters the set's name; None: that of the generator's kind.
-        kinds: The kinds of generators that the method knows, keys of `generators.kinds.KINDS`; none: any will do.
+        kinds: The kinds of generators that the method knows, keys of `generating.kinds.KINDS`; none: any will do.
         without_class: Whether the method asks the generator without a class, too, as its option `condition` says.
         by_kind: Options of the method that have a default of their own for each kind of generator, and what gives it.
 

@@ -14,11 +14,11 @@ import torch
 from distill_hub.artifact.describe import generator_record, source_record
 from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, TuningRecord, method_record, now
 from distill_hub.config import InputError, options, resolved
+from distill_hub.generating.latents import Latents, encode
+from distill_hub.generating.open import Located, open_generator
 from distill_hub.generators.difffit import copy_pipeline, prepare, save
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import TUNING
-from distill_hub.generators.latents import Latents, encode
-from distill_hub.generators.open import Located, open_generator
 from distill_hub.generators.phases import Phases
 from distill_hub.making.start import GeneratorSetup, generator_options
 from distill_hub.methods.losses import first_and_last_tenth

@@ -22,9 +22,9 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save
 
 from distill_hub.config import InputError
+from distill_hub.generating.latents import Latents
 from distill_hub.generators.difffit import prepare
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.latents import Latents
 from distill_hub.generators.objective import Objective
 from distill_hub.methods.minimax import Memory, criteria
 from distill_hub.options.minimax import TuningOptions

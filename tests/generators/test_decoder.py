@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from distill_hub.artifact.describe import generator_record
 from distill_hub.config import InputError, check_settings
+from distill_hub.generating.open import Located, resolve
 from distill_hub.generators.dit import DEFAULTS, DiTGenerator
-from distill_hub.generators.open import Located, resolve
 from distill_hub.options.plain import PlainConfig
 from distill_hub.running.seeds import cpu_generator
 

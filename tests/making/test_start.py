@@ -11,7 +11,7 @@ from PIL import Image
 
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.config import InputError
-from distill_hub.generators.open import Located
+from distill_hub.generating.open import Located
 from distill_hub.making import start
 from distill_hub.methods import cao2
 from distill_hub.options.cao2 import Cao2Config
@@ -60,13 +60,14 @@ def test_an_option_may_have_a_default_for_each_kind(masked, monkeypatch, tmp_pat
     assert opened.value.args[0]["refine_learning_rate"] == taken  # before the run's folder is opened
 
 
-def test_what_is_made_from_latents_depends_on_what_decodes_them():
-    """By its weights: a folder may hold others under the same name."""
+def test_what_is_made_depends_on_what_decodes_latents_and_on_prompts():
+    """By weights and text: a folder or file may hold others under the same name."""
 
-    def made_from(vae):
+    def made_from(vae, prompts=None):
         record = ModelRecord(id="org/dit", architecture="DiT", sha256="1" * 64, vae=vae)
         names = "name", "source", "image_size", "test", "teacher", "destination", "generator", "class_ids"
         parts = dict.fromkeys((*names, "selector", "selector_record"))
+        parts["generator"] = SimpleNamespace(facts=SimpleNamespace(prompts=prompts))
         run, teacher = SimpleNamespace(settings={"vae": "folder"}), SimpleNamespace(sha256="2" * 64)
         setup = start.GeneratorSetup(PlainConfig(), run=run, teacher_record=teacher, generator_record=record, **parts)
         return setup.made_from
@@ -74,6 +75,7 @@ def test_what_is_made_from_latents_depends_on_what_decodes_them():
     one, other = (ModelRecord(id="folder", architecture="AutoencoderKL", sha256=s * 64) for s in "34")
     assert made_from(one) == made_from(one)
     assert len({str(made_from(vae)) for vae in (None, one, other)}) == 3
+    assert len({str(made_from(None, prompts)) for prompts in (None, ("a cat", ""), ("a dog", ""))}) == 3
 
 
 def test_images_of_several_sizes_get_one_that_is_recorded_where_a_teacher_is_fitted(digits, monkeypatch, tmp_path):

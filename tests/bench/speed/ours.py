@@ -12,7 +12,7 @@ from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.augmentation.augment import normalize
 from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.evaluation.views import draw_views
-from distill_hub.generators.latents import Latents
+from distill_hub.generating.latents import Latents
 from distill_hub.methods import cao2, psr, sre2l
 from distill_hub.methods.candidates import render
 from distill_hub.methods.tuning import Tuning

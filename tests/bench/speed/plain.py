@@ -151,7 +151,7 @@ def refine_psr(scene: Scene, workers: int) -> Work:
 
 
 class Encoded:
-    """Latents that are encoded whenever they are asked for, in the form of `generators.latents.Latents`."""
+    """Latents that are encoded whenever they are asked for, in the form of `generating.latents.Latents`."""
 
     def __init__(self, scene: Scene, generator):
         self.scene, self.generator, self.ways, self.shape = scene, generator, 2, generator.latent_shape

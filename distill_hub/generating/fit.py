@@ -19,7 +19,7 @@ from diffusers.training_utils import EMAModel
 
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source
-from distill_hub.generators.kinds import FITTED_KINDS, Fittable
+from distill_hub.generating.kinds import FITTED_KINDS, Fittable
 from distill_hub.running.console import progress
 from distill_hub.running.cost import COST, NOTHING, Meter, added, write_cost
 from distill_hub.running.files import remove
@@ -30,7 +30,7 @@ LATENT_CHANNELS = 4  # of every generator that is fitted
 
 
 def fit_on_main(run: Run, source: Source, folder: Path, kind: str, fit: Mapping[str, Any]) -> None:
-    """Fit a generator of some kind on the main process of a run, unless it is there; `fit` as in `generators.open`."""
+    """Fit a generator of some kind on the main process of a run, unless it is there; `fit` as in `generating.open`."""
     settings = {key.removeprefix("fit_"): value for key, value in fit.items()}
 
     def make() -> None:

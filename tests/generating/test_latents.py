@@ -10,8 +10,8 @@ from PIL import ImageOps
 
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.sources import Source, Split
+from distill_hub.generating.latents import Latents, encode
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.latents import Latents, encode
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator
 

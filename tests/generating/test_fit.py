@@ -13,9 +13,9 @@ from helpers import run_here
 from distill_hub.artifact.describe import generator_record, read_cost
 from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
+from distill_hub.generating.open import locate, open_generator, resolve
 from distill_hub.generators import fit
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.generators.open import locate, open_generator, resolve
 from distill_hub.running.machine import start_accelerator
 
 TINY = {"vae_width": 8, "vae_steps": 6, "dit_width": 32, "dit_layers": 1, "dit_steps": 6, "batch_size": 8}

@@ -6,7 +6,7 @@ import pytest
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
-from distill_hub.generators.prompts import prompts_of
+from distill_hub.data.prompts import prompts_of
 
 CRANES = [SourceClass("crane (n02012849)", 134, "n02012849"), SourceClass("crane (n03126707)", 517, "n03126707")]
 

@@ -10,10 +10,10 @@ from huggingface_hub import hf_hub_download
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source, fit_folder
+from distill_hub.generating.fit import LATENT_CHANNELS, fit_on_main, fitted_name
+from distill_hub.generating.kinds import KINDS
 from distill_hub.generators.base import Generator
 from distill_hub.generators.dit import check_guided_channels
-from distill_hub.generators.fit import LATENT_CHANNELS, fit_on_main, fitted_name
-from distill_hub.generators.kinds import KINDS
 from distill_hub.generators.known import IMAGENET_DIT, IMAGENET_DIT_REVISION
 from distill_hub.networks.folders import building, read_json
 from distill_hub.networks.names import is_fitted
@@ -84,7 +84,7 @@ def open_generator(
         source: Real images and classes.
         found: The generator.
         options: From `resolve`.
-        fit: The settings of `generators.fit.fit_generator`, with the prefix 'fit_'.
+        fit: The settings of `generating.fit.fit_generator`, with the prefix 'fit_'.
 
     Returns:
         The generator, and what the manifest calls it.
