@@ -23,7 +23,10 @@ def main(config: Cao2Config) -> Path | None:
     from distill_hub.methods.losses import first_and_last_tenth
     from distill_hub.running.seeds import draw_seed
 
-    setup = set_up_generator(config, "cao2", without_class=config.condition == "null" and config.refine_steps > 0)
+    without_class = config.condition == "null" and config.refine_steps > 0
+    by_kind = {"refine_learning_rate": cao2.learning_rate}
+    setup = set_up_generator(config, "cao2", without_class=without_class, by_kind=by_kind)
+    config = setup.config
     generator, teacher, class_ids = setup.generator, setup.teacher, setup.class_ids
 
     # Stage 1: objective-guided sample selection from a pool of m * IPC.

@@ -26,20 +26,18 @@ def main(config: Mgd3Config) -> Path | None:
 
     setup = set_up_generator(config, "mgd3")
 
-    # Mode discovery (Sec. 3.2): as many modes of a class as it gets images.
+    # Mode discovery: as many modes of a class as it gets images.
     def find(mean, std, seed):
         return centres(mean, config.ipc, seed, nearest=config.modes == "nearest", components=config.pca)
 
     modes = find_modes(setup, find, {"modes": config.modes, "pca": config.pca})
 
-    # Mode guidance and stop guidance (Sec. 3.3 and 3.4): image j of a class goes to its mode j, half of the way.
+    # Mode guidance and stop guidance: image j of a class goes towards its mode j, for half of the steps.
+    def towards(own):
+        return {"guide": mgd3.Towards(own, config.guidance_strength, config.stop_fraction, setup.config.pulls_the_mean)}
+
     plain = setup.draw(config.ipc)
-    guided = draw_guided(
-        setup,
-        plain,
-        modes,
-        lambda own: {"guide": mgd3.Towards(own, config.guidance_strength, config.stop_fraction)},
-    )
+    guided = draw_guided(setup, plain, modes, towards)
 
     notes = {"distance_to_the_modes": distances(modes, plain=plain, guided=guided)}
     pictures = {"guidance": guidance(setup, plain, guided)}

@@ -45,7 +45,7 @@ PIPELINES = ("MARPipeline",)
 DEFAULTS = {
     "sample_steps": 64,  # MAR's README, for speed; its paper has as many as tokens, CaO2's branch 32
     "head_steps": 100,
-    "temperature": 1.0,
+    "head_temperature": 1.0,
     "guidance_scale": 2.9,  # of the published base
     "vae": None,
     "vae_revision": None,
@@ -77,7 +77,7 @@ class MARGenerator:
         class_names: Names of the classes, in the order of their ids; empty when they are not known.
         sample_steps: Autoregressive steps; at most one for each token.
         head_steps: Denoising steps of a token.
-        temperature: Scales the noise that these add.
+        head_temperature: Scales the noise that these add.
         guidance_scale: Classifier-free guidance, which grows with the share of tokens that are there; 1 switches it off.
         device: Where to run.
         folder: Where it lies.
@@ -98,7 +98,7 @@ class MARGenerator:
         *,
         sample_steps: int = 64,
         head_steps: int = 100,
-        temperature: float = 1.0,
+        head_temperature: float = 1.0,
         guidance_scale: float = 2.9,
         device: torch.device | str = "cpu",
         folder: Path | None = None,
@@ -123,7 +123,7 @@ class MARGenerator:
         config = network.config
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
         self.image_size = config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
-        self.sample_steps, self.temperature, self.guidance_scale = sample_steps, temperature, guidance_scale
+        self.sample_steps, self.head_temperature, self.guidance_scale = sample_steps, head_temperature, guidance_scale
         betas = DDPMScheduler(**noise).betas
         if not 2 <= head_steps <= len(betas):
             raise InputError("head_steps", head_steps, f"valid: 2 to {len(betas)}, the timesteps that it was trained with")
@@ -229,7 +229,9 @@ class MARGenerator:
             x0 = (x - how.level * predicted) / how.signal
             share = (fraction + 1) / 2
             last = step + 1 == len(self._head_steps)
-            sigma = (0.5 * (share * how.largest + (1 - share) * how.smallest)).exp() * (0.0 if last else self.temperature)
+            sigma = (0.5 * (share * how.largest + (1 - share) * how.smallest)).exp() * (
+                0.0 if last else self.head_temperature
+            )
             if guide is not None:
                 state = State(
                     step,

@@ -148,7 +148,7 @@ class SiTGenerator:
         self.facts = GeneratorFacts(
             name="SiT",
             method=FACTS,
-            architecture=type(self.transformer).__name__,
+            architecture="SiT",  # the class of the network is a DiT's
             modules=(self.transformer, self.vae),
             folder=folder,
             revision=revision,

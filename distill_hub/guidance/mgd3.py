@@ -32,14 +32,15 @@ FACTS = {
 class Towards:
     """A guide of B images, each towards its own mode m, in the first steps alone.
 
-    Where the sampler adds noise of deviation σ_t, as DDPM does, the mean of the next latents is pulled by λ·σ_t·(m − x̂_0).
-    Early in the schedule x̂_0 is off by many times the size of a latent, and λ above 0.1 throws samples out of all bounds.
-    Elsewhere, as in DDIM or the steps of a flow, x̂_0 goes the share λ of its way to m, and noise or velocity follow from it.
+    x̂_0 goes the share λ of its way to m, and noise, velocity or mean follow from it: the paper's Alg. 1, for DDIM. Of DDPM,
+    which makes the authors' sets, it is the mean of the next latents that is pulled, by λ·σ_t·(m − x̂_0). Early in the
+    schedule x̂_0 is off by many times the size of a latent, and there λ above 0.1 throws samples out of all bounds.
     """
 
     modes: torch.Tensor  # m, float32 (B, channels, h, w), on the generator's device
     strength: float  # λ, in [0, 1]
     stop: float  # share of the schedule's steps that are guided, from noise on, in [0, 1]
+    on_mean: bool = False  # of an ancestral sampler
     needs_graph = False
 
     def take(self, rows: Sequence[int]) -> "Towards":
@@ -51,4 +52,4 @@ class Towards:
         if state.step >= self.stop * state.of:
             return None
         shift = self.strength * (self.modes - state.x0)
-        return shift if state.sigma is None else state.sigma * shift / state.weight
+        return state.sigma * shift / state.weight if self.on_mean else shift

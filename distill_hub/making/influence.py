@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from distill_hub.augmentation.augment import normalize
@@ -44,8 +45,10 @@ class Surrogate:
             expert_learning_rate=config.surrogate_learning_rate,
         )  # fmt: skip
         test, kept, space = setup.test, range(self.epochs + 1), Space(*self.normalization)
-        held_out = lambda: (test.images(size), test.labels)  # noqa: E731
-        self.stage = experts.fit(run, source, held_out, space, how, kept, size=size, seed=config.seed, stage="fit surrogate")
+        self.stage = experts.fit(
+            run, source, lambda: (test.images(size), test.labels), space, how, kept,
+            size=size, seed=config.seed, stage="fit surrogate",
+        )  # fmt: skip
         self.network = experts.Flat(_pooled(fresh(name, len(source.classes), size, 0, 0, run.device).eval()))
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
@@ -60,23 +63,23 @@ class Surrogate:
         order = torch.randperm(len(rows), generator=generator)[: igd.REAL_IMAGES]
         return self.normalize(source.train.pixels(rows[order.numpy()], self.setup.image_size).to(run.device).float() / 255)
 
-    def mean_gradients(self, weights: torch.Tensor, labels: Sequence[int]) -> torch.Tensor:
-        """Return the mean gradient on real images of each of some classes, (B, P), at weights (P,)."""
-        return torch.stack([igd.mean_gradient(self.network, weights, self.real(label), label) for label in labels])
+    def mean_gradients(self, weights: torch.Tensor, label: int) -> torch.Tensor:
+        """Return the mean gradients on the real images of a class at each of some weights, (K, P) as these."""
+        images = self.real(label)
+        return torch.stack([igd.mean_gradient(self.network, one, images, label) for one in weights])
 
-    def checkpoints(self) -> Stage:
-        """Choose the epochs whose weights count: the stage 'choose checkpoints', `chosen`, bool (1, epochs + 1)."""
-        run, classes = self.setup.run, range(len(self.setup.source.classes))
+    def checkpoints(self) -> list[int]:
+        """Choose the epochs whose weights count, by gradients on the real images of all classes: the stage 'checkpoints'."""
+        setup, weights = self.setup, self.weights()
 
-        def choose(_: Sequence[int]) -> dict[str, torch.Tensor]:
-            weights = self.weights()
-            found = igd.choose(lambda place: self.mean_gradients(weights[place], classes), len(weights))
-            chosen = torch.zeros(1, len(weights), dtype=torch.bool)
-            chosen[0, found] = True
-            return {"chosen": chosen}
+        def compare(labels: Sequence[int]) -> dict[str, torch.Tensor]:
+            units = (F.normalize(self.mean_gradients(weights, label), dim=1) for label in labels)
+            return {"cosines": torch.stack([unit @ unit.T for unit in units])}
 
-        made_from = {"surrogate": self.stage.sha256, "real": [igd.REAL_IMAGES, igd.SIMILAR, self.setup.config.seed]}
-        return run.map("choose checkpoints", [0], choose, chunk_size=1, made_from=made_from, whole=True)
+        made_from = {"surrogate": self.stage.sha256, "real": [igd.REAL_IMAGES, setup.config.seed]}
+        how = {"chunk_size": setup.config.classes_at_a_time, "made_from": made_from, "lower": "a smaller --network"}
+        found = setup.run.map("checkpoints", range(len(setup.source.classes)), compare, **how)
+        return igd.choose(found.rows(0, len(found))["cosines"].mean(0))
 
     def weights(self) -> torch.Tensor:
         """Return the weights after every epoch, from the untrained ones on, (epochs + 1, P)."""
@@ -100,8 +103,9 @@ def draw_guided(setup: GeneratorSetup, surrogate: Surrogate, pool: Stage) -> tup
         0 for the first; and the epochs of the checkpoints.
     """
     config, run, source, generator = setup.config, setup.run, setup.source, setup.generator
-    choice = surrogate.checkpoints()
-    epochs = choice.rows(0, 1, "chosen")["chosen"][0].nonzero().flatten().tolist()
+    if (influence_weight := config.influence_weight) is None:
+        influence_weight = 100.0 if setup.image_size <= SMALL else 5.0
+    epochs = surrogate.checkpoints()
     later = options(config, RefineOptions)  # what is refined afterwards is drawn in the same way
     made_from = {name: value for name, value in setup.made_from.items() if name not in later}
     made_from |= {"pool": pool.sha256, "surrogate": surrogate.stage.sha256, "checkpoints": epochs}
@@ -113,7 +117,7 @@ def draw_guided(setup: GeneratorSetup, surrogate: Surrogate, pool: Stage) -> tup
         influence = igd.Influence(
             surrogate.network,
             weights,
-            torch.stack([surrogate.mean_gradients(one, labels) for one in weights]),
+            torch.stack([surrogate.mean_gradients(weights, label) for label in labels], 1),
             torch.tensor(labels, device=run.device),
             surrogate.normalize,
         )
@@ -126,7 +130,7 @@ def draw_guided(setup: GeneratorSetup, surrogate: Surrogate, pool: Stage) -> tup
         for j in steps(run, file, config.ipc, {"latents": latents}, title=title, unit="round", advice=advice):
             guide = igd.InfluenceGuide(
                 influence, generator.decode, latents[:, max(0, j - igd.MEMORY) : j],
-                config.influence_weight, config.deviation_weight, config.guide_start, config.guide_stop,
+                influence_weight, config.deviation_weight, config.guide_start, config.guide_stop,
             )  # fmt: skip
             own = [setup.class_ids[label] for label in labels], [row[j] for row in seeds]
             latents[:, j] = generator.sample(*own, guide=guide)

@@ -51,6 +51,7 @@ from distill_hub.running.dry_run import open_run
 from distill_hub.running.run import Run, Stage
 from distill_hub.text import few
 
+ByKind = Mapping[str, Callable[[str], Any]]  # of a method's options what makes their defaults of a generator's kind
 _Options = TypeVar("_Options", bound=SetOptions)
 
 
@@ -225,7 +226,12 @@ def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Se
 
 
 def set_up_generator(
-    config: SampleOptions, method: str | None, *, kinds: Sequence[str] = (), without_class: bool = False
+    config: SampleOptions,
+    method: str | None,
+    *,
+    kinds: Sequence[str] = (),
+    without_class: bool = False,
+    by_kind: ByKind | None = None,
 ) -> GeneratorSetup:
     """Open what a recipe with a generator works with, fitting generator and teacher where there are none for the source.
 
@@ -234,11 +240,12 @@ def set_up_generator(
         method: Name of the method, which enters the set's name; None: that of the generator's kind.
         kinds: The kinds of generators that the method knows, keys of `generating.kinds.KINDS`; none: any will do.
         without_class: Whether the method asks the generator without a class, too, as its option `condition` says.
+        by_kind: Options of the method that have a default of their own for each kind of generator, and what gives it.
 
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
     """
-    config, source, name, destination, run, found = _begin(config, method, kinds)
+    config, source, name, destination, run, found = _begin(config, method, kinds, by_kind)
     fit = options(config, GeneratorFitOptions)
     generator, id = open_generator(run, source, found, generator_options(config), fit)
     class_ids = match_classes(source.classes, generator.class_names, "generator", id)
@@ -274,7 +281,10 @@ def _tiles(config: SetOptions, size: int) -> int | None:
 
 
 def _begin(
-    config: _Options, method: str | None, kinds: Sequence[str] = ()
+    config: _Options,
+    method: str | None,
+    kinds: Sequence[str] = (),
+    by_kind: ByKind | None = None,
 ) -> tuple[_Options, Source, str, Destination | None, Run, Located | None]:
     """Refuse what can be refused without work.
 
@@ -282,6 +292,7 @@ def _begin(
         config: The recipe's settings.
         method: Name of the method; None: that of the generator's kind.
         kinds: See `set_up_generator`.
+        by_kind: See there.
 
     Returns:
         The settings, with the size of what will be fitted; the source, the set's name, where it is to be published, its run,
@@ -294,7 +305,7 @@ def _begin(
     check_ipc(source, config.ipc)
     draws, found = isinstance(config, SampleOptions), None
     if draws:
-        config, found = _locate(config, source, method, kinds)
+        config, found = _locate(config, source, method, kinds, by_kind or {})
         method = _named(config, found, method)
     elif config.teacher == "auto" and not source.has_wnids:
         config = with_size(config, source, "image_size")
@@ -317,14 +328,21 @@ def _begin(
     return config, source, name, destination, run, found
 
 
-def _locate(config: _Options, source: Source, method: str | None, kinds: Sequence[str]) -> tuple[_Options, Located]:
+def _locate(
+    config: _Options,
+    source: Source,
+    method: str | None,
+    kinds: Sequence[str],
+    by_kind: ByKind,
+) -> tuple[_Options, Located]:
     """Find a recipe's generator; return the settings with all options that its kind takes, and the generator."""
     found = locate(source, config.generator, config.generator_revision)
     if kinds and found.kind not in kinds:
         raise InputError(
             "generator", config.generator, f"it is of the kind {found.kind}; {method} needs {' or '.join(kinds)}"
         )
-    config = dataclasses.replace(config, **resolve(found, generator_options(config)))
+    own = {name: default(found.kind) for name, default in by_kind.items() if getattr(config, name) is None}
+    config = dataclasses.replace(config, **resolve(found, generator_options(config)), **own)
     config.check_sampler()
     return with_size(config, source, "fit_image_size") if found.name is None else config, found
 

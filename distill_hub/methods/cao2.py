@@ -34,6 +34,11 @@ FACTS = {
 NORMS = {"linf": torch.inf, "l1": 1, "l2": 2}
 
 
+def learning_rate(kind: str) -> float:
+    """Return the learning rate of the refinement, which the paper has for a MAR and for other kinds of generators."""
+    return 1e-4 if kind == "mar" else 6e-4
+
+
 def resolve_order(order: str, ipc: int) -> str:
     """Resolve 'auto': easy samples for small sets, hard ones for large (Sec. 3.4; released code: IPC 50)."""
     return order if order != "auto" else "most_confident" if ipc < 50 else "least_confident"

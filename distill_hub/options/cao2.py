@@ -36,8 +36,12 @@ class Cao2Config(SelectorOptions, SampleOptions):
     regularization: Literal["linf", "l1", "l2", "none"] = option("linf", "norm in Eq. 4")
     regularization_weight: NonNegativeFloat = option(10.0, "lambda in Eq. 4")
     max_timestep_fraction: Fraction = option(
-        0.25, "timesteps are drawn from [1, fraction * T) (released scripts: 0.25, ImageNet-100 0.125)"
+        0.25,
+        "timesteps are drawn from [1, fraction * T) (released scripts: 0.25, ImageNet-100 0.125), a MAR's shares of masked "
+        "tokens from (0, fraction]",
     )
     refine_steps: NonNegativeInt = option(100, "optimiser steps per image; 0 skips the stage", common=True)
-    refine_learning_rate: PositiveFloat = option(6e-4, "Adam learning rate on the latents")
+    refine_learning_rate: PositiveFloat | None = option(
+        None, "Adam learning rate on the latents; default: 6e-4, and 1e-4 on a MAR, as in the paper"
+    )
     refine_batch_size: PositiveInt = option(64, "latents per chunk of work, across classes")

@@ -15,7 +15,7 @@ class Mgd3Config(SampleOptions):
     """MGD3: sampling that is guided towards modes of the real images."""
 
     guidance_strength: Fraction = option(
-        0.1, "strength of the pull towards the mode (paper: 0.1); above that with a sampler without noise alone", common=True
+        0.1, "strength of the pull towards the mode (paper: 0.1); under --scheduler ddpm at most 0.1", common=True
     )
     stop_fraction: Fraction = option(
         0.5, "share of the denoising steps, from the first, that are guided (paper: 25 of 50)", common=True
@@ -32,9 +32,14 @@ class Mgd3Config(SampleOptions):
     )
     encode_batch_size: PositiveInt = option(64, "real images that are encoded at a time")
 
+    @property
+    def pulls_the_mean(self) -> bool:
+        """Whether the mean of each step is pulled, not x̂_0; of settings that name their sampler."""
+        return self.scheduler == "ddpm"
+
     def check_sampler(self) -> None:
         """Refuse a pull that the sampler cannot take."""
-        if self.guidance_strength > MOST_OF_THE_MEAN and self.scheduler == "ddpm":
+        if self.guidance_strength > MOST_OF_THE_MEAN and self.pulls_the_mean:
             valid = f"under --scheduler ddpm samples go out of all bounds above {MOST_OF_THE_MEAN}; pass --scheduler ddim"
             raise InputError("guidance_strength", self.guidance_strength, valid)
 

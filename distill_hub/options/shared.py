@@ -96,7 +96,7 @@ class GeneratorOptions:
         common=True,
     )
     head_steps: PositiveInt | None = option(None, "denoising steps of a MAR's head in each of its steps; default: 100")
-    temperature: NonNegativeFloat | None = option(None, "scale of the noise that a MAR's head adds; default: 1")
+    head_temperature: NonNegativeFloat | None = option(None, "scale of the noise that a MAR's head adds; default: 1")
     timestep_features: Literal["auto", "dit", "diffusers"] | None = option(
         None,
         "how a DiT is told its timestep, by sinusoids with the exponent i/128 (dit: weights from DiT's own code) or i/127 "

@@ -4,8 +4,8 @@
         distill-hub make $recipe --seed $seed --repeats 1 --view_epochs 0 --output_dir outputs/$recipe-$seed; done; done
     python tests/bench/guided.py --teacher CACHE/digits-teacher-... outputs/*-[0-2]
 
-The teacher is a folder or Hub id, best the one that the sets were made with. Sets of one method and generator that differ in their
-seed are averaged. Each folder's pool, the plain samples of the same noise, is measured beside its set where it is still there.
+The teacher is a folder or Hub id, best the one that the sets were made with. Sets of one method and generator are averaged.
+Each folder's pool, the plain samples of the same noise, is measured beside its set where it is still there.
 
 - agreement: share of the images that the teacher takes for their class.
 - diversity: mean distance between the teacher's embeddings of two images of a class, over that of two real ones.

@@ -23,7 +23,7 @@ from distill_hub.running.seeds import cpu_generator
 
 L, D = 16, 16  # tokens of 2x2 latents with 4 channels, 8x8 in all
 CLASSES, SEEDS = [0, 2, None], [11, 12, 13]
-HOW = {"sample_steps": 5, "head_steps": 6, "guidance_scale": 2.5, "temperature": 0.9}
+HOW = {"sample_steps": 5, "head_steps": 6, "guidance_scale": 2.5, "head_temperature": 0.9}
 CLOSE = {"atol": 2e-4, "rtol": 2e-4}  # a timestep's sinusoids have the digits of float32
 LINEAR = {"beta_schedule": "linear"}
 

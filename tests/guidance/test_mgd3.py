@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from distill_hub.generators.kinds import FITTED_KINDS
 from helpers import make_pipeline
 
 from distill_hub.generators.base import State
@@ -55,7 +56,7 @@ def sampled(scheduler: str, strength: float, guided: int) -> torch.Tensor:
 @pytest.mark.parametrize(("stop", "guided"), [(0.5, 3), (1.0, 5)])
 def test_samples_are_those_of_the_algorithm(scheduler, strength, stop, guided):
     generator = DiTGenerator(make_pipeline(), scheduler=scheduler, steps=STEPS, guidance_scale=CFG)
-    actual = generator.sample(CLASSES, SEEDS, guide=Towards(MODES, strength, stop))
+    actual = generator.sample(CLASSES, SEEDS, guide=Towards(MODES, strength, stop, scheduler == "ddpm"))
     torch.testing.assert_close(actual.double(), sampled(scheduler, strength, guided), atol=5e-4, rtol=5e-4)
     assert (actual - generator.sample(CLASSES, SEEDS)).abs().mean() > 1e-3
 
@@ -84,12 +85,32 @@ def test_guidance_stops(stop, of, guided):
 
 def test_the_shift_by_hand():
     """λ = 0.1, m = 5, x̂_0 = 3: 0.2 of x̂_0; or with σ = 0.5 a pull of 0.1 on a mean in which x̂_0 weighs 0.25."""
-    guide = Towards(torch.full((2, 4, 8, 8), 5.0), 0.1, 0.5)
-    torch.testing.assert_close(guide(state(0, 2)), torch.full((2, 4, 8, 8), 0.2))
-    torch.testing.assert_close(guide(state(0, 2, sigma=0.5, weight=0.25)), torch.full((2, 4, 8, 8), 0.4))
+    modes = torch.full((2, 4, 8, 8), 5.0)
+    for here in (state(0, 2), state(0, 2, sigma=0.5, weight=0.25)):
+        torch.testing.assert_close(Towards(modes, 0.1, 0.5)(here), torch.full((2, 4, 8, 8), 0.2))
+    torch.testing.assert_close(Towards(modes, 0.1, 0.5, on_mean=True)(here), torch.full((2, 4, 8, 8), 0.4))
 
 
 def test_the_defaults_are_the_papers():
     config = Mgd3Config()
     assert (config.guidance_strength, config.stop_fraction, config.modes, config.pca) == (0.1, 0.5, "centre", None)
     assert DEFAULTS["sample_steps"] == 50
+
+
+@pytest.mark.parametrize("name", FITTED_KINDS)
+def test_with_all_of_the_way_made_every_kind_of_generator_ends_at_the_modes(name, tmp_path):
+    """Whatever its network, of random weights here, and its sampler, with noise or without."""
+    kind = FITTED_KINDS[name]
+    settings = {option: 4 for option in ("sample_steps", "head_steps") if option in kind.DEFAULTS}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = kind.build((4, 8, 8), 3, 32, 2)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    kind.save(network, make_pipeline().vae, tmp_path)
+    where = {"classes": [], "revision": None, "device": torch.device("cpu"), "dtype": torch.float32}
+    generator = kind.load(str(tmp_path), **where, **{**kind.DEFAULTS, **settings})
+    actual = generator.sample(CLASSES, SEEDS, guide=Towards(MODES, 1.0, 1.0))
+    torch.testing.assert_close(actual, MODES, atol=1e-4, rtol=1e-4)
+    half = generator.sample(CLASSES, SEEDS, guide=Towards(MODES, 0.5, 1.0))
+    assert (half - MODES).square().mean() < (generator.sample(CLASSES, SEEDS) - MODES).square().mean()

@@ -13,6 +13,8 @@ from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.config import InputError
 from distill_hub.generating.open import Located
 from distill_hub.making import start
+from distill_hub.methods import cao2
+from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.options.plain import PlainConfig
 from distill_hub.options.shared import PixelOptions
@@ -46,6 +48,16 @@ def test_what_a_generator_tuned_in_groups_cannot_draw_is_refused_before_a_teache
         start.set_up_generator(PlainConfig(output_dir=tmp_path / "b"), "cao2", without_class=True)
     with pytest.raises(LookupError, match="the teacher"):
         start.set_up_generator(PlainConfig(output_dir=tmp_path / "c"), "dit")
+
+
+@pytest.mark.parametrize(("kind", "given", "taken"), [("mar", None, 1e-4), ("dit", None, 6e-4), ("mar", 0.5, 0.5)])
+def test_an_option_may_have_a_default_for_each_kind(masked, monkeypatch, tmp_path, kind, given, taken):
+    monkeypatch.setattr(start, "locate", lambda *_: Located(kind, "org/mar-base"))
+    monkeypatch.setattr(start, "open_run", lambda folder, settings, **_: (_ for _ in ()).throw(LookupError(settings)))
+    config, rate = Cao2Config(output_dir=tmp_path / "a", refine_learning_rate=given), cao2.learning_rate
+    with pytest.raises(LookupError) as opened:
+        start.set_up_generator(config, "cao2", by_kind={"refine_learning_rate": rate})
+    assert opened.value.args[0]["refine_learning_rate"] == taken  # before the run's folder is opened
 
 
 def test_what_is_made_depends_on_what_decodes_latents_and_on_prompts():

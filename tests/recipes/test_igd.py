@@ -116,6 +116,7 @@ def test_pool_select_refine_goes_on_from_the_guided_samples(made, tmp_path):
         (("--scheduler", "ddim"), "scheduler: 'ddim' cannot be used; the mean of an ancestral step"),
         (("--guide_start", "0.5"), "guide_stop: 0.4 cannot be used; more than guide_start, 0.5"),
         (("--network", "resnet-18-bn"), "it has BatchNorm"),
+        (("--generator", "mar"), "it is of the kind mar; igd needs dit or text"),
     ],
 )
 def test_nothing_is_fitted_for_what_cannot_be_guided(tmp_path, capfd, monkeypatch, words, said):

@@ -1,0 +1,42 @@
+"""Which method works with which kind of generator: the table of recipes/README.md against what the recipes refuse."""
+
+import re
+import runpy
+
+import pytest
+from helpers import RECIPES, ROOT
+
+from distill_hub.config import InputError
+from distill_hub.generating.kinds import KINDS
+from distill_hub.generating.open import Located
+from distill_hub.making import start
+from distill_hub.options.shared import SampleOptions
+
+TEXT = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+HEADER, *ROWS = re.search(r"^(\| Recipe \| `.*?)\n\n", TEXT, re.MULTILINE | re.DOTALL)[1].splitlines()
+COLUMNS = re.findall(r"`(\w+)`", HEADER)
+TABLE = {row.split("`")[1]: re.findall(r"\b(yes|no)\b", row) for row in ROWS[1:]}
+
+
+def test_all_kinds_and_all_methods_with_a_generator_are_in_the_tables():
+    assert set(COLUMNS) == KINDS.keys()
+    assert TABLE.keys() == {name for name, config in RECIPES.items() if issubclass(config, SampleOptions)}
+    for kind, pipelines in re.findall(r"^\| `(\w+)` \| (.*?) \|", TEXT, re.MULTILINE):
+        if kind in KINDS:
+            assert set(re.findall(r"`(\w+)`", pipelines)) == set(KINDS[kind].PIPELINES)
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.parametrize("recipe", TABLE)
+def test_what_does_not_work_is_refused_before_anything_is_loaded(recipe, kind, monkeypatch, tmp_path):
+    monkeypatch.setattr(start, "locate", lambda *_: Located(kind, str(tmp_path)))
+
+    def begun(*_, **__):
+        raise LookupError("the run begins")
+
+    monkeypatch.setattr(start, "open_run", begun)
+    main = runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"))["main"]
+    works = TABLE[recipe][COLUMNS.index(kind)] == "yes"
+    with pytest.raises(LookupError if works else InputError, match="the run begins" if works else f"of the kind {kind}"):
+        # Of Stable Diffusion it is not the default.
+        main(RECIPES[recipe](output_dir=tmp_path / "set", scheduler="ddpm" if recipe == "igd" else None))
