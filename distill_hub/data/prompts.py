@@ -1,5 +1,6 @@
 """What a text-to-image generator is told of each class: a table of prompts, from a file or from the classes' names."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,18 @@ from distill_hub.parsing import read_file, read_yaml
 from distill_hub.text import few
 
 TEMPLATE = "a photo of a {}"
+NEEDED = "a YAML or JSON file of 'class name or wnid: prompt' is needed"
 MAX_BYTES = 10_000_000  # of a table: room for 100,000 classes
+
+
+def check_prompts(file: str | None) -> None:
+    """Refuse a table that lies in no file; None is no name.
+
+    Raises:
+        InputError: Saying what is valid.
+    """
+    if file is not None and not os.path.isfile(file):
+        raise InputError("prompts", file, NEEDED)
 
 
 def prompts_of(classes: Sequence[SourceClass], template: str = TEMPLATE, file: Path | None = None) -> list[str]:
@@ -73,9 +85,7 @@ def _called(c: SourceClass) -> str:
 
 def _read(file: Path, classes: Sequence[SourceClass]) -> Mapping[str, str]:
     """Read a table of prompts, by name or wnid."""
-    with refusing(
-        (OSError, ValueError), "prompts", str(file), "a YAML or JSON file of 'class name or wnid: prompt' is needed"
-    ):
+    with refusing((OSError, ValueError), "prompts", str(file), NEEDED):
         # Every value as it is written: a class may be called 0, or no. JSON is YAML but for pairs of surrogates.
         table = read_yaml(read_file(file, MAX_BYTES).decode("utf-8-sig"), yaml.BaseLoader)
         if not isinstance(table, dict):

@@ -108,7 +108,9 @@ def check_generator(name: str) -> None:
     if not is_fitted(name):
         from distill_hub.hub import check_model  # as above
 
-        check_model("generator", name, "model_index.json", f"{GENERATOR} is needed")
+        check_model(
+            "generator", name, "model_index.json", "a pipeline with model_index.json and safetensors weights is needed"
+        )
 
 
 def check_experts(name: str) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from distill_hub.config import InputError, argument, option
 from distill_hub.data.known import Normalization
+from distill_hub.data.prompts import check_prompts
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_experts, check_generator, check_teacher, check_vae, split_students
 from distill_hub.options.shared import DRY_RUN_HELP, FULL_DATA_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
@@ -253,6 +254,7 @@ class ReproduceConfig(RealOptions):
         if self.generator:
             check_generator(self.generator)
         check_vae(self.vae)
+        check_prompts(self.prompts)
         if self.selector:
             check_teacher(self.selector, "selector")
         if self.experts:

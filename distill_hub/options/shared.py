@@ -4,13 +4,13 @@ A group checks its own names and paths, see `config.check_settings`, and imports
 must not wait for it.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from distill_hub.config import InputError, option
 from distill_hub.data.known import Normalization
+from distill_hub.data.prompts import check_prompts
 from distill_hub.data.tiles import MOST_TILES, can_hold
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, check_vae, split_students
@@ -128,10 +128,9 @@ class GeneratorOptions:
         """Refuse a generator or VAE that does not exist, and a revision of no VAE."""
         check_generator(self.generator)
         check_vae(self.vae)
+        check_prompts(self.prompts)
         if self.vae_revision and not self.vae:
             raise InputError("vae_revision", self.vae_revision, "no --vae is named; name it, or leave the option out")
-        if self.prompts and not os.path.isfile(self.prompts):
-            raise InputError("prompts", self.prompts, "a YAML or JSON file of 'class name or wnid: prompt' is needed")
 
 
 @dataclass(frozen=True)

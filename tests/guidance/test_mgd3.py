@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from distill_hub.generators.kinds import FITTED_KINDS
 from helpers import make_pipeline
 
+from distill_hub.generating.kinds import FITTED_KINDS
 from distill_hub.generators.base import State
 from distill_hub.generators.dit import DEFAULTS, DiTGenerator
 from distill_hub.guidance.mgd3 import Towards

@@ -25,7 +25,7 @@ from distill_hub.artifact.find import find
 from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, SelectorRecord, StageRecord, TuningRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
-from distill_hub.config import LOADING, parse, resolved
+from distill_hub.config import LOADING, check_settings, parse, resolved
 from distill_hub.launching import reproduce as module
 from distill_hub.launching.reproduce import Difference, compare, make_words, reproduce
 from distill_hub.options.cao2 import Cao2Config
@@ -338,6 +338,19 @@ def test_the_vae_is_that_of_the_commit_on_record_or_lies_elsewhere_now(manifest,
         words("my-vae", model("my-vae"))
     with pytest.raises(InputError, match=r"vae: 'there' .*with the VAE of its generator"):
         words(None, None, vae="there")
+
+
+def test_prompts_lie_in_a_file_of_the_author_s(manifest, tmp_path):
+    told = {"prompts": "prompts.yaml", "prompt_template": "{}", "negative_prompt": None, "timestep_features": None}
+    config = {**resolved(Cao2Config(generator="org/text")), **told}
+    made = with_method(manifest, "cao2", config, generator=model("org/text"))
+    with pytest.raises(InputError, match=r"prompts: 'prompts.yaml' .*pass --prompts with the file that holds the same here"):
+        line(made)
+    file = tmp_path / "mine.yaml"
+    file.write_text("cat: a cat")
+    assert {f"--prompts={file}", "--prompt_template={}"} <= options(line(made, prompts=str(file)))
+    with pytest.raises(InputError, match=r"prompts: .*YAML or JSON"):
+        check_settings(ReproduceConfig(location=str(tmp_path), prompts=str(tmp_path / "nowhere.yaml")))
 
 
 def test_a_selector_is_that_of_the_record_or_where_it_lies_now(manifest, tmp_path):

@@ -45,7 +45,7 @@ def photos(folder: Path, *, per_class: int = 4) -> Path:
         (["--label_column", "digit"], ["label_column", "digit", "image, label"]),
         (["--test_split", "validation"], ["test_split", "validation", "train"]),
         (["--fit_image_size", "20"], ["fit_image_size", "20", "multiple of 16"]),
-        (["--generator", "./nothing"], ["generator", "./nothing", "DiTPipeline"]),
+        (["--generator", "./nothing"], ["generator", "./nothing", "a pipeline"]),
         (["--protocol", "idc-hart"], ["protocol", "idc-hart", "did you mean 'idc-hard'"]),
         (["--students", "convnet-2,resnett-18"], ["students", "resnett-18", "did you mean 'resnet-18'"]),
         (["--protocol", "rded-soft", "--students", "resnet-18"], ["students", "resnet-18", "resnet-18-bn"]),
