@@ -123,7 +123,7 @@ class MARGenerator:
         config = network.config
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
         self.image_size = config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
-        self.sample_steps, self.head_temperature, self.guidance_scale = sample_steps, head_temperature, guidance_scale
+        self.sample_steps, self._heat, self.guidance_scale = sample_steps, head_temperature, guidance_scale
         betas = DDPMScheduler(**noise).betas
         if not 2 <= head_steps <= len(betas):
             raise InputError("head_steps", head_steps, f"valid: 2 to {len(betas)}, the timesteps that it was trained with")
@@ -229,9 +229,7 @@ class MARGenerator:
             x0 = (x - how.level * predicted) / how.signal
             share = (fraction + 1) / 2
             last = step + 1 == len(self._head_steps)
-            sigma = (0.5 * (share * how.largest + (1 - share) * how.smallest)).exp() * (
-                0.0 if last else self.head_temperature
-            )
+            sigma = (0.5 * (share * how.largest + (1 - share) * how.smallest)).exp() * (0.0 if last else self._heat)
             if guide is not None:
                 state = State(
                     step,

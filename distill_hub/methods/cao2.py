@@ -7,6 +7,8 @@ is `refine`. Where the released code departs from the paper, the paper is follow
 - the network's timestep fits the noise level (there: the level of the k-th of 50 respaced steps, with the bare number k);
 - images are optimised in batches, with the result of one at a time; no gradient is computed for the generator's weights;
 - every image has a noise of its own (there: one of a bank of 1,024; Alg. 1: one per class);
+- of a MAR a share of tokens up to the largest is masked (Eq. 6; there: 70 % and more, whatever the largest), candidates are
+  chosen as of a DiT (there: by how the selector's answer changes in the last step), and masked tokens get gradients, too;
 - the selector sees images as it was trained on (there: with values in [-1, 1], not normalised).
 """
 

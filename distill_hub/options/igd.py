@@ -13,8 +13,8 @@ from distill_hub.options.shared import SampleOptions
 class IgdConfig(RefineOptions, NetworkOptions, SampleOptions):
     """IGD: samples pull a network's weights where real images do, and keep away from each other."""
 
-    influence_weight: NonNegativeFloat = option(
-        5.0, "k, of the pull towards influence, as in the released code", common=True
+    influence_weight: NonNegativeFloat | None = option(
+        None, "k, of the pull towards influence; default: 5 as in the released code, up to 16 px 100", common=True
     )
     deviation_weight: NonNegativeFloat = option(
         120.0, "gamma, of the push away from the class's earlier samples, as in the released code", common=True

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from helpers import make_pipeline
 from torch.func import functional_call
 
+from distill_hub.data.classes import SourceClass
+from distill_hub.generators import text
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.guidance import igd
 from distill_hub.matching.experts import Flat
@@ -136,8 +138,8 @@ def reference(row, memory):
     return z.detach()
 
 
-def guide(rows=slice(None), memory=MEMORY, k=K, gamma=GAMMA):
-    return igd.InfluenceGuide(influence(rows), GENERATOR.decode, memory[rows], k, gamma, 0.08, 0.4)
+def guide(rows=slice(None), memory=MEMORY, k=K, gamma=GAMMA, decode=None):
+    return igd.InfluenceGuide(influence(rows), decode or GENERATOR.decode, memory[rows], k, gamma, 0.08, 0.4)
 
 
 GENERATOR = DiTGenerator(make_pipeline(), steps=STEPS, guidance_scale=2.5)
@@ -159,6 +161,18 @@ def test_samples_side_by_side_are_those_of_one_at_a_time():
         own = slice(row, row + 1)
         alone = GENERATOR.sample(CLASSES[own], SEEDS[own], guide=guide(own))
         torch.testing.assert_close(alone[0], together[row], rtol=1e-3, atol=1e-4)
+
+
+def test_a_text_to_image_generator_is_guided_likewise(text_folders):
+    how = {"classes": [SourceClass("cat", 0), SourceClass("dog", 1)], "revision": None, "device": "cpu"}
+    options = {**text.DEFAULTS, "scheduler": "ddpm", "sample_steps": STEPS}
+    generator = text.load(str(text_folders[False]), dtype=torch.float32, **how, **options)
+    plain = generator.sample([0, 1], SEEDS)
+    together = generator.sample([0, 1], SEEDS, guide=guide(decode=generator.decode))
+    moved = (together - plain).square().mean((1, 2, 3)).sqrt()
+    assert ((moved > 0.01) & (moved < 1)).all()
+    alone = generator.sample([1], SEEDS[1:], guide=guide(slice(1, 2), decode=generator.decode))
+    torch.testing.assert_close(alone[0], together[1], rtol=1e-3, atol=1e-3)
 
 
 def test_without_weights_a_sample_is_the_plain_one_and_no_graph_is_asked_for():

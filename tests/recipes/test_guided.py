@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from distill_hub import load_distilled
 from distill_hub.data.sources import load_source
+from distill_hub.generating.kinds import KINDS
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.running.files import cache_dir
 
@@ -82,6 +83,27 @@ def test_d4m_noises_and_denoises_each_prototype(started):
     for row in (0, 13):
         alone = fitted().sample([row // 2], [int(made["seeds"][row])], start=prototypes[row : row + 1], strength=0.3)
         torch.testing.assert_close(made["latents"][row : row + 1], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_d4m_of_a_text_to_image_pipeline(text_folders, tmp_path, monkeypatch):
+    """Of one image per class the prototype is the mean of its samples; a prompt takes the place of the class."""
+    monkeypatch.setattr("distill_hub.making.finish.refuse_chance", lambda *_, **__: 0.5)  # its weights are random
+    folder, place = text_folders[False], tmp_path / "set"
+    words = ["--teacher_epochs", "1", "--students", "convnet-1-w16", "--view_epochs", "0", "--ipc", "1"]
+    words += ["--sample_steps", "4", "--strength", "0.5", "--prompt_template", "{}"]
+    with unscored():
+        run_here("recipes/d4m.py", "--generator", str(folder), *words, "--output_dir", str(place))
+    manifest, prototypes, made = load_distilled(place).manifest, stage(place, "modes")["modes"], stage(place, "guide")
+    assert manifest.name == "digits-ipc1-d4m-text" and manifest.classes[3].prompt == "3"
+    kind, source = KINDS["text"], load_source("digits")
+    where = {"classes": source.classes, "revision": None, "device": torch.device("cpu"), "dtype": torch.float32}
+    generator = kind.load(str(folder), **where, **{**kind.DEFAULTS, "sample_steps": 4, "prompt_template": "{}"})
+    alone = generator.sample([3], [int(made["seeds"][3])], start=prototypes[3:4], strength=0.5)
+    torch.testing.assert_close(made["latents"][3:4], alone, atol=1e-3, rtol=1e-3)
+    with torch.no_grad():
+        mean, std = generator.posterior(source.train.pixels(source.train.by_class[3], generator.image_size).float() / 255)
+    error = std.square().mean().sqrt() / len(mean) ** 0.5  # of a mean of samples
+    assert (prototypes[3] - mean.mean(0)).abs().mean() < 2 * error
 
 
 def test_two_processes_make_the_same_set(guided, tmp_path):
