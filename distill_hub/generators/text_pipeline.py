@@ -55,7 +55,7 @@ class TextParts:
 def load_text_pipeline(
     name: str, revision: str | None, dtype: torch.dtype, *, vae: str | None = None, vae_revision: str | None = None
 ) -> TextParts:
-    """Load a Hub repository or folder in the layout of diffusers' Stable Diffusion pipelines; no code and no pickle of it is opened.
+    """Load a Hub repository or folder of Stable Diffusion as diffusers has it; no code and no pickle of it is opened.
 
     Args:
         name: Hub id or folder.
