@@ -49,7 +49,7 @@ def test_a_command_is_read_as_it_stands(line, monkeypatch):
 def test_every_recipe_is_listed():
     recipes = {file.stem for file in (ROOT / "recipes").glob("*.py")}
     tools = {"evaluate", "relabel", "fit_classifier", "fit_generator", "convert"}
-    assert recipes - tools == set(re.findall(r"\[`(\w+)\.py`\]\(\1\.py\)", GUIDE.split("## Compose")[0]))
+    assert recipes - tools == set(re.findall(r"\[`(\w+)\.py`\]\(\1\.py\)", GUIDE.split("## Generators")[0]))
     assert recipes == RECIPES.keys() == set(re.findall(r"^\| \[`(\w+)`\]\(recipes/\1\.py\)", README, re.MULTILINE))
 
 

@@ -17,10 +17,8 @@ from distill_hub.data.prompts import TEMPLATE, prompts_of
 from distill_hub.generators.base import GeneratorFacts, Guide
 from distill_hub.generators.diffusion import SCHEDULERS, Diffusion, Noising, classifier_free
 from distill_hub.generators.known import text_license
-from distill_hub.generators.text_pipeline import PIPELINES, TextParts, load_text_pipeline
+from distill_hub.generators.text_pipeline import TextParts, load_text_pipeline
 from distill_hub.networks.folders import building
-
-__all__ = ["DEFAULTS", "FACTS", "PIPELINES", "SAMPLERS", "TextGenerator", "load"]
 
 FACTS = {
     "name": "text",
@@ -33,6 +31,7 @@ FACTS = {
   year = {2022},
 }""",
 }
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 DEFAULTS: dict[str, Any] = {
     "scheduler": "ddim",
     "sample_steps": 50,
@@ -108,6 +107,8 @@ class TextGenerator:
         self.class_names = list(class_names)
         self.diffusion = Diffusion(parts.schedule, self.latent_shape, scheduler=scheduler, steps=steps, device=device)
         self._embeddings, self._pooled = _embed(parts, [*prompts, negative_prompt])  # (C + 1, L, width), (C + 1, p) or None
+        for encoder in encoders:  # which have nothing left to do; those of XL take 1.6 GB in half precision
+            encoder.to("cpu")
         if parts.zero_null and not negative_prompt:
             self._embeddings[-1] = 0
             if self._pooled is not None:
@@ -220,7 +221,7 @@ def load(
     prompt_template: str,
     negative_prompt: str | None,
 ) -> TextGenerator:
-    """Load a Hub repository or folder in the layout of `PIPELINES`, to draw the classes of a source.
+    """Load a Hub repository or folder in the layout of one of `PIPELINES`, to draw the classes of a source.
 
     Args:
         name: Hub id or folder.

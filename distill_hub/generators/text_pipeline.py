@@ -19,8 +19,7 @@ from distill_hub.networks.configs import Config, NoiseConfig, VaeConfig
 from distill_hub.networks.folders import building, check_extent, check_weights, checked, read_json
 from distill_hub.networks.text_configs import TextEncoderConfig, TextIndex, UnetConfig
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-NEEDED = f"a {' or '.join(PIPELINES)} with safetensors weights in unet/, vae/ and text_encoder/ is needed"
+NEEDED = "a Stable Diffusion pipeline with safetensors weights in unet/, vae/ and text_encoder/ is needed"
 _STEM = "model"  # transformers' name of weights
 _ENCODER = ["config.json", f"{_STEM}.safetensors", f"{_STEM}-*.safetensors", f"{_STEM}.safetensors.index.json"]
 _WORDS = ("vocab.json", "merges.txt")
@@ -56,7 +55,7 @@ class TextParts:
 def load_text_pipeline(
     name: str, revision: str | None, dtype: torch.dtype, *, vae: str | None = None, vae_revision: str | None = None
 ) -> TextParts:
-    """Load a Hub repository or folder in the layout of `PIPELINES`; no code and no pickle of it is opened.
+    """Load a Hub repository or folder of Stable Diffusion as diffusers has it; no code and no pickle of it is opened.
 
     Args:
         name: Hub id or folder.

@@ -33,6 +33,7 @@ RECIPES = {
     "dit": "plain",
     "sit": "plain",
     "mar": "plain",
+    "text": "plain",
     "difffit": "minimax",
     "dsa": "dc",
     "dream": "idc",

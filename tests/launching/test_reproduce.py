@@ -313,7 +313,7 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
     # What lies elsewhere now has no commit on record.
     assert words("org/dit", plain, generator="there") == {*pins, "--generator=there"}
     moved = words("auto", None, source="digits", teacher="timm/resnet18")
-    assert moved == {"--teacher=timm/resnet18", *HOW}  # digits is the recipe's default
+    assert moved == {"--teacher=timm/resnet18", "--timestep_features=auto", *HOW}  # digits is the recipe's default
     # Whatever the name or place says now.
     dit = model("facebook/DiT-XL-2-256", "b" * 40, timestep_features="dit")
     assert "--timestep_features=dit" in words("auto", dit, generator="there")

@@ -19,6 +19,7 @@ from distill_hub.generators.dit import DEFAULTS
 from distill_hub.networks.build import check_student
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import EvaluateConfig
+from distill_hub.options.convert import ConvertConfig
 from distill_hub.options.dgs import DgsConfig
 from distill_hub.options.experts import ExpertsConfig
 from distill_hub.options.fit_classifier import FitClassifierConfig
@@ -41,6 +42,7 @@ REPORTED = {
     "imagewoof/minimax": [10, 20, 50, 70, 100, 1, 10, 50],  # Minimax's paper, then CaO2's
     "imagewoof/cao2": [1, 10, 50],
     "imagewoof/cao2-minimax": [10, 50],
+    "imagewoof/cao2-mar": [10, 50],
     "imagewoof/dgs": [10, 20, 50],
     "imagewoof/psr": [1, 10, 20, 50, 100],
     "imagewoof/psr-minimax": [1, 10, 20, 50, 100],
@@ -48,6 +50,7 @@ REPORTED = {
     "imagenette/minimax": [10, 20, 50, 1, 10, 50],
     "imagenette/cao2": [1, 10, 50],
     "imagenette/cao2-minimax": [10, 50],
+    "imagenette/cao2-mar": [10, 50],
     "imagenette/dgs": [10, 20, 50],
     "imagenette/psr": [10, 20, 50],
     "imagenette/psr-minimax": [10, 20, 50],
@@ -93,6 +96,7 @@ RECOVERED = [name for name in REPORTED if name.endswith(("/deda", "/lpld", "/sre
 MATCHED = [name for name in REPORTED if re.search(r"/(dm|dc|dsa|idc|mtt|datm|tesla|ftd)", name)]
 # Options that say which experiment a file is, so that it may repeat a default.
 EXPERIMENT = {"source", "ipc", "protocol", "students", "condition", "pool_factor", "guidance_scale"}
+MAR_BASE = "outputs/mar-base"  # converted
 # Without a deviation where the paper repeats another's; a question mark for a cell that could not be read.
 NUMBER = re.compile(r"([\w-]+) (\d+\.\d(?: ± \d\.\d|†)?|\?)")
 
@@ -105,7 +109,7 @@ def read(line):
         config = parse(settings_of(words[1]), words[2:])
         return config, int(re.search(r"-ipc(\d+)-", config.location)[1]), config.location
     method, config, _ = launched(line)
-    if isinstance(config, (FitGeneratorConfig, FitClassifierConfig, ExpertsConfig)):
+    if isinstance(config, (FitGeneratorConfig, FitClassifierConfig, ExpertsConfig, ConvertConfig)):
         return config, None, str(config.output_dir)
     if method == "minimax" and config.lambda_r == config.lambda_d == 0:
         method = "difffit"
@@ -115,6 +119,8 @@ def read(line):
         method = "dsa"
     if method != "minimax" and isinstance(config, SampleOptions) and config.generator.endswith("-minimax/generator"):
         method += "-minimax"  # which tuned it
+    if isinstance(config, SampleOptions) and config.generator == MAR_BASE:
+        method += "-mar"
     return config, config.ipc, str(config.output_dir or f"outputs/{config.source}-ipc{config.ipc}-{method}")
 
 
@@ -247,10 +253,11 @@ def test_the_cost_is_that_of_the_settings(name):
     config, ipc, _ = read(own_commands(name)[0])
     images = ipc * CLASSES[config.source]
     samples = images * getattr(config, "pool_factor", 1)
-    model = "that transformer" if config.source in SIDES else "DiT-XL/2"
-    passes = f"{samples:,} samples x 50 steps x 2 (guidance) = {samples * 50 * 2:,} forward passes of {model} at IPC {ipc},"
-    assert passes in text
-    assert (config.sample_steps or DEFAULTS["sample_steps"]) == 50
+    model = "that transformer" if config.source in SIDES else "MAR-base" if config.generator == MAR_BASE else "DiT-XL/2"
+    steps = config.sample_steps or DEFAULTS["sample_steps"]
+    passes = f"{samples:,} samples x {steps} steps x 2 (guidance) = {samples * steps * 2:,} forward passes of {model}"
+    assert f"{passes} at IPC {ipc}," in text
+    assert steps == (32 if model == "MAR-base" else 50)
     if config.source in SIDES:
         fit = config
         if config.generator != "auto":  # then the first command of all fits it
@@ -333,7 +340,8 @@ def test_settings_are_the_papers(name):
         assert config.repeats == 3
         guidance = config.guidance_scale or DEFAULTS["guidance_scale"]
         assert guidance == (2.7 if "cao2" in method or source in SIDES else 4.0)
-        decoder = (None, None) if source in SIDES else (3, "stabilityai/sd-vae-ft-mse")
+        own = source in SIDES or config.generator == MAR_BASE
+        decoder = (None, None) if own else (3, "stabilityai/sd-vae-ft-mse")
         assert (config.guided_channels, config.vae, config.vae_revision) == (*decoder, None)
         if method == "minimax":
             assert config.classes_per_phase == (10 if CLASSES[source] > 10 else None) and config.tuning_images is None
@@ -343,7 +351,7 @@ def test_settings_are_the_papers(name):
             assert config.pool_factor == (4 if name in ("imagewoof/cao2", "imagenet1k/cao2") else 2)
             assert config.max_timestep_fraction == (0.125 if name == "imagenet100/cao2" else 0.25)
             assert (config.order, config.fill) == ("auto", "random")
-        if method == "cao2":
+        if method in ("cao2", "cao2-mar"):
             assert config.condition == ("true" if source == "imagenette" else "null")
         if method == "cao2-minimax":
             assert config.condition == ("null" if (source, config.ipc) == ("imagewoof", 10) else "true")
