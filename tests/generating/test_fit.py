@@ -86,8 +86,8 @@ def test_latents_have_about_unit_scale(digits, folder):
     generator = DiTGenerator.from_pretrained(str(folder))
     images = digits.train.pixels(range(200), 16).float() / 255
     with torch.no_grad():
-        posterior = generator.vae.encode(images * 2 - 1).latent_dist
-    scale = generator.vae.config.scaling_factor
+        posterior = generator.autoencoder.vae.encode(images * 2 - 1).latent_dist
+    scale = generator.autoencoder.vae.config.scaling_factor
     total = ((posterior.mean.var() + posterior.std.square().mean()).sqrt() * scale).item()
     assert 0.8 < total < 1.25
 
