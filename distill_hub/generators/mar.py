@@ -4,9 +4,9 @@ A transformer sees the tokens that are there and says of every other place what 
 head, draws the tokens of some places from that, in every autoregressive step of more places. See `networks.mar`.
 
 The head's noise schedule lies beside the network, as a scheduler's configuration does elsewhere: the published weights have
-the cosine schedule. A small network that is fitted here has the linear one of the DiT. With the cosine, the first of S
-respaced steps multiplies an error of the predicted noise by √(ᾱ_t'/ᾱ_999), 316 for S = 100 (linear: 1.1), which a network
-must have been trained long to survive.
+the cosine schedule. A small network that is fitted here has the linear one of the DiT. With the cosine, the first of 100
+respaced steps, from t to t', multiplies an error of the predicted noise by √(ᾱ_t'/ᾱ_t)·β/√(1−ᾱ_t) = 316 (linear: 0.2), which
+a network must have been trained long to survive.
 """
 
 import json

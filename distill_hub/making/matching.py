@@ -9,6 +9,7 @@ from distill_hub.options.experts import ExpertOptions
 from distill_hub.options.idc import IdcConfig
 from distill_hub.options.igd import IgdConfig
 from distill_hub.options.matching import NetworkOptions
+from distill_hub.options.mgd3 import Mgd3Config
 from distill_hub.options.mtt import MttConfig
 from distill_hub.options.shared import SetOptions
 from distill_hub.running.run import Run
@@ -31,11 +32,14 @@ def check_matching(config: SetOptions, source: Source, size: int) -> None:
         config.at(size)
     if isinstance(config, IgdConfig) and config.scheduler != "ddpm":
         raise InputError("scheduler", config.scheduler, "the mean of an ancestral step is pulled; valid: ddpm")
+    rows = source.train.by_class
+    fewest = min(range(len(rows)), key=lambda label: len(rows[label]))
+    has = f"class {source.class_names[fewest]!r} has {len(rows[fewest])} images"
+    if isinstance(config, Mgd3Config) and config.pca is not None and config.pca > len(rows[fewest]):
+        raise InputError("pca", config.pca, f"{has}; valid: at most {len(rows[fewest])}")
     if isinstance(config, IdcConfig) and config.start == "mix":
-        needed, rows = config.ipc * (config.tiles(size) or 1) ** 2, source.train.by_class
-        fewest = min(range(len(rows)), key=lambda label: len(rows[label]))
+        needed = config.ipc * (config.tiles(size) or 1) ** 2
         if needed > len(rows[fewest]):
-            has = f"class {source.class_names[fewest]!r} has {len(rows[fewest])} images"
             raise InputError(
                 "ipc", config.ipc, f"{has}, and {needed} are needed to start from; take fewer tiles, or --start noise"
             )
