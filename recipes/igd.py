@@ -26,7 +26,7 @@ def main(config: IgdConfig) -> Path | None:
     setup = set_up_generator(config, "igd", kinds=("dit", "text"))
     pool = setup.draw(config.ipc)
     stage, epochs = draw_guided(setup, Surrogate(setup), pool)
-    notes = notes_of(stage, epochs)
+    notes = notes_of(setup, stage, epochs)
     if config.refine_steps:
         made_from = {**setup.made_from, "guided": stage.sha256}
         stage = psr.refine_set(

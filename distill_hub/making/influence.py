@@ -103,8 +103,6 @@ def draw_guided(setup: GeneratorSetup, surrogate: Surrogate, pool: Stage) -> tup
         0 for the first; and the epochs of the checkpoints.
     """
     config, run, source, generator = setup.config, setup.run, setup.source, setup.generator
-    if (influence_weight := config.influence_weight) is None:
-        influence_weight = 100.0 if setup.image_size <= SMALL else 5.0
     epochs = surrogate.checkpoints()
     later = options(config, RefineOptions)  # what is refined afterwards is drawn in the same way
     made_from = {name: value for name, value in setup.made_from.items() if name not in later}
@@ -130,7 +128,7 @@ def draw_guided(setup: GeneratorSetup, surrogate: Surrogate, pool: Stage) -> tup
         for j in steps(run, file, config.ipc, {"latents": latents}, title=title, unit="round", advice=advice):
             guide = igd.InfluenceGuide(
                 influence, generator.decode, latents[:, max(0, j - igd.MEMORY) : j],
-                influence_weight, config.deviation_weight, config.guide_start, config.guide_stop,
+                _influence_weight(setup), config.deviation_weight, config.guide_start, config.guide_stop,
             )  # fmt: skip
             own = [setup.class_ids[label] for label in labels], [row[j] for row in seeds]
             latents[:, j] = generator.sample(*own, guide=guide)
@@ -148,6 +146,13 @@ def draw_guided(setup: GeneratorSetup, surrogate: Surrogate, pool: Stage) -> tup
 
     how = {"made_from": made_from, "whole": True, "lower": "a smaller --classes_at_a_time or --network"}
     return run.map("guided", setup.labels, draw, chunk_size=config.classes_at_a_time * config.ipc, **how), epochs
+
+
+def _influence_weight(setup: GeneratorSetup) -> float:
+    """Return k; see `IgdConfig`."""
+    if setup.config.influence_weight is None:
+        return 100.0 if setup.image_size <= SMALL else 5.0
+    return setup.config.influence_weight
 
 
 def _pooled(network: nn.Module) -> nn.Module:
@@ -173,12 +178,13 @@ def _nearest(latents: torch.Tensor) -> torch.Tensor:
     return found.flatten()
 
 
-def notes_of(stage: Stage, epochs: Sequence[int]) -> dict[str, object]:
-    """Return what the manifest says of a guided set."""
+def notes_of(setup: GeneratorSetup, stage: Stage, epochs: Sequence[int]) -> dict[str, object]:
+    """Return what the manifest says of a guided set, from `draw_guided`."""
     found = stage.rows(0, len(stage), "influence", "nearest")
     names = ("guided", "plain")
     influence, close = (dict(zip(names, found[name].mean(0).tolist(), strict=True)) for name in ("influence", "nearest"))
     return {
+        "influence_weight": _influence_weight(setup),
         "surrogate_epochs_of_checkpoints": list(epochs),
         "mean_influence": influence,
         "mean_cosine_with_nearest_earlier_sample": close,

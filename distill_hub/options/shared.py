@@ -95,7 +95,9 @@ class GeneratorOptions:
         "classifier-free guidance, 1 switches it off; default: 2.7 (CaO2's code), of a MAR 2.9, of Stable Diffusion 7.5",
         common=True,
     )
-    head_steps: PositiveInt | None = option(None, "denoising steps of a MAR's head in each of its steps; default: 100")
+    head_steps: Annotated[int, (">", 1), ("<=", 1000)] | None = option(
+        None, "denoising steps of a MAR's head in each of its steps; default: 100"
+    )
     head_temperature: NonNegativeFloat | None = option(None, "scale of the noise that a MAR's head adds; default: 1")
     timestep_features: Literal["auto", "dit", "diffusers"] | None = option(
         None,

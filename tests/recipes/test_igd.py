@@ -40,6 +40,7 @@ def test_the_set_is_guided_samples_from_the_seeds_of_the_plain_ones(made):
     assert (found.pixels == guided["images"].numpy()).all()
     assert ((pool["latents"] - guided["latents"]).abs().amax((1, 2, 3)) > 1e-3).all()
     notes = manifest.method.notes
+    assert notes["influence_weight"] == 100
     assert notes["surrogate_epochs_of_checkpoints"][0] == 0 and "DSA" in notes["differs_from_the_paper"]
     influence, close = guided["influence"], guided["nearest"]
     assert notes["mean_influence"] == pytest.approx(dict(zip(("guided", "plain"), influence.mean(0).tolist(), strict=True)))
