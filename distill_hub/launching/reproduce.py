@@ -16,6 +16,7 @@ import numpy as np
 from distill_hub.artifact.find import MANIFEST, Found, find, read_description
 from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest, is_mirrored
+from distill_hub.artifact.names import RECIPES
 from distill_hub.config import InputError, nearest, options, parse, resolved
 from distill_hub.data.known import FITTED, KNOWN
 from distill_hub.ending import OUT_OF_MEMORY
@@ -28,19 +29,6 @@ from distill_hub.options.shared import EvaluationOptions, ViewsOptions
 from distill_hub.running.folder import check_is_run
 from distill_hub.starter import as_starter
 
-# Of methods that are not called as their recipes are.
-RECIPES = {
-    "random": "random_real",
-    "dit": "plain",
-    "sit": "plain",
-    "mar": "plain",
-    "text": "plain",
-    "difffit": "minimax",
-    "dsa": "dc",
-    "dream": "idc",
-    "tesla": "mtt",
-    "datm": "mtt",
-}
 # Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
 _NO_PART = {f.name for group in (EvaluationOptions, ViewsOptions) for f in dataclasses.fields(group)}
 _LEAST_SCORING = ("--repeats=1", "--view_epochs=0")

@@ -150,9 +150,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("generator", ["auto", *FITTED_KINDS])
     def test_one_that_is_fitted_has_no_revision(self, digits, generator):
-        with pytest.raises(
-            InputError, match=r"^generator_revision: 'main' .* a generator that is fitted has none"
-        ):
+        with pytest.raises(InputError, match=r"^generator_revision: 'main' .* a generator that is fitted has none"):
             locate(digits, generator, "main")
 
     def test_another_kind_is_refused_by_name(self, digits, folder, tmp_path):
