@@ -20,21 +20,23 @@ def main(config: IgdConfig) -> Path | None:
     from distill_hub.guidance import igd
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.influence import Surrogate, draw_guided, notes_of
+    from distill_hub.making.pictures import guidance, refinement
     from distill_hub.making.start import set_up_generator
     from distill_hub.methods import psr
 
     setup = set_up_generator(config, "igd", kinds=("dit", "text"))
     pool = setup.draw(config.ipc)
-    stage, epochs = draw_guided(setup, Surrogate(setup), pool)
-    notes = notes_of(setup, stage, epochs)
+    guided, epochs = draw_guided(setup, Surrogate(setup), pool)
+    notes, pictures, stage = notes_of(setup, guided, epochs), {"guidance": guidance(setup, pool, guided)}, guided
     if config.refine_steps:
-        made_from = {**setup.made_from, "guided": stage.sha256}
+        made_from = {**setup.made_from, "guided": guided.sha256}
         stage = psr.refine_set(
-            setup.run, setup.generator, setup.teacher, stage, range(len(stage)), setup.labels, setup.class_ids, config,
+            setup.run, setup.generator, setup.teacher, guided, range(len(guided)), setup.labels, setup.class_ids, config,
             config.seed, made_from,
         )  # fmt: skip
         notes |= psr.loss_notes(stage, config)
-    return package_and_score(setup, stage, setup.manifest(igd.FACTS, notes), pool=pool)
+        pictures["refinement"] = refinement(setup, guided, range(len(guided)), stage)
+    return package_and_score(setup, stage, setup.manifest(igd.FACTS, notes), pool=pool, pictures=pictures)
 
 
 if __name__ == "__main__":

@@ -169,8 +169,7 @@ class InfluenceGuide:
         memory: Earlier samples of each row's class, (B, M, channels, h, w); M may be 0.
         influence_weight: k.
         deviation_weight: γ, per `COORDINATES` coordinates of a latent.
-        start: Share of all steps before the first guided one.
-        stop: Share of all steps before the first that is guided no more.
+        guided: Steps of the sampler that are guided, counted from 0: noise.
     """
 
     influence: Influence
@@ -178,8 +177,7 @@ class InfluenceGuide:
     memory: torch.Tensor
     influence_weight: float
     deviation_weight: float
-    start: float
-    stop: float
+    guided: range
 
     @property
     def needs_graph(self) -> bool:
@@ -193,7 +191,7 @@ class InfluenceGuide:
 
     def __call__(self, state: State) -> torch.Tensor | None:
         """Return the shift of x̂_0 that moves z_{t−1} by the sum of the two pulls."""
-        if not round(self.start * state.of) <= state.step < round(self.stop * state.of):
+        if state.step not in self.guided:
             return None
         pull = torch.zeros_like(state.x0)
         if self.influence_weight:

@@ -128,7 +128,7 @@ def draw_guided(setup: GeneratorSetup, surrogate: Surrogate, pool: Stage) -> tup
         for j in steps(run, file, config.ipc, {"latents": latents}, title=title, unit="round", advice=advice):
             guide = igd.InfluenceGuide(
                 influence, generator.decode, latents[:, max(0, j - igd.MEMORY) : j],
-                _influence_weight(setup), config.deviation_weight, config.guide_start, config.guide_stop,
+                _influence_weight(setup), config.deviation_weight, config.guided,
             )  # fmt: skip
             own = [setup.class_ids[label] for label in labels], [row[j] for row in seeds]
             latents[:, j] = generator.sample(*own, guide=guide)

@@ -16,7 +16,7 @@ from distill_hub.running.run import Run
 
 
 def check_matching(config: SetOptions, source: Source, size: int) -> None:
-    """Refuse networks that nothing can be matched in, empty windows, too few real images, and samplers that IGD cannot pull.
+    """Refuse networks that nothing can be matched in, empty windows, and too few real images.
 
     Args:
         config: The recipe's settings.
@@ -30,8 +30,6 @@ def check_matching(config: SetOptions, source: Source, size: int) -> None:
         resolve(config.network, len(source.classes), size)
     if isinstance(config, MttConfig):
         config.at(size)
-    if isinstance(config, IgdConfig) and config.scheduler != "ddpm":
-        raise InputError("scheduler", config.scheduler, "the mean of an ancestral step is pulled; valid: ddpm")
     rows = source.train.by_class
     fewest = min(range(len(rows)), key=lambda label: len(rows[label]))
     has = f"class {source.class_names[fewest]!r} has {len(rows[fewest])} images"

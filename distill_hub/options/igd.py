@@ -35,6 +35,19 @@ class IgdConfig(RefineOptions, NetworkOptions, SampleOptions):
         0, "steps per image of Pool-Select-Refine's refinement after the sampling, as in its Table 6; 0: none"
     )
 
+    @property
+    def guided(self) -> range:
+        """The denoising steps that are guided, counted from 0, noise; of settings that name their sampler."""
+        return range(round(self.guide_start * self.sample_steps), round(self.guide_stop * self.sample_steps))
+
+    def check_sampler(self) -> None:
+        """Refuse a sampler whose steps cannot be pulled, or of whose steps none would be."""
+        if self.scheduler != "ddpm":
+            raise InputError("scheduler", self.scheduler, "the mean of an ancestral step is pulled; valid: ddpm")
+        if not self.guided:
+            valid = f"none of so few lies between guide_start, {self.guide_start}, and guide_stop, {self.guide_stop}"
+            raise InputError("sample_steps", self.sample_steps, valid)
+
     def check_settings(self) -> None:
         """Refuse guidance that ends before it begins."""
         if self.guide_stop <= self.guide_start:

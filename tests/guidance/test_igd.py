@@ -139,7 +139,7 @@ def reference(row, memory):
 
 
 def guide(rows=slice(None), memory=MEMORY, k=K, gamma=GAMMA, decode=None):
-    return igd.InfluenceGuide(influence(rows), decode or GENERATOR.decode, memory[rows], k, gamma, 0.08, 0.4)
+    return igd.InfluenceGuide(influence(rows), decode or GENERATOR.decode, memory[rows], k, gamma, range(1, 4))
 
 
 GENERATOR = DiTGenerator(make_pipeline(), steps=STEPS, guidance_scale=2.5)

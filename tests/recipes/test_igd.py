@@ -35,6 +35,7 @@ def test_the_set_is_guided_samples_from_the_seeds_of_the_plain_ones(made):
     found = load_distilled(made)
     manifest = found.manifest
     assert manifest.name == "digits-ipc3-igd" and manifest.generator.architecture == "DiTTransformer2DModel"
+    assert {file.stem for file in (made / "assets").glob("*.png")} == {"preview", "embedding", "guidance"}
     pool, guided = tensors(made, "pool"), tensors(made, "guided")
     assert found.dataset["seed"][:] == pool["seeds"].tolist() == guided["seeds"].tolist()
     assert (found.pixels == guided["images"].numpy()).all()
@@ -110,6 +111,8 @@ def test_pool_select_refine_goes_on_from_the_guided_samples(made, tmp_path):
     moved = (tensors(folder, "refine")["latents"] - tensors(folder, "guided")["latents"]).abs().amax((1, 2, 3))
     assert (moved > 0).all() and moved.max() < 1
     assert len(after.manifest.method.notes["mean_divergence_in_its_steps"]) == 1
+    assert (folder / "assets/guidance.png").read_bytes() == (made / "assets/guidance.png").read_bytes()
+    assert "](assets/refinement.png)" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,7 @@ def test_pool_select_refine_goes_on_from_the_guided_samples(made, tmp_path):
     [
         (("--scheduler", "ddim"), "scheduler: 'ddim' cannot be used; the mean of an ancestral step"),
         (("--guide_start", "0.5"), "guide_stop: 0.4 cannot be used; more than guide_start, 0.5"),
+        (("--sample_steps", "1"), "sample_steps: 1 cannot be used; none of so few lies between guide_start, 0.08"),
         (("--network", "resnet-18-bn"), "it has BatchNorm"),
         (("--generator", "mar"), "it is of the kind mar; igd needs dit or text"),
     ],
