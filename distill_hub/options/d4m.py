@@ -14,8 +14,8 @@ class D4mConfig(SampleOptions):
 
     strength: Annotated[float, (">", 0), ("<=", 1)] = option(
         0.7,
-        "share of the denoising steps that a prototype is noised for, or of its tokens that a MAR draws anew (released code: "
-        "0.7)",
+        "share of the denoising steps that a prototype is noised for, or of its tokens that a MAR draws anew (released "
+        "code: 0.7)",
         common=True,
     )
     km_expand: PositiveInt = option(
