@@ -1,7 +1,7 @@
 """What methods that match cannot do, refused before a teacher or a generator is fitted for them."""
 
 from distill_hub.config import InputError
-from distill_hub.data.sources import Source
+from distill_hub.data.sources import Source, check_ipc
 from distill_hub.matching.experts import refuse_mixed_precision
 from distill_hub.matching.networks import resolve
 from distill_hub.matching.pixels import refuse_half_precision
@@ -9,6 +9,7 @@ from distill_hub.options.experts import ExpertOptions
 from distill_hub.options.idc import IdcConfig
 from distill_hub.options.igd import IgdConfig
 from distill_hub.options.matching import NetworkOptions
+from distill_hub.options.mgd3 import Mgd3Config
 from distill_hub.options.mtt import MttConfig
 from distill_hub.options.shared import SetOptions
 from distill_hub.running.run import Run
@@ -29,6 +30,8 @@ def check_matching(config: SetOptions, source: Source, size: int) -> None:
         resolve(config.network, len(source.classes), size)
     if isinstance(config, MttConfig):
         config.at(size)
+    if isinstance(config, Mgd3Config) and config.pca:
+        check_ipc(source, config.pca, "pca")
     if isinstance(config, IdcConfig) and config.start == "mix":
         needed, rows = config.ipc * (config.tiles(size) or 1) ** 2, source.train.by_class
         fewest = min(range(len(rows)), key=lambda label: len(rows[label]))
