@@ -229,8 +229,13 @@ def _hold_out(whole: Split, fraction: float) -> tuple[Split, Split]:
     return whole.select(sorted(train), whole.name), whole.select(sorted(test), "test")
 
 
-def check_ipc(source: Source, ipc: int) -> None:
+def check_ipc(source: Source, ipc: int, option: str = "ipc") -> None:
     """Refuse more images per class than the smallest class of the training split has.
+
+    Args:
+        source: The real images.
+        ipc: Images per class, or what else cannot be more than these.
+        option: Its name.
 
     Raises:
         InputError: Naming the class.
@@ -239,7 +244,7 @@ def check_ipc(source: Source, ipc: int) -> None:
     smallest = int(counts.argmin())
     if ipc > counts[smallest]:
         raise InputError(
-            "ipc", ipc, f"class {source.class_names[smallest]!r} of {source.name} has {counts[smallest]} images"
+            option, ipc, f"class {source.class_names[smallest]!r} of {source.name} has {counts[smallest]} images"
         )
 
 

@@ -1,7 +1,7 @@
 """What methods that match cannot do, refused before a teacher or a generator is fitted for them."""
 
 from distill_hub.config import InputError
-from distill_hub.data.sources import Source
+from distill_hub.data.sources import Source, check_ipc
 from distill_hub.matching.experts import refuse_mixed_precision
 from distill_hub.matching.networks import resolve
 from distill_hub.matching.pixels import refuse_half_precision
@@ -30,14 +30,13 @@ def check_matching(config: SetOptions, source: Source, size: int) -> None:
         resolve(config.network, len(source.classes), size)
     if isinstance(config, MttConfig):
         config.at(size)
-    rows = source.train.by_class
-    fewest = min(range(len(rows)), key=lambda label: len(rows[label]))
-    has = f"class {source.class_names[fewest]!r} has {len(rows[fewest])} images"
-    if isinstance(config, Mgd3Config) and config.pca is not None and config.pca > len(rows[fewest]):
-        raise InputError("pca", config.pca, f"{has}; valid: at most {len(rows[fewest])}")
+    if isinstance(config, Mgd3Config) and config.pca:
+        check_ipc(source, config.pca, "pca")
     if isinstance(config, IdcConfig) and config.start == "mix":
-        needed = config.ipc * (config.tiles(size) or 1) ** 2
+        needed, rows = config.ipc * (config.tiles(size) or 1) ** 2, source.train.by_class
+        fewest = min(range(len(rows)), key=lambda label: len(rows[label]))
         if needed > len(rows[fewest]):
+            has = f"class {source.class_names[fewest]!r} has {len(rows[fewest])} images"
             raise InputError(
                 "ipc", config.ipc, f"{has}, and {needed} are needed to start from; take fewer tiles, or --start noise"
             )

@@ -38,7 +38,8 @@ class IgdConfig(RefineOptions, NetworkOptions, SampleOptions):
     @property
     def guided(self) -> range:
         """The denoising steps that are guided, counted from 0, noise; of settings that name their sampler."""
-        return range(round(self.guide_start * self.sample_steps), round(self.guide_stop * self.sample_steps))
+        start, stop = (round(share * (self.sample_steps or 0)) for share in (self.guide_start, self.guide_stop))
+        return range(start, stop)
 
     def check_sampler(self) -> None:
         """Refuse a sampler whose steps cannot be pulled, or of whose steps none would be."""

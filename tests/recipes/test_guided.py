@@ -139,7 +139,7 @@ def test_what_is_lost_is_made_again_and_nothing_else(guided, tmp_path):
         ("mgd3", ["--guidance_strength", "0.2"], "guidance_strength: 0.2 cannot be used; under --scheduler ddpm"),
         ("mgd3", ["--guidance_strength", "1.5", "--scheduler", "ddim"], "guidance_strength: '1.5' cannot be used"),
         ("mgd3", ["--pca", "4"], "pass --modes nearest"),
-        ("mgd3", ["--pca", "127", "--modes", "nearest"], "class '8' has 126 images; valid: at most 126"),
+        ("mgd3", ["--pca", "200", "--modes", "nearest"], "pca: 200 cannot be used; class"),
         ("mgd3", ["--ipc", "200"], "ipc: 200 cannot be used; class"),
         ("d4m", ["--strength", "0"], "strength: '0' cannot be used"),
     ],
