@@ -273,6 +273,8 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         if not getattr(config, field) and (published or name in KNOWN or not os.path.exists(name)):
             valid = f"it is a {what} of whoever made the set; pass --{field} with the {what} that holds the same here"
             raise InputError(field, name, valid)
+        if field == "generator" and is_fitted(name):
+            settings[field] = os.path.join(".", name)  # or the recipe would fit one of that kind
     if config.source:
         settings = {"source_revision": None, "source_config": None, **settings}  # recorded ones are of another place
     elif known.revision:

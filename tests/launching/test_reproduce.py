@@ -322,7 +322,9 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
 
 
 @pytest.mark.parametrize("kind", sorted(FITTED_KINDS))
-def test_a_kind_that_was_fitted_is_fitted_again_and_is_no_folder(manifest, kind):
+def test_a_kind_that_was_fitted_is_fitted_again_and_is_no_folder(manifest, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
     def words(id):
         config = {**resolved(Cao2Config(generator=kind)), "timestep_features": None}
         return options(line(with_method(manifest, "cao2", config, generator=model(id))))
@@ -330,6 +332,9 @@ def test_a_kind_that_was_fitted_is_fitted_again_and_is_no_folder(manifest, kind)
     assert f"--generator={kind}" in words("fitted on digits")
     with pytest.raises(InputError, match=f"generator: '{kind}' .*it is a folder of whoever made the set"):
         words(kind)  # as the folder ./mar is on record
+    (tmp_path / kind).mkdir()
+    (tmp_path / kind / "model_index.json").touch()
+    assert f"--generator=./{kind}" in words(kind) and f"--generator={kind}" in words("fitted on digits")
 
 
 def test_the_vae_is_that_of_the_commit_on_record_or_lies_elsewhere_now(manifest, tmp_path):
