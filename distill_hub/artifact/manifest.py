@@ -167,7 +167,7 @@ class ExpertsFacts(ModelRecord):
 class MethodRecord(Record):
     """The method and the resolved settings of the run."""
 
-    name: Name  # stem of the recipe, e.g. cao2
+    name: Name  # e.g. cao2; its recipe is called the same but for those in `names.RECIPES`
     title: str
     paper: str | None = Field(default=None, pattern=r"^https?://\S+$")
     bibtex: str | None = None

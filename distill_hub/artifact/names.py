@@ -7,6 +7,20 @@ from distill_hub.data.known import FITTED
 from distill_hub.kinds import is_path, local_name
 from distill_hub.running.files import slug
 
+# Of methods that are not called as their recipes are.
+RECIPES = {
+    "random": "random_real",
+    "dit": "plain",
+    "sit": "plain",
+    "mar": "plain",
+    "text": "plain",
+    "difffit": "minimax",
+    "dsa": "dc",
+    "dream": "idc",
+    "tesla": "mtt",
+    "datm": "mtt",
+}
+
 
 def public_name(name: str) -> str:
     """Return what records call a source or a model: one on this machine by its folder's name, not by its place."""

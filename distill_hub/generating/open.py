@@ -40,11 +40,13 @@ def locate(source: Source, generator: str, revision: str | None) -> Located:
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        InputError: When there is no generator of a known kind.
+        InputError: When there is no generator of a known kind, and for a revision of one that is fitted.
     """
     if generator == "auto" and source.has_wnids:
         return Located("dit", IMAGENET_DIT, revision or IMAGENET_DIT_REVISION)
     if is_fitted(generator):
+        if revision:
+            raise InputError("generator_revision", revision, "a generator that is fitted has none; leave it out")
         return Located("dit" if generator == "auto" else generator, None)
     return Located(_kind(generator, revision), generator, revision)
 

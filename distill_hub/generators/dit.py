@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
+from distill_hub.generators.autoencoder import Autoencoder
 from distill_hub.generators.base import Decoder, GeneratorFacts, Guide
 from distill_hub.generators.difffit import prepare
 from distill_hub.generators.diffusion import SCHEDULERS, Diffusion, Noising, classifier_free
@@ -99,14 +100,14 @@ class DiTGenerator:
         check_guided_channels(guided_channels, config.in_channels)
         # eval(): in train mode diffusers drops 10 % of the labels, in every block on its own.
         self.transformer = pipeline.transformer.to(device).eval().requires_grad_(False)
-        self.vae = pipeline.vae.to(device).eval().requires_grad_(False)
-        self._decoder = decoder.module.to(device).eval().requires_grad_(False) if decoder else self.vae
+        self.autoencoder = Autoencoder(pipeline.vae, decoder, device)
+        self.decode, self.posterior = self.autoencoder.decode, self.autoencoder.posterior
         set_timestep_features(self.transformer, timestep_features)
         self.facts = GeneratorFacts(
             name="DiT",
             method=FACTS,
             architecture=type(self.transformer).__name__,
-            modules=(self.transformer, self.vae, *([phases] if phases else [])),
+            modules=(self.transformer, self.autoencoder.vae, *([phases] if phases else [])),
             folder=folder,
             revision=revision,
             license=license,
@@ -120,7 +121,7 @@ class DiTGenerator:
         self.guided_channels = guided_channels or config.in_channels
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
         self._null_class = config.num_embeds_ada_norm  # the row behind the last class in the label embedding
-        self.image_size = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.image_size = config.sample_size * self.autoencoder.downscale
         self.class_names = list(class_names)
         self.diffusion = Diffusion(
             pipeline.scheduler.config,
@@ -222,15 +223,6 @@ class DiTGenerator:
             return classifier_free(output, self.guidance_scale, self.guided_channels) if guided else output
 
         return self.diffusion.sample(predict, seeds, guide=guide, start=start, strength=strength)
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """See `Generator.decode`."""
-        return (self._decoder.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-
-    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Generator.posterior`: those of the pipeline's own VAE."""
-        posterior = self.vae.encode(images * 2 - 1).latent_dist
-        return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
 
     def corruption(
         self, draws: Sequence[torch.Generator], *, most: float | None = None, noise: torch.Tensor | None = None

@@ -4,9 +4,9 @@ A transformer sees the tokens that are there and says of every other place what 
 head, draws the tokens of some places from that, in every autoregressive step of more places. See `networks.mar`.
 
 The head's noise schedule lies beside the network, as a scheduler's configuration does elsewhere: the published weights have
-the cosine schedule. A small network that is fitted here has the linear one of the DiT. With the cosine, the first of S
-respaced steps multiplies an error of the predicted noise by √(ᾱ_t'/ᾱ_999), 316 for S = 100 (linear: 1.1), which a network
-must have been trained long to survive.
+the cosine schedule. A small network that is fitted here has the linear one of the DiT. With the cosine, the first of 100
+respaced steps, from t to t', multiplies an error of the predicted noise by √(ᾱ_t'/ᾱ_t)·β/√(1−ᾱ_t) = 316 (linear: 0.2), which
+a network must have been trained long to survive.
 """
 
 import json
@@ -21,6 +21,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
+from distill_hub.generators.autoencoder import Autoencoder
 from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State
 from distill_hub.generators.known import stated_license
 from distill_hub.generators.mar_schedule import masked_counts, respaced, training_share
@@ -107,13 +108,13 @@ class MARGenerator:
         decoder: Decoder | None = None,
     ):
         self.network = network.to(device).eval().requires_grad_(False)
-        self.vae = vae.to(device).eval().requires_grad_(False)
-        self._decoder = decoder.module.to(device).eval().requires_grad_(False) if decoder else self.vae
+        self.autoencoder = Autoencoder(vae, decoder, device)
+        self.decode, self.posterior = self.autoencoder.decode, self.autoencoder.posterior
         self.facts = GeneratorFacts(
             name="MAR",
             method=FACTS,
             architecture=type(network).__name__,
-            modules=(self.network, self.vae),
+            modules=(self.network, self.autoencoder.vae),
             folder=folder,
             revision=revision,
             license=license,
@@ -122,7 +123,7 @@ class MARGenerator:
         self.device, self.class_names = torch.device(device), list(class_names)
         config = network.config
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.image_size = config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
+        self.image_size = config.sample_size * self.autoencoder.downscale
         self.sample_steps, self._heat, self.guidance_scale = sample_steps, head_temperature, guidance_scale
         betas = DDPMScheduler(**noise).betas
         if not 2 <= head_steps <= len(betas):
@@ -247,15 +248,6 @@ class MARGenerator:
             if not last:
                 x = x + sigma * noise[step + 1]
         return tokens.scatter(1, index, x)
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """See `Generator.decode`."""
-        return (self._decoder.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-
-    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Generator.posterior`: those of the generator's own VAE."""
-        posterior = self.vae.encode(images * 2 - 1).latent_dist
-        return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
 
     def corruption(
         self, draws: Sequence[torch.Generator], *, most: float | None = None, noise: torch.Tensor | None = None

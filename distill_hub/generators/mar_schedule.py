@@ -42,7 +42,7 @@ def respaced(betas: torch.Tensor, steps: int) -> Iterator[Step]:
 
 
 def masked_counts(tokens: int, steps: int) -> Iterator[int]:
-    """Yield how many tokens are masked after each autoregressive step that draws some: a cosine, down to 0 (Sec. 3.4)."""
+    """Yield how many tokens are masked after each autoregressive step that draws some: a cosine, down to 0."""
     left = tokens
     for step in range(1, steps):
         after = max(1, min(left - 1, math.floor(tokens * math.cos(math.pi / 2 * step / steps))))

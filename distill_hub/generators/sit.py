@@ -18,6 +18,7 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
 from distill_hub.data.classes import SourceClass
+from distill_hub.generators.autoencoder import Autoencoder
 from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State
 from distill_hub.generators.diffusion import classifier_free
 from distill_hub.generators.dit import build as build_dit
@@ -143,13 +144,13 @@ class SiTGenerator:
         # eval(): in train mode diffusers drops 10 % of the labels, in every block on its own.
         self.transformer = transformer.to(device).eval().requires_grad_(False)
         set_timestep_features(self.transformer, "dit")
-        self.vae = vae.to(device).eval().requires_grad_(False)
-        self._decoder = decoder.module.to(device).eval().requires_grad_(False) if decoder else self.vae
+        self.autoencoder = Autoencoder(vae, decoder, device)
+        self.decode, self.posterior = self.autoencoder.decode, self.autoencoder.posterior
         self.facts = GeneratorFacts(
             name="SiT",
             method=FACTS,
             architecture="SiT",  # the class of the network is a DiT's
-            modules=(self.transformer, self.vae),
+            modules=(self.transformer, self.autoencoder.vae),
             folder=folder,
             revision=revision,
             license=license,
@@ -159,7 +160,7 @@ class SiTGenerator:
         self.guided_channels = guided_channels or config.in_channels
         self.device, self.class_names = torch.device(device), list(class_names)
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.image_size = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.image_size = config.sample_size * self.autoencoder.downscale
         self._null_class = config.num_embeds_ada_norm  # the row behind the last class in the label embedding
 
     def sample(
@@ -230,15 +231,6 @@ class SiTGenerator:
             return classifier_free(velocity, self.guidance_scale, self.guided_channels) + pull
         levels = torch.full((len(latents),), level, device=self.device)
         return _network_velocity(self.transformer, latents, levels, classes) + pull
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """See `Generator.decode`."""
-        return (self._decoder.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-
-    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Generator.posterior`: those of the pipeline's own VAE."""
-        posterior = self.vae.encode(images * 2 - 1).latent_dist
-        return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
 
     def corruption(
         self, draws: Sequence[torch.Generator], *, most: float | None = None, noise: torch.Tensor | None = None

@@ -14,6 +14,7 @@ import torch
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.prompts import TEMPLATE, prompts_of
+from distill_hub.generators.autoencoder import Autoencoder
 from distill_hub.generators.base import GeneratorFacts, Guide
 from distill_hub.generators.diffusion import SCHEDULERS, Diffusion, Noising, classifier_free
 from distill_hub.generators.known import text_license
@@ -85,25 +86,24 @@ class TextGenerator:
         license: str | None = None,
     ):
         self.unet = parts.unet.to(device).eval().requires_grad_(False)
-        self.vae = parts.vae.to(device).eval().requires_grad_(False)
-        decoder = parts.decoder
-        self._decoder = decoder.module.to(device).eval().requires_grad_(False) if decoder else self.vae
+        self.autoencoder = Autoencoder(parts.vae, parts.decoder, device)
+        self.decode, self.posterior = self.autoencoder.decode, self.autoencoder.posterior
         encoders = [encoder.to(device).eval().requires_grad_(False) for encoder in parts.encoders]
         self.facts = GeneratorFacts(
             name="Stable Diffusion XL" if parts.is_xl else "Stable Diffusion",
             method=FACTS,
             architecture=type(self.unet).__name__,
-            modules=(self.unet, self.vae, *encoders),
+            modules=(self.unet, self.autoencoder.vae, *encoders),
             folder=parts.folder,
             revision=parts.commit,
             license=license,
-            decoder=decoder,
+            decoder=parts.decoder,
             prompts=(*prompts, negative_prompt),
         )
         config = self.unet.config
         self.guidance_scale, self.device = guidance_scale, torch.device(device)
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.image_size = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.image_size = config.sample_size * self.autoencoder.downscale
         self.class_names = list(class_names)
         self.diffusion = Diffusion(parts.schedule, self.latent_shape, scheduler=scheduler, steps=steps, device=device)
         self._embeddings, self._pooled = _embed(parts, [*prompts, negative_prompt])  # (C + 1, L, width), (C + 1, p) or None
@@ -134,15 +134,6 @@ class TextGenerator:
             return classifier_free(output, self.guidance_scale, latents.shape[1]) if guided else output
 
         return self.diffusion.sample(predict, seeds, guide=guide, start=start, strength=strength)
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """See `Generator.decode`."""
-        return (self._decoder.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-
-    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Generator.posterior`: those of the pipeline's own VAE."""
-        posterior = self.vae.encode(images * 2 - 1).latent_dist
-        return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
 
     def corruption(
         self, draws: Sequence[torch.Generator], *, most: float | None = None, noise: torch.Tensor | None = None

@@ -11,7 +11,8 @@ Deviation keeps it away from the class's earlier samples, its memory M: G_D = �
     z_{t−1} += k·ρ_t·∇_{z_t} G_I + γ·∇_{z_t} G_D,   ρ_t = 0.0015·√(1−ᾱ_t)·rms(ε̂)/rms(∇G_I)
 
 in steps 4 to 19 of 50: the influence's gradient gives a direction, and k the size of the step. The value of ρ_t, the noisy
-z_t in G_D, and the mean over checkpoints, for which ρ_t makes up, are the released code's.
+z_t in G_D, and the mean over checkpoints, for which ρ_t makes up, are those of a fork of the released code,
+miaostudy/RAE-IGD, which has the sampler that could not be had of the original.
 
 Ours: γ is per 4,096 coordinates, as many as a latent of DiT-XL/2 at 256 px has, where it is the code's: every coordinate of
 a cosine's gradient is smaller by their number. On digits of 16 px k 5 changes nothing; 50 to 200 raise influence, and 1,000

@@ -16,30 +16,19 @@ import numpy as np
 from distill_hub.artifact.find import MANIFEST, Found, find, read_description
 from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest, is_mirrored
+from distill_hub.artifact.names import RECIPES
 from distill_hub.config import InputError, nearest, options, parse, resolved
-from distill_hub.data.known import KNOWN
+from distill_hub.data.known import FITTED, KNOWN
 from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.kinds import is_path
 from distill_hub.launching.launcher import with_launch_options
 from distill_hub.launching.recipes import find_set_recipe, recipes_folder, word
+from distill_hub.networks.names import is_fitted
 from distill_hub.options.commands import RealOptions, ReproduceConfig
 from distill_hub.options.shared import EvaluationOptions, ViewsOptions
 from distill_hub.running.folder import check_is_run
 from distill_hub.starter import as_starter
 
-# Of methods that are not called as their recipes are.
-RECIPES = {
-    "random": "random_real",
-    "dit": "plain",
-    "sit": "plain",
-    "mar": "plain",
-    "text": "plain",
-    "difffit": "minimax",
-    "dsa": "dc",
-    "dream": "idc",
-    "tesla": "mtt",
-    "datm": "mtt",
-}
 # Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
 _NO_PART = {f.name for group in (EvaluationOptions, ViewsOptions) for f in dataclasses.fields(group)}
 _LEAST_SCORING = ("--repeats=1", "--view_epochs=0")
@@ -272,8 +261,11 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     folders = {"source": known.name} if known.is_folder else {}
+    fitted = generator is not None and generator.id.startswith(FITTED)
     for field in ("generator", "vae", "prompts", "teacher", "selector", "experts"):
         name = str(recorded.get(field) or "auto")
+        if field == "generator" and fitted and is_fitted(name):
+            continue  # a kind that was fitted, not a folder of that name
         if is_path(name) or (name != "auto" and "/" not in name):  # as ids on the Hub and names of timm have it
             folders[field] = name
     for field, name in folders.items():

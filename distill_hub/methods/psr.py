@@ -327,8 +327,9 @@ def loss_notes(refined: Stage, settings: RefineOptions) -> dict[str, list[float]
 def _denoising(generator, latents, corruption, class_ids, reduction) -> tuple[torch.Tensor, torch.Tensor]:
     """Return L_LDM of every image, (B,), and its gradient."""
     latents = latents.detach().requires_grad_(True)
-    errors = generator.residual(latents, corruption, class_ids).square()
-    loss = errors.sum(1) if reduction == "sum" else errors.mean(1)
+    loss = generator.residual(latents, corruption, class_ids).square().sum(1)
+    if reduction == "mean":
+        loss = loss / corruption.elements
     (gradient,) = torch.autograd.grad(loss.sum(), latents)
     return loss.detach(), gradient
 

@@ -38,9 +38,10 @@ def read_json(file: Path, field: str, name: str) -> dict[str, Any]:
     Raises:
         InputError: When it is missing, too large, or something else.
     """
+    called = _part(file.parent) + file.name
     if not os.path.lexists(file):
-        raise InputError(field, name, f"there is no {file.name} in it")
-    with refusing((OSError, ValueError), field, name, f"{file.name} must hold a JSON object"):
+        raise InputError(field, name, f"there is no {called} in it")
+    with refusing((OSError, ValueError), field, name, f"{called} must hold a JSON object"):
         return read_object(file, MAX_BYTES, finite=False)
 
 
@@ -105,8 +106,7 @@ def check_weights(folder: Path, stem: str, field: str, name: str) -> None:
     if not index.is_file():
         pickled = [file.name for suffix in ("bin", "pt", "pth", "ckpt") for file in sorted(folder.glob(f"*.{suffix}"))]
         advice = f"; {pickled[0]} is a pickle, which is not opened: save it as safetensors" if pickled else ""
-        part = f"{folder.name}/" if (folder.parent / "model_index.json").is_file() else ""  # of a pipeline
-        raise InputError(field, name, f"there is no {part}{whole.name}{advice}")
+        raise InputError(field, name, f"there is no {_part(folder)}{whole.name}{advice}")
     shards = checked(ShardIndex, read_json(index, field, name), index.name, field, name)
     if missing := sorted(shard for shard in set(shards.weight_map.values()) if not (folder / shard).is_file()):
         raise InputError(field, name, f"{index.name} names {missing[0]}, which is not there")
@@ -161,6 +161,11 @@ def check_loaded(
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not math.isfinite(float(tensor.float().sum())) and not tensor.isfinite().all():
             raise InputError(field, name, f"its weights hold values that are no numbers, in {key}")
+
+
+def _part(folder: Path) -> str:
+    """Return the name of a folder, with a slash, where it is that of a part of a pipeline; else nothing."""
+    return f"{folder.name}/" if (folder.parent / "model_index.json").is_file() else ""
 
 
 def _first(tensors: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ TORCHVISION = {
 }
 CONVNET = re.compile(r"convnet-([1-9][0-9]?)(?:-w([1-9][0-9]{0,3}))?(-bn)?")  # depth, width, BatchNorm
 FITTED_GENERATORS = ("auto", "dit", "sit", "mar")  # what `--generator` calls those that may have to be fitted to a source
-GENERATOR = "a DiTPipeline with safetensors weights in transformer/ and vae/"
+GENERATOR = "a pipeline with model_index.json and safetensors weights"
 VAE = "an AutoencoderKL with config.json and safetensors weights, a Hub id or a folder,"
 EXPERTS = "experts.json"  # the record of expert trajectories, in their folder
 TEACHER = "timm/NAME, a Hub id or a folder with config.json and safetensors"
@@ -108,9 +108,7 @@ def check_generator(name: str) -> None:
     if not is_fitted(name):
         from distill_hub.hub import check_model  # as above
 
-        check_model(
-            "generator", name, "model_index.json", "a pipeline with model_index.json and safetensors weights is needed"
-        )
+        check_model("generator", name, "model_index.json", f"{GENERATOR} is needed")
 
 
 def check_experts(name: str) -> None:

@@ -37,8 +37,8 @@ class Cao2Config(SelectorOptions, SampleOptions):
     regularization_weight: NonNegativeFloat = option(10.0, "lambda in Eq. 4")
     max_timestep_fraction: Fraction = option(
         0.25,
-        "timesteps are drawn from [1, fraction * T) (released scripts: 0.25, ImageNet-100 0.125), a MAR's shares of masked "
-        "tokens from (0, fraction]",
+        "timesteps are drawn from [1, fraction * T) (released scripts: 0.25, ImageNet-100 0.125), a SiT's times from "
+        "[0, fraction), a MAR's shares of masked tokens from (0, fraction]",
     )
     refine_steps: NonNegativeInt = option(100, "optimiser steps per image; 0 skips the stage", common=True)
     refine_learning_rate: PositiveFloat | None = option(

@@ -13,7 +13,9 @@ class D4mConfig(SampleOptions):
     """D4M: prototypes of the real images, noised and denoised again."""
 
     strength: Annotated[float, (">", 0), ("<=", 1)] = option(
-        0.7, "share of the denoising steps that a prototype is noised for (released code: 0.7)", common=True
+        0.7,
+        "share of the denoising steps that a prototype is noised for, or of its tokens that a MAR draws anew (code: 0.7)",
+        common=True,
     )
     km_expand: PositiveInt = option(
         1, "a mini-batch of the clustering holds km_expand * IPC latents (released script, ImageNet-1K at IPC 10: 1)"

@@ -65,10 +65,10 @@ class GeneratorFitOptions:
 
     fit_image_size: Pixels | None = option(None, "side of the square images in pixels; detected when all agree", common=True)
     fit_vae_steps: PositiveInt = option(300, "optimiser steps of the autoencoder")
-    fit_dit_steps: PositiveInt = option(3000, "optimiser steps of the diffusion transformer", common=True)
+    fit_dit_steps: PositiveInt = option(3000, "optimiser steps of the transformer", common=True)
     fit_batch_size: PositiveInt = option(32, "images per optimiser step")
-    fit_dit_width: PositiveInt = option(96, "width of the diffusion transformer, a multiple of 32")
-    fit_dit_layers: PositiveInt = option(4, "blocks of the diffusion transformer")
+    fit_dit_width: PositiveInt = option(96, "width of the transformer, a multiple of 32")
+    fit_dit_layers: PositiveInt = option(4, "blocks of the transformer")
     fit_vae_width: PositiveInt = option(16, "channels of the autoencoder's first level")
     fit_seed: NonNegativeInt = option(0, "seed of the fits of generator and teacher")
 

@@ -18,7 +18,7 @@ from distill_hub.artifact.cost import cost_parts, own_stages, total_cost
 from distill_hub.artifact.find import folder_bytes
 from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import Manifest, SourceRecord
-from distill_hub.artifact.names import model_name, source_name
+from distill_hub.artifact.names import RECIPES, model_name, source_name
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
 from distill_hub.artifact.views import view_features
@@ -141,6 +141,7 @@ def _environment() -> jinja2.Environment:
         "or_duration": lambda seconds: "unknown" if seconds is None else duration(seconds),
         "or_unstated": lambda value: "not stated" if value is None else plain(value),
         "source_link": _source_link,
+        "recipe": lambda method: RECIPES.get(method, method),
         "method_link": lambda method: link(method.title, method.paper),
         "model_name": lambda model: plain(model_name(model)),
     }

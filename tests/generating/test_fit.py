@@ -13,8 +13,9 @@ from helpers import run_here
 from distill_hub.artifact.describe import generator_record, read_cost
 from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
+from distill_hub.generating import fit
+from distill_hub.generating.kinds import FITTED_KINDS
 from distill_hub.generating.open import locate, open_generator, resolve
-from distill_hub.generators import fit
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.running.machine import start_accelerator
 
@@ -86,8 +87,8 @@ def test_latents_have_about_unit_scale(digits, folder):
     generator = DiTGenerator.from_pretrained(str(folder))
     images = digits.train.pixels(range(200), 16).float() / 255
     with torch.no_grad():
-        posterior = generator.vae.encode(images * 2 - 1).latent_dist
-    scale = generator.vae.config.scaling_factor
+        posterior = generator.autoencoder.vae.encode(images * 2 - 1).latent_dist
+    scale = generator.autoencoder.vae.config.scaling_factor
     total = ((posterior.mean.var() + posterior.std.square().mean()).sqrt() * scale).item()
     assert 0.8 < total < 1.25
 
@@ -146,6 +147,11 @@ class TestOpening:
         assert generator.guided_channels == 3
         assert generator.facts.folder == folder and generator.facts.name == "DiT"
         assert self.open(digits, folder, "dit")[0].facts.timestep_features == "dit"
+
+    @pytest.mark.parametrize("generator", ["auto", *FITTED_KINDS])
+    def test_one_that_is_fitted_has_no_revision(self, digits, generator):
+        with pytest.raises(InputError, match=r"^generator_revision: 'main' .* a generator that is fitted has none"):
+            locate(digits, generator, "main")
 
     def test_another_kind_is_refused_by_name(self, digits, folder, tmp_path):
         shutil.copytree(folder, tmp_path / "other")

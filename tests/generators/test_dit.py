@@ -20,7 +20,7 @@ def test_reads_names_and_sizes(pipeline_folder):
     assert generator.image_size == 16
     assert generator.latent_shape == (4, 8, 8)
     assert not generator.transformer.training
-    assert not any(p.requires_grad for p in [*generator.transformer.parameters(), *generator.vae.parameters()])
+    assert not any(p.requires_grad for p in [*generator.transformer.parameters(), *generator.autoencoder.vae.parameters()])
 
 
 def test_loading_one_with_names_warns_of_nothing(pipeline_folder, monkeypatch):
@@ -190,7 +190,7 @@ def test_images_are_in_range_and_scaled_by_the_vae_config():
 def test_half_precision_keeps_latents_in_float32(pipeline_folder, dtype):
     half = DiTGenerator.from_pretrained(str(pipeline_folder), dtype=dtype, steps=3)
     assert half.transformer.dtype == dtype
-    assert half.vae.dtype == torch.float32
+    assert half.autoencoder.vae.dtype == torch.float32
     full = DiTGenerator.from_pretrained(str(pipeline_folder), steps=3)
     ours, exact = half.sample([0, 1], [1, 2]), full.sample([0, 1], [1, 2])
     assert ours.dtype == torch.float32

@@ -262,6 +262,17 @@ def test_the_cosine_is_that_of_the_paper():
     assert alpha[999] / alpha[998] == pytest.approx(0.001, rel=1e-4)  # β is cut at 0.999
 
 
+@pytest.mark.parametrize(("schedule", "factor"), [(mar.COSINE, 316), (LINEAR, 0.2)])
+def test_the_first_step_multiplies_an_error_of_the_noise_as_is_said(schedule, factor):
+    betas = DDPMScheduler(**schedule).betas
+    alpha = (1 - betas.double()).cumprod(0)
+    first = next(respaced(betas, 100))
+    beta = 1 - alpha[999] / alpha[989]
+    written = (alpha[989] / alpha[999]).sqrt() * beta / (1 - alpha[999]).sqrt()
+    assert first.clean * first.level / first.signal == pytest.approx(float(written), rel=1e-9)
+    assert float(written) == pytest.approx(factor, rel=0.01)
+
+
 def test_training_masks_as_the_papers_distribution():
     u = torch.linspace(0, 0.999, 7, dtype=torch.float64)
     expected = truncnorm((0.7 - 1) / 0.25, 0, loc=1, scale=0.25).ppf(u.numpy())

@@ -34,6 +34,14 @@ def refused(folder):
     return said
 
 
+@pytest.mark.parametrize("file", [TRANSFORMER, VAE, SCHEDULER])
+def test_a_file_of_a_part_is_named_with_the_part(folder, file):
+    (folder / file).write_text("null")
+    assert f"; {file} must hold a JSON object" in refused(folder)
+    (folder / file).unlink()
+    assert f"; there is no {file} in it" in refused(folder)
+
+
 @pytest.mark.parametrize(
     ("file", "field", "values"),
     [

@@ -131,7 +131,7 @@ def test_images_are_in_range_and_scaled_by_the_vae_config(text_folders, tmp_path
 @XL
 def test_half_precision_keeps_latents_and_vae_in_float32(text_folders, xl):
     half, full = (load(text_folders[xl], dtype=dtype, guidance_scale=2.0) for dtype in (torch.bfloat16, torch.float32))
-    assert half.unet.dtype == torch.bfloat16 and half.vae.dtype == torch.float32
+    assert half.unet.dtype == torch.bfloat16 and half.autoencoder.vae.dtype == torch.float32
     ours, exact = half.sample([0, 1], [1, 2]), full.sample([0, 1], [1, 2])
     assert ours.dtype == torch.float32 and (ours - exact).norm() / exact.norm() < 0.05
 

@@ -96,9 +96,11 @@ def test_settings_are_read_from_their_words_as_they_were():
 
 
 @pytest.mark.parametrize("name", titles())
-def test_defaults_need_no_words(name):
+def test_defaults_need_no_words(name, tmp_path):
     config_class = find_recipe(name).config_class
-    places = {"location": "set"} if name in ("evaluate", "relabel") else {}
+    (tmp_path / "sit.safetensors").touch()
+    weights = {"kind": "sit", "weights": tmp_path / "sit.safetensors"}
+    places = {"evaluate": {"location": "set"}, "relabel": {"location": "set"}, "convert": weights}.get(name, {})
     config = config_class(**places)
-    assert words(config) == list(places.values())
+    assert words(config) == [str(place) for place in places.values()]
     assert parse(config_class, words(config)) == replace(config)

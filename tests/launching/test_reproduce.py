@@ -26,6 +26,7 @@ from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord, S
 from distill_hub.artifact.package import write_artifact
 from distill_hub.cli import main
 from distill_hub.config import LOADING, check_settings, parse, resolved
+from distill_hub.generating.kinds import FITTED_KINDS
 from distill_hub.launching import reproduce as module
 from distill_hub.launching.reproduce import Difference, compare, make_words, reproduce
 from distill_hub.options.cao2 import Cao2Config
@@ -318,6 +319,17 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
     dit = model("facebook/DiT-XL-2-256", "b" * 40, timestep_features="dit")
     assert "--timestep_features=dit" in words("auto", dit, generator="there")
     assert "--timestep_features=diffusers" in words("auto", model("facebook/DiT-XL-2-256", "b" * 40))
+
+
+@pytest.mark.parametrize("kind", sorted(FITTED_KINDS))
+def test_a_kind_that_was_fitted_is_fitted_again_and_is_no_folder(manifest, kind):
+    def words(id):
+        config = {**resolved(Cao2Config(generator=kind)), "timestep_features": None}
+        return options(line(with_method(manifest, "cao2", config, generator=model(id))))
+
+    assert f"--generator={kind}" in words("fitted on digits")
+    with pytest.raises(InputError, match=f"generator: '{kind}' .*it is a folder of whoever made the set"):
+        words(kind)  # as the folder ./mar is on record
 
 
 def test_the_vae_is_that_of_the_commit_on_record_or_lies_elsewhere_now(manifest, tmp_path):

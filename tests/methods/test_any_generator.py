@@ -106,6 +106,16 @@ def test_psr_descends_its_objective(latents):
     assert (terms[:, 1, 1] > 0).all() and not torch.equal(with_labels, refined)
 
 
+def test_the_mean_of_psr_is_over_what_the_network_was_asked(latents):
+    targets, confidence = torch.full((3, 3), 1 / 3), torch.full((3,), 0.5)
+    how = {"steps": 1, "kl_steps": 0, "learning_rate": 0.01}
+    given = Toy(), Teacher(), latents, [0, 1, 2], targets, confidence, [5, 6, 7]
+    (by_sum, sums), (by_mean, means) = (psr.refine(*given, **how, reduction=reduction) for reduction in ("sum", "mean"))
+    elements = Toy().corruption([cpu_generator(seed) for seed in (5, 6, 7)]).elements
+    torch.testing.assert_close(means[:, 0, 0] * elements, sums[:, 0, 0])
+    torch.testing.assert_close((by_mean - latents) * elements.view(-1, 1, 1, 1), by_sum - latents, atol=1e-5, rtol=1e-4)
+
+
 def test_a_pool_is_drawn_and_decoded(tmp_path):
     pool = draw_pool(Run(tmp_path, {}), Toy(), Teacher(), ["cow", "ant"], [2, 0], 4, seed=1, batch_size=3)
     for label, (name, offset) in enumerate((("cow", 2), ("ant", 0))):

@@ -422,7 +422,7 @@ def test_what_inference_mode_gave_is_taken(generator, teacher, latents, targets)
 
 
 def test_the_networks_stay_as_they_were_and_get_no_gradients(generator, teacher, latents, targets):
-    modules = (generator.transformer, generator.vae, teacher.model)
+    modules = (generator.transformer, generator.autoencoder.vae, teacher.model)
     before = [[p.clone() for p in module.state_dict().values()] for module in modules]
     start = latents.clone()
     refined, losses = call(generator, teacher, latents, targets, steps=3, kl_steps=2)

@@ -194,6 +194,11 @@ def test_a_selector_is_named_with_the_classes_it_judged_among(render, full):
     assert told in next(line for line in card.splitlines() if line.startswith("- **Selector:** org/"))
 
 
+@pytest.mark.parametrize(("method", "recipe"), [("mar", "plain"), ("random", "random_real"), ("psr", "psr")])
+def test_the_recipe_is_called_as_it_is_typed(render, method, recipe):
+    assert f"- **Method:** X, recipe `{recipe}`" in render(method=MethodRecord(name=method, title="X", config={}))
+
+
 def test_a_tuned_generator_is_called_so(render, full, make_tuning):
     line = next(line for line in render(**full).splitlines() if line.startswith("- **Generator:** "))
     assert "fine-tuned" not in line

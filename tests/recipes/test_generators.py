@@ -2,14 +2,17 @@
 
 import re
 import runpy
+from typing import get_args, get_type_hints
 
 import pytest
 from helpers import RECIPES, ROOT
 
 from distill_hub.config import InputError
-from distill_hub.generating.kinds import KINDS
+from distill_hub.generating.kinds import FITTED_KINDS, KINDS
 from distill_hub.generating.open import Located
 from distill_hub.making import start
+from distill_hub.networks.names import FITTED_GENERATORS
+from distill_hub.options.fit_generator import FitGeneratorConfig
 from distill_hub.options.shared import SampleOptions
 
 TEXT = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
@@ -24,6 +27,12 @@ def test_all_kinds_and_all_methods_with_a_generator_are_in_the_tables():
     for kind, pipelines in re.findall(r"^\| `(\w+)` \| (.*?) \|", TEXT, re.MULTILINE):
         if kind in KINDS:
             assert set(re.findall(r"`(\w+)`", pipelines)) == set(KINDS[kind].PIPELINES)
+
+
+def test_what_needs_no_torch_knows_the_kinds_that_are_fitted():
+    assert ("auto", *FITTED_KINDS) == FITTED_GENERATORS
+    assert get_args(get_type_hints(FitGeneratorConfig)["kind"]) == tuple(FITTED_KINDS)
+    assert {key: kind.FACTS["name"] for key, kind in KINDS.items()} == {key: key for key in KINDS}
 
 
 @pytest.mark.parametrize("kind", COLUMNS)

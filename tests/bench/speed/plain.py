@@ -65,7 +65,7 @@ def sampling(scene: Scene, workers: int) -> Work:
             guided = unconditional + generator.guidance_scale * (conditional - unconditional)
             step = generator.diffusion.scheduler.step(torch.cat([guided, variance], 1), t, latents, generator=noise)
             latents = step.prev_sample
-        pixels = generator.vae.decode(latents / generator.vae.config.scaling_factor).sample / 2 + 0.5
+        pixels = generator.autoencoder.vae.decode(latents / generator.autoencoder.vae.config.scaling_factor).sample / 2 + 0.5
         image = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
         scene.teacher.logits(image.float() / 255)
         return latents, image
@@ -80,7 +80,7 @@ def sampling(scene: Scene, workers: int) -> Work:
 
 def _with_weight_gradients(scene: Scene) -> None:
     """Leave requires_grad on, as a network is loaded."""
-    for network in (scene.generator.transformer, scene.generator.vae, scene.teacher.model):
+    for network in (scene.generator.transformer, scene.generator.autoencoder.vae, scene.teacher.model):
         network.requires_grad_(True)
 
 
@@ -138,7 +138,10 @@ def refine_psr(scene: Scene, workers: int) -> Work:
             loss = denoising = (predicted - noise).square().sum()
             divergence = torch.zeros((), device=scene.device)
             if step >= steps - steps // 25:
-                pixels = generator.vae.decode(latents / generator.vae.config.scaling_factor).sample / 2 + 0.5
+                pixels = (
+                    generator.autoencoder.vae.decode(latents / generator.autoencoder.vae.config.scaling_factor).sample / 2
+                    + 0.5
+                )
                 logits = teacher.logits(pixels.clamp(0, 1)) / 1.5
                 divergence = F.kl_div(F.log_softmax(logits, 1), target, reduction="sum")
                 loss = denoising + weights[index].item() * divergence
