@@ -104,7 +104,8 @@ def steps(
     done, before, meter = checkpoint.step, checkpoint.cost, Meter(run.device)
     if done:
         checkpoint.restore(state)
-    last, todo = time.monotonic(), range(done, done + run.part(total - done) if done < total else done)
+    started = last = time.monotonic()
+    todo = range(done, done + run.part(total - done) if done < total else done)
     for step in progress(todo, title, unit=unit, done=done, disable=not title):
         yield step
         if step + 1 == todo.stop:
@@ -113,6 +114,7 @@ def steps(
             _refuse_not_finite(state, step + 1, total, checkpoint, unit, advice)
             checkpoint.save(state, step + 1, added(before, meter.read()))
             last = time.monotonic()
+    run.looped(time.monotonic() - started)
     run.carried = added(run.carried, before)
     file.unlink(missing_ok=True)
 

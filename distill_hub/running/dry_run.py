@@ -78,7 +78,7 @@ class DryRun(Run):
         atexit.register(self._remove)  # also after an error, or Ctrl-C
         self.planned_dir = output_dir
         self.estimates: list[Estimate] = []
-        self._scale = 1.0
+        self._scale, self._left_out = 1.0, 0.0
 
     def cached(self, path: Path) -> Path:
         """Return a path in the cache where there is something, else one in this run's folder."""
@@ -90,18 +90,26 @@ class DryRun(Run):
         self._scale = steps / taken
         return taken
 
+    def looped(self, seconds: float) -> None:
+        """Count what the steps that were left out take, and nothing around the loop more than once."""
+        self._left_out += seconds * (self._scale - 1)
+        self._scale = 1.0
+
     def timed(self, function: Callable[[], Any]) -> tuple[float, Any]:
-        """Call a function on all processes at once; return the seconds of the slowest, and this process's result."""
+        """Call a function on all processes at once; return the seconds of the slowest, and this process's result.
+
+        Of a loop that took `part` of its steps and said so, see `looped`, the seconds are those of all steps.
+        """
         self.accelerator.wait_for_everyone()
         for _ in range(2):
-            started = time.perf_counter()
+            self._left_out, started = 0.0, time.perf_counter()
             result = function()
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             seconds = max(gather_object([time.perf_counter() - started]))
             if seconds >= SHORT:
                 break
-        return seconds, result
+        return seconds + max(gather_object([self._left_out])), result
 
     def expect(
         self, stage: str, items: int, seconds: float, size: int = 0, *, chunks: int = 1, is_published: bool = False

@@ -125,6 +125,9 @@ class Run:
         """Return how many of a loop's steps to take: all of them, but for a dry run."""
         return steps
 
+    def looped(self, seconds: float) -> None:
+        """Hear how long a loop inside a chunk took, whose steps `part` gave; only a dry run minds."""
+
     def say(self, text: Any) -> None:
         """Print on the main process."""
         if self.is_main:

@@ -1,5 +1,7 @@
 """Loops inside a chunk: killed at any step they come to the same, and what is broken reaches no checkpoint."""
 
+import time
+
 import pytest
 import torch
 
@@ -87,4 +89,20 @@ def test_a_dry_run_takes_a_small_part(tmp_path, total, count):
     run, taken = DryRun(tmp_path / "out", {"a": 1}), []
     walk(run, tmp_path / "file", total=total, taken=taken)
     assert taken == list(range(count))
+    run.end()
+
+
+def test_a_dry_run_counts_what_is_around_a_loop_once(tmp_path):
+    run = DryRun(tmp_path / "out", {"a": 1})
+
+    def work(part):
+        time.sleep(0.3)
+        for _ in steps(run, tmp_path / "file", 500, {}):
+            time.sleep(0.01)
+        return {"x": torch.zeros(len(part))}
+
+    run.map("twice", [0, 1], work, chunk_size=1)
+    run.map("no loop", [0], lambda part: {"x": torch.zeros(1)}, chunk_size=1)
+    twice, none = (known.seconds for known in run.estimates)
+    assert 2 * 5.3 < twice < 2 * 20 and none < 1  # with all of it 500 / 5 times, 2 * 35
     run.end()
