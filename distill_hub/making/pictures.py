@@ -64,7 +64,7 @@ def embedding(setup: Setup, pool: Stage, selected: Stage) -> Picture:
             rows = train.by_class[label]
             seed = draw_seed(setup.config.seed, "embedding picture", names[label])
             drawn = torch.randperm(len(rows), generator=cpu_generator(seed))[:REAL]
-            kinds["real"].append(setup.teacher.embeddings(train.pixels(rows[drawn], setup.image_size)))
+            kinds["real"].append(setup.teacher.embeddings(train.pixels(rows[drawn.numpy()], setup.image_size)))
             own = pool.rows(label * per_class, (label + 1) * per_class, "embeddings")["embeddings"]
             kinds["pool"].append(own)
             images = selected.rows(label * ipc, (label + 1) * ipc, "images")["images"]

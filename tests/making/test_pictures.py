@@ -78,6 +78,14 @@ def test_some_classes_with_their_real_images_pool_and_set(setup, stages, monkeyp
         assert all((a == b).all() for a, b in zip(arrays, again[kind], strict=True))
 
 
+def test_a_class_may_have_one_real_image(setup, stages, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pictures, "embedding_map", lambda kinds, *_: shown.append(kinds["real"]))
+    monkeypatch.setattr(pictures, "REAL", 1)
+    pictures.embedding(setup, stages[0], stages[2])("file.png")
+    assert [own.shape for own in shown[0]] == [(1, 48)] * 6
+
+
 def record(curve, student="convnet-3"):
     score = Score(last=[0.5], best=[0.6], best_epoch=[2], curve=curve)
     return EvaluationRecord.model_construct(student=student, score=score, baselines={}, settings={"looks": [1, 2, 3]})
