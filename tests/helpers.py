@@ -38,10 +38,9 @@ FILES = sorted((ROOT / "recipes").glob("*.py"))
 RECIPES = {file.stem: runpy.run_path(str(file))["main"].__annotations__["config"] for file in FILES}
 
 
-def make_pipeline(num_classes: int = 3, *, learned_variance: bool = False) -> DiTPipeline:
-    """Build a random DiT (4x8x8 latents, 16 px images) as diffusers itself would hold it."""
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
+def make_vae() -> AutoencoderKL:
+    """Build a random VAE from 16 px to 4x8x8 latents."""
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 16),
@@ -51,6 +50,12 @@ def make_pipeline(num_classes: int = 3, *, learned_variance: bool = False) -> Di
         sample_size=16,
         scaling_factor=0.7,
     )
+
+
+def make_pipeline(num_classes: int = 3, *, learned_variance: bool = False) -> DiTPipeline:
+    """Build a random DiT (4x8x8 latents, 16 px images) as diffusers itself would hold it."""
+    torch.manual_seed(0)
+    vae = make_vae()
     transformer = DiTTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=16,

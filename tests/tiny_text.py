@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from helpers import make_vae
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -45,16 +45,7 @@ def make_text_pipeline(folder: Path, *, xl: bool = False) -> StableDiffusionPipe
     """Build one of 4x8x8 latents and images of 16 px; its tokenizers are written to a folder."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(write_tokenizer(folder / "tokenizer"))
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-        scaling_factor=0.7,
-    )
+    vae = make_vae()
     extra = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 60}
     unet = UNet2DConditionModel(
         sample_size=8,

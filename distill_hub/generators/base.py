@@ -142,3 +142,13 @@ class Generator(Protocol):
             corruption: From this generator, of as many images.
             class_ids: The conditions.
         """
+
+
+def check_start(start: torch.Tensor | None, strength: float) -> None:
+    """Refuse what `Generator.sample` cannot be asked for.
+
+    Raises:
+        ValueError: For a strength outside (0, 1], or of no start.
+    """
+    if not 0 < strength <= 1 or (start is None and strength != 1):
+        raise ValueError(f"strength {strength}: it lies in (0, 1], and is 1 without a start")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-from distill_hub.generators.base import Guide, State
+from distill_hub.generators.base import Guide, State, check_start
 from distill_hub.running.seeds import cpu_generator
 
 # The respaced timesteps of each sampler. "linspace" for DDPM is the spacing of DiT's own sampler (0, 20.4, ..., 999 for 50
@@ -93,8 +93,7 @@ class Diffusion:
         Raises:
             ValueError: For another strength.
         """
-        if not 0 < strength <= 1 or (start is None and strength != 1):
-            raise ValueError(f"strength {strength}: it lies in (0, 1], and is 1 without a start")
+        check_start(start, strength)
         with_graph = guide is not None and guide.needs_graph
         with torch.inference_mode(not with_graph), torch.set_grad_enabled(with_graph):
             return self._sample(predict, seeds, guide, start, strength)

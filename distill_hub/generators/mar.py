@@ -9,7 +9,6 @@ respaced steps, from t to t', multiplies an error of the predicted noise by √(
 a network must have been trained long to survive.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,11 +21,11 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
 from distill_hub.generators.autoencoder import Autoencoder
-from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State
+from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State, check_start
 from distill_hub.generators.known import stated_license
 from distill_hub.generators.mar_schedule import masked_counts, respaced, training_share
 from distill_hub.generators.objective import Objective
-from distill_hub.generators.pipeline import load_pipeline
+from distill_hub.generators.pipeline import load_pipeline, save_pipeline
 from distill_hub.networks.configs import MarConfig, MarIndex
 from distill_hub.networks.mar import MAR
 from distill_hub.running.seeds import cpu_generator
@@ -148,8 +147,7 @@ class MARGenerator:
         Raises:
             InputError: For a guide that needs a graph: the tokens that are there are no function of those being drawn.
         """
-        if not 0 < strength <= 1 or (start is None and strength != 1):
-            raise ValueError(f"strength {strength}: it lies in (0, 1], and is 1 without a start")
+        check_start(start, strength)
         if guide is not None and guide.needs_graph:
             raise InputError(
                 "generator", self.facts.name, "no gradients go through its sampler; one of another kind is needed"
@@ -384,9 +382,5 @@ def _fitted_objective(device: torch.device) -> Objective:
 
 def save(network: MAR, vae: AutoencoderKL, folder: Path, noise: dict[str, Any] = _FITTED) -> None:
     """See `kinds.Fittable`; `noise` is the configuration of the head's noise schedule, where it is not that of a fit."""
-    parts = {"transformer": network, "vae": vae, "scheduler": DDPMScheduler(**noise, clip_sample=False)}
-    for part, module in parts.items():
-        module.save_pretrained(folder / part)
-    libraries = {part: ["diffusers", type(module).__name__] for part, module in parts.items()}
-    index = {"_class_name": PIPELINES[0], **libraries, "transformer": ["distill_hub", "MAR"]}
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    scheduler = DDPMScheduler(**noise, clip_sample=False)
+    save_pipeline(PIPELINES[0], folder, transformer=network, vae=vae, scheduler=scheduler)

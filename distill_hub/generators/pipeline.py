@@ -1,11 +1,13 @@
 """The files of a pipeline of transformer and VAE: fetched, checked, and built from known classes, whatever they name."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel, ModelMixin, SchedulerMixin
 from huggingface_hub import snapshot_download
 
 from distill_hub.config import InputError
@@ -165,3 +167,18 @@ def load_model(
         model, found = kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, output_loading_info=True)
     check_loaded(model, field, name, found["missing_keys"], found["unexpected_keys"])
     return model
+
+
+def save_pipeline(name: str, folder: Path, **parts: ModelMixin | SchedulerMixin) -> None:
+    """Write a pipeline folder in diffusers' layout, of a pipeline that diffusers has no class of.
+
+    Args:
+        name: `_class_name` in its model_index.json.
+        folder: Where to save.
+        parts: Its networks and its scheduler, each in the folder of its name.
+    """
+    for part, module in parts.items():
+        module.save_pretrained(folder / part)
+    classes = {part: [type(module).__module__.split(".")[0], type(module).__name__] for part, module in parts.items()}
+    said = {"_class_name": name, "_diffusers_version": diffusers.__version__, **classes}
+    (folder / "model_index.json").write_text(json.dumps(said, indent=2), encoding="utf-8")

@@ -5,7 +5,6 @@ weights, run the other way: time t = 1−s, from noise to data, and the network 
 `_network_velocity` alone; everything else here is in the paper's time, s.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,18 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
 from distill_hub.data.classes import SourceClass
 from distill_hub.generators.autoencoder import Autoencoder
-from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State
+from distill_hub.generators.base import Decoder, GeneratorFacts, Guide, State, check_start
 from distill_hub.generators.diffusion import classifier_free
 from distill_hub.generators.dit import build as build_dit
 from distill_hub.generators.dit import check_guided_channels, set_timestep_features
 from distill_hub.generators.known import stated_license
-from distill_hub.generators.pipeline import load_pipeline
+from distill_hub.generators.pipeline import load_pipeline, save_pipeline
 from distill_hub.networks.configs import FlowConfig
 from distill_hub.running.seeds import cpu_generator
 
@@ -176,8 +174,7 @@ class SiTGenerator:
 
         A guide is asked once per step; what it adds to the velocity holds for all of the step.
         """
-        if not 0 < strength <= 1 or (start is None and strength != 1):
-            raise ValueError(f"strength {strength}: it lies in (0, 1], and is 1 without a start")
+        check_start(start, strength)
         with_graph = guide is not None and guide.needs_graph
         draws = [cpu_generator(seed) for seed in seeds]
         levels = [1 - step / self.steps for step in range(self.steps + 1)]
@@ -321,10 +318,5 @@ def loss(
 
 
 def save(network: DiTTransformer2DModel, vae: AutoencoderKL, folder: Path) -> None:
-    """See `kinds.Fittable`: in diffusers' layout, which has no pipeline for it."""
-    parts = {"transformer": network, "vae": vae, "scheduler": FlowMatchEulerDiscreteScheduler()}
-    for part, module in parts.items():
-        module.save_pretrained(folder / part)
-    index = {part: ["diffusers", type(module).__name__] for part, module in parts.items()}
-    said = {"_class_name": PIPELINES[0], "_diffusers_version": diffusers.__version__, **index}
-    (folder / "model_index.json").write_text(json.dumps(said, indent=2), encoding="utf-8")
+    """See `kinds.Fittable`."""
+    save_pipeline(PIPELINES[0], folder, transformer=network, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler())
