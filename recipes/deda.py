@@ -21,8 +21,9 @@ def main(config: DedaConfig) -> Path | None:
 
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
-    from distill_hub.methods import deda, sre2l
     from distill_hub.methods.losses import loss_note
+    from distill_hub.recovery import deda
+    from distill_hub.recovery.recover import Objective, recover_set
     from distill_hub.statistics.bank import open_bank
 
     setup = set_up(config, "deda", batch_norm=True)
@@ -33,7 +34,7 @@ def main(config: DedaConfig) -> Path | None:
     bank = open_bank(run, setup.source, teacher, setup.teacher_record.sha256, **measured)
 
     # Stage II: the images, class by class; classes that are optimised side by side do not depend on each other.
-    def objective(labels: torch.Tensor) -> sre2l.Objective:
+    def objective(labels: torch.Tensor) -> Objective:
         weights = {"gamma": config.gamma, "lambda_var": config.lambda_var, "lambda_cov": config.lambda_cov}
         how = {"at": config.features, "reduction": config.reduction}
         return deda.objective(teacher, labels, len(labels) // config.ipc, bank, **weights, **how)
@@ -41,7 +42,7 @@ def main(config: DedaConfig) -> Path | None:
     items = [(label, index) for label in range(len(names)) for index in range(config.ipc)]
     batch = {"chunk_size": config.classes_at_a_time * config.ipc, "size": size, "mirrored": setup.source.mirrored}
     batch |= {"made_from": setup.made_from, "lower": "a smaller --classes_at_a_time or --ipc"}
-    recovered = sre2l.recover_set(run, teacher, names, items, objective, config, **batch)
+    recovered = recover_set(run, teacher, names, items, objective, config, **batch)
     return package_and_score(setup, recovered, setup.manifest(deda.FACTS, loss_note(recovered)))
 
 

@@ -16,7 +16,7 @@ from distill_hub.options.shared import SourceOptions
 def main(config: FitClassifierConfig) -> None:
     """Train, measure on the test split, and save network, record and model card."""
     from distill_hub.data.sources import load_source
-    from distill_hub.making.fit_classifier import fit_classifier
+    from distill_hub.teachers.fit import fit_classifier
 
     fit_classifier(load_source(**options(config, SourceOptions)), config).end()
 

@@ -18,9 +18,9 @@ def main(config: FitGeneratorConfig) -> None:
     import shlex
     import time
 
+    from distill_hub.data.size import with_size
     from distill_hub.data.sources import fit_folder, load_source
     from distill_hub.generating.fit import fit_generator, fit_on_main, fitted_name
-    from distill_hub.making.size import with_size
     from distill_hub.running.console import show
     from distill_hub.running.dry_run import DryRun
     from distill_hub.running.lock import hold

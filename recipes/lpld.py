@@ -18,8 +18,9 @@ def main(config: LpldConfig) -> Path | None:
 
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
-    from distill_hub.methods import sre2l
     from distill_hub.methods.losses import loss_note
+    from distill_hub.recovery import sre2l
+    from distill_hub.recovery.recover import Objective, recover_set
     from distill_hub.statistics.bank import open_bank
     from distill_hub.statistics.moving import MovingAverage
 
@@ -30,14 +31,14 @@ def main(config: LpldConfig) -> Path | None:
     measured |= {"moving": moving if config.class_statistics == "moving" else None}
     bank = open_bank(run, setup.source, teacher, setup.teacher_record.sha256, **measured)
 
-    def objective(labels: torch.Tensor) -> sre2l.Objective:
+    def objective(labels: torch.Tensor) -> Objective:
         weights = {"weight": config.statistics_weight, "first_layer_weight": config.first_layer_weight}
         return sre2l.statistics_objective(teacher, labels, len(labels) // config.ipc, bank=bank, **weights)
 
     items = [(label, index) for label in range(len(names)) for index in range(config.ipc)]
     batch = {"chunk_size": config.classes_at_a_time * config.ipc, "size": size, "mirrored": setup.source.mirrored}
     batch |= {"made_from": setup.made_from, "lower": "a smaller --classes_at_a_time or --ipc"}
-    recovered = sre2l.recover_set(run, teacher, names, items, objective, config, **batch)
+    recovered = recover_set(run, teacher, names, items, objective, config, **batch)
     return package_and_score(setup, recovered, setup.manifest(sre2l.LPLD, loss_note(recovered)))
 
 

@@ -20,14 +20,15 @@ def main(config: Sre2lConfig) -> Path | None:
 
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
-    from distill_hub.methods import sre2l
     from distill_hub.methods.candidates import keep
     from distill_hub.methods.losses import loss_note
+    from distill_hub.recovery import sre2l
+    from distill_hub.recovery.recover import Objective, recover_set
 
     setup = set_up(config, "sre2l", batch_norm=True)
     names = setup.source.class_names
 
-    def objective(labels: torch.Tensor) -> sre2l.Objective:
+    def objective(labels: torch.Tensor) -> Objective:
         weights = {"weight": config.statistics_weight, "first_layer_weight": config.first_layer_weight}
         return sre2l.statistics_objective(setup.teacher, labels, 1, **weights)
 
@@ -39,7 +40,7 @@ def main(config: Sre2lConfig) -> Path | None:
         "mirrored": setup.source.mirrored,
     }
     batch |= {"made_from": setup.made_from, "lower": "a smaller --recover_batch_size"}
-    recovered = sre2l.recover_set(setup.run, setup.teacher, names, items, objective, config, **batch)
+    recovered = recover_set(setup.run, setup.teacher, names, items, objective, config, **batch)
     by_class = [index * len(names) + label for label in range(len(names)) for index in range(config.ipc)]
     selected = keep(setup.run, recovered, by_class)
     manifest = setup.manifest(sre2l.FACTS, loss_note(recovered))

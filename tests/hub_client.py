@@ -86,7 +86,7 @@ def load(*args, **kwargs):
 def views(location):
     """Open stored views; return their hash and the batches of the first epoch."""
     from distill_hub.artifact.find import find, read_description
-    from distill_hub.artifact.views import open_views
+    from distill_hub.views.files import open_views
 
     found = find(location)
     stored = open_views(found, read_description(found)[0])

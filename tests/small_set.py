@@ -21,8 +21,8 @@ from distill_hub.artifact.manifest import (
 )
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord, Score
-from distill_hub.artifact.views import write_views
 from distill_hub.publishing.card import render_card
+from distill_hub.views.files import write_views
 
 NAMES = ("tench", "Old | English <sheepdog>", "château")
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)

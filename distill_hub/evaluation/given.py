@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.manifest import FreePixelsRecord, Manifest
-from distill_hub.artifact.views import Views
 from distill_hub.data.sources import Source
-from distill_hub.evaluation.subject import HeldOut
-from distill_hub.evaluation.train import TrainingSet
+from distill_hub.training.subject import HeldOut
+from distill_hub.training.train import TrainingSet
+from distill_hub.views.files import Views
 
 
 @dataclass(frozen=True)

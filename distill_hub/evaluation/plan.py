@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from distill_hub.artifact.records import REAL
 from distill_hub.evaluation.scores import Trial
-from distill_hub.evaluation.settings import Settings
-from distill_hub.evaluation.subject import Subject
-from distill_hub.evaluation.train import train_students
 from distill_hub.running.dry_run import DryRun
+from distill_hub.training.settings import Settings
+from distill_hub.training.subject import Subject
+from distill_hub.training.train import train_students
 
 
 def expect_students(

@@ -11,8 +11,8 @@ from distill_hub.augmentation.augment import Augmentation
 from distill_hub.config import InputError
 from distill_hub.evaluation.metrics import augmentation_robust_score, label_robust_score, mmd
 from distill_hub.evaluation.scores import Trial
-from distill_hub.evaluation.settings import Settings
-from distill_hub.evaluation.subject import Subject
+from distill_hub.training.settings import Settings
+from distill_hub.training.subject import Subject
 
 
 def real_trial(subject: Subject, settings: Settings) -> Trial:

@@ -14,19 +14,13 @@ from distill_hub.artifact.find import Found, find
 from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.records import OWN, REAL, Comparison, EvaluationRecord
-from distill_hub.artifact.views import open_views
 from distill_hub.config import InputError
 from distill_hub.data.known import Normalization
 from distill_hub.data.sources import Source, load_source
-from distill_hub.evaluation.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.given import Given
 from distill_hub.evaluation.plan import expect_students
-from distill_hub.evaluation.protocols import Protocol
-from distill_hub.evaluation.protocols import protocol as protocol_named
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
 from distill_hub.evaluation.scores import Trial, measure, refuse_missing, refuse_pictures, trials_of
-from distill_hub.evaluation.subject import Subject, label_temperature, real_source, student_rate
-from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.whitening import refit_zca
 from distill_hub.foreign.align import align
 from distill_hub.foreign.labels import LabelKind
@@ -36,6 +30,12 @@ from distill_hub.running.console import show
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
 from distill_hub.running.session import session
+from distill_hub.teachers.open import open_known_teacher
+from distill_hub.training.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
+from distill_hub.training.protocols import Protocol
+from distill_hub.training.protocols import protocol as protocol_named
+from distill_hub.training.subject import Subject, label_temperature, real_source, student_rate
+from distill_hub.views.files import open_views
 
 
 @dataclass(frozen=True)

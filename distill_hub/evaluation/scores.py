@@ -13,17 +13,17 @@ from rich.table import Table
 from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import EnvironmentRecord, Manifest, now
 from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Score
-from distill_hub.artifact.views import Views
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
-from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol
-from distill_hub.evaluation.settings import Settings, Task
-from distill_hub.evaluation.subject import Subject
-from distill_hub.evaluation.train import TrainingSet, resized, train_students
 from distill_hub.networks.build import check_student
 from distill_hub.running.console import loud
 from distill_hub.running.run import Run
 from distill_hub.running.stages import key_of
+from distill_hub.training.protocols import FKD_EPOCHS, Protocol
+from distill_hub.training.settings import Settings, Task
+from distill_hub.training.subject import Subject
+from distill_hub.training.train import TrainingSet, resized, train_students
+from distill_hub.views.files import Views
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.manifest import Manifest, ModelRecord, ViewsFacts
-from distill_hub.artifact.views import write_views
 from distill_hub.augmentation.augment import augment, batch_of, draw
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.evaluation.protocols import FKD_EPOCHS, Protocol, fkd_batch_size, fkd_views, protocol
-from distill_hub.evaluation.train import epoch_generator
 from distill_hub.running.console import size_text
 from distill_hub.running.run import Run, Stage
+from distill_hub.training.protocols import FKD_EPOCHS, Protocol, fkd_batch_size, fkd_views, protocol
+from distill_hub.training.train import epoch_generator
+from distill_hub.views.files import write_views
 
 WRITTEN_BY_DEFAULT = 64 * 2**20  # bytes: more is made on request
 CHUNK_ROWS = 2000  # views per chunk of work; at least one epoch
@@ -113,7 +113,7 @@ def draw_views(
 
 
 def store_views(folder: Path, manifest: Manifest, stage: Stage, facts: ViewsFacts) -> Manifest:
-    """Write drawn views into the artifact folder; see `artifact.views.write_views`."""
+    """Write drawn views into the artifact folder; see `views.files.write_views`."""
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for epoch in range(facts.epochs):

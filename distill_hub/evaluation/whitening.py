@@ -8,8 +8,8 @@ import torch
 from distill_hub.artifact.manifest import ZcaRecord
 from distill_hub.augmentation.zca import EPS, Zca, check_side, fit
 from distill_hub.config import InputError
-from distill_hub.evaluation.subject import HeldOut
 from distill_hub.running.run import Run
+from distill_hub.training.subject import HeldOut
 
 _DECODED = 1000  # images at a time
 

@@ -16,9 +16,6 @@ from distill_hub.artifact.package import write_artifact
 from distill_hub.config import options, resolved
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.sources import Source, load_source
-from distill_hub.evaluation.contract import refuse_chance
-from distill_hub.evaluation.subject import HeldOut
-from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.foreign.align import Aligned, align
 from distill_hub.foreign.read import read_foreign
 from distill_hub.making.finish import next_step, write_card
@@ -30,6 +27,9 @@ from distill_hub.running.console import show
 from distill_hub.running.folder import made_with
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
+from distill_hub.teachers.open import open_teacher
+from distill_hub.training.contract import refuse_chance
+from distill_hub.training.subject import HeldOut
 
 
 def adopt(found: Found, config: AdoptConfig) -> Path:

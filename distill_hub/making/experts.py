@@ -22,9 +22,8 @@ from distill_hub.artifact.experts import (
 from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, ZcaRecord, now
 from distill_hub.config import InputError, options, resolved, words
 from distill_hub.data.known import FITTED
+from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source, fit_folder
-from distill_hub.evaluation.subject import HeldOut
-from distill_hub.making.size import with_size
 from distill_hub.making.space import open_space
 from distill_hub.making.start import Setup
 from distill_hub.matching.experts import fit
@@ -43,6 +42,7 @@ from distill_hub.running.files import atomic_write, folder_name
 from distill_hub.running.run import Run
 from distill_hub.running.stages import Stage
 from distill_hub.text import typed
+from distill_hub.training.subject import HeldOut
 
 
 def fit_experts(

@@ -11,13 +11,9 @@ from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import Manifest, SourceRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord
-from distill_hub.artifact.views import open_views
 from distill_hub.augmentation.tiles import decode
 from distill_hub.data.known import FITTED
-from distill_hub.evaluation.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
 from distill_hub.evaluation.scores import in_words, measure, score_table
-from distill_hub.evaluation.subject import Subject, label_temperature, student_rate
-from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.pictures import Picture, curves, embedding, refinement
 from distill_hub.making.plan import expect_rest, seen, trials_for
@@ -30,6 +26,10 @@ from distill_hub.publishing.readme import card_of, readme_files
 from distill_hub.running.files import atomic_write, folder_name
 from distill_hub.running.run import Stage
 from distill_hub.text import typed
+from distill_hub.training.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
+from distill_hub.training.subject import Subject, label_temperature, student_rate
+from distill_hub.training.train import TrainingSet
+from distill_hub.views.files import open_views
 
 _LEARNED_TOO_LITTLE = (
     "it has learned too little; what helps is more --fit_dit_steps, more images, or a --generator that is trained already"

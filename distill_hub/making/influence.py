@@ -9,7 +9,6 @@ from torch import nn
 from distill_hub.augmentation.augment import normalize
 from distill_hub.config import options
 from distill_hub.guidance import igd
-from distill_hub.making.fit_classifier import check_memory
 from distill_hub.making.start import GeneratorSetup
 from distill_hub.matching import experts
 from distill_hub.matching.networks import fresh, resolve
@@ -22,6 +21,7 @@ from distill_hub.options.psr import RefineOptions
 from distill_hub.running.checkpoint import steps
 from distill_hub.running.run import Stage
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.teachers.fit import check_memory
 
 
 class Surrogate:

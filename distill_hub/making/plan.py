@@ -14,12 +14,12 @@ from distill_hub.augmentation.tiles import decode
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import real_trial
 from distill_hub.evaluation.scores import Trial, trials_of
-from distill_hub.evaluation.subject import Subject
-from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import draw_views, predicted_bytes
 from distill_hub.making.start import Setup
 from distill_hub.matching.space import Space
 from distill_hub.running.run import Stage
+from distill_hub.training.subject import Subject
+from distill_hub.training.train import TrainingSet
 
 SAMPLE = 32  # images that are encoded, to see how long it takes and how large they are
 

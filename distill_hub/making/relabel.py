@@ -6,13 +6,13 @@ from distill_hub.artifact.find import Found
 from distill_hub.artifact.load import read_artifact
 from distill_hub.augmentation.tiles import decode
 from distill_hub.config import InputError, options
-from distill_hub.evaluation.subject import HeldOut, real_source
-from distill_hub.evaluation.teacher import open_known_teacher
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.finish import write_card
 from distill_hub.options.commands import RealOptions, RelabelConfig
 from distill_hub.running.session import session, working_in
+from distill_hub.teachers.open import open_known_teacher
 from distill_hub.text import typed
+from distill_hub.training.subject import HeldOut, real_source
 
 
 def relabel(found: Found, config: RelabelConfig) -> None:

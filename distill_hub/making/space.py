@@ -3,15 +3,15 @@
 from distill_hub.artifact.manifest import FreePixelsRecord, ZcaRecord
 from distill_hub.augmentation.zca import check_side
 from distill_hub.config import InputError
-from distill_hub.evaluation.protocols import Protocol
 from distill_hub.evaluation.scores import refuse_pictures
-from distill_hub.evaluation.subject import HeldOut
 from distill_hub.evaluation.whitening import fit_zca
 from distill_hub.matching.pixels import normalization
 from distill_hub.matching.space import Space
 from distill_hub.options.matching import SpaceOptions
 from distill_hub.options.shared import SetOptions
 from distill_hub.running.run import Run
+from distill_hub.training.protocols import Protocol
+from distill_hub.training.subject import HeldOut
 
 
 def has_free_pixels(config: SetOptions) -> bool:

@@ -17,18 +17,13 @@ from distill_hub.augmentation.tiles import decode
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError, options, recorded, resolved
 from distill_hub.data.classes import match_classes
+from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source, check_ipc, load_source
-from distill_hub.evaluation.protocols import Protocol
-from distill_hub.evaluation.protocols import protocol as protocol_named
-from distill_hub.evaluation.subject import HeldOut
-from distill_hub.evaluation.teacher import open_selector, open_teacher
-from distill_hub.evaluation.train import TrainingSet
 from distill_hub.evaluation.views import epochs_of_views
 from distill_hub.generating.open import Located, locate, open_generator, resolve
 from distill_hub.generators.base import Generator
 from distill_hub.generators.phases import NO_GROUP
 from distill_hub.making.matching import check_matching, check_precision
-from distill_hub.making.size import with_size
 from distill_hub.making.space import check_space, has_free_pixels, open_space
 from distill_hub.matching.space import Space
 from distill_hub.methods.candidates import draw_pool, judge_pool
@@ -49,7 +44,12 @@ from distill_hub.options.shared import (
 from distill_hub.publishing.destination import Destination, check_destination
 from distill_hub.running.dry_run import open_run
 from distill_hub.running.run import Run, Stage
+from distill_hub.teachers.open import open_selector, open_teacher
 from distill_hub.text import few
+from distill_hub.training.protocols import Protocol
+from distill_hub.training.protocols import protocol as protocol_named
+from distill_hub.training.subject import HeldOut
+from distill_hub.training.train import TrainingSet
 
 ByKind = Mapping[str, Callable[[str], Any]]  # of a method's options what makes their defaults of a generator's kind
 _Options = TypeVar("_Options", bound=SetOptions)

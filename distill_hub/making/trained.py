@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 
-from distill_hub.making.fit_classifier import check_memory
 from distill_hub.making.start import Setup
 from distill_hub.matching import idc, trained
 from distill_hub.matching import pixels as pixel
@@ -15,6 +14,7 @@ from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.running.checkpoint import steps
 from distill_hub.running.run import Stage
 from distill_hub.running.seeds import draw_seed
+from distill_hub.teachers.fit import check_memory
 
 
 def match_in_trained(

@@ -17,11 +17,11 @@ from distill_hub.artifact.find import (
 from distill_hub.artifact.load import Artifact, read_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
-from distill_hub.artifact.views import open_views
 from distill_hub.config import InputError
 from distill_hub.hub import RemoteSet, fetch
 from distill_hub.publishing.destination import Content, Destination, Publication, check_destination, commit
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_of, readme_files
+from distill_hub.views.files import open_views
 
 
 def push(

@@ -18,11 +18,11 @@ from sklearn.datasets import load_sample_images
 
 from distill_hub.augmentation.augment import Augmentation, augment, draw
 from distill_hub.data.known import NORMALIZATIONS
-from distill_hub.evaluation.protocols import protocol
-from distill_hub.evaluation.settings import Settings, Task
-from distill_hub.evaluation.train import TrainingSet
 from distill_hub.running.console import show
 from distill_hub.running.seeds import cpu_generator
+from distill_hub.training.protocols import protocol
+from distill_hub.training.settings import Settings, Task
+from distill_hub.training.train import TrainingSet
 
 STORED, COUNT = 256, 32
 

@@ -19,10 +19,10 @@ from scipy.stats import kendalltau, spearmanr
 
 from distill_hub.classifiers import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from distill_hub.data.sources import Source, load_source
-from distill_hub.evaluation.teacher import fit_settings
-from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.methods.judging import VERDICTS, judge_images
 from distill_hub.running.console import show
+from distill_hub.teachers.open import fit_settings
+from distill_hub.training.train import TrainingSet, train_students
 
 
 def fitted(source: Source, args: argparse.Namespace) -> torch.nn.Module:

@@ -21,10 +21,10 @@ from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, SourceRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.data.known import NORMALIZATIONS
-from distill_hub.evaluation import train
-from distill_hub.evaluation.protocols import protocol
-from distill_hub.evaluation.settings import Task
 from distill_hub.running.machine import start_accelerator
+from distill_hub.training import train
+from distill_hub.training.protocols import protocol
+from distill_hub.training.settings import Task
 
 
 def peak() -> float:

@@ -27,11 +27,11 @@ from PIL import Image
 from distill_hub.artifact.load import load_artifact
 from distill_hub.classifiers import Classifier
 from distill_hub.data.sources import Source, load_source
-from distill_hub.evaluation.subject import HeldOut
-from distill_hub.evaluation.teacher import open_teacher
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.objective import Objective
 from distill_hub.running.run import Run
+from distill_hub.teachers.open import open_teacher
+from distill_hub.training.subject import HeldOut
 
 IPCS, NEIGHBOURS, LOSS_REPEATS = (50, 10), 5, 8
 PLAIN, DIFFFIT, MINIMAX, CAO2, REAL = "plain DiT", "DiffFit", "Minimax", "CaO2 on Minimax", "random real"

@@ -20,13 +20,13 @@ from distill_hub import load_distilled
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.classifiers import Classifier
 from distill_hub.data.sources import load_source
-from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.scores import Trial, measure, settings_of
-from distill_hub.evaluation.subject import HeldOut, Subject, student_rate
-from distill_hub.evaluation.teacher import open_teacher
-from distill_hub.evaluation.train import TrainingSet
 from distill_hub.running.console import show
 from distill_hub.running.run import Run
+from distill_hub.teachers.open import open_teacher
+from distill_hub.training.protocols import protocol
+from distill_hub.training.subject import HeldOut, Subject, student_rate
+from distill_hub.training.train import TrainingSet
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SETS = {  # row of the table: recipe and its words

@@ -18,11 +18,7 @@ from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.classifiers import Classifier
 from distill_hub.data.classes import match_classes
 from distill_hub.data.sources import Source, load_source
-from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.scores import Trial, measure, settings_of
-from distill_hub.evaluation.subject import HeldOut, Subject
-from distill_hub.evaluation.teacher import open_teacher
-from distill_hub.evaluation.train import TrainingSet
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.methods import cao2, dgs, psr
 from distill_hub.methods.candidates import Candidates, draw_pool, pool_of, render
@@ -31,6 +27,10 @@ from distill_hub.methods.real_difficulty import real_difficulties
 from distill_hub.running.console import show
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import draw_seed
+from distill_hub.teachers.open import open_teacher
+from distill_hub.training.protocols import protocol
+from distill_hub.training.subject import HeldOut, Subject
+from distill_hub.training.train import TrainingSet
 
 IPCS, MOST = (10, 50), 5 * 50  # candidates of a class
 PLAIN, CAO2, DGS, SELECTION, PSR = "first IPC", "CaO2's selection", "DGS", "PSR's selection", "PSR"

@@ -27,12 +27,12 @@ def main(config: Config) -> None:
 
     from distill_hub.augmentation.augment import Augmentation
     from distill_hub.data.sources import load_source
-    from distill_hub.evaluation.protocols import protocol
     from distill_hub.evaluation.scores import Trial, measure, settings_of
-    from distill_hub.evaluation.subject import HeldOut, Subject
-    from distill_hub.evaluation.train import TrainingSet
     from distill_hub.running.console import show
     from distill_hub.running.session import session
+    from distill_hub.training.protocols import protocol
+    from distill_hub.training.subject import HeldOut, Subject
+    from distill_hub.training.train import TrainingSet
 
     source, rules = load_source(**options(config, SourceOptions)), protocol(config.protocol)
     rows = source.train.draw_per_class(config.ipc, 0)

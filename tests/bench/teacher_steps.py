@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from distill_hub.data.sources import load_source
-from distill_hub.evaluation.subject import HeldOut
-from distill_hub.evaluation.teacher import fit_settings
-from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.networks.names import student_name
 from distill_hub.running.console import show
+from distill_hub.teachers.open import fit_settings
+from distill_hub.training.subject import HeldOut
+from distill_hub.training.train import TrainingSet, train_students
 
 
 def numbers(text: str) -> list[int]:

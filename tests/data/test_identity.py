@@ -14,10 +14,10 @@ from distill_hub.artifact.manifest import ClassRecord, SourceRecord
 from distill_hub.config import InputError
 from distill_hub.data.known import KNOWN
 from distill_hub.data.sources import load_source
-from distill_hub.evaluation.protocols import PROTOCOLS, protocol
 from distill_hub.evaluation.scores import settings_of
-from distill_hub.evaluation.subject import HeldOut, Subject, real_source
-from distill_hub.evaluation.train import TrainingSet
+from distill_hub.training.protocols import PROTOCOLS, protocol
+from distill_hub.training.subject import HeldOut, Subject, real_source
+from distill_hub.training.train import TrainingSet
 
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # as IDC has them
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -16,7 +16,7 @@ from distill_hub import InputError, evaluate
 from distill_hub.cli import main
 from distill_hub.config import HubError
 from distill_hub.evaluation import scores
-from distill_hub.evaluation.train import Training
+from distill_hub.training.train import Training
 
 ORDER = [3, 7, 5, 9, 0, 2, 8, 1, 6, 4]  # the digit that each label stands for; none for its own
 NAMES = [str(digit) for digit in ORDER]

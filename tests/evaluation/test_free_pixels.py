@@ -10,12 +10,12 @@ from distill_hub.artifact.manifest import FreePixelsRecord, ZcaRecord
 from distill_hub.augmentation.zca import fit
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
-from distill_hub.evaluation.protocols import protocol
-from distill_hub.evaluation.settings import Task
-from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.making.relabel import relabel
 from distill_hub.options.commands import RelabelConfig
 from distill_hub.running.seeds import draw_seed
+from distill_hub.training.protocols import protocol
+from distill_hub.training.settings import Task
+from distill_hub.training.train import TrainingSet, train_students
 
 STUDENT = "convnet-1-w16"
 ORDER = list(range(10))

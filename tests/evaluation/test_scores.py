@@ -17,12 +17,12 @@ from distill_hub.artifact.records import REAL, EvaluationRecord
 from distill_hub.augmentation.augment import Augmentation
 from distill_hub.evaluation import ranking, scores
 from distill_hub.evaluation.metrics import mmd
-from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
-from distill_hub.evaluation.settings import learning_rate
-from distill_hub.evaluation.subject import HeldOut, Subject
-from distill_hub.evaluation.train import Training, TrainingSet
 from distill_hub.running.run import Run
+from distill_hub.training.protocols import protocol
+from distill_hub.training.settings import learning_rate
+from distill_hub.training.subject import HeldOut, Subject
+from distill_hub.training.train import Training, TrainingSet
 
 RECORD = ModelRecord(id="a teacher", architecture="convnet-1", sha256="1" * 64)
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from distill_hub import InputError, evaluate, load_distilled
-from distill_hub.artifact.views import open_views
 from distill_hub.augmentation.tiles import decode
 from distill_hub.evaluation import ranking, scores
-from distill_hub.evaluation.protocols import protocol
 from distill_hub.evaluation.scores import trials_of
-from distill_hub.evaluation.subject import HeldOut, Subject
-from distill_hub.evaluation.train import Training, TrainingSet
+from distill_hub.training.protocols import protocol
+from distill_hub.training.subject import HeldOut, Subject
+from distill_hub.training.train import Training, TrainingSet
+from distill_hub.views.files import open_views
 
 ORDER = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
 

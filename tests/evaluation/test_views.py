@@ -14,17 +14,17 @@ from distill_hub import InputError, evaluate
 from distill_hub.artifact.find import find
 from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest, ModelRecord
-from distill_hub.artifact.views import open_views
 from distill_hub.classifiers import Classifier, save_network
 from distill_hub.cli import main
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation import reevaluate, scores, views
-from distill_hub.evaluation.protocols import protocol
-from distill_hub.evaluation.settings import Task
-from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.evaluation.views import draw_views, epochs_of_views, store_views
 from distill_hub.networks.build import build
 from distill_hub.running.run import Run
+from distill_hub.training.protocols import protocol
+from distill_hub.training.settings import Task
+from distill_hub.training.train import TrainingSet, train_students
+from distill_hub.views.files import open_views
 
 RECORD = ModelRecord(id="a teacher", architecture="convnet-1", sha256="1" * 64)
 EPOCHS = 6

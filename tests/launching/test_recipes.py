@@ -9,12 +9,12 @@ import pytest
 import distill_hub
 from distill_hub import InputError, load_distilled
 from distill_hub.config import parse
-from distill_hub.evaluation.protocols import Protocol
 from distill_hub.launching.recipes import find_recipe, titles, words
 from distill_hub.making import finish
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import EvaluateConfig
 from distill_hub.options.rded import RdedConfig
+from distill_hub.training.protocols import Protocol
 
 SETTINGS = {"source": "digits", "ipc": 2, "teacher_epochs": 2, "view_epochs": 0}
 

@@ -18,11 +18,11 @@ from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.manifest import ClassRecord, MethodRecord, Record, SelectorRecord, ViewsRecord
 from distill_hub.artifact.records import DDRanking, Score
 from distill_hub.artifact.schema import features
-from distill_hub.artifact.views import view_features
 from distill_hub.data.citations import SOURCES
 from distill_hub.data.known import KNOWN
 from distill_hub.data.sources import load_source
 from distill_hub.publishing.card import PICTURES, render_card
+from distill_hub.views.files import view_features
 
 GOLD = Path(__file__).parent / "gold"
 CONTENT = "c" * 64

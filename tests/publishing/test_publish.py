@@ -15,8 +15,8 @@ from distill_hub.artifact.find import find
 from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
-from distill_hub.artifact.views import write_views
 from distill_hub.publishing.card import render_card
+from distill_hub.views.files import write_views
 
 REPO = "org/fish-ipc2-cao2"
 TOKEN = "hf_AliceWritesThisAndNobodyMayReadIt"

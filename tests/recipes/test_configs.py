@@ -14,7 +14,6 @@ from torchvision.models import resnet18
 
 from distill_hub.cli import settings_of
 from distill_hub.config import options, parse, resolved
-from distill_hub.evaluation.protocols import protocol
 from distill_hub.generators.dit import DEFAULTS
 from distill_hub.networks.build import check_student
 from distill_hub.options.cao2 import Cao2Config
@@ -29,6 +28,7 @@ from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.options.mtt import MttConfig
 from distill_hub.options.psr import PsrConfig
 from distill_hub.options.shared import GeneratorFitOptions, SampleOptions
+from distill_hub.training.protocols import protocol
 
 CONFIGS = ROOT / "recipes" / "configs"
 CLASSES = {"imagewoof": 10, "imagenette": 10, "imageidc": 10, "cifar10": 10, "imagenet100": 100, "cifar100": 100}

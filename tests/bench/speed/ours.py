@@ -10,13 +10,14 @@ from scene import PSR_RATE, RECOVER_RATE, ROLL, Scene
 
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.augmentation.augment import normalize
-from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.evaluation.views import draw_views
 from distill_hub.generating.latents import Latents
-from distill_hub.methods import cao2, psr, sre2l
+from distill_hub.methods import cao2, psr
 from distill_hub.methods.candidates import render
 from distill_hub.methods.tuning import Tuning
 from distill_hub.options.minimax import MinimaxConfig
+from distill_hub.recovery import sre2l
+from distill_hub.training.train import TrainingSet, train_students
 
 Outcome = Mapping[str, torch.Tensor]
 
@@ -128,8 +129,8 @@ def recover(scene: Scene) -> Work:
 
     def loop(steps: int, roll: int = 0, smallest_crop: float = 1.0, flip: bool = False) -> Outcome:
         objective = sre2l.statistics_objective(scene.teacher, labels, 1)
-        views = sre2l.Views(smallest_crop, flip, (0, roll))
-        images, losses = sre2l.recover(scene.teacher, objective, seeds, steps=steps, views=views, **how)
+        views = loop.Views(smallest_crop, flip, (0, roll))
+        images, losses = loop.recover(scene.teacher, objective, seeds, steps=steps, views=views, **how)
         return {"images": images, "losses": losses[:, 0]}
 
     def work(*changes) -> Callable[[], int]:

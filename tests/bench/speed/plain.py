@@ -39,14 +39,14 @@ from distill_hub.augmentation.augment import (
     draw,
     normalize,
 )
-from distill_hub.evaluation.protocols import fkd_views
-from distill_hub.evaluation.settings import learning_rate
-from distill_hub.evaluation.train import epoch_generator
 from distill_hub.methods.psr import kl_weights
 from distill_hub.methods.tuning import Tuning
 from distill_hub.networks.build import build
 from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.training.protocols import fkd_views
+from distill_hub.training.settings import learning_rate
+from distill_hub.training.train import epoch_generator
 
 
 def sampling(scene: Scene, workers: int) -> Work:

@@ -11,12 +11,12 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2
 from distill_hub.classifiers import Classifier
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.known import NORMALIZATIONS
-from distill_hub.evaluation.protocols import protocol
-from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.networks.build import build
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import draw_seed
+from distill_hub.training.protocols import protocol
+from distill_hub.training.settings import Settings, Task
 
 CLASSES = 10
 RECOVER_RATE, ROLL = 0.1, 32 / 224

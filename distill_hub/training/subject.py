@@ -16,10 +16,10 @@ from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.data.known import KNOWN, known_by_id
 from distill_hub.data.sources import Source, load_source
-from distill_hub.evaluation.settings import Settings
-from distill_hub.evaluation.train import TrainingSet
 from distill_hub.kinds import Kind, PositiveFloat
 from distill_hub.running.seeds import draw_seed
+from distill_hub.training.settings import Settings
+from distill_hub.training.train import TrainingSet
 
 
 class HeldOut:

@@ -1,9 +1,6 @@
-"""SRe2L: Squeeze, Recover and Relabel (Yin, Xing and Shen, NeurIPS 2023), and LPLD, the same class by class.
+"""The loop that optimises pixels (Yin, Xing and Shen, NeurIPS 2023, Sec. 3.2), which SRe2L's successors share.
 
-`recover` optimises pixels until a trained network sees in them what it has seen in real images. SRe2L (Sec. 3.2) aligns the
-statistics of a batch, in which each image shows another class, with the running statistics of the BatchNorm layers;
-LPLD (Xiao and He, NeurIPS 2024, Sec. 4) those of a batch of one class with that class's own, see `statistics.bank`. DEDA
-(`methods.deda`) brings other losses to the same loop. Where the released code of SRe2L departs from what is done here:
+Where the released code of SRe2L departs from what is done here:
 
 - there, one crop and one flip are drawn for all images of a batch; here each image has its own, so that images of different
   classes do not depend on who shares their batch with them;
@@ -15,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch.linalg import vector_norm
 
 from distill_hub.augmentation.augment import Augmentation, denormalize, draw, normalize, resized_crop
 from distill_hub.classifiers import Classifier
@@ -26,31 +21,7 @@ from distill_hub.options.recovery import RecoverOptions
 from distill_hub.running.console import progress
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import cpu_generator, draw_seed
-from distill_hub.statistics.bank import Bank
-from distill_hub.statistics.features import batch_norms, captured, full
 
-FACTS = {
-    "name": "sre2l",
-    "title": "SRe2L: Squeeze, Recover and Relabel",
-    "paper": "https://arxiv.org/abs/2306.13092",
-    "bibtex": """@inproceedings{yin2023squeeze,
-  title = {Squeeze, Recover and Relabel: Dataset Condensation at {ImageNet} Scale From A New Perspective},
-  author = {Yin, Zeyuan and Xing, Eric and Shen, Zhiqiang},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2023},
-}""",
-}
-LPLD = {
-    "name": "lpld",
-    "title": "LPLD: Are Large-scale Soft Labels Necessary for Large-scale Dataset Distillation?",
-    "paper": "https://arxiv.org/abs/2410.15919",
-    "bibtex": """@inproceedings{xiao2024large,
-  title = {Are Large-scale Soft Labels Necessary for Large-scale Dataset Distillation?},
-  author = {Xiao, Lingao and He, Yang},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2024},
-}""",
-}
 CHECK_STEPS = 100  # steps between looks at the losses: each makes the device wait
 
 # From images (B, 3, S, S) in [0, 1] to the loss of each group of images, (G,). Groups do not depend on each other.
@@ -231,75 +202,3 @@ def _refuse_not_finite(losses: Sequence[torch.Tensor], learning_rate: float) -> 
         step = len(losses) - len(finite) + int((~finite).long().argmax()) + 1
         valid = f"the loss is not a finite number in step {step}; a smaller one or --mixed_precision no may help"
         raise InputError("recover_learning_rate", learning_rate, valid)
-
-
-def grouped_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, groups: int) -> torch.Tensor:
-    """Return the mean cross-entropy of each of G groups of consecutive images, (G,).
-
-    Args:
-        logits: (B, C).
-        labels: int64 (B,).
-        groups: G, a divisor of B.
-    """
-    return F.cross_entropy(full(logits), labels.to(logits.device), reduction="none").unflatten(0, (groups, -1)).mean(1)
-
-
-def statistics_loss(
-    found: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    wanted: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    first_layer_weight: float,
-) -> torch.Tensor:
-    """Sum the distances of variances and means over layers (SRe2L, Eq. 7-8), (G,).
-
-    Args:
-        found: Per layer: variance and mean of the images' features, (G, D) each.
-        wanted: Per layer: variance and mean to come near to, (G, D) or (D,) each.
-        first_layer_weight: Of the first layer; the others weigh 1.
-    """
-    total = 0.0
-    for place, (own, goal) in enumerate(zip(found, wanted, strict=True)):
-        distance = sum(vector_norm(a - b, dim=1) for a, b in zip(own, goal, strict=True))
-        total = total + distance * (first_layer_weight if place == 0 else 1.0)
-    return total
-
-
-def statistics_objective(
-    teacher: Classifier,
-    labels: torch.Tensor,
-    groups: int,
-    *,
-    bank: Bank | None = None,
-    weight: float = 0.01,
-    first_layer_weight: float = 10.0,
-) -> Objective:
-    """Return SRe2L's objective, or with a bank LPLD's: cross-entropy + weight * `statistics_loss`.
-
-    Args:
-        teacher: A network with BatchNorm.
-        labels: int64 (B,), group by group.
-        groups: G: images whose statistics are taken together. SRe2L: one group of different classes; LPLD: one per class.
-        bank: Statistics of the classes; None: the running statistics, of all classes.
-        weight: r_bn: alpha_BN in the paper.
-        first_layer_weight: See `statistics_loss`.
-
-    Raises:
-        InputError: For a teacher without BatchNorm.
-    """
-    layers = list(batch_norms(teacher).values())
-    if bank is None:
-        wanted = [(layer.running_var, layer.running_mean) for layer in layers]
-    else:
-        wanted = bank.read(labels.view(groups, -1)[:, 0].tolist(), "variance", "mean")
-
-    def statistics(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.var_mean(full(maps).unflatten(0, (groups, -1)), (1, 3, 4), correction=0)
-
-    def objective(images: torch.Tensor) -> torch.Tensor:
-        with captured(layers, "inputs", statistics) as found:
-            logits = teacher.logits(images)
-        with torch.autocast(images.device.type, enabled=False):
-            return grouped_cross_entropy(logits, labels, groups) + weight * statistics_loss(
-                found, wanted, first_layer_weight
-            )
-
-    return objective

@@ -10,10 +10,10 @@ import torch
 from distill_hub.classifiers import Classifier, save_network
 from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
-from distill_hub.evaluation.subject import HeldOut
-from distill_hub.evaluation.teacher import fit_settings, open_selector, open_teacher
 from distill_hub.networks.build import build
 from distill_hub.running.run import Run
+from distill_hub.teachers.open import fit_settings, open_selector, open_teacher
+from distill_hub.training.subject import HeldOut
 
 
 def test_a_fitted_teacher_that_knows_nothing_is_not_blamed_on_the_class_order(tmp_path):

@@ -17,9 +17,9 @@ from distill_hub.augmentation.augment import Augmentation
 from distill_hub.augmentation.dsa import operations
 from distill_hub.config import InputError, nearest
 from distill_hub.data.known import NORMALIZATIONS
-from distill_hub.evaluation.settings import Settings, Task
 from distill_hub.networks.build import check_student
 from distill_hub.networks.names import WITH_BATCH_NORM, split_students, student_name
+from distill_hub.training.settings import Settings, Task
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from distill_hub.artifact.find import find
 from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import ClassRecord, Manifest
 from distill_hub.artifact.package import write_artifact
-from distill_hub.artifact.views import open_views, view_features, write_views
 from distill_hub.commands.info import run as show_info
 from distill_hub.config import InputError
 from distill_hub.evaluation.views import predicted_bytes
 from distill_hub.options.commands import InfoConfig
 from distill_hub.publishing.card import cards_folder
+from distill_hub.views.files import open_views, view_features, write_views
 
 SHARD = "views/train-00000-of-00001.parquet"
 KINDS = {

@@ -8,9 +8,9 @@ import torch
 from distill_hub.augmentation.augment import Augmentation
 from distill_hub.config import InputError
 from distill_hub.data.known import KNOWN, NORMALIZATIONS
-from distill_hub.evaluation.protocols import FKD_EPOCHS, PROTOCOLS, fkd_batch_size, idc_epochs, protocol
-from distill_hub.evaluation.settings import Settings, Task, learning_rate
 from distill_hub.options.shared import EvaluationOptions
+from distill_hub.training.protocols import FKD_EPOCHS, PROTOCOLS, fkd_batch_size, idc_epochs, protocol
+from distill_hub.training.settings import Settings, Task, learning_rate
 
 IPCS = (1, 10, 20, 50, 100)
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from distill_hub.artifact.views import Views
 from distill_hub.augmentation.augment import augment, batch_of, denormalize, draw, normalize
 from distill_hub.augmentation.tiles import decode
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.evaluation.settings import Settings, learning_rate
 from distill_hub.networks.build import build
 from distill_hub.running.console import progress
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.training.settings import Settings, learning_rate
+from distill_hub.views.files import Views
 
 TEST_BATCH = 256  # test images classified at a time; no number depends on it
 

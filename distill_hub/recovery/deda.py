@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from distill_hub.classifiers import Classifier
-from distill_hub.methods.sre2l import Objective, grouped_cross_entropy
+from distill_hub.recovery.recover import Objective
+from distill_hub.recovery.sre2l import grouped_cross_entropy
 from distill_hub.statistics.bank import Bank
 from distill_hub.statistics.features import Features, captured, feature_layers, full
 

@@ -10,13 +10,14 @@ from small_net import make_teacher
 
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
-from distill_hub.methods import sre2l
 from distill_hub.options.sre2l import Sre2lConfig
+from distill_hub.recovery import recover as loop
+from distill_hub.recovery import sre2l
 from distill_hub.statistics.features import batch_norms
 
 CLASSES = [SourceClass(name, place, None) for place, name in enumerate(("ant", "bee", "cat"))]
-ALL = sre2l.Views(smallest_crop=0.08, flip=True, rolls=(0, 2))
-STILL = sre2l.Views(smallest_crop=1.0, flip=False, rolls=(0, 0))
+ALL = loop.Views(smallest_crop=0.08, flip=True, rolls=(0, 2))
+STILL = loop.Views(smallest_crop=1.0, flip=False, rolls=(0, 0))
 QUIET = {"size": 16, "learning_rate": 0.1, "views_seed": 5, "views": STILL}
 
 
@@ -79,7 +80,7 @@ def test_with_a_bank_each_group_comes_near_its_own_class(teacher):
 def test_the_loop_is_adam_with_a_cosine_and_a_clamp(teacher):
     teacher.mean, teacher.std = (0.2, 0.5, 0.4), (0.25, 0.5, 0.2)
     goal, steps, seeds = images_of(2, seed=3) * 1.4 - 0.2, 12, [11, 12]  # some of it is out of reach
-    found, losses = sre2l.recover(
+    found, losses = loop.recover(
         teacher, lambda x: (x - goal).square().sum((1, 2, 3)), seeds, steps=steps, **{**QUIET, "learning_rate": 0.7}
     )
     mean, std = (np.reshape(value, (3, 1, 1)) for value in (teacher.mean, teacher.std))
@@ -101,16 +102,16 @@ def test_the_loop_is_adam_with_a_cosine_and_a_clamp(teacher):
 @pytest.mark.parametrize("rolls", [(0, 2), (-1, 1)])
 def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
     images = images_of(6)
-    how = sre2l.Views(smallest_crop=1.0, flip=True, rolls=rolls)
+    how = loop.Views(smallest_crop=1.0, flip=True, rolls=rolls)
     seen = []
 
     def keep(views):
         seen.append(views.detach().clone())
         return views.sum((1, 2, 3))
 
-    sre2l.recover(teacher, keep, range(6), steps=30, **{**QUIET, "views": how, "learning_rate": 1e-9})
+    loop.recover(teacher, keep, range(6), steps=30, **{**QUIET, "views": how, "learning_rate": 1e-9})
     start = torch.stack([torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(6)])
-    images = sre2l.denormalize(start, teacher.mean, teacher.std)
+    images = loop.denormalize(start, teacher.mean, teacher.std)
     found, mirrored = set(), 0
     for place, views in enumerate(seen):
         source = images if place == 0 else images.clamp(0, 1)  # as they are after the first step
@@ -130,7 +131,7 @@ def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
     assert 60 < mirrored < 120  # of 180
     crops = []
     objective = lambda views: (crops.append(views.detach().std()), views.sum((1, 2, 3)))[1]  # noqa: E731
-    sre2l.recover(teacher, objective, range(6), steps=1, **{**QUIET, "views": sre2l.Views(0.1, False, (0, 0))})
+    loop.recover(teacher, objective, range(6), steps=1, **{**QUIET, "views": loop.Views(0.1, False, (0, 0))})
     assert crops[0] < 0.8 * images.std()  # enlarging a part of noise smooths it
 
 
@@ -151,21 +152,21 @@ def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
     ],
 )
 def test_views_are_those_of_the_released_codes_unless_others_are_asked_for(size, mirrored, options, expected):
-    assert sre2l.views_of(Sre2lConfig(**options), size, mirrored) == sre2l.Views(*expected)
+    assert loop.views_of(Sre2lConfig(**options), size, mirrored) == loop.Views(*expected)
 
 
 def test_only_pixels_get_gradients_and_the_network_stays_as_it_is():
     teacher = make_teacher(CLASSES)
     before = {name: tensor.clone() for name, tensor in teacher.model.state_dict().items()}
     objective = sre2l.statistics_objective(teacher, torch.tensor([0, 1, 2]), 1)
-    how = {"size": 16, "steps": 120, "learning_rate": 0.2, "views_seed": 1, "views": sre2l.Views(1.0, True, (0, 2))}
-    images, losses = sre2l.recover(teacher, objective, [1, 2, 3], **how)
+    how = {"size": 16, "steps": 120, "learning_rate": 0.2, "views_seed": 1, "views": loop.Views(1.0, True, (0, 2))}
+    images, losses = loop.recover(teacher, objective, [1, 2, 3], **how)
     assert images.dtype == torch.uint8 and images.shape == (3, 3, 16, 16) and losses.shape == (120, 1)
     assert losses[-5:].mean() < 0.7 * losses[0]
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.model.state_dict().items())
     assert not teacher.model.training
-    again, _ = sre2l.recover(teacher, objective, [1, 2, 3], **how)
+    again, _ = loop.recover(teacher, objective, [1, 2, 3], **how)
     assert torch.equal(images, again)
 
 
@@ -173,7 +174,7 @@ def test_bf16_changes_little():
     teacher = make_teacher(CLASSES)
     objective = sre2l.statistics_objective(teacher, torch.tensor([0, 1, 2]), 1)
     found = [
-        sre2l.recover(
+        loop.recover(
             teacher, objective, [1, 2, 3], size=16, steps=10, learning_rate=0.1, views_seed=1, views=ALL, dtype=dtype
         )[1]
         for dtype in (torch.float32, torch.bfloat16)
@@ -191,8 +192,8 @@ def test_a_loss_that_is_not_finite_stops_it(teacher, step):
         return views.sum((1, 2, 3)) * (math.nan if len(calls) == step else 1.0)
 
     with pytest.raises(InputError, match=rf"recover_learning_rate: 0.1 .* not a finite number in step {step};"):
-        sre2l.recover(teacher, objective, [1, 2], steps=150, **QUIET)
-    assert len(calls) <= step + sre2l.CHECK_STEPS
+        loop.recover(teacher, objective, [1, 2], steps=150, **QUIET)
+    assert len(calls) <= step + loop.CHECK_STEPS
 
 
 def test_cross_entropy_is_averaged_within_groups():

@@ -22,15 +22,15 @@ from distill_hub.artifact.describe import weights_sha256
 from distill_hub.augmentation.augment import Augmentation, draw
 from distill_hub.classifiers import load_classifier
 from distill_hub.config import InputError, resolved
-from distill_hub.evaluation.subject import HeldOut
-from distill_hub.evaluation.teacher import open_teacher
-from distill_hub.making import fit_classifier as module
-from distill_hub.making.fit_classifier import Fit, classifier_task, fit_classifier, rate
-from distill_hub.making.size import with_size
+from distill_hub.data.size import with_size
 from distill_hub.networks.build import build
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.teachers import fit as module
+from distill_hub.teachers.fit import Fit, classifier_task, fit_classifier, rate
+from distill_hub.teachers.open import open_teacher
+from distill_hub.training.subject import HeldOut
 
 SMALL = {"network": "convnet-1-bn", "image_size": 8, "epochs": 4, "batch_size": 64}
 WORDS = ["--network", "convnet-1", "--image_size", "8", "--epochs", "1", "--learning_rate", "0.01"]

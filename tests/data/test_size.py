@@ -8,9 +8,9 @@ from helpers import RECIPES, run_here, unscored
 
 from distill_hub import load_distilled
 from distill_hub.config import from_values
+from distill_hub.data import size as module
+from distill_hub.data.size import with_size
 from distill_hub.data.sources import load_source
-from distill_hub.making import size as module
-from distill_hub.making.size import with_size
 
 
 def photos(folder, *shapes):

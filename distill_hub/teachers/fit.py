@@ -24,10 +24,8 @@ from distill_hub.augmentation.augment import Augmentation, augment, batch_of, dr
 from distill_hub.classifiers import Classifier, find_head, save_network
 from distill_hub.config import InputError, resolved, words
 from distill_hub.data.known import NORMALIZATIONS
+from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source
-from distill_hub.evaluation.settings import Task
-from distill_hub.evaluation.subject import HeldOut
-from distill_hub.making.size import with_size
 from distill_hub.networks.build import build, check_student
 from distill_hub.networks.names import student_name
 from distill_hub.options.fit_classifier import FitClassifierConfig
@@ -40,6 +38,8 @@ from distill_hub.running.dry_run import open_run
 from distill_hub.running.files import STATE, atomic_write, folder_name
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.training.settings import Task
+from distill_hub.training.subject import HeldOut
 
 WINDOW = 20  # steps between two looks at the loss: each waits for the device
 DECODED_AT_A_TIME = 1024

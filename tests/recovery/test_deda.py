@@ -7,9 +7,9 @@ from small_net import make_teacher
 
 from distill_hub.config import InputError, check_settings
 from distill_hub.data.classes import SourceClass
-from distill_hub.methods import deda
-from distill_hub.methods.sre2l import grouped_cross_entropy
 from distill_hub.options.deda import DedaConfig
+from distill_hub.recovery import deda
+from distill_hub.recovery.sre2l import grouped_cross_entropy
 
 CLASSES = [SourceClass(name, place, None) for place, name in enumerate(("ant", "bee", "cat"))]
 

@@ -15,10 +15,12 @@ from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.known import NORMALIZATIONS
-from distill_hub.evaluation import train as engine
-from distill_hub.evaluation.protocols import protocol
-from distill_hub.evaluation.settings import Settings, Task, learning_rate
-from distill_hub.evaluation.train import (
+from distill_hub.networks.build import build
+from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.training import train as engine
+from distill_hub.training.protocols import protocol
+from distill_hub.training.settings import Settings, Task, learning_rate
+from distill_hub.training.train import (
     Students,
     TrainingSet,
     accuracies,
@@ -27,8 +29,6 @@ from distill_hub.evaluation.train import (
     train_students,
     view_draws,
 )
-from distill_hub.networks.build import build
-from distill_hub.running.seeds import cpu_generator, draw_seed
 
 CLASSES = 3
 

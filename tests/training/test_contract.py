@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distill_hub.config import InputError
-from distill_hub.evaluation.contract import FROM_NOISE, refuse_chance
+from distill_hub.training.contract import FROM_NOISE, refuse_chance
 
 
 def judge(right: int, total: int, classes: int) -> float:

@@ -20,14 +20,14 @@ from distill_hub.classifiers import (
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED, NORMALIZATIONS
 from distill_hub.data.sources import Source, fit_folder
-from distill_hub.evaluation.contract import OTHER_CLASSES, refuse_chance
-from distill_hub.evaluation.protocols import protocol
-from distill_hub.evaluation.settings import Settings, Task
-from distill_hub.evaluation.subject import HeldOut
-from distill_hub.evaluation.train import TrainingSet, train_students
 from distill_hub.networks.names import student_name
 from distill_hub.running.cost import Meter, write_cost
 from distill_hub.running.run import Run
+from distill_hub.training.contract import OTHER_CLASSES, refuse_chance
+from distill_hub.training.protocols import protocol
+from distill_hub.training.settings import Settings, Task
+from distill_hub.training.subject import HeldOut
+from distill_hub.training.train import TrainingSet, train_students
 
 
 def open_teacher(
