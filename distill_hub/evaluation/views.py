@@ -95,9 +95,8 @@ def offer(images: int, classes: int) -> str:
         for kept in ({}, {"label_share": share}, {"top_k": top_k}, {"label_share": share, "top_k": top_k})
     )
     return (
-        f"Views are not stored: those of {FKD_EPOCHS} epochs take about {whole}, which --view_epochs {FKD_EPOCHS} asks for; "
-        f"the first batches alone {pruned} (--label_share {share}), the {top_k} largest logits {cut} (--top_k {top_k}), "
-        f"both {both}"
+        f"Views are not stored: those of {FKD_EPOCHS} epochs take about {whole} (--view_epochs {FKD_EPOCHS}), "
+        f"their first batches {pruned} (--label_share {share}), their largest logits {cut} (--top_k {top_k}), both {both}"
     )
 
 

@@ -3,8 +3,8 @@
     python tests/bench/label_sizes.py --folder /tmp/label-sizes
 
 As many views as students of ImageNet-1K see at IPC 10 under LPLD: 300 epochs of batches of 128. Logits are noise, so they
-compress no better than a teacher's. Every case is written by one process and read by another: both say what they added to the
-memory that Python and its packages take. Prints a table in Markdown.
+compress no better than a teacher's. Every case is written by one process and read by another: both say what they added to
+the memory that Python and its packages take. Prints a table in Markdown.
 """
 
 import argparse
