@@ -14,7 +14,8 @@ from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.running.console import size_text
 from distill_hub.running.run import Run, Stage
-from distill_hub.training.protocols import FKD_EPOCHS, Protocol, fkd_batch_size, fkd_views, protocol
+from distill_hub.training.post_training import FKD_EPOCHS, fkd_batch_size, fkd_views
+from distill_hub.training.protocols import Protocol, protocol
 from distill_hub.training.train import epoch_generator
 from distill_hub.views.files import write_views
 
@@ -45,7 +46,7 @@ def epochs_of_views(asked: int | None, rules: Protocol, images: int, classes: in
     size = predicted_bytes(images, FKD_EPOCHS, classes, fkd_batch_size(images, classes))
     default = FKD_EPOCHS if size <= WRITTEN_BY_DEFAULT else 0
     epochs = default if asked is None else asked
-    if rules.labels == "views" and epochs < FKD_EPOCHS:
+    if rules.resolved(views=epochs > 0).labels == "views" and epochs < FKD_EPOCHS:
         valid = f"{rules.name} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
         raise InputError("view_epochs", asked, valid)
     return epochs

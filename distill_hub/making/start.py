@@ -72,7 +72,7 @@ class Setup:
     @property
     def protocol(self) -> Protocol:
         """How students are trained."""
-        return protocol_named(self.config.protocol)
+        return protocol_named(self.config.protocol).resolved(views=self.view_epochs > 0)
 
     @property
     def tiles(self) -> int | None:
@@ -89,7 +89,8 @@ class Setup:
         """For how many epochs views are stored; of free pixels none are, since views are of pictures."""
         if has_free_pixels(self.config):
             return 0
-        return epochs_of_views(self.config.view_epochs, self.protocol, self.shown, len(self.source.classes))
+        rules = protocol_named(self.config.protocol)
+        return epochs_of_views(self.config.view_epochs, rules, self.shown, len(self.source.classes))
 
     @property
     def labels(self) -> list[int]:
