@@ -55,5 +55,11 @@ def probabilities(logits: torch.Tensor, class_index: torch.Tensor | None, classe
 
 
 def strongest(logits: torch.Tensor, count: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the `count` largest of logits (B, C) and their classes, int64, both (B, count); None: all, without classes."""
-    return (logits, None) if count is None else logits.topk(count, dim=1)
+    """Return the largest of logits (B, C), largest first, and their classes, int64; both (B, count), equal ones by class.
+
+    None: all, in label order, and no classes.
+    """
+    if count is None:
+        return logits, None
+    largest, classes = logits.sort(dim=1, descending=True, stable=True)
+    return largest[:, :count], classes[:, :count]
