@@ -7,9 +7,10 @@ Where the released code of SRe2L departs from what is done here:
 - there, the gradients of the network's weights are computed, too, and dropped.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -36,11 +37,26 @@ class Views:
         smallest_crop: Least area of a RandomResizedCrop, as a share of the image's; 1 leaves it out.
         flip: Whether half of the views are mirrored.
         rolls: Least and greatest shift down and to the right, in pixels, the same for all images.
+        schedule: How the least area comes down to `smallest_crop`; 'fixed': it is that in all steps.
+        milestone: Share of the steps after which it is that.
     """
 
     smallest_crop: float
     flip: bool
     rolls: tuple[int, int]
+    schedule: Literal["fixed", "step", "linear", "cosine"] = "fixed"
+    milestone: float = 1.0
+
+    def least_area(self, done: float) -> float:
+        """Return the least area of a crop once a share of the steps is done: from easy to hard (CDA, Sec. 3).
+
+        As in its code (CDA/recover_cda_in1k.py): it is the least area alone that moves, the greatest stays 1.
+        """
+        if self.schedule == "fixed" or done >= self.milestone:
+            return self.smallest_crop
+        part = done / self.milestone
+        easier = {"step": 1.0, "linear": 1 - part, "cosine": (1 + math.cos(math.pi * part)) / 2}[self.schedule]
+        return self.smallest_crop + (1 - self.smallest_crop) * easier
 
 
 def views_of(settings: RecoverOptions, size: int, mirrored: bool) -> Views:
@@ -57,16 +73,19 @@ def views_of(settings: RecoverOptions, size: int, mirrored: bool) -> Views:
     most, both = settings.largest_roll, settings.roll_both_ways
     if most is None:
         most, both = round(size / (8 if size <= 32 else 16 if size <= 64 else 7)), both or 32 < size <= 64
-    crop = (1.0 if size <= 32 else 0.08) if settings.smallest_crop is None else settings.smallest_crop
+    whole = size <= 32 and settings.crop_schedule == "fixed"
+    crop = (1.0 if whole else 0.08) if settings.smallest_crop is None else settings.smallest_crop
     flips = size > 32 if settings.flips is None else settings.flips == "yes"
-    return Views(smallest_crop=crop, flip=flips and mirrored, rolls=(-most if both else 0, most))
+    rolls = (-most if both else 0, most)
+    return Views(crop, flips and mirrored, rolls, settings.crop_schedule, settings.milestone)
 
 
 def recover(
     teacher: Classifier,
-    objective: Objective,
+    objectives: Sequence[Objective],
     seeds: Sequence[int],
     *,
+    start: torch.Tensor | None = None,
     size: int,
     steps: int,
     learning_rate: float,
@@ -75,15 +94,16 @@ def recover(
     dtype: torch.dtype = torch.float32,
     title: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Optimise pixels, from noise: Adam with betas 0.5 and 0.9, its learning rate falling to 0 along a cosine.
+    """Optimise pixels: Adam with betas 0.5 and 0.9, its learning rate falling to 0 along a cosine.
 
     In every step the images are cropped and resized, mirrored, and rolled (all by the same amount); after it each pixel is
     clamped to what an image can hold. No gradient of the network's weights is computed.
 
     Args:
         teacher: The trained network; its normalisation gives the learning rate its unit.
-        objective: What is minimised.
-        seeds: One per image, B: each starts from its own normal noise.
+        objectives: What is minimised, step t the (t mod n)-th of n: several networks take their turns.
+        seeds: One per image, B: without `start` each starts from its own normal noise.
+        start: Images to start from, uint8 (B, 3, S, S).
         size: S, side of the images in pixels.
         steps: Iterations.
         learning_rate: Of Adam at the start, in units of the normalised images.
@@ -99,8 +119,11 @@ def recover(
         InputError: When a loss is not finite.
     """
     device = teacher.device
-    start = torch.stack([torch.randn(3, size, size, generator=cpu_generator(seed)) for seed in seeds])
-    images = start.to(device).requires_grad_()
+    if start is None:
+        images = torch.stack([torch.randn(3, size, size, generator=cpu_generator(seed)) for seed in seeds]).to(device)
+    else:
+        images = normalize(start.to(device).float() / 255, teacher.mean, teacher.std)
+    images.requires_grad_()
     black, white = (normalize(images.new_full((1, 3, 1, 1), value), teacher.mean, teacher.std) for value in (0.0, 1.0))
     optimizer = torch.optim.Adam([images], learning_rate, betas=(0.5, 0.9))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -108,9 +131,9 @@ def recover(
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
     generator, losses = cpu_generator(views_seed), []
     for step in progress(range(steps), title, unit="step", disable=not title):
-        seen = _views(denormalize(images, teacher.mean, teacher.std), views, generator)
+        seen = _views(denormalize(images, teacher.mean, teacher.std), views, views.least_area(step / steps), generator)
         with autocast:
-            loss = objective(seen)
+            loss = objectives[step % len(objectives)](seen)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss.sum()).backward()
         scaler.step(optimizer)
@@ -130,9 +153,10 @@ def recover_set(
     teacher: Classifier,
     class_names: Sequence[str],
     items: Sequence[tuple[int, int]],
-    objective: Callable[[torch.Tensor], Objective],
+    objectives: Callable[[torch.Tensor], Sequence[Objective]],
     settings: RecoverOptions,
     *,
+    start: Callable[[Sequence[tuple[int, int]]], torch.Tensor] | None = None,
     chunk_size: int,
     size: int,
     mirrored: bool,
@@ -146,8 +170,9 @@ def recover_set(
         teacher: The trained network.
         class_names: C names. An image's noise comes from (seed, name, index): not from its place among the items.
         items: Label and index of every image, in the order of the stage.
-        objective: From the labels (B,) of a chunk to what is minimised for it.
+        objectives: From the labels (B,) of a chunk to what is minimised for it, in turn.
         settings: Iterations, learning rate, crops and seed.
+        start: From the items of a chunk to the images that it starts from, uint8 (B, 3, S, S); None: noise.
         chunk_size: Images optimised at a time.
         size: Side of the images in pixels.
         mirrored: Whether a mirrored image still shows its class.
@@ -155,7 +180,7 @@ def recover_set(
         lower: See `Run.map`: the images of a chunk are optimised together.
 
     Raises:
-        InputError: See `recover`, and what `objective` raises.
+        InputError: See `recover`, and what `objectives` raises.
     """
 
     def distil(chunk: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
@@ -163,8 +188,9 @@ def recover_set(
         seeds = [draw_seed(settings.seed, "recover", class_names[label], index) for label, index in chunk]
         images, losses = recover(
             teacher,
-            objective(labels),
+            objectives(labels),
             seeds,
+            start=start and start(chunk),
             size=size,
             steps=run.part(settings.recover_steps),
             learning_rate=settings.recover_learning_rate,
@@ -184,9 +210,9 @@ def recover_set(
     return run.map("recover", items, distil, chunk_size=chunk_size, made_from=made_from, whole=True, lower=lower)
 
 
-def _views(images: torch.Tensor, views: Views, generator: torch.Generator) -> torch.Tensor:
+def _views(images: torch.Tensor, views: Views, least_area: float, generator: torch.Generator) -> torch.Tensor:
     count, size, (least, most) = len(images), images.shape[-1], views.rolls
-    crop_scale = (views.smallest_crop, 1.0) if views.smallest_crop < 1 else None
+    crop_scale = (least_area, 1.0) if least_area < 1 else None
     draws = draw(Augmentation(crop_scale=crop_scale, flip=views.flip), count, count, size, generator)
     down, right = torch.randint(least, most + 1, (2,), generator=generator).tolist()
     if "crop" in draws:

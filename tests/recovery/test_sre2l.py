@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from small_net import make_teacher
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, check_settings
 from distill_hub.data.classes import SourceClass
 from distill_hub.options.sre2l import Sre2lConfig
 from distill_hub.recovery import recover as loop
@@ -81,7 +81,7 @@ def test_the_loop_is_adam_with_a_cosine_and_a_clamp(teacher):
     teacher.mean, teacher.std = (0.2, 0.5, 0.4), (0.25, 0.5, 0.2)
     goal, steps, seeds = images_of(2, seed=3) * 1.4 - 0.2, 12, [11, 12]  # some of it is out of reach
     found, losses = loop.recover(
-        teacher, lambda x: (x - goal).square().sum((1, 2, 3)), seeds, steps=steps, **{**QUIET, "learning_rate": 0.7}
+        teacher, [lambda x: (x - goal).square().sum((1, 2, 3))], seeds, steps=steps, **{**QUIET, "learning_rate": 0.7}
     )
     mean, std = (np.reshape(value, (3, 1, 1)) for value in (teacher.mean, teacher.std))
     for place, seed in enumerate(seeds):
@@ -99,6 +99,18 @@ def test_the_loop_is_adam_with_a_cosine_and_a_clamp(teacher):
         np.testing.assert_allclose(found[place] / 255, values * std + mean, atol=0.51 / 255)
 
 
+def test_it_starts_from_images_and_objectives_take_turns(teacher):
+    teacher.mean, teacher.std = (0.2, 0.5, 0.4), (0.25, 0.5, 0.2)
+    start, turns = (images_of(2, seed=4) * 255).to(torch.uint8), []
+
+    def objective(place: int):
+        return lambda views: (turns.append((place, views.detach())), 0.0 * views.sum((1, 2, 3)))[1]
+
+    found, _ = loop.recover(teacher, [objective(place) for place in range(3)], [1, 2], start=start, steps=7, **QUIET)
+    assert torch.equal(found, start) and [place for place, _ in turns] == [0, 1, 2, 0, 1, 2, 0]
+    torch.testing.assert_close(turns[0][1], start / 255)
+
+
 @pytest.mark.parametrize("rolls", [(0, 2), (-1, 1)])
 def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
     images = images_of(6)
@@ -109,7 +121,7 @@ def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
         seen.append(views.detach().clone())
         return views.sum((1, 2, 3))
 
-    loop.recover(teacher, keep, range(6), steps=30, **{**QUIET, "views": how, "learning_rate": 1e-9})
+    loop.recover(teacher, [keep], range(6), steps=30, **{**QUIET, "views": how, "learning_rate": 1e-9})
     start = torch.stack([torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(6)])
     images = loop.denormalize(start, teacher.mean, teacher.std)
     found, mirrored = set(), 0
@@ -131,8 +143,38 @@ def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
     assert 60 < mirrored < 120  # of 180
     crops = []
     objective = lambda views: (crops.append(views.detach().std()), views.sum((1, 2, 3)))[1]  # noqa: E731
-    loop.recover(teacher, objective, range(6), steps=1, **{**QUIET, "views": loop.Views(0.1, False, (0, 0))})
+    loop.recover(teacher, [objective], range(6), steps=1, **{**QUIET, "views": loop.Views(0.1, False, (0, 0))})
     assert crops[0] < 0.8 * images.std()  # enlarging a part of noise smooths it
+
+
+@pytest.mark.parametrize("schedule", ["step", "linear", "cosine"])
+def test_crops_go_from_easy_to_hard_until_the_milestone(teacher, schedule, monkeypatch):
+    """The numbers of CDA's program, a step at a time."""
+    steps, smallest, milestone, areas = 20, 0.08, 0.6, []
+    plain = loop.draw
+    monkeypatch.setattr(loop, "draw", lambda rules, *rest: (areas.append(rules.crop_scale), plain(rules, *rest))[1])
+    how = loop.Views(smallest, False, (0, 0), schedule, milestone)
+    loop.recover(teacher, [lambda x: x.sum((1, 2, 3))], [1], steps=steps, **{**QUIET, "views": how})
+    for step in range(steps):
+        expected, until = smallest, milestone * steps
+        if step < until:
+            moved = {
+                "step": 1.0,
+                "linear": 0.08 + 0.92 * (1 - step / until),
+                "cosine": 0.08 + 0.92 * (1 + math.cos(math.pi * step / until)) / 2,
+            }
+            expected = moved[schedule]
+        assert areas[step] == (pytest.approx((expected, 1.0)) if expected < 1 else None)
+    assert (areas[0], areas[12]) == (None, (smallest, 1.0))  # none: the whole image
+
+
+def test_a_schedule_needs_crops():
+    with pytest.raises(InputError, match=r"^smallest_crop: 1 .* with --crop_schedule linear crops come down to it: below 1"):
+        check_settings(Sre2lConfig(crop_schedule="linear", smallest_crop=1))
+    check_settings(Sre2lConfig(crop_schedule="linear"))
+    assert loop.views_of(Sre2lConfig(crop_schedule="linear", milestone=0.5), 16, True) == loop.Views(
+        0.08, False, (0, 2), "linear", 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,13 +202,13 @@ def test_only_pixels_get_gradients_and_the_network_stays_as_it_is():
     before = {name: tensor.clone() for name, tensor in teacher.model.state_dict().items()}
     objective = sre2l.statistics_objective(teacher, torch.tensor([0, 1, 2]), 1)
     how = {"size": 16, "steps": 120, "learning_rate": 0.2, "views_seed": 1, "views": loop.Views(1.0, True, (0, 2))}
-    images, losses = loop.recover(teacher, objective, [1, 2, 3], **how)
+    images, losses = loop.recover(teacher, [objective], [1, 2, 3], **how)
     assert images.dtype == torch.uint8 and images.shape == (3, 3, 16, 16) and losses.shape == (120, 1)
     assert losses[-5:].mean() < 0.7 * losses[0]
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.model.state_dict().items())
     assert not teacher.model.training
-    again, _ = loop.recover(teacher, objective, [1, 2, 3], **how)
+    again, _ = loop.recover(teacher, [objective], [1, 2, 3], **how)
     assert torch.equal(images, again)
 
 
@@ -175,7 +217,7 @@ def test_bf16_changes_little():
     objective = sre2l.statistics_objective(teacher, torch.tensor([0, 1, 2]), 1)
     found = [
         loop.recover(
-            teacher, objective, [1, 2, 3], size=16, steps=10, learning_rate=0.1, views_seed=1, views=ALL, dtype=dtype
+            teacher, [objective], [1, 2, 3], size=16, steps=10, learning_rate=0.1, views_seed=1, views=ALL, dtype=dtype
         )[1]
         for dtype in (torch.float32, torch.bfloat16)
     ]
@@ -192,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_it(teacher, step):
         return views.sum((1, 2, 3)) * (math.nan if len(calls) == step else 1.0)
 
     with pytest.raises(InputError, match=rf"recover_learning_rate: 0.1 .* not a finite number in step {step};"):
-        loop.recover(teacher, objective, [1, 2], steps=150, **QUIET)
+        loop.recover(teacher, [objective], [1, 2], steps=150, **QUIET)
     assert len(calls) <= step + loop.CHECK_STEPS
 
 
