@@ -194,9 +194,10 @@ def nearest_temperatures(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
         float32 (K, 1, 1): of 0.01, 0.02, ..., 1 that with the least Kullback-Leibler divergence, the first of equal ones.
     """
     grid = torch.arange(1, 101, device=logits.device) / 100
-    # Less the labels' own entropy, which no temperature changes; one after another, as C may be large.
-    divergences = [-(targets * F.log_softmax(logits / temperature, dim=2)).sum((1, 2)) for temperature in grid]
-    return grid[torch.stack(divergences).argmin(0)][:, None, None]
+    # Without the labels' own entropy, which no temperature changes; ten at a time, as B times C may be large.
+    parts = (F.log_softmax(logits / some.view(-1, 1, 1, 1), dim=3) for some in grid.split(10))
+    divergences = torch.cat([-(targets * part).sum((2, 3)) for part in parts])  # (100, K)
+    return grid[divergences.argmin(0)].view(-1, 1, 1)
 
 
 @torch.inference_mode()
