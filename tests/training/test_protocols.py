@@ -295,7 +295,13 @@ def test_lpld_on_tiny_imagenet():
 
 def test_lpld_replays_stored_views_where_a_set_has_them():
     for size in (16, 128, 224):
-        assert settings("lpld", size=size, views_batch_size=77) == settings("fkd", size=size, views_batch_size=77)
+        assert settings("lpld", size=size, views_batch_size=100) == settings("fkd", size=size, views_batch_size=100)
+    large = {"classes": 1000, "views_batch_size": 1024}  # SRe2L's batches, in which LPLD has no numbers
+    got, fkd = settings("lpld", **large), settings("fkd", **large)
+    assert (
+        fkd.non_standard is None and "in batches of 128, and these views are stored in batches of 1024" in got.non_standard
+    )
+    assert dataclasses.replace(got, non_standard=None) == fkd
     replayed, online = (settings("lpld", size=64, source="tiny-imagenet", **own) for own in ({"views_batch_size": 77}, {}))
     views = Augmentation(crop_scale=(0.08, 1.0), flip=True, mix="cutmix")
     changes = {"labels": "views", "batch_size": 77, "augmentation": views, "crops_stored": True}
@@ -306,11 +312,11 @@ def test_lpld_replays_stored_views_where_a_set_has_them():
 
 
 def test_lpqld_is_lpld_at_other_temperatures():
-    for size, own in ((224, {"views_batch_size": 128}), (64, {"views_batch_size": 64, "source": "tiny-imagenet"})):
+    for size, own in ((224, {"views_batch_size": 100}), (64, {"views_batch_size": 64, "source": "tiny-imagenet"})):
         got, lpld = settings("lpqld", size=size, **own), settings("lpld", size=size, **own)
         changes = {"temperature_steps": (30, 0.7, 2.0), "temperature_found": True}
         assert got == dataclasses.replace(lpld, **changes) and got.labels == "views"
-        assert got.temperature_squared == (size == 64)
+        assert got.temperature_squared == (size == 64) and (got.non_standard is None) == (size == 224)
         whole = [teacher_temperature(got, epoch) for epoch in range(300)]
         by_hand = [20, 14, 9.8, 6.86, 4.802, 3.3614, 2.35298, 2, 2, 2]  # of 30 epochs each
         assert whole == pytest.approx([value for value in by_hand for _ in range(30)])

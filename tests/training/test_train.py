@@ -332,7 +332,8 @@ def in_float64(data: TrainingSet, rules: Settings, seed: int) -> tuple[nn.Module
     optimizer, temperatures = torch.optim.SGD(model.parameters(), momentum=0.9), [1.0]
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (rules.mean, rules.std))
     for epoch in range(5):
-        optimizer.param_groups[0]["lr"] = 0.02 * (1 + np.cos(np.pi * epoch / 5)) / 2
+        optimizer.param_groups[0]["lr"] = rules.learning_rate * (1 + np.cos(np.pi * epoch / 5)) / 2
+        labels_at = max(3, 20 * 0.5 ** (epoch // 2))
         for index in order(data.views.record, 14, seed, epoch):
             rows = data.views.batch(index)
             single = {}
@@ -344,7 +345,7 @@ def in_float64(data: TrainingSet, rules: Settings, seed: int) -> tuple[nn.Module
                 images[row, :, 2:9, 0:11] = single[partner][:, 2:9, 0:11]
             targets = torch.zeros(5, CLASSES, dtype=torch.float64)
             for row, (classes, logits) in enumerate(zip(rows["class_index"], rows["logits"], strict=True)):
-                powers = np.exp(logits.astype(np.float64) / max(3, 20 * 0.5 ** (epoch // 2)))
+                powers = np.exp(logits.astype(np.float64) / labels_at)
                 targets[row, classes.tolist()] = torch.from_numpy(powers / powers.sum())
 
             def divergence(outputs, temperature, targets=targets):
@@ -353,7 +354,7 @@ def in_float64(data: TrainingSet, rules: Settings, seed: int) -> tuple[nn.Module
 
             outputs = model(images)
             optimizer.zero_grad()
-            divergence(outputs, temperatures[-1]).backward()
+            (divergence(outputs, temperatures[-1]) * (labels_at**2 if rules.temperature_squared else 1)).backward()
             optimizer.step()
         temperatures.append(min((i / 100 for i in range(1, 101)), key=lambda t: divergence(outputs.detach(), t).item()))
     return model, temperatures
@@ -370,6 +371,9 @@ def test_labels_cool_and_each_student_finds_its_temperature(stored):
         own = model(normalize(seen.to(next(model.parameters()).dtype), rules.mean, rules.std))
         return own.detach().double()
 
+    squared = dataclasses.replace(rules, temperature_squared=True, learning_rate=1e-4)  # as at 64 px
+    (large,) = train_students("convnet-1-w16", [data], test, CLASSES, squared, [0])
+    assert (outputs(large.model) - outputs(in_float64(data, squared, 0)[0])).abs().max() < 1e-4
     together = train_students("convnet-1-w16", [data] * 2, test, CLASSES, rules, [0, 1])
     for seed, training in enumerate(together):
         model, temperatures = in_float64(data, rules, seed)
