@@ -19,6 +19,7 @@ from distill_hub.config import InputError, nearest
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.networks.build import check_student
 from distill_hub.networks.names import WITH_BATCH_NORM, split_students, student_name
+from distill_hub.training.edc import edc
 from distill_hub.training.settings import Settings, Task
 
 
@@ -370,6 +371,7 @@ PROTOCOLS = {
         Protocol("fkd", 2, _fkd, "views"),
         Protocol("sre2l", 2, _sre2l, "teacher"),
         Protocol("lpld", 1, _lpld, "teacher"),
+        Protocol("edc", 1, edc, "teacher"),
     )
 }
 

@@ -26,7 +26,7 @@ def settings(name, *, ipc=10, classes=10, size=224, student="resnet-18-bn", sour
 def test_the_protocols_are_those_the_options_name():
     field = next(f for f in dataclasses.fields(EvaluationOptions) if f.name == "protocol")
     assert list(PROTOCOLS) == list(field.type.__args__)
-    assert [name for name in PROTOCOLS if settings(name).non_standard] == ["quick"]
+    assert [name for name in PROTOCOLS if settings(name).non_standard] == ["quick", "edc"]  # without RandAugment
 
 
 def test_protocols_by_name_and_version():
@@ -292,6 +292,31 @@ def test_lpld_on_tiny_imagenet():
     assert got.non_standard is None
 
 
+# Of each branch of EDC's code: epochs, batch, SGD, schedule, least crop, decay of the average, first looks.
+EDC = {
+    ("imagenet1k", 224, 1000): (300, 100, False, "half-cosine", 0.5, None, (1, 31)),
+    ("imagewoof", 224, 10): (1000, 50, False, "half-cosine-drop", 0.5, 0.99, (1, 31)),
+    ("tiny-imagenet", 64, 200): (300, 100, True, "half-cosine", 0.5, 0.99, (1, 31)),
+    ("cifar100", 32, 100): (1000, 50, True, "half-cosine-drop", 0.5, 0.99, (1, 101)),
+    ("cifar10", 32, 10): (1000, 100, False, "halvings", 0.08, 0.99, (811, 821)),
+}
+
+
+@pytest.mark.parametrize(("source", "size", "classes"), EDC)
+def test_edc(source, size, classes):
+    got = settings("edc", source=source, size=size, classes=classes)
+    epochs, batch_size, sgd, schedule, smallest, average, looks = EDC[source, size, classes]
+    assert (got.epochs, got.batch_size, got.schedule, got.weight_average) == (epochs, batch_size, schedule, average)
+    rate = ("sgd", 0.1, 5e-4, 0.875) if sgd else ("adamw", 0.001, 0.01, 0.9)
+    assert (got.optimizer, got.learning_rate, got.weight_decay, got.momentum) == rate and not got.decay_all
+    patches = 2 if classes == 1000 else 1
+    assert got.augmentation == Augmentation(patches=patches, crop_scale=(smallest, 1.0), flip=True, mix="cutmix")
+    assert (got.loss, got.hard_weight, got.labels, got.looks[:2]) == ("mse", 0.025, "teacher", looks)
+    assert (got.image_size, got.test_resize) == (size, 256 if size == 224 else size)
+    assert (got.non_standard is None) == (classes == 1000)
+    assert got.hard == dataclasses.replace(got, labels="hard", loss="kl", hard_weight=0.0)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "is_standard"),
     [
@@ -337,6 +362,9 @@ def test_schedules():
     assert rates("idc-hard", (0, 1332, 1333, 1665, 1666, 1999)) == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
     assert rates("rded-soft", (0, 150, 240, 299)) == pytest.approx([1, 0.854, 0.655, 0.503], abs=5e-4)  # as its code gives
     assert rates("sre2l", (0, 150, 299)) == pytest.approx([1, 0.5, 2.74e-5], abs=1e-6)
+    # EDC's cos2: (1 + cos(75 degrees)) / 2 = 0.6294 at 833.3 of 1,000 epochs, and at once a sixth of it.
+    drop = rates("edc", (0, 500, 833, 834, 900, 999))
+    assert drop == pytest.approx([1, 0.8536, 0.6296, 0.6294 * 0.166, 0.06294, 0.0006294], abs=1e-4)
 
 
 def test_schedules_are_those_of_pytorch():
@@ -358,6 +386,8 @@ def test_schedules_are_those_of_pytorch():
     idc = settings("idc-hard", ipc=100)
     steps = [2 * 1000 // 3, 5 * 1000 // 6]
     assert ours(idc) == pytest.approx(of_pytorch(lambda o: schedulers.MultiStepLR(o, steps, gamma=0.2), 1000, 0.01))
+    edc = settings("edc", size=32)
+    assert ours(edc) == pytest.approx(of_pytorch(lambda o: schedulers.MultiStepLR(o, [800, 900, 950], 0.5), 1000, 0.001))
     cifar = settings("sre2l", size=32)
     assert ours(cifar) == pytest.approx(of_pytorch(lambda o: schedulers.CosineAnnealingLR(o, 400), 400, 0.001))
 
@@ -384,7 +414,7 @@ def test_students_of_a_protocol():
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_resnet_18_with_instance_norm_is_no_student_of_protocols_with_batchnorm(name):
-    if name in ("rded-soft", "fkd", "sre2l", "lpld"):
+    if name in ("rded-soft", "fkd", "sre2l", "lpld", "edc"):
         assert protocol(name).students("auto", 32) == ["resnet-18-bn"]
         with pytest.raises(InputError, match=f"students of {name} have BatchNorm: resnet-18-bn"):
             protocol(name).students("resnet-18", 32)
