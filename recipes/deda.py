@@ -34,15 +34,15 @@ def main(config: DedaConfig) -> Path | None:
     bank = open_bank(run, setup.source, teacher, setup.teacher_record.sha256, **measured)
 
     # Stage II: the images, class by class; classes that are optimised side by side do not depend on each other.
-    def objective(labels: torch.Tensor) -> Objective:
+    def objectives(labels: torch.Tensor) -> list[Objective]:
         weights = {"gamma": config.gamma, "lambda_var": config.lambda_var, "lambda_cov": config.lambda_cov}
         how = {"at": config.features, "reduction": config.reduction}
-        return deda.objective(teacher, labels, len(labels) // config.ipc, bank, **weights, **how)
+        return [deda.objective(teacher, labels, len(labels) // config.ipc, bank, **weights, **how)]
 
     items = [(label, index) for label in range(len(names)) for index in range(config.ipc)]
     batch = {"chunk_size": config.classes_at_a_time * config.ipc, "size": size, "mirrored": setup.source.mirrored}
     batch |= {"made_from": setup.made_from, "lower": "a smaller --classes_at_a_time or --ipc"}
-    recovered = recover_set(run, teacher, names, items, objective, config, **batch)
+    recovered = recover_set(run, teacher, names, items, objectives, config, **batch)
     return package_and_score(setup, recovered, setup.manifest(deda.FACTS, loss_note(recovered)))
 
 

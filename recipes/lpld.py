@@ -31,14 +31,14 @@ def main(config: LpldConfig) -> Path | None:
     measured |= {"moving": moving if config.class_statistics == "moving" else None}
     bank = open_bank(run, setup.source, teacher, setup.teacher_record.sha256, **measured)
 
-    def objective(labels: torch.Tensor) -> Objective:
+    def objectives(labels: torch.Tensor) -> list[Objective]:
         weights = {"weight": config.statistics_weight, "first_layer_weight": config.first_layer_weight}
-        return sre2l.statistics_objective(teacher, labels, len(labels) // config.ipc, bank=bank, **weights)
+        return [sre2l.statistics_objective(teacher, labels, len(labels) // config.ipc, bank=bank, **weights)]
 
     items = [(label, index) for label in range(len(names)) for index in range(config.ipc)]
     batch = {"chunk_size": config.classes_at_a_time * config.ipc, "size": size, "mirrored": setup.source.mirrored}
     batch |= {"made_from": setup.made_from, "lower": "a smaller --classes_at_a_time or --ipc"}
-    recovered = recover_set(run, teacher, names, items, objective, config, **batch)
+    recovered = recover_set(run, teacher, names, items, objectives, config, **batch)
     return package_and_score(setup, recovered, setup.manifest(sre2l.LPLD, loss_note(recovered)))
 
 

@@ -28,9 +28,9 @@ def main(config: Sre2lConfig) -> Path | None:
     setup = set_up(config, "sre2l", batch_norm=True)
     names = setup.source.class_names
 
-    def objective(labels: torch.Tensor) -> Objective:
+    def objectives(labels: torch.Tensor) -> list[Objective]:
         weights = {"weight": config.statistics_weight, "first_layer_weight": config.first_layer_weight}
-        return sre2l.statistics_objective(setup.teacher, labels, 1, **weights)
+        return [sre2l.statistics_objective(setup.teacher, labels, 1, **weights)]
 
     # A batch holds each class at most once, so that its statistics can be those of all classes.
     items = [(label, index) for index in range(config.ipc) for label in range(len(names))]
@@ -40,7 +40,7 @@ def main(config: Sre2lConfig) -> Path | None:
         "mirrored": setup.source.mirrored,
     }
     batch |= {"made_from": setup.made_from, "lower": "a smaller --recover_batch_size"}
-    recovered = recover_set(setup.run, setup.teacher, names, items, objective, config, **batch)
+    recovered = recover_set(setup.run, setup.teacher, names, items, objectives, config, **batch)
     by_class = [index * len(names) + label for label in range(len(names)) for index in range(config.ipc)]
     selected = keep(setup.run, recovered, by_class)
     manifest = setup.manifest(sre2l.FACTS, loss_note(recovered))

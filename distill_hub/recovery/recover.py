@@ -64,9 +64,10 @@ def views_of(settings: RecoverOptions, size: int, mirrored: bool) -> Views:
 
 def recover(
     teacher: Classifier,
-    objective: Objective,
+    objectives: Sequence[Objective],
     seeds: Sequence[int],
     *,
+    start: torch.Tensor | None = None,
     size: int,
     steps: int,
     learning_rate: float,
@@ -75,15 +76,16 @@ def recover(
     dtype: torch.dtype = torch.float32,
     title: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Optimise pixels, from noise: Adam with betas 0.5 and 0.9, its learning rate falling to 0 along a cosine.
+    """Optimise pixels: Adam with betas 0.5 and 0.9, its learning rate falling to 0 along a cosine.
 
     In every step the images are cropped and resized, mirrored, and rolled (all by the same amount); after it each pixel is
     clamped to what an image can hold. No gradient of the network's weights is computed.
 
     Args:
         teacher: The trained network; its normalisation gives the learning rate its unit.
-        objective: What is minimised.
-        seeds: One per image, B: each starts from its own normal noise.
+        objectives: What is minimised, step t the (t mod n)-th of n: several networks take their turns.
+        seeds: One per image, B: without `start` each starts from its own normal noise.
+        start: Images to start from, uint8 (B, 3, S, S).
         size: S, side of the images in pixels.
         steps: Iterations.
         learning_rate: Of Adam at the start, in units of the normalised images.
@@ -99,8 +101,11 @@ def recover(
         InputError: When a loss is not finite.
     """
     device = teacher.device
-    start = torch.stack([torch.randn(3, size, size, generator=cpu_generator(seed)) for seed in seeds])
-    images = start.to(device).requires_grad_()
+    if start is None:
+        images = torch.stack([torch.randn(3, size, size, generator=cpu_generator(seed)) for seed in seeds]).to(device)
+    else:
+        images = normalize(start.to(device).float() / 255, teacher.mean, teacher.std)
+    images.requires_grad_()
     black, white = (normalize(images.new_full((1, 3, 1, 1), value), teacher.mean, teacher.std) for value in (0.0, 1.0))
     optimizer = torch.optim.Adam([images], learning_rate, betas=(0.5, 0.9))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -110,7 +115,7 @@ def recover(
     for step in progress(range(steps), title, unit="step", disable=not title):
         seen = _views(denormalize(images, teacher.mean, teacher.std), views, generator)
         with autocast:
-            loss = objective(seen)
+            loss = objectives[step % len(objectives)](seen)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss.sum()).backward()
         scaler.step(optimizer)
@@ -130,9 +135,10 @@ def recover_set(
     teacher: Classifier,
     class_names: Sequence[str],
     items: Sequence[tuple[int, int]],
-    objective: Callable[[torch.Tensor], Objective],
+    objectives: Callable[[torch.Tensor], Sequence[Objective]],
     settings: RecoverOptions,
     *,
+    start: Callable[[Sequence[tuple[int, int]]], torch.Tensor] | None = None,
     chunk_size: int,
     size: int,
     mirrored: bool,
@@ -146,8 +152,9 @@ def recover_set(
         teacher: The trained network.
         class_names: C names. An image's noise comes from (seed, name, index): not from its place among the items.
         items: Label and index of every image, in the order of the stage.
-        objective: From the labels (B,) of a chunk to what is minimised for it.
+        objectives: From the labels (B,) of a chunk to what is minimised for it, in turn.
         settings: Iterations, learning rate, crops and seed.
+        start: From the items of a chunk to the images that it starts from, uint8 (B, 3, S, S); None: noise.
         chunk_size: Images optimised at a time.
         size: Side of the images in pixels.
         mirrored: Whether a mirrored image still shows its class.
@@ -155,7 +162,7 @@ def recover_set(
         lower: See `Run.map`: the images of a chunk are optimised together.
 
     Raises:
-        InputError: See `recover`, and what `objective` raises.
+        InputError: See `recover`, and what `objectives` raises.
     """
 
     def distil(chunk: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
@@ -163,8 +170,9 @@ def recover_set(
         seeds = [draw_seed(settings.seed, "recover", class_names[label], index) for label, index in chunk]
         images, losses = recover(
             teacher,
-            objective(labels),
+            objectives(labels),
             seeds,
+            start=start and start(chunk),
             size=size,
             steps=run.part(settings.recover_steps),
             learning_rate=settings.recover_learning_rate,

@@ -81,7 +81,7 @@ def test_the_loop_is_adam_with_a_cosine_and_a_clamp(teacher):
     teacher.mean, teacher.std = (0.2, 0.5, 0.4), (0.25, 0.5, 0.2)
     goal, steps, seeds = images_of(2, seed=3) * 1.4 - 0.2, 12, [11, 12]  # some of it is out of reach
     found, losses = loop.recover(
-        teacher, lambda x: (x - goal).square().sum((1, 2, 3)), seeds, steps=steps, **{**QUIET, "learning_rate": 0.7}
+        teacher, [lambda x: (x - goal).square().sum((1, 2, 3))], seeds, steps=steps, **{**QUIET, "learning_rate": 0.7}
     )
     mean, std = (np.reshape(value, (3, 1, 1)) for value in (teacher.mean, teacher.std))
     for place, seed in enumerate(seeds):
@@ -99,6 +99,18 @@ def test_the_loop_is_adam_with_a_cosine_and_a_clamp(teacher):
         np.testing.assert_allclose(found[place] / 255, values * std + mean, atol=0.51 / 255)
 
 
+def test_it_starts_from_images_and_objectives_take_turns(teacher):
+    teacher.mean, teacher.std = (0.2, 0.5, 0.4), (0.25, 0.5, 0.2)
+    start, turns = (images_of(2, seed=4) * 255).to(torch.uint8), []
+
+    def objective(place: int):
+        return lambda views: (turns.append((place, views.detach())), 0.0 * views.sum((1, 2, 3)))[1]
+
+    found, _ = loop.recover(teacher, [objective(place) for place in range(3)], [1, 2], start=start, steps=7, **QUIET)
+    assert torch.equal(found, start) and [place for place, _ in turns] == [0, 1, 2, 0, 1, 2, 0]
+    torch.testing.assert_close(turns[0][1], start / 255)
+
+
 @pytest.mark.parametrize("rolls", [(0, 2), (-1, 1)])
 def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
     images = images_of(6)
@@ -109,7 +121,7 @@ def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
         seen.append(views.detach().clone())
         return views.sum((1, 2, 3))
 
-    loop.recover(teacher, keep, range(6), steps=30, **{**QUIET, "views": how, "learning_rate": 1e-9})
+    loop.recover(teacher, [keep], range(6), steps=30, **{**QUIET, "views": how, "learning_rate": 1e-9})
     start = torch.stack([torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(6)])
     images = loop.denormalize(start, teacher.mean, teacher.std)
     found, mirrored = set(), 0
@@ -131,7 +143,7 @@ def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
     assert 60 < mirrored < 120  # of 180
     crops = []
     objective = lambda views: (crops.append(views.detach().std()), views.sum((1, 2, 3)))[1]  # noqa: E731
-    loop.recover(teacher, objective, range(6), steps=1, **{**QUIET, "views": loop.Views(0.1, False, (0, 0))})
+    loop.recover(teacher, [objective], range(6), steps=1, **{**QUIET, "views": loop.Views(0.1, False, (0, 0))})
     assert crops[0] < 0.8 * images.std()  # enlarging a part of noise smooths it
 
 
@@ -160,13 +172,13 @@ def test_only_pixels_get_gradients_and_the_network_stays_as_it_is():
     before = {name: tensor.clone() for name, tensor in teacher.model.state_dict().items()}
     objective = sre2l.statistics_objective(teacher, torch.tensor([0, 1, 2]), 1)
     how = {"size": 16, "steps": 120, "learning_rate": 0.2, "views_seed": 1, "views": loop.Views(1.0, True, (0, 2))}
-    images, losses = loop.recover(teacher, objective, [1, 2, 3], **how)
+    images, losses = loop.recover(teacher, [objective], [1, 2, 3], **how)
     assert images.dtype == torch.uint8 and images.shape == (3, 3, 16, 16) and losses.shape == (120, 1)
     assert losses[-5:].mean() < 0.7 * losses[0]
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.model.state_dict().items())
     assert not teacher.model.training
-    again, _ = loop.recover(teacher, objective, [1, 2, 3], **how)
+    again, _ = loop.recover(teacher, [objective], [1, 2, 3], **how)
     assert torch.equal(images, again)
 
 
@@ -175,7 +187,7 @@ def test_bf16_changes_little():
     objective = sre2l.statistics_objective(teacher, torch.tensor([0, 1, 2]), 1)
     found = [
         loop.recover(
-            teacher, objective, [1, 2, 3], size=16, steps=10, learning_rate=0.1, views_seed=1, views=ALL, dtype=dtype
+            teacher, [objective], [1, 2, 3], size=16, steps=10, learning_rate=0.1, views_seed=1, views=ALL, dtype=dtype
         )[1]
         for dtype in (torch.float32, torch.bfloat16)
     ]
@@ -192,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_it(teacher, step):
         return views.sum((1, 2, 3)) * (math.nan if len(calls) == step else 1.0)
 
     with pytest.raises(InputError, match=rf"recover_learning_rate: 0.1 .* not a finite number in step {step};"):
-        loop.recover(teacher, objective, [1, 2], steps=150, **QUIET)
+        loop.recover(teacher, [objective], [1, 2], steps=150, **QUIET)
     assert len(calls) <= step + loop.CHECK_STEPS
 
 

@@ -16,6 +16,7 @@ from distill_hub.methods import cao2, psr
 from distill_hub.methods.candidates import render
 from distill_hub.methods.tuning import Tuning
 from distill_hub.options.minimax import MinimaxConfig
+from distill_hub.recovery import recover as recovering
 from distill_hub.recovery import sre2l
 from distill_hub.training.train import TrainingSet, train_students
 
@@ -129,8 +130,8 @@ def recover(scene: Scene) -> Work:
 
     def loop(steps: int, roll: int = 0, smallest_crop: float = 1.0, flip: bool = False) -> Outcome:
         objective = sre2l.statistics_objective(scene.teacher, labels, 1)
-        views = loop.Views(smallest_crop, flip, (0, roll))
-        images, losses = loop.recover(scene.teacher, objective, seeds, steps=steps, views=views, **how)
+        views = recovering.Views(smallest_crop, flip, (0, roll))
+        images, losses = recovering.recover(scene.teacher, [objective], seeds, steps=steps, views=views, **how)
         return {"images": images, "losses": losses[:, 0]}
 
     def work(*changes) -> Callable[[], int]:
