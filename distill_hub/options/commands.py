@@ -9,7 +9,14 @@ from distill_hub.data.known import Normalization
 from distill_hub.data.prompts import check_prompts
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import ProtocolName, check_experts, check_generator, check_teacher, check_vae, split_students
-from distill_hub.options.shared import DRY_RUN_HELP, FULL_DATA_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
+from distill_hub.options.shared import (
+    DRY_RUN_HELP,
+    FULL_DATA_HELP,
+    PROTOCOL_HELP,
+    KeptLabelsOptions,
+    OutputOptions,
+    StudentOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelabelConfig(RealOptions):
+class RelabelConfig(KeptLabelsOptions, RealOptions):
     """The set and its views."""
 
     location: Location = argument("folder of a distilled set")
