@@ -26,7 +26,7 @@ def settings(name, *, ipc=10, classes=10, size=224, student="resnet-18-bn", sour
 def test_the_protocols_are_those_the_options_name():
     field = next(f for f in dataclasses.fields(EvaluationOptions) if f.name == "protocol")
     assert list(PROTOCOLS) == list(field.type.__args__)
-    assert [name for name in PROTOCOLS if settings(name).non_standard] == ["quick", "edc"]  # without RandAugment
+    assert [name for name in PROTOCOLS if settings(name).non_standard] == ["quick"]
 
 
 def test_protocols_by_name_and_version():
@@ -309,11 +309,10 @@ def test_edc(source, size, classes):
     assert (got.epochs, got.batch_size, got.schedule, got.weight_average) == (epochs, batch_size, schedule, average)
     rate = ("sgd", 0.1, 5e-4, 0.875) if sgd else ("adamw", 0.001, 0.01, 0.9)
     assert (got.optimizer, got.learning_rate, got.weight_decay, got.momentum) == rate and not got.decay_all
-    patches = 2 if classes == 1000 else 1
-    assert got.augmentation == Augmentation(patches=patches, crop_scale=(smallest, 1.0), flip=True, mix="cutmix")
+    first = {"patches": 2} if classes == 1000 else {"rand_augment": True}
+    assert got.augmentation == Augmentation(crop_scale=(smallest, 1.0), flip=True, mix="cutmix", **first)
     assert (got.loss, got.hard_weight, got.labels, got.looks[:2]) == ("mse", 0.025, "teacher", looks)
     assert (got.image_size, got.test_resize) == (size, 256 if size == 224 else size)
-    assert (got.non_standard is None) == (classes == 1000)
     assert got.hard == dataclasses.replace(got, labels="hard", loss="kl", hard_weight=0.0)
 
 
@@ -326,6 +325,7 @@ def test_edc(source, size, classes):
         ("sre2l", 64, True),
         ("fkd", 32, False),
         ("fkd", 64, False),
+        *(("edc", size, size <= 64 or size >= 224) for size in (32, 64, 65, 128, 223, 224, 256)),
     ]
     + [(name, size, size >= 224) for name in ("lpld", "sre2l", "fkd") for size in (128, 223, 224, 256)],
 )
