@@ -51,7 +51,7 @@ def test_an_epoch_has_the_batches_and_the_gradient_of_a_student(artifact, labels
     model = build("convnet-1-w16", 3, 8)
     for (images, targets), (expected, draws) in zip(theirs, ours, strict=True):
         assert torch.equal(images, expected)
-        wanted = engine._targets(rules, [own], expected, draws, None, 3)
+        wanted = engine._targets(rules, [own], expected, draws, None, 3, rules.temperature)
         logits = model(images)
         assert torch.allclose(dataset.loss(logits, targets), -(wanted * logits.log_softmax(1)).sum(1).mean(), atol=1e-6)
 
@@ -145,7 +145,7 @@ def test_replayed_views_are_those_of_a_student_under_fkd(with_views):
         ours = list(engine._batches([own], rules, [0], epoch))
         for (images, logits), (expected, draws) in zip(loader, ours, strict=True):
             assert torch.equal(images, expected)
-            wanted = engine._targets(rules, [own], expected, draws, None, 3)
+            wanted = engine._targets(rules, [own], expected, draws, None, 3, rules.temperature)
             student = (model(images) / 20).log_softmax(1)
             assert torch.allclose(
                 dataset.loss(model(images), logits), (wanted * (wanted.log() - student)).sum() / len(images)
