@@ -1,4 +1,4 @@
-"""Groups of options of the methods that optimise pixels: SRe2L, LPLD and DEDA."""
+"""Groups of options of the methods that optimise pixels: SRe2L, LPLD, DEDA, G-VBSM and EDC."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,3 +52,13 @@ class ClassOptions:
     classes_at_a_time: PositiveInt = option(
         1, "classes whose images are optimised side by side; more fill a large GPU", common=True
     )
+
+
+@dataclass(frozen=True)
+class NetworksOptions(StatisticsOptions):
+    """Alignment with the statistics of several networks, which take turns."""
+
+    recover_batch_size: PositiveInt = option(
+        100, "images optimised at a time, class by class (released scripts: 80 for ImageNet-1K, else 100)"
+    )
+    first_layer_weight: NonNegativeFloat = option(10.0, "of a network's first convolution; the other layers weigh 1")
