@@ -31,6 +31,8 @@ from distill_hub.running.files import atomic_write
 IMAGENET_MEAN, IMAGENET_STD = NORMALIZATIONS["imagenet"]
 _OF_THE_NETWORK = ("fixed_input_size", "first_conv", "classifier")
 IMAGENET_TEACHER = "timm/resnet18.tv_in1k"  # torchvision's IMAGENET1K_V1 weights, the selector of CaO2
+# Of methods with several: the networks of G-VBSM and EDC that timm has, where only the first has torchvision's weights.
+IMAGENET_TEACHERS = (IMAGENET_TEACHER, "timm/mobilenetv2_100.ra_in1k", "timm/efficientnet_b0.ra_in1k")
 # All that is fetched of a classifier's repository.
 _FILES = [
     "config.json",

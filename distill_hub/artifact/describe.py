@@ -12,6 +12,7 @@ from torch import nn
 from distill_hub.artifact.generator import base_name, read_tuning
 from distill_hub.artifact.manifest import (
     ClassRecord,
+    Combination,
     CostRecord,
     EnvironmentRecord,
     Manifest,
@@ -29,7 +30,7 @@ from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source
 from distill_hub.generators.base import Decoder, Generator
 from distill_hub.generators.known import IMAGENET_DIT
-from distill_hub.running.cost import COST
+from distill_hub.running.cost import COST, added
 from distill_hub.running.run import Run, Stage
 
 
@@ -106,6 +107,30 @@ def teacher_record(teacher: Classifier, id: str, test_accuracy: float | None) ->
         license=teacher.license,
         test_accuracy=test_accuracy,
         cost=read_cost(Path(teacher.id)),
+    )
+
+
+def ensemble_record(members: Sequence[ModelRecord], combination: Combination, test_accuracy: float | None) -> ModelRecord:
+    """Describe teachers that label together.
+
+    Args:
+        members: The record of each.
+        combination: How their logits are combined.
+        test_accuracy: Share of the source's test images that they recognise together; None where it was not measured.
+    """
+    said = "\n".join([combination, *(member.sha256 for member in members)])
+    costs = [member.cost for member in members if member.cost]
+    hardware = " + ".join(dict.fromkeys(cost.hardware for cost in costs))
+    licenses = dict.fromkeys(member.license for member in members)
+    return ModelRecord(
+        id=",".join(member.id for member in members),
+        architecture=f"ensemble of {', '.join(member.architecture for member in members)}",
+        sha256=hashlib.sha256(said.encode()).hexdigest(),
+        license=None if None in licenses else ", ".join(licenses),
+        test_accuracy=test_accuracy,
+        cost=CostRecord(**added(*map(vars, costs)), hardware=hardware) if len(costs) == len(members) else None,
+        members=list(members),
+        combination=combination,
     )
 
 
@@ -187,7 +212,7 @@ def describe(
     generator_classes: Sequence[int] | None,
     prompts: Sequence[str] | None,
     teacher: ModelRecord,
-    teacher_classes: Sequence[int],
+    teacher_classes: Sequence[int | None],
     selector: SelectorRecord | None,
     ipc: int,
     image_size: int,
@@ -205,7 +230,7 @@ def describe(
         generator_classes: The generator's id of each class; None without one.
         prompts: What the generator was told of each of its own classes; None where it was told no text.
         teacher: The teacher.
-        teacher_classes: The teacher's column of each class.
+        teacher_classes: The teacher's column of each class; None: several teachers have it at different places.
         selector: The classifier that judged candidates; None where a method has none.
         ipc: Images per class.
         image_size: Side of the images in pixels.

@@ -136,6 +136,10 @@ class CostRecord(Record):
     hardware: str
 
 
+# How the logits of several teachers are combined: their mean; the same, once each network's have the same norm.
+Combination = Literal["mean", "norm"]
+
+
 class ModelRecord(Record):
     """A generator or teacher."""
 
@@ -149,6 +153,20 @@ class ModelRecord(Record):
     vae: "ModelRecord | None" = None  # generator: what decodes in place of its own
     tuning: "TuningRecord | None" = None  # generator: how it was fine-tuned
     cost: CostRecord | None = None  # of its fit by distill-hub; None: unknown, as of models from elsewhere
+    # Of several teachers that label together; all the rest is then of all of them. `sha256`: see `describe.ensemble_record`.
+    members: "list[ModelRecord] | None" = Field(default=None, min_length=2, max_length=100)
+    combination: Combination | None = None  # how their logits are combined
+
+    @model_validator(mode="after")
+    def _members_are_combined(self):
+        if (self.members is None) != (self.combination is None) or any(member.members for member in self.members or ()):
+            raise ValueError("members and their combination go together, and a member is a single model")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_a_single_model_does_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        rare = ("members", "combination")
+        return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
 
 
 class SelectorRecord(ModelRecord):

@@ -35,6 +35,8 @@ def source_name(source: SourceRecord) -> str:
 
 def model_name(model: ModelRecord) -> str:
     """Return what a card calls a model: its id, not the author's path to it, which older records have."""
+    if model.members:
+        return f"{len(model.members)} networks: {', '.join(dict.fromkeys(map(model_name, model.members)))}"
     if model.revision or model.tuning:  # an id on the Hub, or one that `generator_record` wrote
         return model.id
     prefix = FITTED if model.id.startswith(FITTED) else ""

@@ -317,6 +317,8 @@ def _measure(
         refuse_missing(job.rules, given.views, has_teacher=has_teacher, has_soft_labels=has_soft_labels)
     if how.mmd and given.free_pixels:
         raise InputError("command line", "--mmd", "a teacher embeds pictures, and the set's free pixels are none")
+    if how.mmd and not how.teacher and any(record and record.members for record in recorded):
+        raise InputError("command line", "--mmd", "the teacher on record is several networks; pass a single --teacher")
     temperature, tiles = (label_temperature(given.manifest), given.manifest.tiles) if given.manifest else (None, None)
     rate = student_rate(given.manifest) if given.manifest else None
     settings = {

@@ -23,7 +23,7 @@ from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.kinds import is_path
 from distill_hub.launching.launcher import with_launch_options
 from distill_hub.launching.recipes import find_set_recipe, recipes_folder, word
-from distill_hub.networks.names import is_fitted
+from distill_hub.networks.names import is_fitted, split_teachers
 from distill_hub.options.commands import RealOptions, ReproduceConfig
 from distill_hub.options.shared import EvaluationOptions, ViewsOptions
 from distill_hub.running.folder import check_is_run
@@ -258,17 +258,18 @@ def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, pub
 
 def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -> dict[str, Any]:
     """Return the settings that say where real images and networks lie: as pinned by the record, or as named now."""
-    recorded, known, generator = manifest.method.config, manifest.source, manifest.generator
+    recorded, known, generator, teacher = manifest.method.config, manifest.source, manifest.generator, manifest.teacher
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
-    folders = {"source": known.name} if known.is_folder else {}
+    folders = [("source", known.name)] if known.is_folder else []
     fitted = generator is not None and generator.id.startswith(FITTED)
     for field in ("generator", "vae", "prompts", "teacher", "selector", "experts"):
         name = str(recorded.get(field) or "auto")
         if field == "generator" and fitted and is_fitted(name):
             continue  # a kind that was fitted, not a folder of that name
-        if is_path(name) or (name != "auto" and "/" not in name):  # as ids on the Hub and names of timm have it
-            folders[field] = name
-    for field, name in folders.items():
+        for one, _ in split_teachers(name) if field == "teacher" else [(name, None)]:
+            if is_path(one) or (one != "auto" and "/" not in one):  # as ids on the Hub and names of timm have it
+                folders.append((field, one))
+    for field, name in folders:
         what = "file" if field == "prompts" else "folder"
         if not getattr(config, field) and (published or name in KNOWN or not os.path.exists(name)):
             valid = f"it is a {what} of whoever made the set; pass --{field} with the {what} that holds the same here"
@@ -304,8 +305,8 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         settings["timestep_features"] = generator.timestep_features or "diffusers"
     if config.teacher:
         settings |= {"teacher": config.teacher, "teacher_revision": None}
-    elif manifest.teacher and manifest.teacher.revision:
-        settings["teacher_revision"] = manifest.teacher.revision
+    elif any(revisions := [m.revision or "" for m in (teacher.members or [teacher] if teacher else [])]):
+        settings["teacher_revision"] = ",".join(revisions)
     selects = recorded.get("selector", "auto") != "auto"
     if config.selector:
         if not selects:

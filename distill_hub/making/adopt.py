@@ -27,6 +27,7 @@ from distill_hub.running.console import show
 from distill_hub.running.folder import made_with
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
+from distill_hub.teachers.ensemble import teacher_classes
 from distill_hub.teachers.open import open_teacher
 from distill_hub.training.contract import refuse_chance
 from distill_hub.training.subject import HeldOut
@@ -182,4 +183,4 @@ def _taught_soft_labels(config: AdoptConfig, run: Run, source: Source, own: Alig
     names = [c.name for c in test.classes]
     soft_labels = stage.rows(0, len(stage))["logits"].double().softmax(1).float().numpy()
     refuse_chance("teacher", teacher.id, soft_labels.argmax(1), own.labels, names, "its soft labels")
-    return soft_labels, "teacher", teacher, classifier.columns
+    return soft_labels, "teacher", teacher, teacher_classes(classifier)

@@ -11,7 +11,7 @@ import torch
 
 from distill_hub.artifact.describe import describe, generator_record
 from distill_hub.artifact.generator import find_tuning
-from distill_hub.artifact.manifest import Manifest, ModelRecord, SelectorRecord, method_record
+from distill_hub.artifact.manifest import Combination, Manifest, ModelRecord, SelectorRecord, method_record
 from distill_hub.artifact.names import set_name
 from distill_hub.augmentation.tiles import decode
 from distill_hub.classifiers import Classifier
@@ -27,7 +27,7 @@ from distill_hub.making.matching import check_matching, check_precision
 from distill_hub.making.space import check_space, has_free_pixels, open_space
 from distill_hub.matching.space import Space
 from distill_hub.methods.candidates import draw_pool, judge_pool
-from distill_hub.networks.names import student_name
+from distill_hub.networks.names import small_networks, student_name
 from distill_hub.options.shared import (
     EvaluationOptions,
     FormationOptions,
@@ -44,6 +44,7 @@ from distill_hub.options.shared import (
 from distill_hub.publishing.destination import Destination, check_destination
 from distill_hub.running.dry_run import open_run
 from distill_hub.running.run import Run, Stage
+from distill_hub.teachers.ensemble import members_of, teacher_classes
 from distill_hub.teachers.open import open_selector, open_teacher
 from distill_hub.text import few
 from distill_hub.training.protocols import Protocol
@@ -68,6 +69,11 @@ class Setup:
     teacher: Classifier
     teacher_record: ModelRecord
     destination: Destination | None  # where the set is to be published
+
+    @property
+    def teachers(self) -> tuple[Classifier, ...]:
+        """The networks that are the teacher: the members of an ensemble, else the one."""
+        return members_of(self.teacher)
 
     @property
     def protocol(self) -> Protocol:
@@ -131,7 +137,7 @@ class Setup:
         return describe(
             self.run, self.source, self.name, method_record(facts, recorded(self.config), notes),
             generator=generator, generator_classes=class_ids, prompts=prompts,
-            teacher=self.teacher_record, teacher_classes=self.teacher.columns, selector=selector,
+            teacher=self.teacher_record, teacher_classes=teacher_classes(self.teacher), selector=selector,
             ipc=self.config.ipc, image_size=self.image_size, tiles=self.tiles, seed=self.config.seed,
         )  # fmt: skip
 
@@ -202,23 +208,30 @@ class GeneratorSetup(Setup):
         return self._describe(facts, notes, self.generator_record, self.class_ids, prompts, self.selector_record)
 
 
-def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False) -> Setup:
+def set_up(config: PixelOptions, method: str, *, batch_norm: bool = False, ensemble: Combination | None = None) -> Setup:
     """Open what a recipe without a generator works with, fitting a teacher where there is none for the source.
 
     Args:
         config: The recipe's settings.
         method: Name of the method; enters the set's name.
         batch_norm: Whether a teacher that is fitted gets BatchNorm, which it needs to have statistics of its own.
+        ensemble: Of methods with several networks, which all get BatchNorm, how their logits are combined; None: a single
+            teacher will do, and of several that are named the mean of the logits is taken.
 
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
     """
     config, source, name, destination, run, _ = _begin(config, method)
     size, test = config.image_size or source.image_size, HeldOut(source)
-    network = f"{student_name('auto', size)}-bn" if batch_norm and size else "auto"
+    networks: tuple[str, ...] = ("auto",)
+    if size and ensemble:
+        networks = small_networks(size)
+    elif size and batch_norm:
+        networks = (f"{student_name('auto', size)}-bn",)
     teacher, teacher_record = open_teacher(
-        run, test, size, **options(config, TeacherOptions), seed=config.fit_seed, network=network
-    )
+        run, test, size, **options(config, TeacherOptions), seed=config.fit_seed, networks=networks,
+        combination=ensemble or "mean",
+    )  # fmt: skip
     if size is None:
         size = teacher.image_size
         protocol_named(config.protocol).check_students(config.students, len(source.classes), size)

@@ -47,6 +47,16 @@ def student_name(name: str, image_size: int) -> str:
     return f"convnet-{max(1, round(math.log2(image_size)) - 2)}" if name == "auto" else name
 
 
+def small_networks(image_size: int) -> tuple[str, ...]:
+    """Return networks with BatchNorm, of different depths and widths, that are soon fitted to small images.
+
+    ConvNets alone: a MobileNetV2 and a ShuffleNetV2, which G-VBSM and EDC have, too, see a pixel in most of their layers at
+    16 px.
+    """
+    depth = max(2, round(math.log2(image_size)) - 2)  # that of `student_name`
+    return f"convnet-{depth}-bn", f"convnet-{depth}-w64-bn", f"convnet-{depth - 1}-bn"
+
+
 def refuse_network(name: str, field: str, more: Sequence[str] = ()) -> NoReturn:
     """Say that there is no network of that name; `more` names may be what was meant."""
     ours = ["convnet-D", "convnet-D-bn", "convnet-D-wW-bn", *INSTANCE_NORM, *TORCHVISION]
@@ -92,6 +102,54 @@ def check_teacher(name: str, field: str = "teacher") -> None:
         from distill_hub.hub import check_model  # not above: --help needs no Hub
 
         check_model(field, name, "config.json", TEACHER)
+
+
+def split_teachers(names: str, revisions: str | None = None) -> list[tuple[str, str | None]]:
+    """Split a comma-separated list of teachers that label together.
+
+    Args:
+        names: Names of classifiers.
+        revisions: One for each, empty where it has none; None: none has.
+
+    Returns:
+        Name and revision of each.
+
+    Raises:
+        InputError: When one is named twice, or there are not as many revisions.
+    """
+    each = [name.strip() for name in names.split(",")]
+    if len(set(each)) < len(each):
+        raise InputError("teacher", names, "every teacher of several counts once")
+    pinned = [part.strip() or None for part in revisions.split(",")] if revisions else [None] * len(each)
+    if len(pinned) != len(each):
+        raise InputError(
+            "teacher_revision", revisions, f"of {len(each)} teachers, as many by commas, empty where one has none"
+        )
+    return list(zip(each, pinned, strict=True))
+
+
+def check_teachers(names: str, revisions: str | None) -> None:
+    """Refuse teachers of which one cannot be a classifier; see `check_teacher` and `split_teachers`.
+
+    Raises:
+        InputError: Saying what is valid.
+    """
+    for name, _ in split_teachers(names, revisions):
+        check_teacher(name)
+
+
+def check_one_teacher(names: str, why: str) -> None:
+    """Refuse several teachers for what needs more of a network than its logits.
+
+    Args:
+        names: Of the teachers.
+        why: What is done with a single one.
+
+    Raises:
+        InputError: When there are several.
+    """
+    if "," in names:
+        raise InputError("teacher", names, f"{why}: name one teacher")
 
 
 def is_fitted(generator: str) -> bool:

@@ -8,7 +8,16 @@ from distill_hub.config import InputError, argument, option
 from distill_hub.data.known import Normalization
 from distill_hub.data.prompts import check_prompts
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
-from distill_hub.networks.names import ProtocolName, check_experts, check_generator, check_teacher, check_vae, split_students
+from distill_hub.networks.names import (
+    ProtocolName,
+    check_experts,
+    check_generator,
+    check_one_teacher,
+    check_teacher,
+    check_teachers,
+    check_vae,
+    split_students,
+)
 from distill_hub.options.shared import DRY_RUN_HELP, FULL_DATA_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
 
 
@@ -81,12 +90,12 @@ class RealOptions:
             check_source(self.source)
 
 
-def _check_set(config: "EvaluateConfig | RelabelConfig | AdoptConfig | ReproduceConfig") -> None:
+def _check_set(config: "EvaluateConfig | RelabelConfig | AdoptConfig | ReproduceConfig", revisions: str | None) -> None:
     from distill_hub.hub import check_location
 
     check_location(config.location)
     if config.teacher:
-        check_teacher(config.teacher)
+        check_teachers(config.teacher, revisions)
 
 
 def _check_files(**files: Path | None) -> None:
@@ -145,10 +154,12 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     teacher: Location | None = option(
         None,
         "for protocols whose labels a teacher gives: timm/NAME, a transformers Hub id, a folder, or auto to fit one; "
-        "default: as the set's record says",
+        "several by commas; default: as the set's record says",
         common=True,
     )
-    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    teacher_revision: str | None = option(
+        None, "branch, tag or commit of the teacher on the Hub; of several one each, by commas"
+    )
     dd_ranking: bool = option(False, "also train what DD-Ranking's scores LRS and ARS compare with, real data among it")
     real_accuracy: Fraction | None = option(
         None, "for LRS: accuracy, as a fraction, of the student on all real data with hard labels, where it is known"
@@ -163,7 +174,9 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
 
     def check_settings(self) -> None:
         """Refuse a set, a teacher and students that do not exist, and a file that cannot be written."""
-        _check_set(self)
+        _check_set(self, self.teacher_revision)
+        if self.mmd and self.teacher:
+            check_one_teacher(self.teacher, "--mmd measures the embeddings of one network")
         _check_files(json=self.json)
         if self.students:
             split_students(self.students, self.protocol)
@@ -181,15 +194,18 @@ class RelabelConfig(RealOptions):
     seed: NonNegativeInt = option(0, "seed of the views")
     teacher: Location | None = option(
         None,
-        "timm/NAME, a transformers Hub id, a folder, or auto to fit one; default: as the set's record says",
+        "timm/NAME, a transformers Hub id, a folder, or auto to fit one; several by commas; default: as the set's record "
+        "says",
         common=True,
     )
-    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    teacher_revision: str | None = option(
+        None, "branch, tag or commit of the teacher on the Hub; of several one each, by commas"
+    )
     dry_run: bool = option(False, DRY_RUN_HELP, common=True)
 
     def check_settings(self) -> None:
         """Refuse a set and a teacher that do not exist."""
-        _check_set(self)
+        _check_set(self, self.teacher_revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,16 +224,19 @@ class AdoptConfig(OutputOptions, ForeignOptions, RealOptions):
     license: str | None = option(None, "licence of the set")
     teacher: Location | None = option(
         None,
-        "label the images with this teacher: timm/NAME, a transformers Hub id, a folder, or auto to fit one",
+        "label the images with this teacher: timm/NAME, a transformers Hub id, a folder, or auto to fit one; several by "
+        "commas",
         common=True,
     )
-    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    teacher_revision: str | None = option(
+        None, "branch, tag or commit of the teacher on the Hub; of several one each, by commas"
+    )
     teacher_epochs: PositiveInt | None = option(None, "epochs when the teacher is fitted; default by size of the source")
     fit_seed: NonNegativeInt = option(0, "seed of the fit of the teacher")
 
     def check_settings(self) -> None:
         """Refuse a set and a teacher that do not exist."""
-        _check_set(self)
+        _check_set(self, self.teacher_revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +253,7 @@ class ReproduceConfig(RealOptions):
     )
     prompts: Location | None = option(None, "where the file of its prompts lies now; default: as the set's record says")
     teacher: Location | None = option(
-        None, "where its teacher lies now: Hub id or folder; default: as the set's record says", common=True
+        None, "where its teacher lies now: Hub id or folder, of several all; default: as the set's record says", common=True
     )
     selector: Location | None = option(
         None, "where its selector lies now, if that is not its teacher; default: as the set's record says"
@@ -249,7 +268,7 @@ class ReproduceConfig(RealOptions):
         """Refuse a set and networks that do not exist, and a folder or a file that cannot be written to."""
         from distill_hub.running.files import check_folder
 
-        _check_set(self)
+        _check_set(self, None)
         _check_files(json=self.json)
         if self.generator:
             check_generator(self.generator)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from distill_hub.config import InputError, option
 from distill_hub.kinds import NonNegativeFloat
+from distill_hub.networks.names import check_one_teacher
 from distill_hub.options.recovery import ClassOptions, RecoverOptions
 
 
@@ -25,7 +26,8 @@ class DedaConfig(ClassOptions, RecoverOptions):
     )
 
     def check_settings(self) -> None:
-        """Refuse sets of one image per class where covariances are asked for."""
+        """Refuse several teachers, and sets of one image per class where covariances are asked for."""
+        check_one_teacher(self.teacher, "images are aligned with one network's features")
         if self.ipc == 1 and (self.gamma or self.lambda_var or self.lambda_cov):
             valid = "one image has no covariance: 2 or more are needed, or gamma, lambda_var and lambda_cov 0"
             raise InputError("ipc", 1, valid)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from distill_hub.config import option
 from distill_hub.kinds import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from distill_hub.networks.names import check_one_teacher
 from distill_hub.options.shared import PixelOptions
 
 
@@ -42,6 +43,10 @@ class StatisticsOptions(RecoverOptions):
         common=True,
     )
     first_layer_weight: NonNegativeFloat = option(10.0, "of the first BatchNorm layer; the others weigh 1")
+
+    def check_settings(self) -> None:
+        """Refuse several teachers."""
+        check_one_teacher(self.teacher, "images are aligned with one network's statistics")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,15 @@ from distill_hub.data.known import Normalization
 from distill_hub.data.prompts import check_prompts
 from distill_hub.data.tiles import MOST_TILES, can_hold
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt
-from distill_hub.networks.names import ProtocolName, check_generator, check_teacher, check_vae, split_students
+from distill_hub.networks.names import (
+    ProtocolName,
+    check_generator,
+    check_one_teacher,
+    check_teacher,
+    check_teachers,
+    check_vae,
+    split_students,
+)
 
 PROTOCOL_HELP = (
     "how the students are trained: quick (smoke runs, not of the literature), dsa-hard (DC, DSA, DM, MTT; DC-BENCH, "
@@ -141,15 +149,18 @@ class TeacherOptions:
 
     teacher: Location = option(
         "auto",
-        "timm/NAME, a transformers Hub id, or a folder; auto: timm/resnet18.tv_in1k for ImageNet, else fit a ConvNet",
+        "timm/NAME, a transformers Hub id, or a folder; several by commas, whose logits are combined; auto: "
+        "timm/resnet18.tv_in1k for ImageNet, else fit a ConvNet",
         common=True,
     )
-    teacher_revision: str | None = option(None, "branch, tag or commit of the teacher on the Hub")
+    teacher_revision: str | None = option(
+        None, "branch, tag or commit of the teacher on the Hub; of several one each, by commas"
+    )
     teacher_epochs: PositiveInt | None = option(None, "epochs when the teacher is fitted; default by size of the source")
 
     def check_settings(self) -> None:
         """Refuse a teacher that does not exist."""
-        check_teacher(self.teacher)
+        check_teachers(self.teacher, self.teacher_revision)
 
 
 @dataclass(frozen=True)
@@ -293,6 +304,10 @@ class SampleOptions(GeneratorFitOptions, GeneratorOptions, SetOptions):
     """The samples: of methods with a generator."""
 
     sample_batch_size: PositiveInt = option(64, "samples per chunk of work, across classes")
+
+    def check_settings(self) -> None:
+        """Refuse several teachers."""
+        check_one_teacher(self.teacher, "candidates are judged by one network, which embeds them, too")
 
     def check_sampler(self) -> None:
         """Refuse what does not go with the generator's sampler, once its kind has filled in the options left to it."""

@@ -1,18 +1,19 @@
-"""A small teacher fitted to a source, for sources without a pretrained one."""
+"""The teachers of a run: loaded, or small ones fitted to a source without pretrained ones; measured, and on record."""
 
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from distill_hub.artifact.describe import teacher_record
-from distill_hub.artifact.manifest import ModelRecord
+from distill_hub.artifact.describe import ensemble_record, teacher_record
+from distill_hub.artifact.manifest import Combination, ModelRecord
 from distill_hub.classifiers import (
     IMAGENET_TEACHER,
+    IMAGENET_TEACHERS,
     Classifier,
     load_classifier,
     save_network,
@@ -20,9 +21,10 @@ from distill_hub.classifiers import (
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED, NORMALIZATIONS
 from distill_hub.data.sources import Source, fit_folder
-from distill_hub.networks.names import student_name
+from distill_hub.networks.names import split_teachers, student_name
 from distill_hub.running.cost import Meter, write_cost
 from distill_hub.running.run import Run
+from distill_hub.teachers.ensemble import Ensemble
 from distill_hub.training.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.training.protocols import protocol
 from distill_hub.training.settings import Settings, Task
@@ -39,7 +41,8 @@ def open_teacher(
     teacher_revision: str | None,
     teacher_epochs: int | None,
     seed: int,
-    network: str = "auto",
+    networks: Sequence[str] = ("auto",),
+    combination: Combination = "mean",
 ) -> tuple[Classifier, ModelRecord]:
     """Load the teacher of a run, fitting a small one first when there is none for the source, and measure it.
 
@@ -49,15 +52,41 @@ def open_teacher(
         image_size: Side of the images that a fitted teacher is made for, and that it is measured on; None: the side that a
             teacher expects, which a fitted one does not know.
         teacher: Name for `load_classifier`; 'auto': `IMAGENET_TEACHER` when all classes have a wnid, else a fitted one.
-        teacher_revision: Branch, tag or commit on the Hub.
+            Several by commas make an `Ensemble`.
+        teacher_revision: Branch, tag or commit on the Hub; of several one each, see `split_teachers`.
         teacher_epochs: Epochs of the fit; default: see `fit_settings`.
         seed: Of the fit.
-        network: What is fitted: a name for `networks.build`; 'auto': the ConvNet that suits the image size.
+        networks: What 'auto' fits: names for `networks.build`; 'auto': the ConvNet that suits the image size. Several make
+            an ensemble, which for classes with wnids is that of `IMAGENET_TEACHERS`.
+        combination: How the logits of an ensemble are combined; see `ensemble.combine`.
 
     Raises:
-        InputError: When the teacher cannot be loaded, does not know a class, or is near chance on the test split: then its
+        InputError: When a teacher cannot be loaded, does not know a class, or is near chance on the test split: then its
             class order is not the source's, or it has learned too little, and nothing it says can be trusted.
     """
+    if teacher == "auto" and len(networks) > 1 and test.source.has_wnids:
+        teacher = ",".join(IMAGENET_TEACHERS)
+    known, fit = test.source.has_wnids, {"teacher_epochs": teacher_epochs, "seed": seed}
+    opened = [
+        _open_one(run, test, image_size, teacher=name, teacher_revision=revision, network=network, **fit)
+        for name, revision in split_teachers(teacher, teacher_revision)
+        for network in (networks if name == "auto" and not known else ("auto",))
+    ]
+    return _together(test, image_size, opened, combination)
+
+
+def _open_one(
+    run: Run,
+    test: HeldOut,
+    image_size: int | None,
+    *,
+    teacher: str,
+    teacher_revision: str | None,
+    teacher_epochs: int | None,
+    seed: int,
+    network: str,
+) -> tuple[Classifier, ModelRecord]:
+    """Load or fit a single teacher, and measure it; see `open_teacher`."""
     name, id, source, cause = teacher, teacher, test.source, OTHER_CLASSES
     if teacher == "auto" and source.has_wnids:
         name = id = IMAGENET_TEACHER
@@ -83,6 +112,19 @@ def open_teacher(
     if not (run.is_dry and Path(name).is_relative_to(run.output_dir)):  # fitted for a moment, to be timed
         accuracy = _accuracy("teacher", id, classifier, test, image_size, cause)
     return classifier, teacher_record(classifier, id, accuracy)
+
+
+def _together(
+    test: HeldOut, image_size: int | None, opened: Sequence[tuple[Classifier, ModelRecord]], combination: Combination
+) -> tuple[Classifier, ModelRecord]:
+    """Make of several teachers one, and measure it; a single one is left as it is."""
+    if len(opened) == 1:
+        return opened[0]
+    classifiers, records = zip(*opened, strict=True)
+    ensemble, accuracy = Ensemble(classifiers, combination), None
+    if all(record.test_accuracy is not None for record in records):
+        accuracy = _accuracy("teacher", ensemble.id, ensemble, test, image_size, OTHER_CLASSES)
+    return ensemble, ensemble_record(records, combination, accuracy)
 
 
 def open_selector(
@@ -130,7 +172,7 @@ def open_known_teacher(
     record: ModelRecord | None,
     config: Mapping[str, Any],
 ) -> tuple[Classifier, ModelRecord]:
-    """Open the teacher that is named, or else the one on record.
+    """Open the teacher that is named, or else the one on record, several as they were combined there.
 
     One on record that was fitted is fitted again; another machine gives it other last bits.
 
@@ -147,15 +189,23 @@ def open_known_teacher(
         InputError: See `open_teacher`; when there is neither; or when a teacher on record that was not fitted has other
             weights now.
     """
+    combination = (record and record.combination) or "mean"
     if teacher:
-        named = {"teacher": teacher, "teacher_revision": teacher_revision}
+        named = {"teacher": teacher, "teacher_revision": teacher_revision, "combination": combination}
         return open_teacher(run, test, image_size, **named, teacher_epochs=None, seed=0)
     if record is None:
         raise InputError("teacher", None, "the set does not say who its teacher is; pass --teacher")
+    opened = [_open_recorded(run, test, image_size, member, config) for member in record.members or [record]]
+    return _together(test, image_size, opened, combination)
+
+
+def _open_recorded(
+    run: Run, test: HeldOut, image_size: int, record: ModelRecord, config: Mapping[str, Any]
+) -> tuple[Classifier, ModelRecord]:
     fitted = record.id.startswith(FITTED)
     if not fitted and "/" not in record.id and not os.path.exists(record.id):  # as ids on the Hub and names of timm have it
         raise InputError("teacher", record.id, "it is a folder of whoever made the set; pass --teacher with its place here")
-    classifier, found = open_teacher(
+    classifier, found = _open_one(
         run,
         test,
         image_size,

@@ -321,6 +321,18 @@ def test_inputs_are_those_of_the_commits_on_record(manifest):
     assert "--timestep_features=diffusers" in words("auto", model("facebook/DiT-XL-2-256", "b" * 40))
 
 
+def test_several_teachers_are_those_of_the_commits_on_record(manifest):
+    members = [model("org/a", "b" * 40), model("org/c")]
+    several = model("org/a,org/c", members=members, combination="mean")
+    config = resolved(RdedConfig(teacher="org/a,org/c", teacher_revision="main,"))
+    words = options(line(with_method(manifest, "rded", config, teacher=several)))
+    assert words == {"--teacher=org/a,org/c", f"--teacher_revision={'b' * 40},"}
+    gone = with_method(manifest, "rded", resolved(RdedConfig(teacher="org/a,gone")), teacher=several)
+    with pytest.raises(InputError, match=r"^teacher: 'gone' .* pass --teacher with the folder that holds the same here"):
+        line(gone)
+    assert options(line(gone, teacher="here,there")) == {"--teacher=here,there"}
+
+
 @pytest.mark.parametrize("kind", sorted(FITTED_KINDS))
 def test_a_kind_that_was_fitted_is_fitted_again_and_is_no_folder(manifest, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

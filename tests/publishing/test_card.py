@@ -14,7 +14,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
-from distill_hub.artifact.describe import source_record
+from distill_hub.artifact.describe import ensemble_record, source_record
 from distill_hub.artifact.manifest import ClassRecord, MethodRecord, Record, SelectorRecord, ViewsRecord
 from distill_hub.artifact.records import DDRanking, Score
 from distill_hub.artifact.schema import features
@@ -316,6 +316,23 @@ def test_students_on_all_real_data_stand_in_the_table(render):
     assert "| all real images, hard labels | convnet2 | quick v1 (NON-STANDARD) | 3 | 91.0 ± 1.0 | 95.0 |" in render(
         [{"baselines": real}]
     )
+
+
+def test_several_teachers_are_listed_with_their_licences(render, full):
+    one = full["teacher"]
+    other = one.model_copy(update={"id": "org/other", "architecture": "net-b", "revision": None, "license": None})
+    several = ensemble_record([one, other], "norm", 0.9912)
+    card = render([{"protocol": "rded-soft", "standard": True, "teacher": several}], **{**full, "teacher": several})
+    for text in (
+        "**Teacher:** 2 networks, whose logits are scaled to one norm and averaged: org/teacher (org/teacher-net), revision",
+        "; org/other (net-b), weights sha256 `111111111111`, right on 98.7 % of the test images; together, weights sha256",
+        "; they are right on 99.1 % of the test images",
+        "| weights of the teacher org/teacher (org/teacher-net) | mit |",
+        "| weights of the teacher org/other (net-b) | not stated |",
+        "| rded-soft v1, teacher 2 networks: org/teacher, org/other |",
+    ):
+        assert text in card
+    assert several.license is None
 
 
 def test_a_teacher_that_labelled_the_batches_is_named(render, full):

@@ -29,7 +29,7 @@ def test_a_fitted_teacher_that_knows_nothing_is_not_blamed_on_the_class_order(tm
         r"its predictions on the test split agree with the labels on 0\.0%, near chance \(50\.0%\): it has learned too "
         r"little from 6 images in 30 epochs; what helps is a --teacher that .* --teacher_epochs .*; least: a \(0%\)"
     )
-    how = {"teacher": "auto", "teacher_revision": None, "teacher_epochs": 30, "seed": 0, "network": "convnet-1-w16"}
+    how = {"teacher": "auto", "teacher_revision": None, "teacher_epochs": 30, "seed": 0, "networks": ("convnet-1-w16",)}
     with pytest.raises(InputError, match=expected):
         open_teacher(Run(tmp_path / "set", {}), HeldOut(source), 16, **how)
 
