@@ -57,9 +57,9 @@ POOLED = 32  # side in pixels at which images are compared in it
 def densification_loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the data densification loss, summed over classes, ().
 
-    With the eigenvalues l of X X^T, the products of a class's images with each other, it is KL(softmax(l / tau) ||
-    softmax(l)), whose first argument has no gradient. Where the largest eigenvalue leads by tens, both are all but one-hot, and there is
-    nothing left of it: so it is with the contrasts of digits.
+    Of the eigenvalues l of X X^T, the products of a class's images with each other, it is KL(softmax(l / tau) ||
+    softmax(l)), whose first argument has no gradient. Where the largest leads by tens, both are all but one-hot, and nothing
+    is left of the loss: so it is with images of high contrast and few pixels.
 
     Args:
         images: Normalised, (B, 3, S, S); compared at 32 px.

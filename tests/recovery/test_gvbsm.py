@@ -128,9 +128,7 @@ def test_densification_compares_the_spectra_of_classes_at_32_pixels():
     def against_fixed(moved: torch.Tensor) -> float:  # the first argument of the divergence has no gradient
         total = 0.0
         for label in (0, 2):
-            fixed, own = (
-                torch.nn.functional.adaptive_avg_pool2d(x[label == LABELS], 32).flatten(1) for x in (images, moved)
-            )
+            fixed, own = (F.adaptive_avg_pool2d(x[label == LABELS], 32).flatten(1) for x in (images, moved))
             soft = (torch.linalg.eigvalsh(fixed @ fixed.T) / 4).softmax(0)
             total -= float((soft * torch.linalg.eigvalsh(own @ own.T).log_softmax(0)).sum())
         return total
