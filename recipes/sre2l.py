@@ -1,6 +1,7 @@
 """SRe2L: images whose features have a trained network's BatchNorm statistics, optimised from noise (Yin et al., 2023).
 
-    distill-hub make sre2l  # handwritten digits, offline, on a CPU
+    distill-hub make sre2l                         # handwritten digits, offline, on a CPU
+    distill-hub make sre2l --crop_schedule cosine  # CDA (Yin and Shen, 2024): crops from easy to hard
     distill-hub make fit_classifier --source cifar10 --network resnet-18-bn --output_dir outputs/cifar10-teacher
     distill-hub make sre2l --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
     distill-hub make sre2l --num_processes 2
@@ -25,7 +26,8 @@ def main(config: Sre2lConfig) -> Path | None:
     from distill_hub.recovery import sre2l
     from distill_hub.recovery.recover import Objective, recover_set
 
-    setup = set_up(config, "sre2l", batch_norm=True)
+    facts = sre2l.FACTS if config.crop_schedule == "fixed" else sre2l.CDA
+    setup = set_up(config, facts["name"], batch_norm=True)
     names = setup.source.class_names
 
     def objectives(labels: torch.Tensor) -> list[Objective]:
@@ -43,7 +45,7 @@ def main(config: Sre2lConfig) -> Path | None:
     recovered = recover_set(setup.run, setup.teacher, names, items, objectives, config, **batch)
     by_class = [index * len(names) + label for label in range(len(names)) for index in range(config.ipc)]
     selected = keep(setup.run, recovered, by_class)
-    manifest = setup.manifest(sre2l.FACTS, loss_note(recovered))
+    manifest = setup.manifest(facts, loss_note(recovered))
     return package_and_score(setup, selected, manifest)
 
 

@@ -90,7 +90,10 @@ def views(location):
 
     found = find(location)
     stored = open_views(found, read_description(found)[0])
-    batches = [{name: values.tolist() for name, values in batch.items()} for batch in stored.batches(0)]
+    batches = [
+        {name: values.tolist() for name, values in batch.items()}
+        for batch in map(stored.batch, range(stored.record.per_epoch(stored.images)))
+    ]
     return {"sha256": stored.record.sha256, "first_epoch": batches}
 
 

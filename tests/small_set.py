@@ -204,6 +204,7 @@ def artifact(tmp_path, make_rows, build_manifest, make_evaluation):
 def facts():
     """Of what `make_views` makes when nothing else is asked for."""
     return ViewsFacts(
+        format=2,
         epochs=3,
         batch_size=4,
         image_size=16,
@@ -229,10 +230,10 @@ def make_views():
                 bottom, right = rng.integers((top, left), side + 1)
                 yield {
                     "epoch": np.full(count, epoch),
-                    "image": image,
+                    "image_index": image,
                     "crop": np.concatenate([rng.integers(0, side - extent + 1), extent], 1) / side,
                     "flip": rng.random(count) < 0.5,
-                    "partner": rng.permutation(image),
+                    "partner_index": rng.permutation(image),
                     "box": np.tile([top, left, bottom, right], (count, 1)),
                     "share": np.full(count, 1 - (bottom - top) * (right - left) / side**2),
                     "logits": rng.normal(0, 4, (count, classes)).astype(np.float32),

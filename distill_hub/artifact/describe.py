@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from distill_hub.artifact.base import now
 from distill_hub.artifact.generator import base_name, read_tuning
 from distill_hub.artifact.manifest import (
     ClassRecord,
@@ -21,7 +22,6 @@ from distill_hub.artifact.manifest import (
     SelectorRecord,
     SourceRecord,
     StageRecord,
-    now,
 )
 from distill_hub.artifact.names import public_name, source_name
 from distill_hub.classifiers import Classifier

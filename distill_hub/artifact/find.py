@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill_hub.artifact.manifest import MANIFEST_BYTES, Manifest
+from distill_hub.artifact.base import MANIFEST_BYTES
+from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.config import InputError
 from distill_hub.hub import RemoteSet, check_location, fetch, last_authors, look

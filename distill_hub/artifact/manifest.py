@@ -1,92 +1,17 @@
 """The validated record of a distilled set. Card, tags, repository name, loader and re-evaluation all come from it."""
 
-import datetime
 import json
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from fractions import Fraction
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from distill_hub.config import InputError
+from distill_hub.artifact.base import Count, Moment, Name, Record, Seconds, Share
 from distill_hub.data.known import KNOWN, Normalization, known_by_id
 from distill_hub.data.tiles import MOST_TILES, can_hold
-from distill_hub.parsing import read_file, read_json
 
 FORMAT_VERSION = 1  # of `cards/FORMAT.md`
-MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
-
-
-def _read_moment(value: Any) -> Any:
-    """Read a time as it is written in a record; Pydantic would take '0' for one, too."""
-    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d", value):
-        moment = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
-        if moment.tzinfo is None:
-            raise ValueError("a time zone is needed, as in 2026-01-02T03:04:05Z")
-        return moment
-    return value
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
-Name = Annotated[str, Field(pattern=NAME, max_length=250)]
-Seconds = Annotated[float, Field(ge=0, le=1e10)]  # three centuries
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-Own = TypeVar("Own", bound="Record")
-
-
-class Record(BaseModel):
-    """A frozen record that refuses unknown fields and turns a bad one into one line."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=20_000)
-
-    @classmethod
-    def read(cls: type[Own], path: Path, most_bytes: int = MANIFEST_BYTES) -> Own:
-        """Read a JSON file.
-
-        Raises:
-            InputError: When the file is missing, not a plain file, or larger; when it is not JSON, gives a key twice or a
-                number that is not finite; when a field is missing, unknown, or of the wrong type.
-        """
-        try:
-            text = read_file(path, most_bytes).decode("utf-8-sig")
-            read_json(text)  # what Pydantic takes without a word
-            return cls.model_validate_json(text)
-        except FileNotFoundError as error:
-            raise InputError("file", str(path), "it is missing") from error
-        except OSError as error:
-            raise InputError("file", str(path), f"it cannot be read ({error.strerror})") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "content"
-            # Pydantic gives the whole record as the input of a missing field, and null is a value that somebody wrote.
-            given = None if first["type"] == "missing" else "null" if first["input"] is None else first["input"]
-            raise InputError(f"{path.name}: {field}", given, first["msg"]) from error
-        except ValueError as error:
-            raise InputError(f"{path.name}: content", str(path), f"JSON is needed ({error})") from error
-
-    def to_json(self) -> str:
-        """Return the record as indented JSON that ends in a newline."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-
-
-def now() -> datetime.datetime:
-    """Return the time of a record: UTC, in whole seconds."""
-    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
 
 
 class ClassRecord(Record):
@@ -205,11 +130,63 @@ class StageRecord(Record):
     at_a_time: int | None = Field(default=None, gt=0)  # most items for which there was memory; None: for a whole chunk
 
 
-class ViewsFacts(Record):
-    """How stored views were drawn, and who labelled them."""
+VIEWS_FORMAT = 2  # of the stored views that are written now
 
+
+class ViewsExtent(Record):
+    """How much of a training is stored as views.
+
+    With N images, an epoch of views has ceil(N / B) batches, the last of them shorter where B does not divide N. Pruned
+    views (LPLD: Xiao and He, 2024) have whole batches alone, N // B in an epoch, and only the first of them are stored.
+    """
+
+    # 1: the columns `image` and `partner`, all epochs and all logits; in their records this and the next two are absent.
+    format: int = 1
+    label_share: float = Field(default=1.0, gt=0, le=1)  # of the whole batches of all epochs; 1: nothing is pruned
+    top_k: int | None = Field(default=None, gt=0, lt=65_536)  # largest logits that are stored of a view; None: all
     epochs: int = Field(gt=0, le=1_000_000)
     batch_size: int = Field(gt=0, le=65_536)  # a reader holds one batch in memory
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: int) -> int:
+        if value not in range(1, VIEWS_FORMAT + 1):
+            known = f"this version of distill_hub reads stored views of formats 1 to {VIEWS_FORMAT}"
+            raise ValueError(f"{known}; a newer one may read {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _all_of_it_in_format_1(self):
+        if self.format == 1 and (self.is_pruned or self.top_k):
+            raise ValueError("stored views of format 1 are neither pruned nor cut to the largest logits")
+        return self
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether only the first batches are stored."""
+        return self.label_share < 1
+
+    def per_epoch(self, images: int) -> int:
+        """Return the number of batches of an epoch of a set of `images`, stored or not."""
+        return images // self.batch_size if self.is_pruned else -(-images // self.batch_size)
+
+    def batches(self, images: int) -> int:
+        """Return the number of stored batches, K: of pruned views int(share * all), exactly in decimals, but at least 1."""
+        every = self.epochs * self.per_epoch(images)
+        return max(1, int(every * Fraction(repr(self.label_share)))) if self.is_pruned else every
+
+    def views(self, images: int) -> int:
+        """Return the number of stored views: rows of the files."""
+        return self.batches(images) * self.batch_size if self.is_pruned else self.epochs * images
+
+    def logit_bytes(self, classes: int) -> int:
+        """Return how many bytes the logits of a view have: 2 each, and 2 for the class of each where not all are stored."""
+        return 4 * self.top_k if self.top_k else 2 * classes
+
+
+class ViewsFacts(ViewsExtent):
+    """How stored views were drawn, and who labelled them."""
+
     image_size: int = Field(gt=0, le=16_384)  # side of the views, in pixels: that of the students, not of the set's images
     crop_scale: tuple[float, float]  # smallest and largest area that a crop is drawn for, as shares of the image's
     flip: bool  # whether half of the views are mirrored
@@ -229,8 +206,13 @@ class ViewsFacts(Record):
 class ViewsRecord(ViewsFacts):
     """The stored views of a set: files `views/`."""
 
-    rows: Count  # images times epochs
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over the values of all columns, see `views.view_dtype`
+    rows: Count  # of the files, one for each stored view
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over the values of all columns, see `views.columns.view_dtype`
+
+    @model_serializer(mode="wrap")
+    def _format_1_as_it_was(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        newer = ("format", "label_share", "top_k") if self.format == 1 else ()
+        return {name: value for name, value in dump(self).items() if name not in newer}
 
 
 class ZcaRecord(Record):
@@ -330,9 +312,15 @@ class Manifest(Record):
         return self
 
     @model_validator(mode="after")
-    def _views_of_every_image(self):
-        if self.views and self.views.rows != self.views.epochs * self.images:
-            raise ValueError(f"{self.views.epochs} epochs of {self.images} images are not {self.views.rows} stored views")
+    def _as_many_views_as_it_says(self):
+        views = self.views
+        if views and views.is_pruned and views.batch_size > self.images:
+            raise ValueError(f"pruned views are whole batches, and {self.images} images are none of {views.batch_size}")
+        if views and views.top_k and views.top_k >= len(self.classes):
+            raise ValueError(f"of {len(self.classes)} logits the {views.top_k} largest are all; top_k must be less, or null")
+        if views and views.rows != views.views(self.images):
+            asked = f"{views.label_share} of {views.epochs}" if views.is_pruned else views.epochs
+            raise ValueError(f"{asked} epochs of {self.images} images are not {views.rows} stored views")
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ RECIPES = {
     "mar": "plain",
     "text": "plain",
     "difffit": "minimax",
+    "cda": "sre2l",
     "dsa": "dc",
     "dream": "idc",
     "tesla": "mtt",

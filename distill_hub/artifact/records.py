@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from distill_hub.artifact.manifest import NAME, EnvironmentRecord, ModelRecord, Moment, Name, Record, Seconds
+from distill_hub.artifact.base import NAME, Moment, Name, Record, Seconds
+from distill_hub.artifact.manifest import EnvironmentRecord, ModelRecord
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

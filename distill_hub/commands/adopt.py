@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from distill_hub.artifact.base import NAME
 from distill_hub.artifact.find import find
-from distill_hub.artifact.manifest import NAME
 from distill_hub.config import InputError, say_loading
 from distill_hub.foreign.layout import check_layout
 from distill_hub.options.commands import AdoptConfig

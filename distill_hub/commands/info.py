@@ -75,7 +75,10 @@ def _seen(manifest: Manifest) -> str | None:
 
 
 def _views_line(manifest: Manifest, files: Mapping[str, int]) -> str | None:
-    if manifest.views is None:
+    views = manifest.views
+    if views is None:
         return None
+    share = f"the first {views.batches(manifest.images):,} batches, {views.label_share} of " if views.is_pruned else ""
+    logits = f", the {views.top_k} largest of {len(manifest.classes):,} logits" if views.top_k else ""
     size = size_text(folder_bytes(files, "views"))
-    return f"{manifest.views.epochs} epochs, labelled by {model_name(manifest.views.teacher)}, {size}"
+    return f"{share}{views.epochs} epochs{logits}, labelled by {model_name(views.teacher)}, {size}"

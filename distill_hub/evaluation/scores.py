@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from distill_hub.artifact.base import now
 from distill_hub.artifact.findings import warnings
-from distill_hub.artifact.manifest import EnvironmentRecord, Manifest, now
+from distill_hub.artifact.manifest import EnvironmentRecord, Manifest
 from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Score
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS

@@ -1,17 +1,20 @@
 """Making stored views: every image of every epoch as a student will see it, labelled by the teacher (FKD, SRe2L)."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from distill_hub.artifact.manifest import Manifest, ModelRecord, ViewsFacts
+from distill_hub.artifact.manifest import VIEWS_FORMAT, Manifest, ModelRecord, ViewsExtent, ViewsFacts
 from distill_hub.augmentation.augment import augment, batch_of, draw
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.options.shared import KeptLabelsOptions, ViewsOptions
 from distill_hub.running.console import size_text
 from distill_hub.running.run import Run, Stage
 from distill_hub.training.protocols import FKD_EPOCHS, Protocol, fkd_batch_size, fkd_views, protocol
@@ -19,36 +22,89 @@ from distill_hub.training.train import epoch_generator
 from distill_hub.views.files import write_views
 
 WRITTEN_BY_DEFAULT = 64 * 2**20  # bytes: more is made on request
-CHUNK_ROWS = 2000  # views per chunk of work; at least one epoch
+CHUNK_ROWS = 2000  # views per chunk of work; at least one item
 
 
-def predicted_bytes(images: int, epochs: int, classes: int, batch_size: int = 100) -> int:
-    """Estimate the size of stored views, in bytes: mostly the logits, 2 bytes each.
+def predicted_bytes(extent: ViewsExtent, images: int, classes: int) -> int:
+    """Estimate the size of stored views, in bytes: mostly the logits.
 
     A row's other columns take about 14 bytes once they are compressed, and a batch's headers about 1,000.
-    """
-    return epochs * (images * (2 * classes + 14) + -(-images // batch_size) * 1000)
-
-
-def epochs_of_views(asked: int | None, rules: Protocol, images: int, classes: int) -> int:
-    """Return for how many epochs a set gets views.
 
     Args:
-        asked: As many; None: those of `fkd` where they are small, else none.
+        extent: How much is stored.
+        images: Number of images that students see.
+        classes: Number of classes.
+    """
+    return extent.views(images) * (extent.logit_bytes(classes) + 14) + extent.batches(images) * 1000
+
+
+def check_kept(kept: KeptLabelsOptions, classes: int) -> None:
+    """Refuse a share of the batches and a number of logits that cannot be stored.
+
+    Args:
+        kept: What is asked for.
+        classes: Number of classes.
+
+    Raises:
+        InputError: For one that is out of range, and for so many classes that 16 bits do not number them.
+    """
+    share, top_k = kept.label_share, kept.top_k
+    if share == 0:
+        raise InputError("label_share", share, "a share of the batches is needed, 0 < share <= 1")
+    if top_k is None:
+        return
+    if top_k >= classes:
+        valid = f"a view has {classes:,} logits: choose fewer, or leave it out and all are stored"
+        raise InputError("top_k", top_k, valid)
+    if classes > 2**16:
+        valid = f"a logit's class is stored in 16 bits, which do not number {classes:,} classes; leave it out"
+        raise InputError("top_k", top_k, valid)
+
+
+def epochs_of_views(asked: ViewsOptions, rules: Protocol, images: int, classes: int) -> int:
+    """Return for how many epochs a set gets views.
+
+    Where nobody says, those of `fkd` where pruned or cut ones are asked for, or where whole ones are small; else none.
+
+    Args:
+        asked: What is asked for.
         rules: The protocol that its students are trained by.
         images: Number of images that students see.
         classes: Number of classes.
 
     Raises:
-        InputError: When the students need more.
+        InputError: When the students need more, and for what `check_kept` refuses.
     """
-    size = predicted_bytes(images, FKD_EPOCHS, classes, fkd_batch_size(images, classes))
-    default = FKD_EPOCHS if size <= WRITTEN_BY_DEFAULT else 0
-    epochs = default if asked is None else asked
+    check_kept(asked, classes)
+    epochs = asked.view_epochs
+    if epochs is None:
+        whole = asked.label_share == 1 and asked.top_k is None
+        small = predicted_bytes(_extent(images, classes), images, classes) <= WRITTEN_BY_DEFAULT
+        epochs = FKD_EPOCHS if small or not whole else 0
     if rules.labels == "views" and epochs < FKD_EPOCHS:
         valid = f"{rules.name} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
-        raise InputError("view_epochs", asked, valid)
+        raise InputError("view_epochs", asked.view_epochs, valid)
     return epochs
+
+
+def offer(images: int, classes: int) -> str:
+    """Say what views would take that are too large to be stored unasked, and how to ask for them."""
+    share, top_k = 0.025, max(1, min(50, classes // 10))  # LPLD's 40-fold pruning; LPQLD's number for 1,000 classes
+    whole, pruned, cut, both = (
+        size_text(predicted_bytes(_extent(images, classes, **kept), images, classes))
+        for kept in ({}, {"label_share": share}, {"top_k": top_k}, {"label_share": share, "top_k": top_k})
+    )
+    return (
+        f"Views are not stored: those of {FKD_EPOCHS} epochs take about {whole}, which --view_epochs {FKD_EPOCHS} asks for; "
+        f"the first batches alone {pruned} (--label_share {share}), the {top_k} largest logits {cut} (--top_k {top_k}), "
+        f"both {both}"
+    )
+
+
+def _extent(images: int, classes: int, **kept: Any) -> ViewsExtent:
+    """Return that of views in the protocol's batches."""
+    batch_size = fkd_batch_size(images, classes)
+    return ViewsExtent(format=VIEWS_FORMAT, epochs=FKD_EPOCHS, batch_size=batch_size, **kept)
 
 
 def draw_views(
@@ -61,68 +117,109 @@ def draw_views(
     mirrored: bool,
     seed: int,
     batch_size: int | None = None,
+    label_share: float = 1.0,
+    top_k: int | None = None,
 ) -> tuple[Stage, ViewsFacts]:
-    """Draw and label the views of all epochs, spread over processes, each finished chunk kept.
+    """Draw and label the views of all epochs, or of the first batches, spread over processes, each finished chunk kept.
 
     Args:
         run: The run.
         images: The set, uint8 (N, 3, S, S).
         teacher: Labels the views.
         record: What is known of it.
-        epochs: How many; each holds every image once.
+        epochs: How many; each holds every image once, but for what is pruned.
         mirrored: Whether half of the views are mirrored.
         seed: Of the views. Above 64 px a student of this seed under `sre2l` sees the same ones.
         batch_size: Images that are mixed among each other; default: the protocol's.
+        label_share: Of the batches that are drawn at all, see `ViewsExtent`.
+        top_k: Logits that are kept of a view, the largest; None: all.
+
+    Returns:
+        The views, as `store_views` takes them, and how they were drawn.
     """
     count, classes = len(images), len(teacher.columns)
     batch_size = min(batch_size or fkd_batch_size(count, classes), count)
     stored = images.shape[-1]
     rules, size = fkd_views(mirrored), min(224, stored)
-    size_then = size_text(predicted_bytes(count, epochs, classes, batch_size))
-    run.say(f"Stored views: {epochs} epochs of {count:,} images with {classes:,} logits each will take about {size_then}")
-    pixels = images.to(run.device)
+    facts = ViewsFacts(
+        format=VIEWS_FORMAT, epochs=epochs, batch_size=batch_size, label_share=label_share, top_k=top_k,
+        image_size=size, crop_scale=rules.crop_scale, flip=rules.flip, mix_alpha=rules.mix_alpha,
+        teacher=record, seed=seed,
+    )  # fmt: skip
+    run.say(_in_words(facts, count, classes))
+    pixels, rows, per_epoch = images.to(run.device), _item_rows(facts, count), _items_per_epoch(facts, count)
+
+    @functools.lru_cache(maxsize=1)  # several items are of one epoch
+    def drawn(epoch: int) -> dict[str, torch.Tensor]:
+        return draw(rules, count, batch_size, size, epoch_generator(seed, epoch), stored_size=stored)
 
     @torch.inference_mode()
     def label(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
-        drawn = []
-        for epoch in chunk:
-            epoch_draws = draw(rules, count, batch_size, size, epoch_generator(seed, epoch), stored_size=stored)
+        made = []
+        for item in chunk:
+            epoch, place = divmod(item, per_epoch)
+            draws = batch_of(drawn(epoch), place * rows, (place + 1) * rows)
             logits = []
-            for start in range(0, count, batch_size):
-                batch = {
-                    key: value.to(run.device) for key, value in batch_of(epoch_draws, start, start + batch_size).items()
-                }
+            for start in range(0, rows, batch_size):
+                batch = {key: value.to(run.device) for key, value in batch_of(draws, start, start + batch_size).items()}
                 views = augment(pixels[batch["order"]], batch, (0.0,) * 3, (1.0,) * 3, size)  # in [0, 1]
                 with torch.autocast(run.device.type, run.dtype, enabled=run.dtype is not torch.float32):
-                    logits.append(teacher.logits(views).half().cpu())
-            drawn.append({**epoch_draws, "logits": torch.cat(logits)})
-        return {key: torch.stack([one[key] for one in drawn]) for key in drawn[0]}
+                    logits.append(_kept(teacher.logits(views).half(), top_k))
+            made.append({**draws, **{key: torch.cat([one[key] for one in logits]) for key in logits[0]}})
+        return {key: torch.stack([one[key] for one in made]) for key in made[0]}
 
     made_from = {
         "images": hashlib.sha256(images.contiguous().numpy()).hexdigest(), "teacher": record.sha256,
         "columns": teacher.columns, "rules": dataclasses.asdict(rules), "seed": seed, "batch_size": batch_size,
-        "version": protocol("fkd").version,
+        "pruned": facts.is_pruned, "top_k": top_k, "version": protocol("fkd").version,
     }  # fmt: skip
-    chunk_size = max(1, CHUNK_ROWS // count)
-    stage = run.map("views", range(epochs), label, chunk_size=chunk_size, made_from=made_from, lower="a smaller teacher")
-    facts = ViewsFacts(
-        epochs=epochs, batch_size=batch_size, image_size=size, crop_scale=rules.crop_scale, flip=rules.flip,
-        mix_alpha=rules.mix_alpha, teacher=record, seed=seed,
-    )  # fmt: skip
+    items, chunk_size = facts.views(count) // rows, max(1, CHUNK_ROWS // rows)
+    stage = run.map("views", range(items), label, chunk_size=chunk_size, made_from=made_from, lower="a smaller teacher")
     return stage, facts
+
+
+def _item_rows(facts: ViewsFacts, images: int) -> int:
+    """Return how many views are one item of work: those of an epoch, or of a batch where not every epoch is whole."""
+    return facts.batch_size if facts.is_pruned else images
+
+
+def _items_per_epoch(facts: ViewsFacts, images: int) -> int:
+    return facts.per_epoch(images) if facts.is_pruned else 1
+
+
+def _in_words(facts: ViewsFacts, images: int, classes: int) -> str:
+    """Say what will be stored, and how large it will be."""
+    size = size_text(predicted_bytes(facts, images, classes))
+    share = f"{facts.batches(images):,} batches, a share of {facts.label_share}, of " if facts.is_pruned else ""
+    logits = f"the {facts.top_k:,} largest of {classes:,}" if facts.top_k else f"{classes:,}"
+    return (
+        f"Stored views: {share}{facts.epochs} epochs of {images:,} images with {logits} logits each will take about {size}"
+    )
+
+
+def _kept(logits: torch.Tensor, top_k: int | None) -> dict[str, torch.Tensor]:
+    """Return what is stored of logits (B, C), float16: all, or the k largest and their classes, equal ones by class."""
+    if top_k is None:
+        return {"logits": logits.cpu()}
+    largest, classes = logits.sort(dim=1, descending=True, stable=True)
+    return {"logits": largest[:, :top_k].cpu(), "class_index": classes[:, :top_k].int().cpu()}
 
 
 def store_views(folder: Path, manifest: Manifest, stage: Stage, facts: ViewsFacts) -> Manifest:
     """Write drawn views into the artifact folder; see `views.files.write_views`."""
+    per_epoch = _items_per_epoch(facts, manifest.images)
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
-        for epoch in range(facts.epochs):
-            rows = {key: tensor[0].numpy() for key, tensor in stage.rows(epoch, epoch + 1).items()}
-            order = rows["order"].astype(np.int32)
-            flip = rows.get("flip", np.zeros(len(order), dtype=bool))
-            partner = order[rows["partner"]]
-            columns = {**rows, "image": order, "partner": partner, "flip": flip, "epoch": np.full_like(order, epoch)}
+        for item in range(len(stage)):
+            rows = {key: tensor[0].numpy() for key, tensor in stage.rows(item, item + 1).items()}
+            order = rows.pop("order").astype(np.int32)
+            columns = {
+                "epoch": np.full_like(order, item // per_epoch), "image_index": order,
+                "partner_index": order[rows.pop("partner")], "flip": np.zeros(len(order), dtype=bool), **rows,
+            }  # fmt: skip
+            if facts.top_k:
+                columns["class_index"] = columns["class_index"].astype(np.uint16)
             for start in range(0, len(order), facts.batch_size):
-                yield {key: column[start : start + facts.batch_size] for key, column in columns.items() if key != "order"}
+                yield {key: column[start : start + facts.batch_size] for key, column in columns.items()}
 
     return write_views(folder, manifest, batches(), facts)

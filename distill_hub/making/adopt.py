@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from distill_hub.artifact.base import now
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.find import MANIFEST, Found, find, read_description
 from distill_hub.artifact.load import load_artifact
-from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, mean_ipc, now
+from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, mean_ipc
 from distill_hub.artifact.names import set_name
 from distill_hub.artifact.package import write_artifact
 from distill_hub.config import options, resolved

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from distill_hub.artifact.base import now
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.experts import (
     ExpertRecord,
@@ -19,7 +20,7 @@ from distill_hub.artifact.experts import (
     parameter_shapes,
     split_by_name,
 )
-from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, ZcaRecord, now
+from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, ZcaRecord
 from distill_hub.config import InputError, options, resolved, words
 from distill_hub.data.known import FITTED
 from distill_hub.data.size import with_size

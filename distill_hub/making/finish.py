@@ -105,8 +105,7 @@ def package_and_score(
     run.on_main("package", package)
     manifest = Manifest.read(folder / "manifest.json")
     images = stage.rows(0, len(stage), "images")["images"]
-    if epochs := setup.view_epochs:
-        how = {"epochs": epochs, "mirrored": setup.source.mirrored, "seed": manifest.seed}
+    if how := setup.views:
         drawn = draw_views(run, decode(images, manifest.tiles), teacher, manifest.teacher, **how)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
         manifest = Manifest.read(folder / "manifest.json")

@@ -52,11 +52,10 @@ def expect_rest(
     rules = setup.protocol
     soft = soft_labels(stage) if rules.labels == "soft" else None
     own = TrainingSet(seen(images, stage, space), torch.tensor(labels), soft)
-    if epochs := setup.view_epochs:
-        how = {"epochs": epochs, "mirrored": setup.source.mirrored, "seed": config.seed}
+    if how := setup.views:
         _, facts = draw_views(run, decode(images, setup.tiles), setup.teacher, setup.teacher_record, **how)
-        views_size = predicted_bytes(setup.shown, epochs, classes, facts.batch_size)
-        run.expect("store views", epochs, 0.0, views_size, is_published=True)
+        views_size = predicted_bytes(facts, setup.shown, classes)
+        run.expect("store views", facts.epochs, 0.0, views_size, is_published=True)
         own = dataclasses.replace(own, views=SimpleNamespace(record=facts))
     zca = space.zca if space else None
     subject = Subject(own, setup.test, "", setup.teacher, setup.teacher_record, tiles=setup.tiles, zca=zca)

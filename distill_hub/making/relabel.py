@@ -6,9 +6,10 @@ from distill_hub.artifact.find import Found
 from distill_hub.artifact.load import read_artifact
 from distill_hub.augmentation.tiles import decode
 from distill_hub.config import InputError, options
-from distill_hub.evaluation.views import draw_views, store_views
+from distill_hub.evaluation.views import check_kept, draw_views, store_views
 from distill_hub.making.finish import write_card
 from distill_hub.options.commands import RealOptions, RelabelConfig
+from distill_hub.options.shared import KeptLabelsOptions
 from distill_hub.running.session import session, working_in
 from distill_hub.teachers.open import open_known_teacher
 from distill_hub.text import typed
@@ -30,11 +31,14 @@ def relabel(found: Found, config: RelabelConfig) -> None:
         raise InputError("distilled set", found.location, "its students see free pixels, and views are of pictures")
     manifest, images = artifact.manifest, torch.from_numpy(artifact.pixels)
     real, places = real_source(manifest, published=False, **options(config, RealOptions))
+    check_kept(config, len(manifest.classes))
+    kept = options(config, KeptLabelsOptions)
     settings = {
         "content_sha256": manifest.content_sha256,
         "epochs": config.epochs,
         "batch_size": config.batch_size,
         "seed": config.seed,
+        **kept,
         "teacher": [config.teacher, config.teacher_revision]
         if config.teacher
         else manifest.teacher and manifest.teacher.sha256,
@@ -48,7 +52,7 @@ def relabel(found: Found, config: RelabelConfig) -> None:
         )  # fmt: skip
         drawn = draw_views(
             run, decode(images, manifest.tiles), teacher, record,
-            epochs=config.epochs, mirrored=real.mirrored, seed=config.seed, batch_size=config.batch_size,
+            epochs=config.epochs, mirrored=real.mirrored, seed=config.seed, batch_size=config.batch_size, **kept,
         )  # fmt: skip
         if run.is_dry:
             return

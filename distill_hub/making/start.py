@@ -19,7 +19,7 @@ from distill_hub.config import InputError, options, recorded, resolved
 from distill_hub.data.classes import match_classes
 from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source, check_ipc, load_source
-from distill_hub.evaluation.views import epochs_of_views
+from distill_hub.evaluation.views import epochs_of_views, offer
 from distill_hub.generating.open import Located, locate, open_generator, resolve
 from distill_hub.generators.base import Generator
 from distill_hub.generators.phases import NO_GROUP
@@ -33,6 +33,7 @@ from distill_hub.options.shared import (
     FormationOptions,
     GeneratorFitOptions,
     GeneratorOptions,
+    KeptLabelsOptions,
     PixelOptions,
     SampleOptions,
     SelectorOptions,
@@ -91,11 +92,13 @@ class Setup:
         return len(self.labels) * (self.tiles or 1) ** 2
 
     @property
-    def view_epochs(self) -> int:
-        """For how many epochs views are stored; of free pixels none are, since views are of pictures."""
+    def views(self) -> dict[str, Any] | None:
+        """How views are drawn, see `draw_views`; None: none are, as of free pixels, since views are of pictures."""
         if has_free_pixels(self.config):
-            return 0
-        return epochs_of_views(self.config.view_epochs, self.protocol, self.shown, len(self.source.classes))
+            return None
+        epochs = epochs_of_views(self.config, self.protocol, self.shown, len(self.source.classes))
+        how = {"epochs": epochs, "mirrored": self.source.mirrored, "seed": self.config.seed}
+        return {**how, **options(self.config, KeptLabelsOptions)} if epochs else None
 
     @property
     def labels(self) -> list[int]:
@@ -329,7 +332,7 @@ def _begin(
     settings = {**resolved(config), "method": method, **fingerprints}
     rules = protocol_named(config.protocol)
     images = config.ipc * len(source.classes) * (_tiles(config, size) or 1) ** 2
-    epochs_of_views(config.view_epochs, rules, images, len(source.classes))
+    stores_views = epochs_of_views(config, rules, images, len(source.classes)) > 0
     rules.check_students(config.students, len(source.classes), size)
     check_space(config, rules, size)
     check_matching(config, source, size)
@@ -338,6 +341,8 @@ def _begin(
     folder = config.output_dir or Path("outputs", name)
     run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
     check_precision(config, run)
+    if config.view_epochs is None and not stores_views and not has_free_pixels(config):
+        run.say(offer(images, len(source.classes)))
     return config, source, name, destination, run, found
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill_hub.artifact.base import now
 from distill_hub.artifact.describe import generator_record, source_record
-from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, TuningRecord, method_record, now
+from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, TuningRecord, method_record
 from distill_hub.config import InputError, options, resolved
 from distill_hub.generating.latents import Latents, encode
 from distill_hub.generating.open import Located, open_generator

@@ -18,7 +18,14 @@ from distill_hub.networks.names import (
     check_vae,
     split_students,
 )
-from distill_hub.options.shared import DRY_RUN_HELP, FULL_DATA_HELP, PROTOCOL_HELP, OutputOptions, StudentOptions
+from distill_hub.options.shared import (
+    DRY_RUN_HELP,
+    FULL_DATA_HELP,
+    PROTOCOL_HELP,
+    KeptLabelsOptions,
+    OutputOptions,
+    StudentOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelabelConfig(RealOptions):
+class RelabelConfig(KeptLabelsOptions, RealOptions):
     """The set and its views."""
 
     location: Location = argument("folder of a distilled set")

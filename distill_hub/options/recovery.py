@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from distill_hub.config import option
+from distill_hub.config import InputError, option
 from distill_hub.kinds import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from distill_hub.networks.names import check_one_teacher
 from distill_hub.options.shared import PixelOptions
@@ -19,8 +19,16 @@ class RecoverOptions(PixelOptions):
     )
     recover_learning_rate: PositiveFloat = option(0.25, "Adam learning rate on normalised pixels; falls to 0 along a cosine")
     smallest_crop: Fraction | None = option(
-        None, "least area of the random crops, as a share of the image's; 1: no crops; default: 0.08, up to 32 px 1"
+        None,
+        "least area of the random crops, as a share of the image's; 1: no crops; default: 0.08, without --crop_schedule up "
+        "to 32 px 1",
     )
+    crop_schedule: Literal["fixed", "step", "linear", "cosine"] = option(
+        "fixed",
+        "how the least area comes down to that (CDA): fixed, it is that from the start; else whole images come first, and "
+        "crops from easy to hard, by a step at the --milestone or along a line or cosine that ends there",
+    )
+    milestone: Fraction = option(1.0, "share of the iterations that the crop schedule takes; from there on it is fixed")
     flips: Literal["yes", "no"] | None = option(
         None, "mirror half of the views, where a mirrored image still shows its class; default: yes, up to 32 px no"
     )
@@ -30,6 +38,11 @@ class RecoverOptions(PixelOptions):
         "sixteenth, both ways, up to 64 px, and a seventh above",
     )
     roll_both_ways: bool = option(False, "roll them up and to the left, too, not only down and to the right")
+
+    def check_settings(self) -> None:
+        """Refuse a schedule of crops where there are none."""
+        if self.crop_schedule != "fixed" and self.smallest_crop == 1:
+            raise InputError("smallest_crop", 1, f"with --crop_schedule {self.crop_schedule} crops come down to it: below 1")
 
 
 @dataclass(frozen=True)

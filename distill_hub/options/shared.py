@@ -219,11 +219,25 @@ class EvaluationOptions(StudentOptions):
 
 
 @dataclass(frozen=True)
-class ViewsOptions:
+class KeptLabelsOptions:
+    """What is kept of stored views."""
+
+    label_share: Fraction = option(
+        1.0, "share of the batches of stored views that are made, the first (LPLD: 0.1 to 0.025); students draw among them"
+    )
+    top_k: PositiveInt | None = option(
+        None, "logits that are stored of a view, the largest, and their classes (LPQLD: 50 of 1,000); default: all"
+    )
+
+
+@dataclass(frozen=True)
+class ViewsOptions(KeptLabelsOptions):
     """Stored views: augmented images with the teacher's logits, for training without the teacher."""
 
     view_epochs: NonNegativeInt | None = option(
-        None, "epochs of stored views; default: 300 where they take at most 64 MB, else none; 0: none"
+        None,
+        "epochs of stored views; default: 300 where they take at most 64 MB, or where --label_share or --top_k ask for "
+        "some, else none; 0: none",
     )
 
 

@@ -25,7 +25,7 @@ from distill_hub.hub import address, page_of
 from distill_hub.publishing.markdown import code, fenced, link, one_line, plain
 from distill_hub.running.console import duration, size_text
 from distill_hub.running.files import shipped, slug
-from distill_hub.views.files import view_features
+from distill_hub.views.columns import stored_name, view_features
 
 # https://huggingface.co/docs/hub/repositories-licenses; anything else is "other" with a name
 HUB_LICENSES = """
@@ -81,7 +81,7 @@ def render_card(
     Returns:
         YAML block and Markdown.
     """
-    source = manifest.source
+    source, views = manifest.source, manifest.views
     size_bytes = {kind: folder_bytes(files, kind) for kind in ("data", "views")}
     text = fill_template(
         "dataset_card.md.jinja",
@@ -98,7 +98,8 @@ def render_card(
         size=size_text(size_bytes["data"]),
         views_size=size_text(size_bytes["views"]),
         label_bytes=4 * manifest.rows * len(manifest.classes),
-        view_label_bytes=2 * manifest.views.rows * len(manifest.classes) if manifest.views else 0,
+        view_label_bytes=views.rows * views.logit_bytes(len(manifest.classes)) if views else 0,
+        view_column=lambda name: stored_name(name, views),
         soft_label_meaning=SOFT_LABEL_MEANING[manifest.soft_labels],
         test_split=test_split(source),
         show_wnid=any(c.wnid for c in manifest.classes),
@@ -183,7 +184,9 @@ def _card_data(manifest: Manifest, size_bytes: Mapping[str, int]) -> DatasetCard
     infos = {"default": _info(features(manifest.class_names, manifest.free_side), rows, size_bytes["data"])}
     configs = {"default": {"data_files": [{"split": "train", "path": "data/train-*"}], "default": True}}
     if manifest.views:
-        infos["views"] = _info(view_features(len(manifest.classes)), manifest.views.rows, size_bytes["views"])
+        infos["views"] = _info(
+            view_features(manifest.views, len(manifest.classes)), manifest.views.rows, size_bytes["views"]
+        )
         configs["views"] = {"data_files": [{"split": "train", "path": "views/train-*"}]}
     DatasetInfosDict(infos).to_dataset_card_data(data)
     MetadataConfigs(configs).to_dataset_card_data(data)

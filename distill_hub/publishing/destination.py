@@ -7,8 +7,9 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, constants
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
+from distill_hub.artifact.base import Record
 from distill_hub.artifact.find import MANIFEST, MANIFEST_BYTES
-from distill_hub.artifact.manifest import Manifest, Record
+from distill_hub.artifact.manifest import Manifest
 from distill_hub.config import InputError
 from distill_hub.hub import (
     API,

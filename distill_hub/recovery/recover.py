@@ -7,9 +7,10 @@ Where the released code of SRe2L departs from what is done here:
 - there, the gradients of the network's weights are computed, too, and dropped.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -36,11 +37,26 @@ class Views:
         smallest_crop: Least area of a RandomResizedCrop, as a share of the image's; 1 leaves it out.
         flip: Whether half of the views are mirrored.
         rolls: Least and greatest shift down and to the right, in pixels, the same for all images.
+        schedule: How the least area comes down to `smallest_crop`; 'fixed': it is that in all steps.
+        milestone: Share of the steps after which it is that.
     """
 
     smallest_crop: float
     flip: bool
     rolls: tuple[int, int]
+    schedule: Literal["fixed", "step", "linear", "cosine"] = "fixed"
+    milestone: float = 1.0
+
+    def least_area(self, done: float) -> float:
+        """Return the least area of a crop once a share of the steps is done: from easy to hard (CDA, Sec. 3).
+
+        As in its code (CDA/recover_cda_in1k.py): it is the least area alone that moves, the greatest stays 1.
+        """
+        if self.schedule == "fixed" or done >= self.milestone:
+            return self.smallest_crop
+        part = done / self.milestone
+        easier = {"step": 1.0, "linear": 1 - part, "cosine": (1 + math.cos(math.pi * part)) / 2}[self.schedule]
+        return self.smallest_crop + (1 - self.smallest_crop) * easier
 
 
 def views_of(settings: RecoverOptions, size: int, mirrored: bool) -> Views:
@@ -57,9 +73,11 @@ def views_of(settings: RecoverOptions, size: int, mirrored: bool) -> Views:
     most, both = settings.largest_roll, settings.roll_both_ways
     if most is None:
         most, both = round(size / (8 if size <= 32 else 16 if size <= 64 else 7)), both or 32 < size <= 64
-    crop = (1.0 if size <= 32 else 0.08) if settings.smallest_crop is None else settings.smallest_crop
+    whole = size <= 32 and settings.crop_schedule == "fixed"
+    crop = (1.0 if whole else 0.08) if settings.smallest_crop is None else settings.smallest_crop
     flips = size > 32 if settings.flips is None else settings.flips == "yes"
-    return Views(smallest_crop=crop, flip=flips and mirrored, rolls=(-most if both else 0, most))
+    rolls = (-most if both else 0, most)
+    return Views(crop, flips and mirrored, rolls, settings.crop_schedule, settings.milestone)
 
 
 def recover(
@@ -113,7 +131,7 @@ def recover(
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
     generator, losses = cpu_generator(views_seed), []
     for step in progress(range(steps), title, unit="step", disable=not title):
-        seen = _views(denormalize(images, teacher.mean, teacher.std), views, generator)
+        seen = _views(denormalize(images, teacher.mean, teacher.std), views, views.least_area(step / steps), generator)
         with autocast:
             loss = objectives[step % len(objectives)](seen)
         optimizer.zero_grad(set_to_none=True)
@@ -192,9 +210,9 @@ def recover_set(
     return run.map("recover", items, distil, chunk_size=chunk_size, made_from=made_from, whole=True, lower=lower)
 
 
-def _views(images: torch.Tensor, views: Views, generator: torch.Generator) -> torch.Tensor:
+def _views(images: torch.Tensor, views: Views, least_area: float, generator: torch.Generator) -> torch.Tensor:
     count, size, (least, most) = len(images), images.shape[-1], views.rolls
-    crop_scale = (views.smallest_crop, 1.0) if views.smallest_crop < 1 else None
+    crop_scale = (least_area, 1.0) if least_area < 1 else None
     draws = draw(Augmentation(crop_scale=crop_scale, flip=views.flip), count, count, size, generator)
     down, right = torch.randint(least, most + 1, (2,), generator=generator).tolist()
     if "crop" in draws:

@@ -3,7 +3,7 @@
 Pixels are optimised until a trained network sees in them what it has seen in real images; see `recovery.recover`. SRe2L
 (Sec. 3.2) aligns the statistics of a batch, in which each image shows another class, with the running statistics of the
 BatchNorm layers; LPLD (Xiao and He, NeurIPS 2024, Sec. 4) those of a batch of one class with that class's own, see
-`statistics.bank`.
+`statistics.bank`. CDA (Yin and Shen, TMLR 2024) is SRe2L with a schedule of crops; see `recovery.recover.Views`.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,17 @@ FACTS = {
   author = {Yin, Zeyuan and Xing, Eric and Shen, Zhiqiang},
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2023},
+}""",
+}
+CDA = {
+    "name": "cda",
+    "title": "CDA: Dataset Distillation via Curriculum Data Synthesis in Large Data Era",
+    "paper": "https://arxiv.org/abs/2311.18838",
+    "bibtex": """@article{yin2024dataset,
+  title = {Dataset Distillation via Curriculum Data Synthesis in Large Data Era},
+  author = {Yin, Zeyuan and Shen, Zhiqiang},
+  journal = {Transactions on Machine Learning Research},
+  year = {2024},
 }""",
 }
 LPLD = {

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
+from distill_hub.artifact.base import now
 from distill_hub.artifact.classifier import ClassifierRecord, classifier_name
 from distill_hub.artifact.describe import source_record
-from distill_hub.artifact.manifest import EnvironmentRecord, now
+from distill_hub.artifact.manifest import EnvironmentRecord
 from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
 from distill_hub.classifiers import Classifier, find_head, save_network
 from distill_hub.config import InputError, resolved, words

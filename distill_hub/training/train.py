@@ -226,7 +226,9 @@ def _batches(
     """Yield one epoch: augmented images (K * B, 3, S, S), and the draws that made them; see `augmentation.augment.draw`."""
     device, count = sets[0].images.device, len(sets[0].images)
     if settings.labels == "views":
-        parts = zip(*(map(view_draws, training_set.views.batches(epoch)) for training_set in sets), strict=True)
+        per_epoch = sets[0].views.record.per_epoch(count)
+        stored = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+        parts = ([view_draws(own.views.batch(index)) for own in sets] for index in stored)
     else:
         drawn = [
             draw(
@@ -260,9 +262,10 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 def view_draws(view: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Turn a batch of stored views into draws: what names images there names rows of the batch here."""
     draws = {key: torch.from_numpy(np.ascontiguousarray(view[key])) for key in ("crop", "flip", "box", "share", "logits")}
-    order = np.argsort(view["image"])
-    partner = order[np.searchsorted(view["image"], view["partner"], sorter=order)]
-    return {**draws, "order": torch.from_numpy(view["image"].astype(np.int64)), "partner": torch.from_numpy(partner)}
+    images = view["image_index"]
+    order = np.argsort(images)
+    partner = order[np.searchsorted(images, view["partner_index"], sorter=order)]
+    return {**draws, "order": torch.from_numpy(images.astype(np.int64)), "partner": torch.from_numpy(partner)}
 
 
 def _targets(

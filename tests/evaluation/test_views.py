@@ -20,6 +20,7 @@ from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation import reevaluate, scores, views
 from distill_hub.evaluation.views import draw_views, epochs_of_views, store_views
 from distill_hub.networks.build import build
+from distill_hub.options.shared import ViewsOptions
 from distill_hub.running.run import Run
 from distill_hub.training.protocols import protocol
 from distill_hub.training.settings import Task
@@ -56,20 +57,20 @@ def test_every_view_is_what_its_row_says(folder, teacher, tmp_path):
     found, artifact = stored(folder, teacher, tmp_path / "state")
     assert (found.record.epochs, found.record.batch_size, found.record.image_size) == (EPOCHS, 20, 16)
     assert found.record.teacher == RECORD and found.record.seed == 3
-    batches = [batch for epoch in range(EPOCHS) for batch in found.batches(epoch)]
-    assert [len(batch["image"]) for batch in batches] == [20, 20, 10] * EPOCHS
+    batches = [found.batch(index) for index in range(found.count)]
+    assert [len(batch["image_index"]) for batch in batches] == [20, 20, 10] * EPOCHS
     checked = mixed = 0
     for batch in batches[:4]:
         single = {}
-        for row, image in enumerate(batch["image"]):
+        for row, image in enumerate(batch["image_index"]):
             top, left, height, width = (round(16 * float(value)) for value in batch["crop"][row])
             whole = torch.from_numpy(artifact.pixels[image]).float() / 255
             view = tv.resized_crop(whole, top, left, height, width, [16, 16], antialias=False)
             single[int(image)] = tv.hflip(view) if batch["flip"][row] else view
-        for row, image in enumerate(batch["image"]):
+        for row, image in enumerate(batch["image_index"]):
             view = single[int(image)].clone()
             top, left, bottom, right = batch["box"][row]
-            view[:, top:bottom, left:right] = single[int(batch["partner"][row])][:, top:bottom, left:right]
+            view[:, top:bottom, left:right] = single[int(batch["partner_index"][row])][:, top:bottom, left:right]
             with torch.no_grad():
                 logits = teacher.logits(view[None])[0].numpy()
             assert np.abs(logits - batch["logits"][row].astype(np.float32)).max() < 2e-3 * max(1, np.abs(logits).max())
@@ -157,18 +158,21 @@ def test_an_interrupted_relabelling_goes_on_to_the_same_views(folder, teacher, t
 
 def test_views_of_a_small_set_are_made_unasked():
     quick = protocol("quick")
-    assert epochs_of_views(None, quick, 100, 10) == 300  # 0.6 MB of logits
-    assert epochs_of_views(None, quick, 1000, 100) == 300  # 60 MB
-    assert epochs_of_views(None, quick, 10_000, 1000) == 0  # 6 GB
+    assert epochs_of_views(ViewsOptions(), quick, 100, 10) == 300  # 0.6 MB of logits
+    assert epochs_of_views(ViewsOptions(), quick, 1000, 100) == 300  # 60 MB
+    assert epochs_of_views(ViewsOptions(), quick, 10_000, 1000) == 0  # 6 GB
+    for asked in ({"label_share": 0.025}, {"top_k": 50}):
+        assert epochs_of_views(ViewsOptions(**asked), quick, 10_000, 1000) == 300
+        assert epochs_of_views(ViewsOptions(view_epochs=0, **asked), quick, 10_000, 1000) == 0
 
 
 def test_as_many_views_as_asked_for_unless_students_need_more():
-    assert epochs_of_views(7, protocol("sre2l"), 10_000, 1000) == 7
-    assert epochs_of_views(300, protocol("fkd"), 10_000, 1000) == 300
+    assert epochs_of_views(ViewsOptions(view_epochs=7), protocol("sre2l"), 10_000, 1000) == 7
+    assert epochs_of_views(ViewsOptions(view_epochs=300), protocol("fkd"), 10_000, 1000) == 300
     for asked, classes in ((299, 10), (0, 10), (None, 1000)):
         said = "needed" if asked is None else f"{asked} cannot be used"
         with pytest.raises(InputError, match=f"^view_epochs: {said}; fkd trains for 300 epochs: pass --view_epochs 300$"):
-            epochs_of_views(asked, protocol("fkd"), 10 * classes, classes)
+            epochs_of_views(ViewsOptions(view_epochs=asked), protocol("fkd"), 10 * classes, classes)
 
 
 def saved_teacher(folder, digits):

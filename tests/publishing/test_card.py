@@ -14,15 +14,16 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
+from distill_hub.artifact.base import Record
 from distill_hub.artifact.describe import ensemble_record, source_record
-from distill_hub.artifact.manifest import ClassRecord, MethodRecord, Record, SelectorRecord, ViewsRecord
+from distill_hub.artifact.manifest import ClassRecord, MethodRecord, SelectorRecord, ViewsRecord
 from distill_hub.artifact.records import DDRanking, Score
 from distill_hub.artifact.schema import features
 from distill_hub.data.citations import SOURCES
 from distill_hub.data.known import KNOWN
 from distill_hub.data.sources import load_source
 from distill_hub.publishing.card import PICTURES, render_card
-from distill_hub.views.files import view_features
+from distill_hub.views.columns import view_features
 
 GOLD = Path(__file__).parent / "gold"
 CONTENT = "c" * 64
@@ -250,7 +251,7 @@ def test_card_with_views_says_what_they_are(render, full, views):
         "distill-hub evaluate org/fish-ipc2-cao2 --protocol fkd\n",
     ):
         assert section.count(said) == 1, said
-    for column in view_features(3):
+    for column in view_features(views, 3):
         assert f"`{column}`" in section or column == "epoch"
     assert "8 pixels, 2.5 MB in all" in card  # as without views
     without = render([{}], **full)
@@ -276,10 +277,10 @@ def test_yaml_with_views(render, views):
         "config_name": "views",
         "features": [
             {"name": "epoch", "dtype": "int32"},
-            {"name": "image", "dtype": "int32"},
+            {"name": "image_index", "dtype": "int32"},
             {"name": "crop", "list": "float32", "length": 4},
             {"name": "flip", "dtype": "bool"},
-            {"name": "partner", "dtype": "int32"},
+            {"name": "partner_index", "dtype": "int32"},
             {"name": "box", "list": "int32", "length": 4},
             {"name": "share", "dtype": "float32"},
             {"name": "logits", "list": "float16", "length": 3},

@@ -91,7 +91,8 @@ REPORTED = {
     "imagenet1k/lpld": [10, 100],
     "imagenet1k/sre2l": [10, 50, 100],
 }
-WITHOUT_NUMBERS = {"imagenette/mgd3", "imagenet1k/d4m", "cifar10/cao2-small"}  # or not in our form; one is of the house
+# Or not in our form; one is of the house.
+WITHOUT_NUMBERS = {"imagenette/mgd3", "imagenet1k/d4m", "imagenet1k/cda", "tiny-imagenet/cda", "cifar10/cao2-small"}
 RECOVERED = [name for name in REPORTED if name.endswith(("/deda", "/lpld", "/sre2l"))]  # without a generator
 MATCHED = [name for name in REPORTED if re.search(r"/(dm|dc|dsa|idc|mtt|datm|tesla|ftd)", name)]
 # Options that say which experiment a file is, so that it may repeat a default.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from small_net import make_teacher
 
-from distill_hub.config import InputError
+from distill_hub.config import InputError, check_settings
 from distill_hub.data.classes import SourceClass
 from distill_hub.options.sre2l import Sre2lConfig
 from distill_hub.recovery import recover as loop
@@ -145,6 +145,36 @@ def test_a_view_is_cropped_mirrored_and_rolled(teacher, rolls):
     objective = lambda views: (crops.append(views.detach().std()), views.sum((1, 2, 3)))[1]  # noqa: E731
     loop.recover(teacher, [objective], range(6), steps=1, **{**QUIET, "views": loop.Views(0.1, False, (0, 0))})
     assert crops[0] < 0.8 * images.std()  # enlarging a part of noise smooths it
+
+
+@pytest.mark.parametrize("schedule", ["step", "linear", "cosine"])
+def test_crops_go_from_easy_to_hard_until_the_milestone(teacher, schedule, monkeypatch):
+    """The numbers of CDA's program, a step at a time."""
+    steps, smallest, milestone, areas = 20, 0.08, 0.6, []
+    plain = loop.draw
+    monkeypatch.setattr(loop, "draw", lambda rules, *rest: (areas.append(rules.crop_scale), plain(rules, *rest))[1])
+    how = loop.Views(smallest, False, (0, 0), schedule, milestone)
+    loop.recover(teacher, [lambda x: x.sum((1, 2, 3))], [1], steps=steps, **{**QUIET, "views": how})
+    for step in range(steps):
+        expected, until = smallest, milestone * steps
+        if step < until:
+            moved = {
+                "step": 1.0,
+                "linear": 0.08 + 0.92 * (1 - step / until),
+                "cosine": 0.08 + 0.92 * (1 + math.cos(math.pi * step / until)) / 2,
+            }
+            expected = moved[schedule]
+        assert areas[step] == (pytest.approx((expected, 1.0)) if expected < 1 else None)
+    assert (areas[0], areas[12]) == (None, (smallest, 1.0))  # none: the whole image
+
+
+def test_a_schedule_needs_crops():
+    with pytest.raises(InputError, match=r"^smallest_crop: 1 .* with --crop_schedule linear crops come down to it: below 1"):
+        check_settings(Sre2lConfig(crop_schedule="linear", smallest_crop=1))
+    check_settings(Sre2lConfig(crop_schedule="linear"))
+    assert loop.views_of(Sre2lConfig(crop_schedule="linear", milestone=0.5), 16, True) == loop.Views(
+        0.08, False, (0, 2), "linear", 0.5
+    )
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def test_a_stored_batch_names_images_where_training_names_rows():
     drawn = draw(rules, 8, 8, 16, epoch_generator(0, 0))
     order = drawn["order"].numpy()
     view = {key: drawn[key].numpy() for key in ("crop", "flip", "box", "share")}
-    view |= {"image": order.astype(np.int32), "partner": order[drawn["partner"].numpy()].astype(np.int32)}
+    view |= {"image_index": order.astype(np.int32), "partner_index": order[drawn["partner"].numpy()].astype(np.int32)}
     back = view_draws({**view, "logits": np.zeros((8, CLASSES), dtype=np.float16)})
     for key, tensor in batch_of(drawn, 0, 8).items():
         assert torch.equal(back[key], tensor), key

@@ -21,15 +21,16 @@ from distill_hub.config import InputError
 from distill_hub.evaluation.views import predicted_bytes
 from distill_hub.options.commands import InfoConfig
 from distill_hub.publishing.card import cards_folder
-from distill_hub.views.files import open_views, view_features, write_views
+from distill_hub.views.columns import view_features
+from distill_hub.views.files import open_views, write_views
 
 SHARD = "views/train-00000-of-00001.parquet"
 KINDS = {
     "epoch": "i4",
-    "image": "i4",
+    "image_index": "i4",
     "crop": "f4",
     "flip": "?",
-    "partner": "i4",
+    "partner_index": "i4",
     "box": "i4",
     "share": "f4",
     "logits": "f2",
@@ -56,6 +57,9 @@ def edit_record(folder, **fields):
     path.write_text(json.dumps(manifest), encoding="utf-8")
 
 
+IN_FORMAT_1 = {"image_index": "image", "partner_index": "partner"}
+
+
 def packed(batches):
     """The bytes that FORMAT.md describes, by other means than the package's."""
     return b"".join(
@@ -76,8 +80,9 @@ def test_views_come_back_as_they_went_in(with_views, make_views, facts):
     views = opened(with_views)
     assert views.record == manifest_of(with_views).views
     assert views.record.model_dump(exclude={"rows", "sha256"}) == facts.model_dump() and views.record.rows == 18
-    read = [batch for epoch in range(3) for batch in views.batches(epoch)]
-    assert [len(batch["image"]) for batch in read] == [4, 2] * 3
+    assert views.count == 6
+    read = [views.batch(index) for index in range(6)]
+    assert [len(batch["image_index"]) for batch in read] == [4, 2] * 3
     for batch, written in zip(read, make_views(), strict=True):
         assert list(batch) == list(KINDS)
         for name, kind in KINDS.items():
@@ -85,10 +90,10 @@ def test_views_come_back_as_they_went_in(with_views, make_views, facts):
             np.testing.assert_array_equal(batch[name], written[name].astype(kind))
 
 
-@pytest.mark.parametrize("epoch", [-1, 3])
-def test_there_is_no_other_epoch(with_views, epoch):
-    with pytest.raises(IndexError, match="epochs 0 to 2"):
-        next(opened(with_views).batches(epoch))
+@pytest.mark.parametrize("index", [-1, 6])
+def test_there_is_no_other_batch(with_views, index):
+    with pytest.raises(IndexError, match="batches 0 to 5"):
+        opened(with_views).batch(index)
 
 
 def test_the_content_is_the_same_with_and_without_views(with_views, make_evaluation):
@@ -107,10 +112,11 @@ def test_the_snippet_in_format_md_gives_the_hash(with_views, python):
     assert "distill_hub" not in snippet and printed.strip() == manifest_of(with_views).views.sha256
 
 
-def test_format_md_lists_every_column():
+def test_format_md_lists_every_column(facts):
     text = (cards_folder() / "FORMAT.md").read_text(encoding="utf-8")
     columns = text[text.index("### Columns of the views") : text.index("### The manifest's `views`")]
-    assert re.findall(r"^\| `(\w+)`", columns, re.MULTILINE) == list(view_features(3)) == list(KINDS)
+    assert re.findall(r"^\| `(\w+)`", columns, re.MULTILINE) == list(view_features(facts.model_copy(update={"top_k": 2}), 3))
+    assert list(view_features(facts, 3)) == list(KINDS)
 
 
 def test_load_dataset_knows_both_configurations_without_this_package(with_views, make_views, python, tmp_path):
@@ -129,13 +135,13 @@ def test_load_dataset_knows_both_configurations_without_this_package(with_views,
     ).splitlines()
     first = next(make_views())
     assert printed == [
-        f"{first['image'][0]} {first['crop'][0].tolist()} 3",
+        f"{first['image_index'][0]} {first['crop'][0].tolist()} 3",
         "6 image [0, 0, 1, 1, 2, 2]",
         "epoch Value('int32')",
-        "image Value('int32')",
+        "image_index Value('int32')",
         "crop List(Value('float32'), length=4)",
         "flip Value('bool')",
-        "partner Value('int32')",
+        "partner_index Value('int32')",
         "box List(Value('int32'), length=4)",
         "share Value('float32')",
         "logits List(Value('float16'), length=3)",
@@ -151,9 +157,8 @@ def test_a_batch_is_a_row_group_and_is_read_alone(with_views, make_views, facts,
     shards = sorted((with_views / "views").iterdir())
     assert [shard.name for shard in shards] == [f"train-0000{i}-of-00006.parquet" for i in range(6)]
     views = opened(with_views)
-    for shard in (*shards[:2], *shards[4:]):  # of the other epochs
-        shard.unlink()
-    assert packed(views.batches(1)) == packed(list(make_views())[2:4])
+    written = list(make_views())
+    assert all(packed([views.batch(i)]) == packed([written[i]]) for i in (5, 0, 2, 3, 4, 1))
 
     monkeypatch.undo()
     write_views(with_views, manifest_of(with_views), make_views(), facts)  # fewer shards: none may be left over
@@ -164,8 +169,8 @@ def test_a_batch_is_a_row_group_and_is_read_alone(with_views, make_views, facts,
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, i: read.append(i) or real(self, i))
     views = opened(with_views)
     assert read == [0, 1, 2, 3, 4, 5]
-    next(views.batches(1))
-    assert read[6:] == [2]
+    views.batch(3)
+    assert read[6:] == [3]
 
 
 def test_same_batches_same_bytes(with_views, make_views, facts):
@@ -196,10 +201,16 @@ def of_first(**columns):
 
 BAD_VALUES = {
     "epoch": (of_first(epoch=1), "epoch 0: a row is of another epoch"),
-    "image twice": (lambda b: b[0].update(image=b[0]["partner"][[0, 0, 1, 2]], partner=b[0]["partner"][[0] * 4]), "once"),
-    "image that is none": (lambda b: b[0].update(image=b[0]["image"] + 6, partner=b[0]["partner"] + 6), "once"),
-    "partner of another batch": (lambda b: b[0].update(partner=b[1]["image"][[0, 0, 1, 1]]), "partners must be"),
-    "partner that is none": (of_first(partner=-1), "partners must be"),
+    "image twice": (
+        lambda b: b[0].update(image_index=b[0]["partner_index"][[0, 0, 1, 2]], partner_index=b[0]["partner_index"][[0] * 4]),
+        "once",
+    ),
+    "image that is none": (
+        lambda b: b[0].update(image_index=b[0]["image_index"] + 6, partner_index=b[0]["partner_index"] + 6),
+        "once",
+    ),
+    "partner of another batch": (lambda b: b[0].update(partner_index=b[1]["image_index"][[0, 0, 1, 1]]), "partners must be"),
+    "partner that is none": (of_first(partner_index=-1), "partners must be"),
     "box below the view": (of_first(box=[0, 0, 17, 16]), "boxes must lie"),
     "box above the view": (of_first(box=[-1, 0, 1, 1]), "boxes must lie"),
     "box upside down": (of_first(box=[8, 8, 4, 4], share=1 - 16 / 256), "boxes must lie"),
@@ -235,7 +246,7 @@ def test_values_that_cannot_be_are_not_written(with_views, make_views, facts, fa
         (lambda b: b[0].update(logits=b[0]["logits"][:, :2]), ValueError, r"logits must have shape \(4, 3\), not \(4, 2\)"),
         (lambda b: b[0].update(share=b[0]["share"][0]), ValueError, r"share must have shape \(4,\), not \(\)"),
         (lambda b: b[0].update(logits=b[0]["logits"] + 70_000), ValueError, "logits must be finite"),  # in float16
-        (lambda b: b[0].update(image=b[0]["image"] + 0.5), TypeError, "float64"),
+        (lambda b: b[0].update(image_index=b[0]["image_index"] + 0.5), TypeError, "float64"),
     ],
 )
 def test_batches_of_another_shape_are_not_written(with_views, make_views, facts, change, error, reason):
@@ -258,7 +269,7 @@ def test_a_teacher_that_fails_half_way_leaves_the_old_views(with_views, make_vie
         write_views(with_views, manifest_of(with_views), batches(), facts)
     assert contents(with_views) == before
     write_views(with_views, manifest_of(with_views), make_views(seed=1), facts)  # what was staged is no obstacle
-    assert packed(opened(with_views).batches(0)) == packed(list(make_views(seed=1))[:2])
+    assert packed(map(opened(with_views).batch, range(2))) == packed(list(make_views(seed=1))[:2])
     assert not (with_views / ".run" / "staging").exists()
 
 
@@ -425,7 +436,7 @@ def test_damaged_byte_anywhere_is_refused_or_changes_nothing(with_views, make_vi
         path.write_bytes(good[:position] + bytes([good[position] ^ 0x10]) + good[position + 1 :])
         try:
             views = opened(with_views)
-            assert packed(batch for epoch in range(3) for batch in views.batches(epoch)) == values
+            assert packed(map(views.batch, range(6))) == values
         except InputError:  # any other error fails the test
             refused += 1
     assert refused > 0.3 * len(positions)
@@ -459,7 +470,7 @@ def test_the_size_is_known_beforehand(tmp_path, build_manifest, make_views, fact
     facts = facts.model_copy(update={"epochs": epochs, "batch_size": batch_size, "image_size": 224})
     write_views(tmp_path, manifest, make_views(images, classes, epochs, batch_size, side=224), facts)
     size = (tmp_path / SHARD).stat().st_size
-    assert predicted_bytes(images, epochs, classes, batch_size) == pytest.approx(size, rel=0.15)
+    assert predicted_bytes(facts, images, classes) == pytest.approx(size, rel=0.15)
 
 
 def test_info_tells_of_them(with_views, artifact, make_rows, build_manifest, names, capsys):

@@ -11,7 +11,8 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill_hub.artifact.manifest import Manifest, MethodRecord, SourceRecord, now
+from distill_hub.artifact.base import now
+from distill_hub.artifact.manifest import Manifest, MethodRecord, SourceRecord
 from distill_hub.artifact.package import write_artifact
 from tests.bench.hostile.attack import Attack, refused, used
 from tests.bench.hostile.foreign import (

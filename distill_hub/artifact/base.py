@@ -1,0 +1,74 @@
+"""What every record of the format shares: types of its fields, and how it is read and written."""
+
+import datetime
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from distill_hub.config import InputError
+from distill_hub.parsing import read_file, read_json
+
+MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # enters names of folders, files and repositories
+
+
+def _read_moment(value: Any) -> Any:
+    """Read a time as it is written in a record; Pydantic would take '0' for one, too."""
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d", value):
+        moment = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if moment.tzinfo is None:
+            raise ValueError("a time zone is needed, as in 2026-01-02T03:04:05Z")
+        return moment
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
+Name = Annotated[str, Field(pattern=NAME, max_length=250)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]  # three centuries
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+Own = TypeVar("Own", bound="Record")
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields and turns a bad one into one line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=20_000)
+
+    @classmethod
+    def read(cls: type[Own], path: Path, most_bytes: int = MANIFEST_BYTES) -> Own:
+        """Read a JSON file.
+
+        Raises:
+            InputError: When the file is missing, not a plain file, or larger; when it is not JSON, gives a key twice or a
+                number that is not finite; when a field is missing, unknown, or of the wrong type.
+        """
+        try:
+            text = read_file(path, most_bytes).decode("utf-8-sig")
+            read_json(text)  # what Pydantic takes without a word
+            return cls.model_validate_json(text)
+        except FileNotFoundError as error:
+            raise InputError("file", str(path), "it is missing") from error
+        except OSError as error:
+            raise InputError("file", str(path), f"it cannot be read ({error.strerror})") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "content"
+            # Pydantic gives the whole record as the input of a missing field, and null is a value that somebody wrote.
+            given = None if first["type"] == "missing" else "null" if first["input"] is None else first["input"]
+            raise InputError(f"{path.name}: {field}", given, first["msg"]) from error
+        except ValueError as error:
+            raise InputError(f"{path.name}: content", str(path), f"JSON is needed ({error})") from error
+
+    def to_json(self) -> str:
+        """Return the record as indented JSON that ends in a newline."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def now() -> datetime.datetime:
+    """Return the time of a record: UTC, in whole seconds."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
