@@ -141,8 +141,9 @@ class Classifier:
         self.image_size, self.device = image_size, torch.device(device)
         self.resize, self.interpolation, self.grey = resize or image_size, interpolation, grey
         self.mean, self.std = (list(numbers) * (3 // len(numbers)) for numbers in (mean, std))
-        head = find_head(model, len(class_names), id)
-        head.register_forward_pre_hook(lambda _, inputs: setattr(self, "_embedding", inputs[0]))
+        seen: dict[str, torch.Tensor] = {}  # a copy with a network of its own sees the same
+        find_head(model, len(class_names), id).register_forward_pre_hook(lambda _, inputs: seen.update(embedding=inputs[0]))
+        self._seen = seen
 
     def outputs(self, images: torch.Tensor, *, as_is: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, K) of all it knows and embeddings (B, D), in one pass.
@@ -158,7 +159,7 @@ class Classifier:
         how = {"image_size": size, "resize": resize, "interpolation": self.interpolation}
         output = self.model(prepare(images, **how, mean=self.mean, std=self.std, grey=self.grey))
         logits = output if isinstance(output, torch.Tensor) else output.logits  # transformers wraps them
-        return logits, self._embedding.flatten(1)
+        return logits, self._seen["embedding"].flatten(1)
 
     def __call__(self, images: torch.Tensor, *, as_is: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, C) of the source's classes and embeddings; see `outputs`."""

@@ -67,6 +67,7 @@ def statistics_loss(
     found: Sequence[tuple[torch.Tensor, torch.Tensor]],
     wanted: Sequence[tuple[torch.Tensor, torch.Tensor]],
     first_layer_weight: float,
+    variance_weight: float = 1.0,
 ) -> torch.Tensor:
     """Sum the distances of variances and means over layers (SRe2L, Eq. 7-8), (G,).
 
@@ -74,10 +75,12 @@ def statistics_loss(
         found: Per layer: variance and mean of the images' features, (G, D) each.
         wanted: Per layer: variance and mean to come near to, (G, D) or (D,) each.
         first_layer_weight: Of the first layer; the others weigh 1.
+        variance_weight: Of the distances of variances; those of means weigh 1.
     """
     total = 0.0
     for place, (own, goal) in enumerate(zip(found, wanted, strict=True)):
-        distance = sum(vector_norm(a - b, dim=1) for a, b in zip(own, goal, strict=True))
+        variance, mean = (vector_norm(a - b, dim=1) for a, b in zip(own, goal, strict=True))
+        distance = variance_weight * variance + mean
         total = total + distance * (first_layer_weight if place == 0 else 1.0)
     return total
 
@@ -90,6 +93,7 @@ def statistics_objective(
     bank: Bank | None = None,
     weight: float = 0.01,
     first_layer_weight: float = 10.0,
+    variance_weight: float = 1.0,
 ) -> Objective:
     """Return SRe2L's objective, or with a bank LPLD's: cross-entropy + weight * `statistics_loss`.
 
@@ -100,6 +104,7 @@ def statistics_objective(
         bank: Statistics of the classes; None: the running statistics, of all classes.
         weight: r_bn: alpha_BN in the paper.
         first_layer_weight: See `statistics_loss`.
+        variance_weight: See there.
 
     Raises:
         InputError: For a teacher without BatchNorm.
@@ -117,8 +122,7 @@ def statistics_objective(
         with captured(layers, "inputs", statistics) as found:
             logits = teacher.logits(images)
         with torch.autocast(images.device.type, enabled=False):
-            return grouped_cross_entropy(logits, labels, groups) + weight * statistics_loss(
-                found, wanted, first_layer_weight
-            )
+            distance = statistics_loss(found, wanted, first_layer_weight, variance_weight)
+            return grouped_cross_entropy(logits, labels, groups) + weight * distance
 
     return objective

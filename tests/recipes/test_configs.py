@@ -93,6 +93,7 @@ REPORTED = {
 }
 # Or not in our form; one is of the house.
 WITHOUT_NUMBERS = {"imagenette/mgd3", "imagenet1k/d4m", "imagenet1k/cda", "tiny-imagenet/cda", "cifar10/cao2-small"}
+WITHOUT_NUMBERS |= {"imagenet1k/dwa", "cifar100/dwa", "tiny-imagenet/dwa"}
 WITHOUT_NUMBERS |= {f"{source}/gvbsm" for source in ("imagenet1k", "tiny-imagenet", "cifar100", "cifar10")}
 WITHOUT_NUMBERS |= {f"{source}/edc" for source in ("imagenet1k", "tiny-imagenet", "cifar100")}
 RECOVERED = [name for name in REPORTED if name.endswith(("/deda", "/lpld", "/sre2l"))]  # without a generator

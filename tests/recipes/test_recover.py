@@ -1,13 +1,16 @@
-"""recipes/sre2l.py, lpld.py and deda.py end to end; the loop and the losses are tested in tests/methods."""
+"""recipes/sre2l.py, dwa.py, lpld.py and deda.py end to end; the loop and the losses are tested in tests/methods."""
 
 import json
 
 import numpy as np
 import pytest
+import torch
 from helpers import fitted_teacher, refused, run_here, unscored
 
 from distill_hub import load_distilled
 from distill_hub.artifact.cost import own_stages
+from distill_hub.classifiers import load_classifier
+from distill_hub.data.sources import load_source
 from distill_hub.running.seeds import draw_seed
 
 SMALL = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "1", "--view_epochs", "0"]
@@ -49,6 +52,23 @@ def test_the_set_says_what_it_is(made, method):
     assert np.mean(np.argmax(rows["soft_label"][:], 1) == rows["label"][:]) > 0.5
     assert [record.baselines.keys() for record in found.evaluations] == [{"random real"}]
     assert "generator" not in (made / method / "README.md").read_text().lower()
+
+
+def test_dwa_starts_from_real_images_and_leaves_the_teacher_as_it_is(teacher, tmp_path):
+    words = ("--teacher", teacher, "--recover_batch_size", "4", "--recover_steps", "3", "--recover_learning_rate", "1e-5")
+    with unscored():
+        run_here("recipes/dwa.py", *WORDS, *words, "--rho", "0.5", "--output_dir", str(tmp_path / "set"))
+    found, real = load_distilled(tmp_path / "set"), load_source("digits")
+    assert (found.manifest.name, found.manifest.method.name) == ("digits-ipc2-dwa", "dwa")
+    assert found.manifest.method.config["variance_weight"] == 11
+    classifier = load_classifier(teacher, real.classes)
+    soft = classifier.soft_labels(torch.from_numpy(found.pixels))
+    np.testing.assert_allclose(found.soft_labels, soft, atol=1e-5)  # not those of a network that was moved
+    for label in range(10):
+        images = real.train.pixels(real.train.by_class[label], 16).int()
+        near = [(images - torch.from_numpy(own).int()).abs().amax((1, 2, 3)).min() for own in found.pixels[2 * label :][:2]]
+        assert max(near) <= 1  # 3 steps of such a length go nowhere
+        assert not np.array_equal(*found.pixels[2 * label :][:2])
 
 
 def test_a_bank_is_measured_once(made, teacher, tmp_path):
