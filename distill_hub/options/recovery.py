@@ -12,7 +12,7 @@ from distill_hub.options.shared import PixelOptions
 
 @dataclass(frozen=True)
 class RecoverOptions(PixelOptions):
-    """Recovery: pixels are optimised, from noise."""
+    """Recovery: pixels are optimised."""
 
     recover_steps: PositiveInt = option(
         1000, "iterations (papers: 1,000 for CIFAR, 4,000 for Tiny-ImageNet and ImageNet-1K)", common=True

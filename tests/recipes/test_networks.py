@@ -15,7 +15,7 @@ from distill_hub.running.seeds import draw_seed
 SMALL = ["--ipc", "2", "--students", "convnet-1-w16", "--repeats", "1", "--view_epochs", "0"]
 
 
-GVBSM = [*SMALL, "--recover_steps", "60", "--recover_learning_rate", "0.2", "--recover_batch_size", "7"]  # parts a class
+GVBSM = [*SMALL, "--recover_steps", "30", "--recover_learning_rate", "0.2", "--recover_batch_size", "7"]  # parts a class
 EDC = [*SMALL, "--recover_steps", "10", "--images_per_class", "20", "--recover_batch_size", "8"]
 
 
@@ -35,7 +35,7 @@ def made(tmp_path_factory) -> Made:
     """Two networks, the second without BatchNorm, and what they make."""
     folder = tmp_path_factory.mktemp("made")
     for place, name in (("a", "convnet-2-w16-bn"), ("b", "convnet-1-w24")):
-        run_here("recipes/fit_classifier.py", "--network", name, "--epochs", "8", *to(folder / place))
+        run_here("recipes/fit_classifier.py", "--network", name, "--epochs", "5", *to(folder / place))
     teacher = "--teacher", f"{folder / 'a'},{folder / 'b'}"
     with unscored():
         run_here("recipes/gvbsm.py", *GVBSM, *teacher, *to(folder / "gvbsm"))
