@@ -1,4 +1,4 @@
-"""A small network with BatchNorm whose features can be computed by hand; run as a program, a bank of its statistics."""
+"""A small network with BatchNorm whose features can be computed by hand; run as a program, banks of its statistics."""
 
 import sys
 from pathlib import Path
@@ -29,6 +29,7 @@ if __name__ == "__main__":
     from distill_hub.data.sources import load_source
     from distill_hub.running.run import Run
     from distill_hub.statistics.bank import open_bank
+    from distill_hub.statistics.convolutions import measure
     from distill_hub.statistics.moving import MovingAverage
 
     folder, source = Path(sys.argv[1]), load_source("digits")
@@ -36,3 +37,4 @@ if __name__ == "__main__":
     open_bank(*what, image_size=16, folder=folder / "bank")
     moving = MovingAverage(batch_size=64, seed=3, flip=True)
     open_bank(*what, image_size=16, covariance=False, moving=moving, folder=folder / "moving")
+    measure(*what, image_size=16, seed=3)

@@ -9,8 +9,8 @@ from distill_hub.options.shared import PixelOptions
 
 
 @dataclass(frozen=True)
-class RdedConfig(PixelOptions):
-    """RDED: the most realistic crops of real images, tiled."""
+class CropOptions:
+    """Crops of real images, tiled."""
 
     images_per_class: PositiveInt = option(
         300,
@@ -25,3 +25,8 @@ class RdedConfig(PixelOptions):
         "a distilled image is tiled from factor x factor crops; default as in the released code: 1 up to 64 px, else 2",
         common=True,
     )
+
+
+@dataclass(frozen=True)
+class RdedConfig(CropOptions, PixelOptions):
+    """RDED: the most realistic crops of real images, tiled."""

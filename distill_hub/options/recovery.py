@@ -1,4 +1,4 @@
-"""Groups of options of the methods that optimise pixels: SRe2L, LPLD and DEDA."""
+"""Groups of options of the methods that optimise pixels: SRe2L, LPLD, DEDA, G-VBSM and EDC."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from distill_hub.options.shared import PixelOptions
 
 @dataclass(frozen=True)
 class RecoverOptions(PixelOptions):
-    """Recovery: pixels are optimised, from noise."""
+    """Recovery: pixels are optimised."""
 
     recover_steps: PositiveInt = option(
         1000, "iterations (papers: 1,000 for CIFAR, 4,000 for Tiny-ImageNet and ImageNet-1K)", common=True
@@ -70,3 +70,14 @@ class ClassOptions:
     classes_at_a_time: PositiveInt = option(
         1, "classes whose images are optimised side by side; more fill a large GPU", common=True
     )
+
+
+@dataclass(frozen=True)
+class NetworksOptions(RecoverOptions):
+    """Alignment with the statistics of several networks, which take turns."""
+
+    recover_batch_size: PositiveInt = option(
+        100, "images optimised at a time, class by class (released scripts: 80 for ImageNet-1K, else 100)"
+    )
+    statistics_weight: NonNegativeFloat = option(0.01, "of the alignment", common=True)
+    first_layer_weight: NonNegativeFloat = option(10.0, "of a network's first convolution; the other layers weigh 1")

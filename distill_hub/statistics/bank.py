@@ -7,7 +7,7 @@ has others, see `statistics.moving`.
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class Bank:
     """Statistics of every class, one file each, read as they are needed."""
 
     folder: Path
-    layers: int
+    layers: Sequence[int]  # by their numbers in the files
     device: torch.device
 
     def read(self, labels: Sequence[int], *names: str) -> list[tuple[torch.Tensor, ...]]:
@@ -113,7 +113,7 @@ class Bank:
             files = [safe_open(_file(self.folder, label), "pt") for label in labels]
             return [
                 tuple(torch.stack([file.get_tensor(f"{i}.{name}") for file in files]).to(self.device) for name in names)
-                for i in range(self.layers)
+                for i in self.layers
             ]
         except (OSError, SafetensorError) as error:
             raise InputError("bank", str(self.folder), f"it is damaged ({error}); remove it to measure again") from error
@@ -186,25 +186,48 @@ def open_bank(
             found = class_statistics(teacher, batches, own, at, covariance=covariance)
         return {name: tensor[None] for name, tensor in found.items()}
 
+    keep_by_class(run, folder, record, measure)
+    return Bank(folder, range(len(layers)), teacher.device)
+
+
+def keep_by_class(
+    run: Run,
+    folder: Path,
+    record: Mapping[str, Any],
+    measure: Callable[[Sequence[int]], dict[str, torch.Tensor]],
+    *,
+    stage: str = "statistics",
+) -> None:
+    """Measure every class, unless a folder holds what is wanted, and keep a file for each.
+
+    Args:
+        run: Spreads the classes over its processes.
+        folder: Of the bank.
+        record: What is measured of what, ready for JSON; `classes` names them.
+        measure: From one class to tensors with one row each.
+        stage: Name of the stage.
+
+    Raises:
+        InputError: When the folder holds something else.
+    """
     if not run.agree((folder / RECORD).exists()):
-        stage = run.map("statistics", range(len(source.classes)), measure, chunk_size=1, made_from=record)
+        measured = run.map(stage, range(len(record["classes"])), measure, chunk_size=1, made_from=record)
 
         def keep() -> None:
-            for label in range(len(source.classes)):
-                found = {name: tensor[0] for name, tensor in stage.rows(label, label + 1).items()}
+            for label in range(len(measured)):
+                found = {name: tensor[0] for name, tensor in measured.rows(label, label + 1).items()}
                 atomic_write(_file(folder, label), save(found))
             run.leave_stage(folder)
             atomic_write(folder / RECORD, json.dumps(record, indent=2).encode())
-            shutil.rmtree(stage.folder)
+            shutil.rmtree(measured.folder)
 
-        run.on_main("keep statistics", keep, makes=folder / RECORD)
+        run.on_main(f"keep {stage}", keep, makes=folder / RECORD)
     else:
         run.count_stage(folder)
     _refuse_other(folder, record)
-    return Bank(folder, len(layers), teacher.device)
 
 
-def _refuse_other(folder: Path, record: dict[str, Any]) -> None:
+def _refuse_other(folder: Path, record: Mapping[str, Any]) -> None:
     """Refuse a bank that was measured with something else: its numbers would mean nothing here."""
     try:
         found = json.loads((folder / RECORD).read_bytes())

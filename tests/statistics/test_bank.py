@@ -23,6 +23,7 @@ from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.statistics import moving as moving_module
 from distill_hub.statistics.bank import Moments, class_statistics, open_bank
+from distill_hub.statistics.convolutions import measure
 from distill_hub.statistics.features import batch_norms, captured, feature_layers
 from distill_hub.statistics.moving import MovingAverage
 
@@ -297,10 +298,13 @@ def test_a_bank_of_moving_averages_is_another(bank_of, tmp_path):
         bank_of(**words)
 
 
-def test_two_processes_measure_the_same(bank_of, tmp_path):
+def test_two_processes_measure_the_same(bank_of, source, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path / "cache"))
     bank_of()
     bank_of(folder=tmp_path / "moving", covariance=False, moving=MOVING)
-    names = "bank", "moving"
+    measure(Run(tmp_path / "run", {}), source, make_teacher(source.classes), "a" * 64, image_size=16, seed=3)
+    (cached,) = (tmp_path / "cache").glob("digits-statistics-*/")
+    names = "bank", "moving", str(cached.relative_to(tmp_path))
     one = [contents(tmp_path / name) for name in names]
     for name in (*names, "run"):
         shutil.rmtree(tmp_path / name)
