@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from distill_hub.artifact.base import NAME, Moment, Name, Record, Seconds
+from distill_hub.artifact.base import NAME, Count, Moment, Name, Record, Seconds
 from distill_hub.artifact.manifest import EnvironmentRecord, ModelRecord
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -56,6 +56,18 @@ class DDRanking(Record):
     real_accuracy: Fraction  # after training on all real data with hard labels
 
 
+class DataBytes(Record):
+    """What students were trained on takes on the disk, in bytes."""
+
+    images: Count
+    labels: Count | None = None  # None: a teacher gave them during training
+
+    @property
+    def both(self) -> int | None:
+        """Of images and labels; None: the labels are not stored."""
+        return None if self.labels is None else self.images + self.labels
+
+
 OWN = "this set"  # what tables call the set among its baselines
 RANDOM = "random real"  # the baseline of every score, where its labels allow one
 REAL = "all real images, hard labels"  # what no set of a few images is expected to exceed; trained on request
@@ -78,6 +90,7 @@ class EvaluationRecord(Record):
     mmd: float | None = None  # squared maximum mean discrepancy to the real images in the teacher's embeddings
     teacher: ModelRecord | None = None  # who gave the labels, of a protocol that asks a teacher online
     views_sha256: str | None = None  # of the stored views, of a protocol that replays them
+    bytes: DataBytes | None = None  # of the set's images and labels; None: not known, as of a set made elsewhere
     test_images: Annotated[int, Field(gt=0, lt=2**63)] | None = None  # on which every student was tested
     chance: Fraction | None = None  # share of them that shows the most frequent class: what always naming it reaches
     source_revision: str | None = None
@@ -101,6 +114,11 @@ class EvaluationRecord(Record):
     def scores(self) -> dict[str, Score]:
         """The score of the set, as `OWN`, and those of its baselines."""
         return {OWN: self.score, **self.baselines}
+
+    @property
+    def percent_per_mb(self) -> float | None:
+        """Mean accuracy in percent per megabyte (10^6 bytes) of images and labels; None where their size is not known."""
+        return 1e8 * self.score.mean / self.bytes.both if self.bytes and self.bytes.both else None
 
     @property
     def protocol_label(self) -> str:

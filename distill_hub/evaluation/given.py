@@ -1,6 +1,7 @@
 """A set that is scored again, of this format or another."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ class Given:
     content_sha256: str
     manifest: Manifest | None = None
     views: Views | None = None
+    folder: Path | None = None  # where its files lie; None: of a set of another format
 
     @property
     def free_pixels(self) -> FreePixelsRecord | None:

@@ -31,7 +31,7 @@ def expect_students(
     total = 0.0
     for (settings, _), group in groups.items():
         labels, data = settings.labels, group[0].make(0)
-        if labels == "views" and subject.teacher:  # who says the labels of views that may not be stored yet
+        if data.views and subject.teacher:  # who says the labels of views that may not be stored yet
             labels, data = "teacher", dataclasses.replace(data, views=None)
         data = data.at(settings, run.device)
         test = subject.test_images(settings).to(run.device), subject.test.labels.to(run.device)

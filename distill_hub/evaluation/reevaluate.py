@@ -137,7 +137,7 @@ class DistilledSet(Artifact):
         )
         how = Request(**training)
         claims = [record for record in self.evaluations if record.submitted_by is None]
-        jobs = _jobs(self.location, claims, self.pixels.shape[-1], len(manifest.classes), how)
+        jobs = _jobs(self.location, claims, self.pixels.shape[-1], len(manifest.classes), manifest.views is not None, how)
         real, places = real_source(
             manifest, published=self.revision is not None, source=source, source_revision=source_revision,
             source_config=source_config, image_column=image_column, label_column=label_column, train_split=train_split,
@@ -147,7 +147,7 @@ class DistilledSet(Artifact):
         views = open_views(find(self.location, self.revision), manifest) if wanted and manifest.views else None
         free = self.free_pixels
         images = torch.from_numpy(self.pixels if free is None else free.astype(np.float32))
-        given = Given(images, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views)
+        given = Given(images, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views, self.path)
         return _measure(given, real, jobs, how, deliver)
 
 
@@ -269,7 +269,7 @@ def evaluate(
     if PartialState().is_main_process:
         for line in foreign.remarks:
             show(line)
-    jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), how)
+    jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), False, how)
     real = load_source(source, **real)
     own = align(foreign, real, classes)
     names = [real.class_names[place] for place in own.places]
@@ -279,12 +279,18 @@ def evaluate(
     return _measure(given, real, jobs, how, deliver)
 
 
-def _jobs(location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, how: Request) -> list[Job]:
+def _jobs(
+    location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, has_views: bool, how: Request
+) -> list[Job]:
+    def rules_of(claim: EvaluationRecord) -> Protocol:
+        return protocol_named(claim.protocol, claim.protocol_version).resolved(views=claim.views_sha256 is not None)
+
     if claims and how.protocol is how.students is how.repeats is None:
-        jobs = [Job(protocol_named(c.protocol, c.protocol_version), c.student, c.seeds, c) for c in claims]
+        jobs = [Job(rules_of(claim), claim.student, claim.seeds, claim) for claim in claims]
     else:
-        rules = protocol_named(how.protocol or (claims[0].protocol if claims else "quick"))
-        same = {c.student: c for c in claims if (c.protocol, c.protocol_version) == (rules.name, rules.version)}
+        rules = protocol_named(how.protocol or (claims[0].protocol if claims else "quick")).resolved(views=has_views)
+        kind = rules.name, rules.version, rules.labels == "views"
+        same = {c.student: c for c in claims if (c.protocol, c.protocol_version, c.views_sha256 is not None) == kind}
         students = rules.students(how.students or ",".join(same) or "auto", size)
         jobs = [Job(rules, student, range(how.repeats or 3), same.get(student)) for student in students]
     for job in jobs:
@@ -341,7 +347,7 @@ def _measure(
                 zca = given.free_pixels and given.free_pixels.zca
                 fitted = refit_zca(run, zca, test, given.images.shape[-1]) if zca else None
                 read = {"label_temperature": temperature, "student_rate": rate, "tiles": tiles, "zca": fitted}
-                subjects[replays] = Subject(own, test, given.content_sha256, **read)
+                subjects[replays] = Subject(own, test, given.content_sha256, **read, folder=given.folder)
             subject = subjects[replays]
             if wants:
                 key = replays, record and record.sha256

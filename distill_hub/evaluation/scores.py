@@ -14,13 +14,15 @@ from distill_hub.artifact.base import now
 from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import EnvironmentRecord, Manifest
 from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Score
+from distill_hub.artifact.sizes import data_bytes
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.networks.build import check_student
 from distill_hub.running.console import loud
 from distill_hub.running.run import Run
 from distill_hub.running.stages import key_of
-from distill_hub.training.protocols import FKD_EPOCHS, Protocol
+from distill_hub.training.post_training import FKD_EPOCHS
+from distill_hub.training.protocols import Protocol
 from distill_hub.training.settings import Settings, Task
 from distill_hub.training.subject import Subject
 from distill_hub.training.train import TrainingSet, resized, train_students
@@ -41,7 +43,7 @@ def refuse_pictures(rules: Protocol) -> None:
     Raises:
         InputError: For labels of stored views, and those that a teacher gives online.
     """
-    if rules.labels in ("views", "teacher"):
+    if rules.labels not in ("hard", "soft"):
         valid = "a teacher labels pictures, and free pixels are none; choose a protocol with hard or soft labels"
         raise InputError("protocol", rules.name, valid)
 
@@ -109,8 +111,9 @@ def trials_of(
     Of a set of tiles, random real images are as many as it stores, and are trained on as the protocol does it with so many;
     a learning rate that a set brings is for its own images alone.
 
-    Where the set's labels come from stored views, a teacher labels the same views of the other sets as they are needed;
-    without one there is nothing to compare with.
+    Where the set's labels come from stored views, other sets of as many images are seen through the same views, in the same
+    order, and a teacher labels these as they are needed, with as many logits as are stored. Beside a set of tiles they are
+    fewer, and their views are drawn anew. Without a teacher there is nothing to compare with.
 
     Args:
         subject: The set.
@@ -124,26 +127,27 @@ def trials_of(
     """
     settings = settings_of(subject, rules, student)
     size = settings.start_size(subject.own.images.shape[-1])  # random real images wait at the set's own size, too
-    own = dataclasses.replace(subject.own, images=resized(subject.own.images, size))
+    views = subject.own.views if settings.labels == "views" else None
+    own = dataclasses.replace(subject.own, images=resized(subject.own.images, size), views=views)
     trials = {OWN: Trial(lambda seed: own, settings)}
     if others is None:
         return trials
     settings = settings_of(subject, rules, student, len(subject.stored.images)).for_others
     taught = subject.teacher is not None
-    if settings.labels == "views":
+    if views:
         if not taught:
             return trials
-        settings = dataclasses.replace(settings, labels="teacher")
-    trials |= {name: Trial(_seen(subject, make), settings) for name, make in others.items()}
+        settings, views = dataclasses.replace(settings, labels="teacher"), None if subject.tiles else views
+    trials |= {name: Trial(_seen(subject, make, views), settings) for name, make in others.items()}
     if settings.labels == "soft" and not taught:
         draw = subject.random_real(size, soft=False)
         return trials | {f"{RANDOM}, hard labels": Trial(draw, settings.hard)}
-    soft = settings.labels == "soft"
-    return trials | {RANDOM: Trial(subject.random_real(size, soft=soft), settings)}
+    draw = subject.random_real(size, soft=settings.labels == "soft")
+    return trials | {RANDOM: Trial(lambda seed: dataclasses.replace(draw(seed), views=views), settings)}
 
 
-def _seen(subject: Subject, make: Callable[[int], TrainingSet]) -> Callable[[int], TrainingSet]:
-    return lambda seed: subject.seen(make(seed))
+def _seen(subject: Subject, make: Callable[[int], TrainingSet], views: Views | None) -> Callable[[int], TrainingSet]:
+    return lambda seed: dataclasses.replace(subject.seen(make(seed)), views=views)
 
 
 def measure(
@@ -228,6 +232,7 @@ def measure(
         baselines={name: scores[name] for name in baselines},
         teacher=subject.teacher_record if settings.labels == "teacher" else None,
         views_sha256=subject.own.views.record.sha256 if settings.labels == "views" else None,
+        bytes=data_bytes(subject.folder, settings.labels) if subject.folder else None,
         test_images=len(test.labels),
         chance=int(test.labels.bincount().max()) / len(test.labels),
         source_revision=subject.test.source.revision,

@@ -17,9 +17,11 @@ from distill_hub.config import InputError
 from distill_hub.options.shared import KeptLabelsOptions, ViewsOptions
 from distill_hub.running.console import size_text
 from distill_hub.running.run import Run, Stage
-from distill_hub.training.protocols import FKD_EPOCHS, Protocol, fkd_batch_size, fkd_views, protocol
+from distill_hub.training.post_training import FKD_EPOCHS, fkd_batch_size, fkd_views
+from distill_hub.training.protocols import Protocol, protocol
 from distill_hub.training.train import epoch_generator
 from distill_hub.views.files import write_views
+from distill_hub.views.replay import strongest
 
 WRITTEN_BY_DEFAULT = 64 * 2**20  # bytes: more is made on request
 CHUNK_ROWS = 2000  # views per chunk of work; at least one item
@@ -81,7 +83,7 @@ def epochs_of_views(asked: ViewsOptions, rules: Protocol, images: int, classes: 
         whole = asked.label_share == 1 and asked.top_k is None
         small = predicted_bytes(_extent(images, classes), images, classes) <= WRITTEN_BY_DEFAULT
         epochs = FKD_EPOCHS if small or not whole else 0
-    if rules.labels == "views" and epochs < FKD_EPOCHS:
+    if rules.resolved(views=epochs > 0).labels == "views" and epochs < FKD_EPOCHS:
         valid = f"{rules.name} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
         raise InputError("view_epochs", asked.view_epochs, valid)
     return epochs
@@ -95,9 +97,8 @@ def offer(images: int, classes: int) -> str:
         for kept in ({}, {"label_share": share}, {"top_k": top_k}, {"label_share": share, "top_k": top_k})
     )
     return (
-        f"Views are not stored: those of {FKD_EPOCHS} epochs take about {whole}, which --view_epochs {FKD_EPOCHS} asks for; "
-        f"the first batches alone {pruned} (--label_share {share}), the {top_k} largest logits {cut} (--top_k {top_k}), "
-        f"both {both}"
+        f"Views are not stored: those of {FKD_EPOCHS} epochs take about {whole} (--view_epochs {FKD_EPOCHS}), "
+        f"their first batches {pruned} (--label_share {share}), their largest logits {cut} (--top_k {top_k}), both {both}"
     )
 
 
@@ -198,11 +199,9 @@ def _in_words(facts: ViewsFacts, images: int, classes: int) -> str:
 
 
 def _kept(logits: torch.Tensor, top_k: int | None) -> dict[str, torch.Tensor]:
-    """Return what is stored of logits (B, C), float16: all, or the k largest and their classes, equal ones by class."""
-    if top_k is None:
-        return {"logits": logits.cpu()}
-    largest, classes = logits.sort(dim=1, descending=True, stable=True)
-    return {"logits": largest[:, :top_k].cpu(), "class_index": classes[:, :top_k].int().cpu()}
+    """Return what is stored of logits (B, C), float16: all, or the k largest and their classes."""
+    kept, classes = strongest(logits, top_k)
+    return {"logits": kept.cpu()} | ({} if classes is None else {"class_index": classes.int().cpu()})
 
 
 def store_views(folder: Path, manifest: Manifest, stage: Stage, facts: ViewsFacts) -> Manifest:

@@ -115,7 +115,7 @@ def package_and_score(
     own = TrainingSet(seen(images, stage, space), label_tensor, soft, views)
     subject = Subject(
         own, setup.test, manifest.content_sha256, teacher, manifest.teacher, label_temperature(manifest),
-        student_rate(manifest), tiles=manifest.tiles, zca=space.zca if space else None,
+        student_rate(manifest), tiles=manifest.tiles, zca=space.zca if space else None, folder=folder,
     )  # fmt: skip
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
@@ -125,7 +125,12 @@ def package_and_score(
             "together": config.seeds_together,
             "compiled": config.compile,
             "stage": f"evaluate {student}".replace("/", "-"),
-            "made_from": {**setup.made_from, "set": manifest.content_sha256, "pool": pool and pool.sha256},
+            "made_from": {
+                **setup.made_from,
+                "set": manifest.content_sha256,
+                "views": views and views.record.sha256,
+                "pool": pool and pool.sha256,
+            },
         }
         records.append(measure(run, subject, rules, student, seeds, trials, **how))
     shown |= curves(records)

@@ -33,9 +33,10 @@ def check_space(config: SetOptions, rules: Protocol, size: int) -> None:
     if not has_free_pixels(config):
         return
     refuse_pictures(rules)
-    if config.view_epochs:
-        valid = "stored views are of pictures, and free pixels are none; leave it out"
-        raise InputError("view_epochs", config.view_epochs, valid)
+    share = config.label_share if config.label_share < 1 else None
+    for name, value in {"view_epochs": config.view_epochs, "label_share": share, "top_k": config.top_k}.items():
+        if value:
+            raise InputError(name, value, "stored views are of pictures, and free pixels are none; leave it out")
     if config.pixels == "zca":
         check_side(size)
 

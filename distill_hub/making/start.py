@@ -79,7 +79,7 @@ class Setup:
     @property
     def protocol(self) -> Protocol:
         """How students are trained."""
-        return protocol_named(self.config.protocol)
+        return protocol_named(self.config.protocol).resolved(views=self.views is not None)
 
     @property
     def tiles(self) -> int | None:
@@ -96,7 +96,8 @@ class Setup:
         """How views are drawn, see `draw_views`; None: none are, as of free pixels, since views are of pictures."""
         if has_free_pixels(self.config):
             return None
-        epochs = epochs_of_views(self.config, self.protocol, self.shown, len(self.source.classes))
+        rules = protocol_named(self.config.protocol)
+        epochs = epochs_of_views(self.config, rules, self.shown, len(self.source.classes))
         how = {"epochs": epochs, "mirrored": self.source.mirrored, "seed": self.config.seed}
         return {**how, **options(self.config, KeptLabelsOptions)} if epochs else None
 

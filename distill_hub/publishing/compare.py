@@ -135,12 +135,17 @@ class Row:
         return (model_name(teacher), teacher.sha256) if teacher else None
 
     @property
+    def replays(self) -> bool:
+        """Whether the students learned stored views; some protocols can do without them, and then train otherwise."""
+        return self.record.views_sha256 is not None
+
+    @property
     def key(self) -> tuple:
         """Equal for rows whose accuracies compare."""
         source, record = self.set.manifest.source, self.record
         classes = frozenset(c.source_index for c in self.set.manifest.classes)
         tested = source.fingerprint, source.test_split, source.test_fraction, classes
-        return tested, record.protocol_label, record.student, self.labeller and self.labeller[1]
+        return tested, record.protocol_label, record.student, self.labeller and self.labeller[1], self.replays
 
     def as_json(self) -> dict[str, Any]:
         """Return the row with unrounded numbers: accuracies as fractions, sizes in bytes, times in seconds."""
@@ -168,6 +173,8 @@ class Row:
             "lrs": ranking.lrs if ranking else None,
             "ars": ranking.ars if ranking else None,
             "data_bytes": self.set.data_bytes,
+            "bytes": {"images": size.images, "labels": size.labels, "both": size.both} if (size := record.bytes) else None,
+            "percent_per_mb": record.percent_per_mb,
             **total_cost(self.set.cost),
             "cost_is_whole": is_whole(self.set.cost),
             "cost_parts": {name: part and part.model_dump() for name, part in self.set.cost.items()},
@@ -298,7 +305,7 @@ def compare(sets: Sequence[DescribedSet]) -> list[Group]:
 def _title(row: Row) -> str:
     parts = [source_name(row.set.manifest.source), row.record.protocol_label, row.record.student]
     if row.labeller:
-        parts.append("labels of {} ({:.8})".format(*row.labeller))
+        parts.append("{}labels of {} ({:.8})".format("stored " * row.replays, *row.labeller))
     return printable(" · ".join(parts))
 
 

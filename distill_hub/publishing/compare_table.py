@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -45,6 +46,11 @@ def _points(difference: float | None) -> Cell:
     return _number(None if difference is None else 100 * difference, "{:+.1f}")
 
 
+def _megabytes(row: Row, of: Literal["images", "labels", "both"]) -> Cell:
+    size = getattr(row.record.bytes, of) if row.record.bytes else None
+    return _number(None if size is None else size / 1e6, "{:.2f}")
+
+
 def _minutes(row: Row, of: str) -> Cell:
     seconds = total_cost(row.set.cost)[of]
     if seconds is None:
@@ -66,6 +72,10 @@ COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "p": lambda row: _p(row.p_value),
     "LRS": lambda row: _number(row.record.dd_ranking and row.record.dd_ranking.lrs, "{:.3f}"),
     "ARS": lambda row: _number(row.record.dd_ranking and row.record.dd_ranking.ars, "{:.3f}"),
+    "images, MB": lambda row: _megabytes(row, "images"),
+    "labels, MB": lambda row: _megabytes(row, "labels"),
+    "both, MB": lambda row: _megabytes(row, "both"),
+    "% per MB": lambda row: _number(row.record.percent_per_mb, "{:.1f}"),
     "data, MB": lambda row: _number(row.set.data_bytes / 1e6, "{:.2f}"),
     "time, min": lambda row: _minutes(row, "seconds"),
     "cores, min": lambda row: _minutes(row, "core_seconds"),
@@ -86,7 +96,10 @@ EXPLANATIONS = {
     "for the number of rows nor for the choice of the best of several sets",
     "LRS": "DD-Ranking's label-robust score",
     "ARS": "its augmentation-robust score",
-    "data, MB": "size of the files in data/",
+    "images, MB": "of the images that students saw, as they are stored, in 10^6 bytes",
+    "labels, MB": "of the labels that they learned: hard, soft or stored views; -: a teacher gave them during training",
+    "% per MB": "test accuracy after the last epoch, by images and labels together",
+    "data, MB": "size of the files in data/, where a record does not say what students were trained on",
     "time, min": "of making the set, summed over processes, and of fitting its generator, teacher and experts, in the same "
     "run or before; +: the cost of a part, such as a model from elsewhere, is not on record and not in it",
     "cores, min": "CPU time (user and system) of the same, all threads of all processes",
@@ -100,6 +113,8 @@ def columns(group: Group) -> dict[str, Callable[[Row], Cell]]:
     costs, ranked = [total_cost(row.set.cost) for row in group.rows], any(row.record.dd_ranking for row in group.rows)
     shown = {
         "by": any(row.record.submitted_by for row in group.rows),
+        **dict.fromkeys(("images, MB", "labels, MB", "both, MB", "% per MB"), any(row.record.bytes for row in group.rows)),
+        "data, MB": not all(row.record.bytes for row in group.rows),
         "all real": any(row.real is not None for row in group.rows),
         "LRS": ranked,
         "ARS": ranked,

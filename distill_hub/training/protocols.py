@@ -19,6 +19,7 @@ from distill_hub.config import InputError, nearest
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.networks.build import check_student
 from distill_hub.networks.names import WITH_BATCH_NORM, split_students, student_name
+from distill_hub.training.post_training import fkd, lpld, lpqld, sre2l
 from distill_hub.training.settings import Settings, Task
 
 
@@ -29,7 +30,14 @@ class Protocol:
     name: str
     version: int
     settings: Callable[[Task], Settings]
-    labels: Literal["hard", "soft", "teacher", "views"]
+    # As in `Settings`; "views or teacher": those of stored views where the set has them, else a teacher's.
+    labels: Literal["hard", "soft", "teacher", "views", "views or teacher"]
+
+    def resolved(self, *, views: bool) -> "Protocol":
+        """Return the protocol for one set, which has stored views or not: where its labels come from is settled then."""
+        if self.labels != "views or teacher":
+            return self
+        return dataclasses.replace(self, labels="views" if views else "teacher")
 
     def students(self, names: str, image_size: int) -> list[str]:
         """Resolve a comma-separated list of students.
@@ -248,115 +256,6 @@ def _rded_soft(task: Task) -> Settings:
     )
 
 
-def _sre2l(task: Task) -> Settings:
-    """SRe2L's post-training (Yin et al., 2023), of DEDA's tables on CIFAR, too: a teacher labels every augmented batch.
-
-    Code: SRe2L 8d00cba for ImageNet and CIFAR, zeyuanyin/tiny-imagenet 275c667 for Tiny-ImageNet. Up to 32 px the CIFAR
-    settings, up to 64 px those of Tiny-ImageNet. The batch of 1,024 is that of ImageNet-1K; sets of fewer classes take the
-    128 of LPLD and CDA, as 1,024 would exceed many of them. Crops are of the stored file, as its relabelling takes them.
-    """
-    size, (mean, std) = task.image_size, task.normalization
-    if size <= 32:
-        return Settings(
-            epochs=400,
-            batch_size=128,
-            optimizer="adamw",
-            learning_rate=0.001,
-            weight_decay=0.01,
-            decay_all=True,
-            schedule="cosine",
-            augmentation=Augmentation(pad=0.125, flip=task.mirrored, mix="mixup", mix_alpha=0.8),
-            image_size=size,
-            test_resize=size,
-            looks=(*range(1, 400, 10), 400),
-            labels="teacher",
-            temperature=30.0,
-            mean=mean,
-            std=std,
-        )
-    if size <= 64:
-        return Settings(
-            epochs=100,
-            batch_size=256,
-            optimizer="sgd",
-            learning_rate=0.2,
-            weight_decay=1e-4,
-            decay_all=True,
-            schedule="warmup-cosine",
-            augmentation=Augmentation(crop_scale=(0.08, 1.0), flip=task.mirrored),
-            image_size=size,
-            test_resize=size,
-            looks=tuple(range(1, 101)),
-            labels="teacher",
-            temperature=20.0,
-            temperature_squared=True,
-            mean=mean,
-            std=std,
-        )
-    return _post_training(task, labels="teacher", batch_size=fkd_batch_size(task.images, task.classes))
-
-
-def _lpld(task: Task) -> Settings:
-    """LPLD's post-training (Xiao and He, 2024), of its tables and of DEDA's on Tiny-ImageNet and ImageNet-1K.
-
-    Code: he-y/soft-label-pruning-for-dataset-distillation 63eee18. It is SRe2L's with smaller batches: 128 on ImageNet, so
-    23,700 updates at IPC 10 and not 3,000, and 64 on Tiny-ImageNet, where biases and norms do not decay. Not taken: stored
-    labels of half precision; a teacher says them. LPLD has no CIFAR; DEDA follows both papers, so there SRe2L: `sre2l`.
-    """
-    if task.image_size <= 32:
-        reason = "LPLD trains on no images this small; what DEDA does there is sre2l"
-        return dataclasses.replace(_sre2l(task), non_standard=reason)
-    if task.image_size <= 64:
-        return dataclasses.replace(_sre2l(task), batch_size=64, decay_all=False, looks=(*range(1, 100, 10), 100))
-    return _post_training(task, labels="teacher", batch_size=min(128, task.images))
-
-
-def _fkd(task: Task) -> Settings:
-    """SRe2L's post-training on stored views (FKD: Shen and Xing, 2022): no teacher, and the same labels for everyone.
-
-    The batches are those the views were made with, as in SRe2L's code; with views in batches of 128 this is LPLD's training.
-    There image ids are not stored but derived anew; here every view names its image, and no order of files matters.
-    """
-    return _post_training(
-        task, labels="views", batch_size=task.views_batch_size or fkd_batch_size(task.images, task.classes)
-    )
-
-
-def fkd_batch_size(images: int, classes: int) -> int:
-    """Return the batch size of SRe2L's post-training at 224 px, and of views that are made anew."""
-    return min(1024 if classes == 1000 else 128, images)
-
-
-FKD_EPOCHS = 300
-
-
-def fkd_views(mirrored: bool) -> Augmentation:
-    """Return how FKD's views are drawn: crops of 8 to 100 % of the area, mirrored or not, mixed by CutMix."""
-    return Augmentation(crop_scale=(0.08, 1.0), flip=mirrored, mix="cutmix")
-
-
-def _post_training(task: Task, *, labels: Literal["teacher", "views"], batch_size: int) -> Settings:
-    size = min(224, task.image_size)
-    small = "the papers that train so have images of 224 px or more" if size < 224 else None
-    return Settings(
-        epochs=FKD_EPOCHS,
-        batch_size=batch_size,
-        optimizer="adamw",
-        learning_rate=0.001,
-        weight_decay=0.01,
-        decay_all=False,
-        schedule="cosine",
-        augmentation=fkd_views(task.mirrored),
-        image_size=size,
-        test_resize=size // 7 * 8,
-        looks=(*range(1, FKD_EPOCHS, 10), FKD_EPOCHS),
-        labels=labels,
-        crops_stored=True,
-        temperature=20.0,
-        non_standard=small,
-    )
-
-
 PROTOCOLS = {
     known.name: known
     for known in (
@@ -367,9 +266,10 @@ PROTOCOLS = {
         Protocol("idc-hard-100", 1, functools.partial(_idc_hard, large=100), "hard"),
         Protocol("rded-soft", 2, _rded_soft, "teacher"),
         Protocol("kd", 2, _kd, "soft"),
-        Protocol("fkd", 2, _fkd, "views"),
-        Protocol("sre2l", 2, _sre2l, "teacher"),
-        Protocol("lpld", 1, _lpld, "teacher"),
+        Protocol("fkd", 2, fkd, "views"),
+        Protocol("sre2l", 2, sre2l, "teacher"),
+        Protocol("lpld", 2, lpld, "views or teacher"),
+        Protocol("lpqld", 1, lpqld, "views"),
     )
 }
 

@@ -54,7 +54,11 @@ class Settings:
     teacher_as_is: bool = False  # whether a teacher sees the batch at the batch's own size, not at that of its training
     crops_stored: bool = False  # whether crops are taken from images as they are stored, not scaled to image_size before
     temperature: float = 1.0  # of both distributions of the KL divergence
-    temperature_squared: bool = False  # whether the KL divergence is multiplied by the temperature's square
+    temperature_squared: bool = False  # whether the KL divergence is multiplied by the square of the labels' temperature
+    # LPQLD: every so many epochs the labels' temperature is multiplied by a factor, until it is the least one.
+    temperature_steps: tuple[int, float, float] | None = None
+    # LPQLD: whether each student has a temperature of its own: 1, and after every epoch the one of least divergence.
+    temperature_found: bool = False
     batchnorm_updates: int = 1  # how often the running statistics take in each batch (RDED: 2)
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
@@ -73,7 +77,16 @@ class Settings:
     @property
     def hard(self) -> "Settings":
         """The same training on hard labels."""
-        return dataclasses.replace(self, labels="hard", temperature=1.0, temperature_squared=False)
+        softness = {"temperature": 1.0, "temperature_squared": False, "temperature_steps": None, "temperature_found": False}
+        return dataclasses.replace(self, labels="hard", **softness)
+
+
+def teacher_temperature(settings: Settings, epoch: int) -> float:
+    """Return the temperature of the labels in an epoch, from 0."""
+    if settings.temperature_steps is None:
+        return settings.temperature
+    epochs, factor, least = settings.temperature_steps
+    return max(least, settings.temperature * factor ** (epoch // epochs))
 
 
 def learning_rate(settings: Settings, epoch: float) -> float:

@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ class Subject:
         student_rate: See `student_rate`.
         tiles: Of a set of f x f tiles, f.
         zca: Whitens real images, for students of a set of whitened ones.
+        folder: Where its files lie; None: of a set of another format.
     """
 
     stored: TrainingSet
@@ -90,6 +92,7 @@ class Subject:
     student_rate: float | None = None
     tiles: int | None = None
     zca: Zca | None = None
+    folder: Path | None = None
 
     @functools.cached_property
     def own(self) -> TrainingSet:

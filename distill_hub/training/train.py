@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,8 +15,9 @@ from distill_hub.config import InputError
 from distill_hub.networks.build import build
 from distill_hub.running.console import progress
 from distill_hub.running.seeds import cpu_generator, draw_seed
-from distill_hub.training.settings import Settings, learning_rate
+from distill_hub.training.settings import Settings, learning_rate, teacher_temperature
 from distill_hub.views.files import Views
+from distill_hub.views.replay import order, probabilities, strongest, view_draws
 
 TEST_BATCH = 256  # test images classified at a time; no number depends on it
 
@@ -29,7 +29,7 @@ class TrainingSet:
     images: torch.Tensor  # uint8 (N, 3, S, S), or float: of free pixels in units of [0, 1], or whitened
     labels: torch.Tensor  # int64 (N,)
     soft_labels: torch.Tensor | None = None  # float32 (N, C): probabilities at temperature 1
-    views: Views | None = None
+    views: Views | None = None  # what its batches are, in place of fresh augmentation
 
     def decoded(self, tiles: int | None) -> "TrainingSet":
         """Return a set of f x f tiles as students see it: each an image of its own, with the label of the one it is of."""
@@ -151,25 +151,29 @@ def train_students(
     network = torch.compile(students) if compiled else students
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
     best, curves = [(0.0, 0)] * len(seeds), [()] * len(seeds)
+    temperature = 1.0 if settings.temperature_found else settings.temperature  # of the students
     steps = -(-len(sets[0].images) // settings.batch_size)
     for epoch in progress(range(settings.epochs), title, unit="epoch", disable=not title):
+        labels_at = teacher_temperature(settings, epoch)
         for step, (images, draws) in enumerate(_batches(sets, settings, seeds, epoch)):
             done = epoch + step / steps if settings.schedule == "cosine-steps" else epoch
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, done)
             with autocast, torch.no_grad():
-                targets = _targets(settings, sets, images, draws, teacher, num_classes)
+                targets = _targets(settings, sets, images, draws, teacher, num_classes, labels_at)
             with autocast:
                 predicted = network(images.unflatten(0, (len(seeds), -1)))
             # The sum over networks of each one's mean over its batch: their gradients do not mix.
-            log_predicted = F.log_softmax(predicted.flatten(0, 1).float() / settings.temperature, dim=1)
+            log_predicted = F.log_softmax((predicted.float() / temperature).flatten(0, 1), dim=1)
             loss = F.kl_div(log_predicted, targets, reduction="sum") * len(seeds) / len(images)
             if settings.temperature_squared:
-                loss = loss * settings.temperature**2
+                loss = loss * labels_at**2
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
+        if settings.temperature_found:
+            temperature = nearest_temperatures(predicted.detach().float(), targets.view_as(predicted))
         if epoch + 1 in settings.looks:
             with autocast:
                 now = accuracies(network, *test, settings)
@@ -177,6 +181,23 @@ def train_students(
             curves = [(*curve, new) for curve, new in zip(curves, now, strict=True)]
     ends = zip(students.separate(), best, curves, strict=True)
     return [Training(model.eval(), curve[-1] if curve else 0.0, *top, curve) for model, top, curve in ends]
+
+
+def nearest_temperatures(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the temperature at which each student is nearest to the labels (LPQLD: Xiao and He, 2026).
+
+    Args:
+        logits: Of K students, float32 (K, B, C).
+        targets: Probabilities, alike.
+
+    Returns:
+        float32 (K, 1, 1): of 0.01, 0.02, ..., 1 that with the least Kullback-Leibler divergence, the first of equal ones.
+    """
+    grid = torch.arange(1, 101, device=logits.device) / 100
+    # Without the labels' own entropy, which no temperature changes; ten at a time, as B times C may be large.
+    parts = (F.log_softmax(logits / some.view(-1, 1, 1, 1), dim=3) for some in grid.split(10))
+    divergences = torch.cat([-(targets * part).sum((2, 3)) for part in parts])  # (100, K)
+    return grid[divergences.argmin(0)].view(-1, 1, 1)
 
 
 @torch.inference_mode()
@@ -225,10 +246,8 @@ def _batches(
 ) -> Iterator[tuple[torch.Tensor, Draws]]:
     """Yield one epoch: augmented images (K * B, 3, S, S), and the draws that made them; see `augmentation.augment.draw`."""
     device, count = sets[0].images.device, len(sets[0].images)
-    if settings.labels == "views":
-        per_epoch = sets[0].views.record.per_epoch(count)
-        stored = range(epoch * per_epoch, (epoch + 1) * per_epoch)
-        parts = ([view_draws(own.views.batch(index)) for own in sets] for index in stored)
+    if sets[0].views is not None:
+        parts = zip(*(_replayed(own.views, seed, epoch) for own, seed in zip(sets, seeds, strict=True)), strict=True)
     else:
         drawn = [
             draw(
@@ -254,18 +273,13 @@ def _batches(
         yield augment(pixels, draws, settings.mean, settings.std, settings.image_size), draws
 
 
+def _replayed(views: Views, seed: int, epoch: int) -> Iterator[Draws]:
+    return (view_draws(views.batch(place)) for place in order(views.record, views.images, seed, epoch))
+
+
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """Return the generator of an epoch's order and augmentation: the same for every student, and for stored views."""
     return cpu_generator(draw_seed(seed, "student epoch", epoch))
-
-
-def view_draws(view: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Turn a batch of stored views into draws: what names images there names rows of the batch here."""
-    draws = {key: torch.from_numpy(np.ascontiguousarray(view[key])) for key in ("crop", "flip", "box", "share", "logits")}
-    images = view["image_index"]
-    order = np.argsort(images)
-    partner = order[np.searchsorted(images, view["partner_index"], sorter=order)]
-    return {**draws, "order": torch.from_numpy(images.astype(np.int64)), "partner": torch.from_numpy(partner)}
 
 
 def _targets(
@@ -275,25 +289,24 @@ def _targets(
     draws: Draws,
     teacher: Classifier | None,
     num_classes: int,
+    temperature: float,
 ) -> torch.Tensor:
     """Return what the students should say of a batch: probabilities (K * B, C), float32."""
     if settings.labels == "teacher":
-        shown = denormalize(images, settings.mean, settings.std)
-        return _soften(teacher.logits(shown, as_is=settings.teacher_as_is), settings)
+        logits = teacher.logits(denormalize(images, settings.mean, settings.std), as_is=settings.teacher_as_is)
+        top_k = sets[0].views.record.top_k if sets[0].views else None
+        return probabilities(*strongest(logits, top_k), num_classes, temperature)
     if settings.labels == "views":
-        return _soften(draws["logits"], settings)
+        return probabilities(draws["logits"], draws.get("class_index"), num_classes, temperature)
     chosen = list(zip(sets, draws["order"].split(len(images) // len(sets)), strict=True))
     if settings.labels == "hard":
         labels = torch.cat([training_set.labels[rows] for training_set, rows in chosen])
         targets = F.one_hot(labels, num_classes).float()
     else:
-        targets = _soften(torch.cat([training_set.soft_labels[rows] for training_set, rows in chosen]).log(), settings)
+        stored = torch.cat([training_set.soft_labels[rows] for training_set, rows in chosen])
+        targets = probabilities(stored.log(), None, num_classes, temperature)
     if "partner" in draws:
         # The mixed loss, share * loss(a) + (1 - share) * loss(b), has the gradient of the loss to mixed targets.
         share = draws["share"][:, None]
         targets = share * targets + (1 - share) * targets[draws["partner"]]
     return targets
-
-
-def _soften(logits: torch.Tensor, settings: Settings) -> torch.Tensor:
-    return (logits.float() / settings.temperature).softmax(1)

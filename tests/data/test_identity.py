@@ -44,7 +44,7 @@ def photos(tmp_path):
 def trained(source, name):
     """How a student is trained on four images of such a source."""
     own = TrainingSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 0, 1, 1]))
-    rules = protocol(name)
+    rules = protocol(name).resolved(views=True)
     views = SimpleNamespace(record=SimpleNamespace(image_size=32, batch_size=4))
     own = dataclasses.replace(own, views=views if rules.labels == "views" else None)
     return settings_of(Subject(own, HeldOut(source), ""), rules, "resnet-18-bn")

@@ -104,6 +104,12 @@ def test_what_a_set_is_compared_with(make_subject):
         assert found["random real"].settings == found["this set"].settings
     online = trials(taught, "fkd")
     assert online["this set"].settings.labels == "views" and online["random real"].settings.labels == "teacher"
+    # As many other images are seen through the same views; other labels have none.
+    assert online["this set"].make(0).views is online["random real"].make(0).views is VIEWS
+    assert all(trial.make(0).views is None for name in ("kd", "sre2l") for trial in trials(taught, name).values())
+    # Beside a set of tiles they are fewer, and have views of their own.
+    tiles = trials(dataclasses.replace(taught, tiles=2), "fkd")
+    assert [trial.make(0).views for trial in tiles.values()] == [VIEWS, None]
     assert list(trials(alone, "fkd")) == ["this set"]
 
 

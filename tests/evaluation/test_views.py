@@ -14,7 +14,7 @@ from distill_hub import InputError, evaluate
 from distill_hub.artifact.find import find
 from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest, ModelRecord
-from distill_hub.classifiers import Classifier, save_network
+from distill_hub.classifiers import Classifier, load_classifier, save_network
 from distill_hub.cli import main
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation import reevaluate, scores, views
@@ -24,7 +24,7 @@ from distill_hub.options.shared import ViewsOptions
 from distill_hub.running.run import Run
 from distill_hub.training.protocols import protocol
 from distill_hub.training.settings import Task
-from distill_hub.training.train import TrainingSet, train_students
+from distill_hub.training.train import Training, TrainingSet, train_students
 from distill_hub.views.files import open_views
 
 RECORD = ModelRecord(id="a teacher", architecture="convnet-1", sha256="1" * 64)
@@ -44,11 +44,12 @@ def teacher(digits):
                       class_names=digits.class_names, image_size=16)  # fmt: skip
 
 
-def stored(folder, teacher, state, *, seed=3, batch_size=20, epochs=EPOCHS):
+def stored(folder, teacher, state, *, seed=3, batch_size=20, epochs=EPOCHS, **kept):
     """Draw and store views of a set; return them as they are read back, and the set."""
     artifact = read_artifact(find(folder), pixels=True)
     run, images = Run(state, {}), torch.from_numpy(artifact.pixels)
-    drawn = draw_views(run, images, teacher, RECORD, epochs=epochs, mirrored=True, seed=seed, batch_size=batch_size)
+    how = {"epochs": epochs, "mirrored": True, "seed": seed, "batch_size": batch_size, **kept}
+    drawn = draw_views(run, images, teacher, RECORD, **how)
     manifest = store_views(folder, Manifest.read(folder / "manifest.json"), *drawn)
     return open_views(find(folder), manifest), artifact
 
@@ -166,6 +167,14 @@ def test_views_of_a_small_set_are_made_unasked():
         assert epochs_of_views(ViewsOptions(view_epochs=0, **asked), quick, 10_000, 1000) == 0
 
 
+def test_lpld_needs_all_views_or_none():
+    lpld = protocol("lpld")
+    assert epochs_of_views(ViewsOptions(), lpld, 10_000, 1000) == 0  # a teacher says its labels
+    assert epochs_of_views(ViewsOptions(label_share=0.1), lpld, 10_000, 1000) == 300
+    with pytest.raises(InputError, match=r"^view_epochs: 5 cannot be used; lpld trains for 300 epochs"):
+        epochs_of_views(ViewsOptions(view_epochs=5), lpld, 100, 10)
+
+
 def test_as_many_views_as_asked_for_unless_students_need_more():
     assert epochs_of_views(ViewsOptions(view_epochs=7), protocol("sre2l"), 10_000, 1000) == 7
     assert epochs_of_views(ViewsOptions(view_epochs=300), protocol("fkd"), 10_000, 1000) == 300
@@ -212,6 +221,47 @@ def test_the_command_then_fkd_without_the_teacher(folder, digits, tmp_path, monk
     capsys.readouterr()
     command(monkeypatch, "evaluate", folder, "--dry_run", "--protocol", "fkd", "--students", "convnet-1-w16-bn")
     assert "evaluate convnet-1-w16-bn" in capsys.readouterr().out
+
+
+def test_students_learn_the_largest_logits_of_pruned_views(folder, digits, tmp_path):
+    saved_teacher(tmp_path / "teacher", digits)
+    teacher = load_classifier(str(tmp_path / "teacher"), digits.classes)
+    kept = {"label_share": 0.2, "top_k": 3}
+    found, _ = stored(folder, teacher, tmp_path / "state", batch_size=50, epochs=300, **kept)
+    assert found.count == 60 and found.batch(0)["logits"].shape == (50, 3)
+    (pair,) = evaluate(folder, protocol="lpqld", students="convnet-1-w16-bn", repeats=1)
+    record = pair.measured
+    assert record.score.mean > 0.3 and record.views_sha256 == found.record.sha256
+    assert record.settings["temperature_steps"] == [30, 0.7, 2.0] and record.settings["epochs"] == 300
+    (shard,) = (folder / "views").iterdir()
+    assert record.bytes.labels == shard.stat().st_size and record.percent_per_mb > 0
+
+
+def test_lpld_learns_stored_views_where_there_are_any(folder, teacher, tmp_path, monkeypatch):
+    seen = []
+
+    def train(student, sets, *_, **__):
+        seen.append(sets[0].views and sets[0].views.record.label_share)
+        return [Training(None, 0.5, 0.5, 1, (0.5,))]
+
+    monkeypatch.setattr(scores, "train_students", train)
+    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path / "cache"))
+    how = {"protocol": "lpld", "students": "convnet-1-bn", "repeats": 1}
+    with pytest.raises(InputError, match="pass --teacher"):
+        evaluate(folder, **how)
+    stored(folder, teacher, tmp_path / "state")
+    with pytest.raises(InputError, match=r"6 epochs.*lpld trains for 300 epochs"):
+        evaluate(folder, **how)
+    stored(folder, teacher, tmp_path / "state", epochs=300, batch_size=50, label_share=0.01)
+    (pair,) = evaluate(folder, **how)
+    assert seen == [0.01] and pair.measured.settings["labels"] == "views" and pair.measured.views_sha256
+    # What an author claims is measured as it was, whatever the set holds now.
+    claims = [pair.measured, pair.measured.model_copy(update={"views_sha256": None, "teacher": RECORD})]
+    recorded = reevaluate._jobs("x", claims, 16, 10, True, reevaluate.Request())
+    assert [job.rules.labels for job in recorded] == ["views", "teacher"]
+    for has_views, claim in ((True, claims[0]), (False, claims[1])):
+        (job,) = reevaluate._jobs("x", claims, 16, 10, has_views, reevaluate.Request(**how))
+        assert job.claim is claim
 
 
 def one_line(error) -> str:

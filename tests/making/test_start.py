@@ -10,7 +10,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from distill_hub.artifact.manifest import ModelRecord
-from distill_hub.config import InputError
+from distill_hub.config import InputError, resolved
+from distill_hub.evaluation import views as drawing
 from distill_hub.generating.open import Located
 from distill_hub.making import start
 from distill_hub.methods import cao2
@@ -58,6 +59,34 @@ def test_an_option_may_have_a_default_for_each_kind(masked, monkeypatch, tmp_pat
     with pytest.raises(LookupError) as opened:
         start.set_up_generator(config, "cao2", by_kind={"refine_learning_rate": rate})
     assert opened.value.args[0]["refine_learning_rate"] == taken  # before the run's folder is opened
+
+
+def test_views_that_are_too_large_are_offered_before_work_and_made_where_asked_for(masked, monkeypatch, tmp_path, capsys):
+    def said(**asked):
+        with pytest.raises(LookupError, match="the teacher"):
+            start.set_up_generator(PlainConfig(output_dir=tmp_path / str(asked), **asked), "dit")
+        return capsys.readouterr().out
+
+    assert "Views are not stored" not in said()
+    monkeypatch.setattr(drawing, "WRITTEN_BY_DEFAULT", 0)
+    line = next(line for line in said(ipc=10).splitlines() if "Views are not stored" in line)
+    assert "1.3 MB (--view_epochs 300)" in line and line.endswith("both 20 kB")
+    for asked in ({"view_epochs": 0}, {"label_share": 0.1}, {"top_k": 3}):
+        assert "Views are not stored" not in said(**asked)
+
+
+def test_what_is_made_depends_on_nothing_of_its_views():
+    def made_from(**asked):
+        config = PlainConfig(**asked)
+        parts = dict.fromkeys(field.name for field in dataclasses.fields(start.Setup))
+        parts |= {
+            "config": config,
+            "run": SimpleNamespace(settings=resolved(config)),
+            "teacher_record": SimpleNamespace(sha256=""),
+        }
+        return start.Setup(**parts).made_from
+
+    assert made_from() == made_from(view_epochs=3, label_share=0.1, top_k=3) != made_from(seed=1)
 
 
 def test_what_is_made_depends_on_what_decodes_latents_and_on_prompts():

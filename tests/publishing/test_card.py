@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCard
 from distill_hub.artifact.base import Record
 from distill_hub.artifact.describe import ensemble_record, source_record
 from distill_hub.artifact.manifest import ClassRecord, MethodRecord, SelectorRecord, ViewsRecord
-from distill_hub.artifact.records import DDRanking, Score
+from distill_hub.artifact.records import DataBytes, DDRanking, Score
 from distill_hub.artifact.schema import features
 from distill_hub.data.citations import SOURCES
 from distill_hub.data.known import KNOWN
@@ -76,8 +76,9 @@ def measured(full):
         "protocol": "rded-soft", "standard": True, "student": "timm/resnet18", "settings": {"looks": [3, 5]},
         "score": scores[1], "dd_ranking": DDRanking(lrs=0.25, ars=0.31, real_accuracy=0.912), "mmd": 0.0123456,
         "teacher": full["teacher"], "views_sha256": "3" * 64, "source_revision": "a" * 40, "submitted_by": "bob",
+        "bytes": DataBytes(images=2_000_000),
     }  # fmt: skip
-    return [{"score": scores[0]}, other]
+    return [{"score": scores[0], "bytes": DataBytes(images=2_000_000, labels=400_000)}, other]
 
 
 @pytest.fixture

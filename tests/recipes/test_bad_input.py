@@ -50,6 +50,8 @@ def photos(folder: Path, *, per_class: int = 4) -> Path:
         (["--students", "convnet-2,resnett-18"], ["students", "resnett-18", "did you mean 'resnet-18'"]),
         (["--protocol", "rded-soft", "--students", "resnet-18"], ["students", "resnet-18", "resnet-18-bn"]),
         (["--protocol", "fkd", "--view_epochs", "10"], ["view_epochs", "10", "300"]),
+        (["--label_share", "1.5"], ["label_share", "1.5", "<= 1"]),
+        (["--top_k", "10"], ["top_k", "10", "a view has 10 logits"]),
     ],
 )
 def test_a_wrong_word(start, words, parts, tmp_path):

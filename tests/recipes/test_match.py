@@ -127,5 +127,6 @@ def test_what_free_pixels_cannot_do_is_refused_before_any_work(tmp_path, capfd):
     taught = ["--protocol", "rded-soft", "--students", "convnet-1-bn"]
     assert "protocol: 'rded-soft' cannot be used; a teacher labels" in refused(capfd, *words, "free", *taught)
     assert "view_epochs: 300 cannot be used; stored views are" in refused(capfd, *words, "zca", "--view_epochs", "300")
+    assert "top_k: 3 cannot be used; stored views are" in refused(capfd, *words, "zca", "--top_k", "3")
     assert "19 GB of memory" in refused(capfd, *words, "zca", "--image_size", "128")
     assert not (tmp_path / "set").exists()

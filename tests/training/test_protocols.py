@@ -9,8 +9,9 @@ from distill_hub.augmentation.augment import Augmentation
 from distill_hub.config import InputError
 from distill_hub.data.known import KNOWN, NORMALIZATIONS
 from distill_hub.options.shared import EvaluationOptions
-from distill_hub.training.protocols import FKD_EPOCHS, PROTOCOLS, fkd_batch_size, idc_epochs, protocol
-from distill_hub.training.settings import Settings, Task, learning_rate
+from distill_hub.training.post_training import FKD_EPOCHS, fkd_batch_size
+from distill_hub.training.protocols import PROTOCOLS, idc_epochs, protocol
+from distill_hub.training.settings import Settings, Task, learning_rate, teacher_temperature
 
 IPCS = (1, 10, 20, 50, 100)
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -292,6 +293,32 @@ def test_lpld_on_tiny_imagenet():
     assert got.non_standard is None
 
 
+def test_lpld_replays_stored_views_where_a_set_has_them():
+    for size in (16, 128, 224):
+        assert settings("lpld", size=size, views_batch_size=77) == settings("fkd", size=size, views_batch_size=77)
+    replayed, online = (settings("lpld", size=64, source="tiny-imagenet", **own) for own in ({"views_batch_size": 77}, {}))
+    views = Augmentation(crop_scale=(0.08, 1.0), flip=True, mix="cutmix")
+    changes = {"labels": "views", "batch_size": 77, "augmentation": views, "crops_stored": True}
+    assert replayed == dataclasses.replace(online, **changes, non_standard=replayed.non_standard)
+    rules = protocol("lpld")
+    assert [rules.resolved(views=views).labels for views in (True, False)] == ["views", "teacher"]
+    assert all(protocol(name).resolved(views=True) is protocol(name) for name in set(PROTOCOLS) - {"lpld"})
+
+
+def test_lpqld_is_lpld_at_other_temperatures():
+    for size, own in ((224, {"views_batch_size": 128}), (64, {"views_batch_size": 64, "source": "tiny-imagenet"})):
+        got, lpld = settings("lpqld", size=size, **own), settings("lpld", size=size, **own)
+        changes = {"temperature_steps": (30, 0.7, 2.0), "temperature_found": True}
+        assert got == dataclasses.replace(lpld, **changes) and got.labels == "views"
+        assert got.temperature_squared == (size == 64)
+        whole = [teacher_temperature(got, epoch) for epoch in range(300)]
+        by_hand = [20, 14, 9.8, 6.86, 4.802, 3.3614, 2.35298, 2, 2, 2]  # of 30 epochs each
+        assert whole == pytest.approx([value for value in by_hand for _ in range(30)])
+        assert {teacher_temperature(lpld, epoch) for epoch in range(300)} == {20.0}
+        hard = got.hard
+        assert (teacher_temperature(hard, 0), hard.temperature_found) == (1.0, False)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "is_standard"),
     [
@@ -301,8 +328,10 @@ def test_lpld_on_tiny_imagenet():
         ("sre2l", 64, True),
         ("fkd", 32, False),
         ("fkd", 64, False),
+        ("lpqld", 32, False),
+        ("lpqld", 64, False),
     ]
-    + [(name, size, size >= 224) for name in ("lpld", "sre2l", "fkd") for size in (128, 223, 224, 256)],
+    + [(name, size, size >= 224) for name in ("lpld", "sre2l", "fkd", "lpqld") for size in (128, 223, 224, 256)],
 )
 def test_what_no_paper_trains_is_non_standard(name, size, is_standard):
     got = settings(name, size=size, source="cifar10")
@@ -384,7 +413,7 @@ def test_students_of_a_protocol():
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_resnet_18_with_instance_norm_is_no_student_of_protocols_with_batchnorm(name):
-    if name in ("rded-soft", "fkd", "sre2l", "lpld"):
+    if name in ("rded-soft", "fkd", "sre2l", "lpld", "lpqld"):
         assert protocol(name).students("auto", 32) == ["resnet-18-bn"]
         with pytest.raises(InputError, match=f"students of {name} have BatchNorm: resnet-18-bn"):
             protocol(name).students("resnet-18", 32)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms import functional as tv
 
+from distill_hub.artifact.manifest import ModelRecord, ViewsRecord
 from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw, normalize
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
@@ -27,8 +28,8 @@ from distill_hub.training.train import (
     epoch_generator,
     resized,
     train_students,
-    view_draws,
 )
+from distill_hub.views.replay import order, probabilities, view_draws
 
 CLASSES = 3
 
@@ -183,7 +184,7 @@ def test_a_teacher_sees_the_batch_at_its_own_size_or_at_that_of_its_training(as_
     teacher.image_size = teacher.resize = 24  # larger than the batch of 16 px
     rules = settings("rded-soft", teacher_as_is=as_is, temperature=1.0)
     seen = torch.rand(4, 3, 16, 16, generator=cpu_generator(0))
-    found = engine._targets(rules, [], normalize(seen, rules.mean, rules.std), {}, teacher, CLASSES)
+    found = engine._targets(rules, [training_set()], normalize(seen, rules.mean, rules.std), {}, teacher, CLASSES, 1.0)
     shown = seen if as_is else F.interpolate(seen, (24, 24), mode="bilinear", antialias=True)
     assert torch.allclose(found, teacher.model((shown - 0.4) / 0.3).softmax(1), atol=1e-5)
     other = F.interpolate(seen, (24, 24), mode="bilinear", antialias=True) if as_is else seen
@@ -290,6 +291,123 @@ def test_a_stored_batch_names_images_where_training_names_rows():
     back = view_draws({**view, "logits": np.zeros((8, CLASSES), dtype=np.float16)})
     for key, tensor in batch_of(drawn, 0, 8).items():
         assert torch.equal(back[key], tensor), key
+
+
+@dataclasses.dataclass
+class Stored:
+    """Pruned views in memory, of the two largest of three logits: ten of 20 batches of five views of 14 images."""
+
+    record: ViewsRecord
+    images: int = 14
+
+    def batch(self, index: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(index)
+        images = rng.permutation(14)[:5]
+        logits = 30 * np.eye(CLASSES)[images % CLASSES] + rng.normal(0, 10, (5, CLASSES))
+        classes = np.argsort(-logits, axis=1)[:, :2]
+        return {
+            "image_index": images.astype(np.int32),
+            "partner_index": rng.permutation(images).astype(np.int32),
+            "crop": np.tile(np.float32([0, 0, 1, 1]), (5, 1)),
+            "flip": rng.random(5) < 0.5,
+            "box": np.tile(np.int32([2, 0, 9, 11]), (5, 1)),
+            "share": np.full(5, 1 - 77 / 256, np.float32),
+            "class_index": classes.astype(np.uint16),
+            "logits": np.take_along_axis(logits, classes, 1).astype(np.float16),
+        }
+
+
+@pytest.fixture(scope="module")
+def stored():
+    teacher = ModelRecord(id="t", architecture="t", sha256="1" * 64)
+    facts = {"epochs": 10, "batch_size": 5, "image_size": 16, "crop_scale": (1.0, 1.0), "flip": True, "mix_alpha": 1.0}
+    more = {"format": 2, "label_share": 0.5, "top_k": 2, "rows": 50, "sha256": "0" * 64, "seed": 0, "teacher": teacher}
+    return Stored(ViewsRecord(**facts, **more))
+
+
+def in_float64(data: TrainingSet, rules: Settings, seed: int) -> tuple[nn.Module, list[float]]:
+    """Train as LPQLD does, written out: views, labels, temperatures; return the network, and its temperature by epoch."""
+    torch.manual_seed(draw_seed(seed, "student weights"))
+    model = build("convnet-1-w16", CLASSES, 16).train().double()
+    optimizer, temperatures = torch.optim.SGD(model.parameters(), momentum=0.9), [1.0]
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (rules.mean, rules.std))
+    for epoch in range(5):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 + np.cos(np.pi * epoch / 5)) / 2
+        for index in order(data.views.record, 14, seed, epoch):
+            rows = data.views.batch(index)
+            single = {}
+            for image, flip in zip(rows["image_index"], rows["flip"], strict=True):
+                view = (data.images[image] / 255.0 - mean) / std
+                single[image] = view.flip(2) if flip else view
+            images = torch.stack([single[image] for image in rows["image_index"]])
+            for row, partner in enumerate(rows["partner_index"]):
+                images[row, :, 2:9, 0:11] = single[partner][:, 2:9, 0:11]
+            targets = torch.zeros(5, CLASSES, dtype=torch.float64)
+            for row, (classes, logits) in enumerate(zip(rows["class_index"], rows["logits"], strict=True)):
+                powers = np.exp(logits.astype(np.float64) / max(3, 20 * 0.5 ** (epoch // 2)))
+                targets[row, classes.tolist()] = torch.from_numpy(powers / powers.sum())
+
+            def divergence(outputs, temperature, targets=targets):
+                student = (outputs / temperature).log_softmax(1)
+                return torch.special.xlogy(targets, targets).sub(targets * student).sum() / 5
+
+            outputs = model(images)
+            optimizer.zero_grad()
+            divergence(outputs, temperatures[-1]).backward()
+            optimizer.step()
+        temperatures.append(min((i / 100 for i in range(1, 101)), key=lambda t: divergence(outputs.detach(), t).item()))
+    return model, temperatures
+
+
+def test_labels_cool_and_each_student_finds_its_temperature(stored):
+    data, seen = TrainingSet(*stripes(14, 0), views=stored), stripes(30, 1)[0] / 255.0
+    how = {"optimizer": "sgd", "learning_rate": 0.02, "weight_decay": 0.0, "epochs": 5, "looks": (5,)}
+    rules = settings("lpqld", **how, temperature_steps=(2, 0.5, 3.0))
+    assert rules.labels == "views" and not rules.temperature_squared
+    test = stripes(30, 1)
+
+    def outputs(model):
+        own = model(normalize(seen.to(next(model.parameters()).dtype), rules.mean, rules.std))
+        return own.detach().double()
+
+    together = train_students("convnet-1-w16", [data] * 2, test, CLASSES, rules, [0, 1])
+    for seed, training in enumerate(together):
+        model, temperatures = in_float64(data, rules, seed)
+        assert min(temperatures) < 0.9, temperatures
+        assert (outputs(training.model) - outputs(model)).abs().max() < 1e-4
+        (alone,) = train_students("convnet-1-w16", [data], test, CLASSES, rules, [seed])
+        assert (outputs(alone.model) - outputs(model)).abs().max() < 1e-4
+        for change in ({"temperature_found": False}, {"temperature_steps": None}):
+            other = dataclasses.replace(rules, **change)
+            (wrong,) = train_students("convnet-1-w16", [data], test, CLASSES, other, [seed])
+            assert (outputs(wrong.model) - outputs(model)).abs().max() > 1e-2
+
+
+def test_a_teacher_labels_the_views_of_other_images_as_they_are_stored(stored, monkeypatch):
+    teacher, shown = linear_teacher(), []
+    logits = teacher.logits
+    monkeypatch.setattr(teacher, "logits", lambda images, **how: shown.append(images) or logits(images, **how))
+    targets = []
+    monkeypatch.setattr(engine, "probabilities", lambda *own: targets.append(probabilities(*own)) or targets[-1])
+    rules = settings(
+        "lpqld", epochs=2, looks=(2,), labels="teacher", augmentation=Augmentation(pad=0.5)
+    )  # which is not asked
+    data = TrainingSet(*stripes(14, 3), views=stored)
+    train_students("convnet-1-w16", [data], stripes(30, 1), CLASSES, rules, [7], teacher=teacher)
+    places = [place for epoch in range(2) for place in order(stored.record, 14, 7, epoch)]
+    assert len(shown) == len(places) == 4
+    for place, view, target in zip(places, shown, targets, strict=True):
+        rows = stored.batch(place)
+        own = data.images[rows["image_index"]] / 255.0
+        own = torch.where(torch.from_numpy(rows["flip"]).view(-1, 1, 1, 1), own.flip(3), own)
+        partner = [rows["image_index"].tolist().index(image) for image in rows["partner_index"]]
+        expected = own.clone()
+        expected[:, :, 2:9, 0:11] = own[partner][:, :, 2:9, 0:11]
+        assert (view - expected).abs().max() < 1e-5
+        said = logits(view)
+        least = said.argmin(1)
+        kept = said.scatter(1, least[:, None], -torch.inf)
+        assert torch.allclose(target, (kept / 20).softmax(1), atol=1e-6) and (target > 0).sum() == 10
 
 
 def test_networks_are_left_as_trained():

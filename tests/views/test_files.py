@@ -105,13 +105,6 @@ def test_the_hash_is_that_of_the_documented_bytes(with_views, make_views):
     assert manifest_of(with_views).views.sha256 == hashlib.sha256(packed(make_views())).hexdigest()
 
 
-def test_the_snippet_in_format_md_gives_the_hash(with_views, python):
-    text = (cards_folder() / "FORMAT.md").read_text(encoding="utf-8")
-    (snippet,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if '"views"' in code]
-    printed = python(snippet.replace("org/digits-ipc10-cao2", str(with_views)))
-    assert "distill_hub" not in snippet and printed.strip() == manifest_of(with_views).views.sha256
-
-
 def test_format_md_lists_every_column(facts):
     text = (cards_folder() / "FORMAT.md").read_text(encoding="utf-8")
     columns = text[text.index("### Columns of the views") : text.index("### The manifest's `views`")]

@@ -233,7 +233,7 @@ def test_what_cannot_be_kept_is_refused(asked, classes, field, reason):
 def test_what_is_not_stored_is_offered_with_its_size():
     """ImageNet-1K at IPC 10: 3 million views of 2,000 bytes; batches of 1,024, or 9 whole ones in an epoch."""
     line = offer(10_000, 1000)
-    assert "\n" not in line and "take about 6.0 GB, which --view_epochs 300 asks for" in line
+    assert "\n" not in line and "take about 6.0 GB (--view_epochs 300)" in line
     pruned, cut = 67 * (1024 * 2014 + 1000), 300 * (10_000 * 214 + 10 * 1000)  # int(300 * 9 * 0.025) = 67
     assert f"{pruned / 1e6:.1f} MB (--label_share 0.025)" in line and f"{cut / 1e6:.1f} MB (--top_k 50)" in line
 

@@ -44,7 +44,7 @@ from distill_hub.methods.tuning import Tuning
 from distill_hub.networks.build import build
 from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.running.seeds import cpu_generator, draw_seed
-from distill_hub.training.protocols import fkd_views
+from distill_hub.training.post_training import fkd_views
 from distill_hub.training.settings import learning_rate
 from distill_hub.training.train import epoch_generator
 
