@@ -10,7 +10,7 @@ from distill_hub.options.commands import RelabelConfig
 def run(config: RelabelConfig) -> None:
     """Let a teacher label augmented views of every image of a set, and store them beside it.
 
-    Students of the protocol fkd are trained on them without the teacher, everyone on the same. An interrupted command goes
+    Students of the protocols fkd, lpld and lpqld are trained on them without the teacher, everyone on the same. An interrupted command goes
     on where it stopped; several processes: distill-hub make relabel. Their size is printed first; --label_share and --top_k
     make them smaller.
 
