@@ -23,8 +23,8 @@ from distill_hub.artifact.find import find
 from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, SourceRecord, ViewsFacts
 from distill_hub.evaluation.views import predicted_bytes
 from distill_hub.running.console import size_text
-from distill_hub.training.train import view_draws
 from distill_hub.views.files import open_views, write_views
+from distill_hub.views.replay import order, view_draws
 
 CLASSES, IPC, EPOCHS, BATCH, SIDE = 1000, 10, 300, 128, 224
 CASES = {
@@ -76,8 +76,9 @@ def batches(facts: ViewsFacts, images: int):
     labels = [noise(rng, facts.top_k) for _ in range(DIFFERENT)]
     for index in range(facts.batches(images)):
         epoch, place = divmod(index, facts.per_epoch(images))
-        order = rng.permutation(images) if place == 0 else order  # noqa: F821
-        own = order[place * BATCH :][:BATCH]
+        if place == 0:
+            shuffled = rng.permutation(images)
+        own = shuffled[place * BATCH :][:BATCH]
         extent = rng.integers(60, SIDE + 1, (len(own), 2))
         top, left = rng.integers(0, SIDE // 2, 2)
         bottom, right = rng.integers((top, left), SIDE + 1)
@@ -113,12 +114,12 @@ def write(folder: Path, case: dict) -> dict[str, float]:
 
 
 def read(folder: Path, case: dict) -> dict[str, float]:
-    """Open the views of a case, which checks all of them, and read one epoch's batches, drawn with replacement."""
+    """Open the views of a case, which checks all of them, and read the batches that a student sees in an epoch."""
     before, started = peak(), time.process_time()
     views = open_views(find(folder), Manifest.read(folder / "manifest.json"))
     opened, started = time.process_time() - started, time.process_time()
-    drawn = np.random.default_rng(0).integers(0, views.count, views.images // BATCH)
-    for index in drawn.tolist():
+    drawn = order(views.record, views.images, seed=0, epoch=0)
+    for index in drawn:
         view_draws(views.batch(index))
     return {"open": opened, "seconds": time.process_time() - started, "memory": peak() - before, "batches": len(drawn)}
 

@@ -149,6 +149,7 @@ def test_card_and_info_say_what_is_kept(kept, capsys):
         "and the 2 largest of the 3 logits that a teacher (org/labeller) gives",
         "draws its batches among these, with replacement",
         "finished view, largest first, and `class_index` has their classes.",
+        f"distill-hub evaluate {folder} --protocol lpqld\n",
     ):
         assert section.count(said) == 1, said
     assert "and 64 bytes of logits" in card  # 8 rows of 2 logits and 2 classes, 2 bytes each
