@@ -1,4 +1,4 @@
-"""Distilled datasets as artifacts people can trust: make, load, publish and re-score them.
+"""Distilled datasets as artifacts people can trust: make, load, train on, publish and re-score them.
 
 Importing this package stays cheap; each name below loads what it needs when it is first used.
 """
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill_hub.config import HubError, InputError
+    from distill_hub.dataset import DistilledDataset
     from distill_hub.evaluation.reevaluate import evaluate, load_distilled
     from distill_hub.launching.recipes import make
     from distill_hub.publishing.generator import push_generator
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "HubError": "distill_hub.config",
     "InputError": "distill_hub.config",
+    "DistilledDataset": "distill_hub.dataset",
     "load_distilled": "distill_hub.evaluation.reevaluate",
     "evaluate": "distill_hub.evaluation.reevaluate",
     "make": "distill_hub.launching.recipes",
@@ -25,6 +27,7 @@ _LAZY = {
     "push_generator": "distill_hub.publishing.generator",
 }
 __all__ = [
+    "DistilledDataset",
     "HubError",
     "InputError",
     "__version__",

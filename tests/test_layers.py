@@ -21,7 +21,7 @@ FLOORS = [
     ["recovery", "views"],
     ["foreign", "publishing"],
     ["training"],
-    ["teachers"],
+    ["teachers", "dataset"],
     ["evaluation"],
     ["making"],
     ["launching"],

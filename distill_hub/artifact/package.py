@@ -21,6 +21,7 @@ from distill_hub.running.files import STATE, atomic_write
 
 ROW_GROUP_ROWS = 100  # the Hub's viewer reads whole row groups, and images are large rows
 SHARD_BYTES = 500_000_000  # a shard is closed once it has reached this size
+SHARD_GROUPS = 2_000  # or holds as many row groups: whoever checks a footer holds all of it in memory, 40 kB a group
 
 
 def write_artifact(
@@ -123,7 +124,7 @@ def encode_image(pixels: np.ndarray, image_format: str) -> bytes:
 
 
 def write_shards(staging: Path, groups: Iterator[pa.Table], schema: pa.Schema, **options: Any) -> list[Path]:
-    """Write tables as row groups of parquet files of about `SHARD_BYTES`, each safe on the disk.
+    """Write tables as row groups of parquet files of about `SHARD_BYTES` or `SHARD_GROUPS`, each safe on the disk.
 
     Args:
         staging: Where to.
@@ -136,7 +137,7 @@ def write_shards(staging: Path, groups: Iterator[pa.Table], schema: pa.Schema, *
         shards.append(staging / f"{len(shards):05d}.parquet")
         with open(shards[-1], "wb") as file:
             with pq.ParquetWriter(file, schema, write_page_checksum=True, **options) as writer:
-                for group in itertools.chain([first], groups):
+                for group in itertools.islice(itertools.chain([first], groups), SHARD_GROUPS):
                     writer.write_table(group)
                     if file.tell() >= SHARD_BYTES:
                         break

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from distill_hub.augmentation.dsa import Operation, cut_out, draw_affine, draw_operations, inside, moved, recolored
+from distill_hub.augmentation.rand_augment import COUNT, OPERATIONS, rand_augment
 
 # Principal components of ImageNet's colours, in [0, 1] units (Krizhevsky et al., 2012, section 4.1), as IDC uses them.
 COLOR_EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -58,6 +59,8 @@ class Augmentation:
         mix_alpha: Of lambda ~ Beta(alpha, alpha), one per batch.
         dsa: Differentiable siamese augmentation as those of its authors train with it: the operations of which each batch
             gets one, with parameters of its own for each image; see `augmentation.dsa`. Not combined with `flip`.
+        rand_augment: RandAugment (Cubuk et al., 2020) of the stored image, before everything else; see
+            `augmentation.rand_augment`. Not of floats.
     """
 
     patches: int = 1
@@ -71,6 +74,7 @@ class Augmentation:
     mix_probability: float = 1.0
     mix_alpha: float = 1.0
     dsa: tuple[Operation, ...] = ()
+    rand_augment: bool = False
 
 
 def draw(
@@ -96,6 +100,8 @@ def draw(
         CPU tensors. Row r of every one belongs to the image `order[r]`. Those that the rules do not need are left out.
 
         - order: int64 (N,), a permutation of the images.
+        - operations: int64 (N, 2), which of RandAugment's are applied, one after the other.
+        - signs: int64 (N, 2), 1 or -1, to which side each of them is.
         - patches: int64 (N, 2, f), which strip comes to each place, left to right and top to bottom.
         - crop: float32 (N, 4), top, left, height and width as shares of the side; whole pixels of the stored image.
         - shift: int64 (N, 2), the image's pixel that comes to the top left corner, as row and column.
@@ -116,6 +122,9 @@ def draw(
         return torch.rand(shape, dtype=torch.float64, generator=generator)
 
     draws = {"order": torch.randperm(count, generator=generator)}
+    if rules.rand_augment:
+        draws["operations"] = torch.randint(len(OPERATIONS), (count, COUNT), generator=generator)
+        draws["signs"] = 1 - 2 * torch.randint(2, (count, COUNT), generator=generator)
     if rules.patches > 1:
         draws["patches"] = uniform(count, 2, rules.patches).argsort(2)
     if rules.crop_scale is not None:
@@ -209,6 +218,8 @@ def augment(
     draws = {name: rows.to(images.device, non_blocking=True) for name, rows in draws.items()}
     size = size or images.shape[-1]
     lines = torch.arange(size, device=images.device)
+    if "operations" in draws:
+        images = rand_augment(images, draws["operations"], draws["signs"])
     if "patches" in draws:
         count = draws["patches"].shape[2]
         strip = images.shape[-1] // count

@@ -62,4 +62,5 @@ def relabel(found: Found, config: RelabelConfig) -> None:
 
         run.on_main("store views", store)
         run.say(f"The views are in {found.folder / 'views'}; load_dataset({str(found.folder)!r}, 'views') reads them")
-        run.say(f"Next: `distill-hub evaluate {typed(found.folder)} --protocol fkd` trains students on them")
+        rules = "lpqld" if config.top_k else "fkd"
+        run.say(f"Next: `distill-hub evaluate {typed(found.folder)} --protocol {rules}` trains students on them")

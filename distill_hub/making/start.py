@@ -48,6 +48,7 @@ from distill_hub.running.run import Run, Stage
 from distill_hub.teachers.ensemble import members_of, teacher_classes
 from distill_hub.teachers.open import open_selector, open_teacher
 from distill_hub.text import few
+from distill_hub.training.post_training import lpld_batch_size
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.protocols import protocol as protocol_named
 from distill_hub.training.subject import HeldOut
@@ -98,7 +99,13 @@ class Setup:
             return None
         rules = protocol_named(self.config.protocol)
         epochs = epochs_of_views(self.config, rules, self.shown, len(self.source.classes))
-        how = {"epochs": epochs, "mirrored": self.source.mirrored, "seed": self.config.seed}
+        own_batches = rules.name in ("lpld", "lpqld")
+        how = {
+            "epochs": epochs,
+            "mirrored": self.source.mirrored,
+            "seed": self.config.seed,
+            "batch_size": lpld_batch_size(self.shown, self.image_size) if own_batches else None,
+        }
         return {**how, **options(self.config, KeptLabelsOptions)} if epochs else None
 
     @property

@@ -8,9 +8,9 @@ from typing import Any, Literal, NoReturn
 from distill_hub.config import InputError, nearest
 
 ProtocolName = Literal[
-    "quick", "dsa-hard", "dsa-soft", "idc-hard", "idc-hard-100", "rded-soft", "kd", "fkd", "sre2l", "lpld", "lpqld"
+    "quick", "dsa-hard", "dsa-soft", "idc-hard", "idc-hard-100", "rded-soft", "kd", "fkd", "sre2l", "lpld", "lpqld", "edc"
 ]
-WITH_BATCH_NORM = ("rded-soft", "fkd", "sre2l", "lpld", "lpqld")  # protocols whose papers' students have BatchNorm
+WITH_BATCH_NORM = ("rded-soft", "fkd", "sre2l", "lpld", "lpqld", "edc")  # protocols whose papers' students have BatchNorm
 
 # Networks: the arguments of `build.ResNet`, and names in torchvision.
 INSTANCE_NORM: dict[str, dict[str, Any]] = {

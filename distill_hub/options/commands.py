@@ -196,7 +196,9 @@ class RelabelConfig(KeptLabelsOptions, RealOptions):
     location: Location = argument("folder of a distilled set")
     epochs: PositiveInt = option(300, "epochs of views; every epoch holds every image once", common=True)
     batch_size: PositiveInt | None = option(
-        None, "images that CutMix mixes among each other, and batch size of the students; default: the protocol's"
+        None,
+        "images that CutMix mixes among each other, and batch size of the students; default: 1,024 for 1,000 classes, where "
+        "lpld and lpqld have 128, and else 128",
     )
     seed: NonNegativeInt = option(0, "seed of the views")
     teacher: Location | None = option(

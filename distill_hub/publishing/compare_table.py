@@ -48,7 +48,7 @@ def _points(difference: float | None) -> Cell:
 
 def _megabytes(row: Row, of: Literal["images", "labels", "both"]) -> Cell:
     size = getattr(row.record.bytes, of) if row.record.bytes else None
-    return _number(None if size is None else size / 1e6, "{:.2f}")
+    return _number(None if size is None else size / 1e6, "{:.3f}")
 
 
 def _minutes(row: Row, of: str) -> Cell:

@@ -66,7 +66,7 @@ def open_teacher(
     """
     if teacher == "auto" and len(networks) > 1 and test.source.has_wnids:
         teacher = ",".join(IMAGENET_TEACHERS)
-    known, fit = test.source.has_wnids, {"teacher_epochs": teacher_epochs, "seed": seed}
+    known, fit = test.source.has_wnids, {"teacher_epochs": teacher_epochs, "seed": seed, "several": len(networks) > 1}
     opened = [
         _open_one(run, test, image_size, teacher=name, teacher_revision=revision, network=network, **fit)
         for name, revision in split_teachers(teacher, teacher_revision)
@@ -85,8 +85,9 @@ def _open_one(
     teacher_epochs: int | None,
     seed: int,
     network: str,
+    several: bool,
 ) -> tuple[Classifier, ModelRecord]:
-    """Load or fit a single teacher, and measure it; see `open_teacher`."""
+    """Load or fit a single teacher, and measure it; see `open_teacher`. One of several has a stage of its own."""
     name, id, source, cause = teacher, teacher, test.source, OTHER_CLASSES
     if teacher == "auto" and source.has_wnids:
         name = id = IMAGENET_TEACHER
@@ -97,7 +98,7 @@ def _open_one(
         settings = fit_settings(source, network, image_size, teacher_epochs)
         config = run.cached(fit_folder(source, "teacher", network, image_size, settings.epochs, seed) / "config.json")
         run.on_main(
-            "fit teacher",
+            f"fit teacher {network}" if several else "fit teacher",
             lambda: _fit(run, source, config.parent, network, image_size, settings, seed),
             makes=config,
             lower="a smaller image size, or a --teacher that is there,",
@@ -195,12 +196,13 @@ def open_known_teacher(
         return open_teacher(run, test, image_size, **named, teacher_epochs=None, seed=0)
     if record is None:
         raise InputError("teacher", None, "the set does not say who its teacher is; pass --teacher")
-    opened = [_open_recorded(run, test, image_size, member, config) for member in record.members or [record]]
+    several = record.members is not None
+    opened = [_open_recorded(run, test, image_size, member, config, several) for member in record.members or [record]]
     return _together(test, image_size, opened, combination)
 
 
 def _open_recorded(
-    run: Run, test: HeldOut, image_size: int, record: ModelRecord, config: Mapping[str, Any]
+    run: Run, test: HeldOut, image_size: int, record: ModelRecord, config: Mapping[str, Any], several: bool
 ) -> tuple[Classifier, ModelRecord]:
     fitted = record.id.startswith(FITTED)
     if not fitted and "/" not in record.id and not os.path.exists(record.id):  # as ids on the Hub and names of timm have it
@@ -214,6 +216,7 @@ def _open_recorded(
         teacher_epochs=config.get("teacher_epochs"),
         seed=config.get("fit_seed", 0),
         network=record.architecture if fitted else "auto",
+        several=several,
     )
     if not fitted and found.sha256 != record.sha256:
         valid = f"its weights hash to {found.sha256}, the record has {record.sha256}; pass --teacher to use others"

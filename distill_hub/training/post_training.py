@@ -65,24 +65,20 @@ def lpld(task: Task) -> Settings:
     Stored views are replayed, in their own batches, where the set has them; those of small images are FKD's, too, which LPLD
     does not mix. Pruned ones: see `views.replay.order`. Without views a teacher says the labels.
     """
-    replays = task.views_batch_size is not None
-    if task.image_size <= 32 and not replays:
+    own, stored = lpld_batch_size(task.images, task.image_size), task.views_batch_size
+    if 32 < task.image_size <= 64:
+        small = dataclasses.replace(sre2l(task), batch_size=own, decay_all=False, looks=(*range(1, 100, 10), 100))
+        reason = "LPLD does not mix its views of images this small, and stored views are mixed"
+        views = {"labels": "views", "augmentation": fkd_views(task.mirrored), "crops_stored": True, "non_standard": reason}
+        return dataclasses.replace(small, batch_size=stored, **views) if stored else small
+    if stored:
+        known = _post_training(task, labels="views", batch_size=stored)
+        reason = f"LPLD trains in batches of {own}, and these views are stored in batches of {stored}"
+        return known if stored == own else dataclasses.replace(known, non_standard=known.non_standard or reason)
+    if task.image_size <= 32:
         reason = "LPLD trains on no images this small; what DEDA does there is sre2l"
         return dataclasses.replace(sre2l(task), non_standard=reason)
-    if not 32 < task.image_size <= 64:
-        labels, batch_size = ("views", task.views_batch_size) if replays else ("teacher", min(128, task.images))
-        return _post_training(task, labels=labels, batch_size=batch_size)
-    small = dataclasses.replace(sre2l(task), batch_size=64, decay_all=False, looks=(*range(1, 100, 10), 100))
-    if not replays:
-        return small
-    return dataclasses.replace(
-        small,
-        batch_size=task.views_batch_size,
-        augmentation=fkd_views(task.mirrored),
-        labels="views",
-        crops_stored=True,
-        non_standard="LPLD does not mix its views of images this small, and stored views are mixed",
-    )
+    return _post_training(task, labels="teacher", batch_size=own)
 
 
 def lpqld(task: Task) -> Settings:
@@ -95,8 +91,14 @@ def lpqld(task: Task) -> Settings:
     epoch early; that an epoch's batches are distinct, where LPLD draws them with replacement; the divergence from the log of
     the labels on Tiny-ImageNet.
     """
-    known = lpld(dataclasses.replace(task, views_batch_size=task.views_batch_size or min(128, task.images)))
+    stored = task.views_batch_size or lpld_batch_size(task.images, task.image_size)
+    known = lpld(dataclasses.replace(task, views_batch_size=stored))
     return dataclasses.replace(known, temperature_steps=(30, 0.7, 2.0), temperature_found=True)
+
+
+def lpld_batch_size(images: int, image_size: int) -> int:
+    """Return the batch size of LPLD's post-training, and of views that are made anew for its students or LPQLD's."""
+    return min(64 if 32 < image_size <= 64 else 128, images)
 
 
 def fkd(task: Task) -> Settings:
@@ -111,7 +113,7 @@ def fkd(task: Task) -> Settings:
 
 
 def fkd_batch_size(images: int, classes: int) -> int:
-    """Return the batch size of SRe2L's post-training at 224 px, and of views that are made anew."""
+    """Return the batch size of SRe2L's post-training at 224 px, and of all other views that are made anew."""
     return min(1024 if classes == 1000 else 128, images)
 
 

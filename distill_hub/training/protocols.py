@@ -19,6 +19,7 @@ from distill_hub.config import InputError, nearest
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.networks.build import check_student
 from distill_hub.networks.names import WITH_BATCH_NORM, split_students, student_name
+from distill_hub.training.edc import edc
 from distill_hub.training.post_training import fkd, lpld, lpqld, sre2l
 from distill_hub.training.settings import Settings, Task
 
@@ -270,6 +271,7 @@ PROTOCOLS = {
         Protocol("sre2l", 2, sre2l, "teacher"),
         Protocol("lpld", 2, lpld, "views or teacher"),
         Protocol("lpqld", 1, lpqld, "views"),
+        Protocol("edc", 1, edc, "teacher"),
     )
 }
 

@@ -37,13 +37,16 @@ class Settings:
 
     epochs: int
     batch_size: int
-    optimizer: Literal["sgd", "adamw"]  # momentum 0.9; betas 0.9 and 0.999
+    optimizer: Literal["sgd", "adamw"]  # see momentum; betas 0.9 and 0.999
     learning_rate: float
     weight_decay: float
     decay_all: bool  # False: no weight decay on biases and norms
-    # Epoch by epoch: halfway, x0.1 there; multistep, x0.2 at 2/3 and 5/6; cosine to 0; half-cosine to a half; warmup-cosine,
+    # Epoch by epoch: halfway, x0.1 there; multistep, x0.2 at 2/3 and 5/6; halvings, x0.5 at 80, 90 and 95 %; cosine to 0;
+    # half-cosine to a half; half-cosine-drop, the same up to 5/6, then what is left there times 1 - e / E; warmup-cosine,
     # 5 linear epochs first. Step by step: cosine-steps.
-    schedule: Literal["halfway", "multistep", "cosine", "half-cosine", "warmup-cosine", "cosine-steps"]
+    schedule: Literal[
+        "halfway", "multistep", "halvings", "cosine", "half-cosine", "half-cosine-drop", "warmup-cosine", "cosine-steps"
+    ]
     augmentation: Augmentation
     image_size: int  # side of what the student sees
     test_resize: int  # shorter side of a test image before its centre is cropped to image_size
@@ -59,6 +62,12 @@ class Settings:
     temperature_steps: tuple[int, float, float] | None = None
     # LPQLD: whether each student has a temperature of its own: 1, and after every epoch the one of least divergence.
     temperature_found: bool = False
+    # kl: the divergence of probabilities; mse: the mean squared difference of the logits from a teacher's (EDC).
+    loss: Literal["kl", "mse"] = "kl"
+    hard_weight: float = 0.0  # of the cross-entropy to the image's own label, whatever is mixed into it, beside mse
+    momentum: float = 0.9  # of sgd
+    # Decay, at every step, of the moving average of the weights, which is tested in their place; None: they are.
+    weight_average: float | None = None
     batchnorm_updates: int = 1  # how often the running statistics take in each batch (RDED: 2)
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
@@ -78,7 +87,7 @@ class Settings:
     def hard(self) -> "Settings":
         """The same training on hard labels."""
         softness = {"temperature": 1.0, "temperature_squared": False, "temperature_steps": None, "temperature_found": False}
-        return dataclasses.replace(self, labels="hard", **softness)
+        return dataclasses.replace(self, labels="hard", **softness, loss="kl", hard_weight=0.0)
 
 
 def teacher_temperature(settings: Settings, epoch: int) -> float:
@@ -101,7 +110,11 @@ def learning_rate(settings: Settings, epoch: float) -> float:
         factor = 0.1 if epoch >= total / 2 else 1.0
     elif settings.schedule == "multistep":  # MultiStepLR at floor(2E/3) and floor(5E/6)
         factor = 0.2 ** ((epoch >= 2 * total // 3) + (epoch >= 5 * total // 6))
-    elif settings.schedule == "half-cosine":
+    elif settings.schedule == "halvings":
+        factor = 0.5 ** sum(epoch >= share * total for share in (0.8, 0.9, 0.95))
+    elif settings.schedule == "half-cosine-drop" and epoch > 5 * total / 6:
+        factor = (1 + math.cos(math.pi * 5 / 12)) / 2 * (1 - epoch / total)
+    elif settings.schedule in ("half-cosine", "half-cosine-drop"):
         factor = (1 + math.cos(math.pi * epoch / (2 * total))) / 2
     elif settings.schedule == "warmup-cosine" and epoch < 5:  # LinearLR from 1 %
         factor = 0.01 + 0.99 * epoch / 5

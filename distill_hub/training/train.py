@@ -150,6 +150,8 @@ def train_students(
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     network = torch.compile(students) if compiled else students
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
+    weights = [tensor.detach() for _, tensor, _ in students.trained()]
+    averages = [tensor.clone() for tensor in weights] if settings.weight_average else []
     best, curves = [(0.0, 0)] * len(seeds), [()] * len(seeds)
     temperature = 1.0 if settings.temperature_found else settings.temperature  # of the students
     steps = -(-len(sets[0].images) // settings.batch_size)
@@ -164,21 +166,30 @@ def train_students(
             with autocast:
                 predicted = network(images.unflatten(0, (len(seeds), -1)))
             # The sum over networks of each one's mean over its batch: their gradients do not mix.
-            log_predicted = F.log_softmax((predicted.float() / temperature).flatten(0, 1), dim=1)
-            loss = F.kl_div(log_predicted, targets, reduction="sum") * len(seeds) / len(images)
-            if settings.temperature_squared:
-                loss = loss * labels_at**2
+            if settings.loss == "mse":
+                logits, labels = predicted.float().flatten(0, 1), _own_labels(sets, draws)
+                loss = len(seeds) * squared_error(logits, targets, labels, settings.hard_weight)
+            else:
+                log_predicted = F.log_softmax((predicted.float() / temperature).flatten(0, 1), dim=1)
+                loss = F.kl_div(log_predicted, targets, reduction="sum") * len(seeds) / len(images)
+                if settings.temperature_squared:
+                    loss = loss * labels_at**2
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
+            if averages:
+                torch._foreach_lerp_(averages, weights, 1 - settings.weight_average)
         if settings.temperature_found:
             temperature = nearest_temperatures(predicted.detach().float(), targets.view_as(predicted))
         if epoch + 1 in settings.looks:
+            _swap(weights, averages)
             with autocast:
                 now = accuracies(network, *test, settings)
+            _swap(weights, averages)
             best = [max(old, (new, epoch + 1), key=lambda look: look[0]) for old, new in zip(best, now, strict=True)]
             curves = [(*curve, new) for curve, new in zip(curves, now, strict=True)]
+    _swap(weights, averages)
     ends = zip(students.separate(), best, curves, strict=True)
     return [Training(model.eval(), curve[-1] if curve else 0.0, *top, curve) for model, top, curve in ends]
 
@@ -198,6 +209,11 @@ def nearest_temperatures(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
     parts = (F.log_softmax(logits / some.view(-1, 1, 1, 1), dim=3) for some in grid.split(10))
     divergences = torch.cat([-(targets * part).sum((2, 3)) for part in parts])  # (100, K)
     return grid[divergences.argmin(0)].view(-1, 1, 1)
+
+
+def squared_error(logits: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor, hard_weight: float) -> torch.Tensor:
+    """Return EDC's loss (Shao et al., 2024): the mean squared difference of logits (B, C), and some of the cross-entropy."""
+    return F.mse_loss(logits, wanted) + hard_weight * F.cross_entropy(logits, labels)
 
 
 @torch.inference_mode()
@@ -234,8 +250,16 @@ def _optimizer(students: Students, settings: Settings) -> torch.optim.Optimizer:
         groups[settings.weight_decay if decays else 0.0].append(tensor)
     parameters = [{"params": tensors, "weight_decay": decay} for decay, tensors in groups.items() if tensors]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, settings.learning_rate, momentum=0.9)
+        return torch.optim.SGD(parameters, settings.learning_rate, momentum=settings.momentum)
     return torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.999))
+
+
+def _swap(weights: Sequence[torch.Tensor], averages: Sequence[torch.Tensor]) -> None:
+    """Put the averages where the weights are, and the weights there; without averages nothing is done."""
+    for weight, average in zip(weights, averages, strict=False):
+        kept = weight.clone()
+        weight.copy_(average)
+        average.copy_(kept)
 
 
 Draws = Mapping[str, torch.Tensor]
@@ -291,18 +315,19 @@ def _targets(
     num_classes: int,
     temperature: float,
 ) -> torch.Tensor:
-    """Return what the students should say of a batch: probabilities (K * B, C), float32."""
+    """Return what the students should say of a batch: probabilities (K * B, C), float32, or for `mse` logits."""
     if settings.labels == "teacher":
         logits = teacher.logits(denormalize(images, settings.mean, settings.std), as_is=settings.teacher_as_is)
+        if settings.loss == "mse":
+            return logits.float()
         top_k = sets[0].views.record.top_k if sets[0].views else None
         return probabilities(*strongest(logits, top_k), num_classes, temperature)
     if settings.labels == "views":
         return probabilities(draws["logits"], draws.get("class_index"), num_classes, temperature)
-    chosen = list(zip(sets, draws["order"].split(len(images) // len(sets)), strict=True))
     if settings.labels == "hard":
-        labels = torch.cat([training_set.labels[rows] for training_set, rows in chosen])
-        targets = F.one_hot(labels, num_classes).float()
+        targets = F.one_hot(_own_labels(sets, draws), num_classes).float()
     else:
+        chosen = zip(sets, draws["order"].split(len(images) // len(sets)), strict=True)
         stored = torch.cat([training_set.soft_labels[rows] for training_set, rows in chosen])
         targets = probabilities(stored.log(), None, num_classes, temperature)
     if "partner" in draws:
@@ -310,3 +335,9 @@ def _targets(
         share = draws["share"][:, None]
         targets = share * targets + (1 - share) * targets[draws["partner"]]
     return targets
+
+
+def _own_labels(sets: Sequence[TrainingSet], draws: Draws) -> torch.Tensor:
+    """Return the label of each image of a batch, int64 (K * B,), whatever is mixed into it."""
+    rows = draws["order"].split(len(draws["order"]) // len(sets))
+    return torch.cat([training_set.labels[own] for training_set, own in zip(sets, rows, strict=True)])

@@ -5,6 +5,7 @@ numbers nor their order, which follow from a seed and the version of PyTorch; he
 first are stored (LPLD: Xiao & He 2024), of a view's logits all or the largest.
 """
 
+import functools
 import hashlib
 import itertools
 from bisect import bisect_right
@@ -73,8 +74,20 @@ class Views:
     record: ViewsRecord
     images: int  # N, images of the set
     classes: int  # C
-    shards: tuple[pq.ParquetFile, ...]  # one row group per batch; open, since a footer of many groups is not read twice
-    starts: tuple[int, ...]  # number of the first batch of each shard
+    paths: tuple[Path, ...]  # of the shards, one row group per batch
+
+    @functools.cached_property
+    def shards(self) -> list[pq.ParquetFile]:
+        """The files, open, since a footer of many groups is not read twice."""
+        return [pq.ParquetFile(path, page_checksum_verification=True) for path in self.paths]
+
+    @functools.cached_property
+    def starts(self) -> list[int]:
+        """Number of the first batch of each shard."""
+        return list(itertools.accumulate((shard.num_row_groups for shard in self.shards[:-1]), initial=0))
+
+    def __reduce__(self) -> tuple[type, tuple]:  # open files stay here; who unpickles it opens them anew
+        return Views, (self.record, self.images, self.classes, self.paths)
 
     @property
     def count(self) -> int:
@@ -122,12 +135,10 @@ def open_views(found: Found, manifest: Manifest) -> Views:
     try:
         for name in names:
             read_columns(folder / name)  # a damaged footer, and what swells, ends here and not in PyArrow
-        shards = tuple(pq.ParquetFile(folder / name, page_checksum_verification=True) for name in names)
-        for name, shard in zip(names, shards, strict=True):
+        views = Views(record, images, classes, tuple(folder / name for name in names))
+        for name, shard in zip(names, views.shards, strict=True):
             _check_columns(name, shard, view_features(record, classes).arrow_schema)
-        _check_row_groups([shard.metadata for shard in shards], record, images, classes)
-        starts = itertools.accumulate((shard.num_row_groups for shard in shards[:-1]), initial=0)
-        views = Views(record, images, classes, shards, tuple(starts))
+        _check_row_groups([shard.metadata for shard in views.shards], record, images, classes)
         for _ in _checked(map(views._rows, range(views.count)), record, images, classes, digest):
             pass
     except (pa.ArrowException, OSError, ValueError) as error:

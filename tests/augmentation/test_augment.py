@@ -10,8 +10,10 @@ import torch
 import torchvision.transforms as T
 import torchvision.transforms.functional as TF
 from scipy import stats
+from torchvision.transforms.autoaugment import _apply_op
 
 from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
+from distill_hub.augmentation.rand_augment import rand_augment
 from distill_hub.running.seeds import cpu_generator
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -198,6 +200,39 @@ def test_color_jitter_in_all_six_orders():
         expected = torch.tensor([red, other, other]).view(3, 1, 1).expand(3, 2, 2)
         assert torch.allclose(image, expected, atol=1e-6)
     assert result.min() < 0  # not clamped
+
+
+def test_rand_augment_is_torchvisions():
+    """Every operation to both sides, of single images, by Pillow; it rounds in a way of its own."""
+    space, images = T.RandAugment()._augmentation_space(31, (20, 20)), noise(28, 20) // 2 + 60
+    operations, signs = torch.arange(28) // 2, 1 - 2 * (torch.arange(28) % 2)
+    nothing = torch.stack([operations, torch.zeros_like(operations)], 1)
+    got = rand_augment(images, nothing, signs[:, None].expand(-1, 2))
+    for image, place, sign, result in zip(images, operations.tolist(), signs.tolist(), got, strict=True):
+        name, (magnitudes, signed) = list(space.items())[place]
+        magnitude = (float(magnitudes[9]) if magnitudes.ndim else 0.0) * (sign if signed else 1)
+        picture = _apply_op(TF.to_pil_image(image), name, magnitude, TF.InterpolationMode.NEAREST, None)
+        assert (result.int() - TF.pil_to_tensor(picture).int()).abs().max() <= 1, (name, sign)
+
+
+def test_rand_augment_applies_one_after_the_other_before_everything_else():
+    images, rules = noise(60, 20), Augmentation(crop_scale=(0.5, 1.0), flip=True, rand_augment=True)
+    drawn = draw(rules, 60, 60, 16, cpu_generator(3), stored_size=20)
+    got = augment(images, drawn, MEAN, STD, 16)
+    for step in range(2):
+        first = [drawn[name][:, step : step + 1] for name in ("operations", "signs")]
+        images = torch.cat(
+            [rand_augment(images[row : row + 1], *(part[row : row + 1] for part in first)) for row in range(60)]
+        )
+    rest = {name: rows for name, rows in drawn.items() if name not in ("operations", "signs")}
+    assert torch.equal(got, augment(images, rest, MEAN, STD, 16))
+
+
+def test_rand_augment_draws_two_of_fourteen_to_either_side():
+    drawn = draw(Augmentation(rand_augment=True), 14_000, 50, 8, cpu_generator(0))
+    pairs = torch.bincount((14 * drawn["operations"][:, 0] + drawn["operations"][:, 1]), minlength=196)
+    assert stats.chisquare(pairs.numpy()).pvalue > 0.001
+    assert abs(drawn["signs"].double().mean()) < 0.02 and set(drawn["signs"].flatten().tolist()) == {-1, 1}
 
 
 def test_rotation_and_scale_are_torchvisions():

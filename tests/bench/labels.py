@@ -63,7 +63,7 @@ def score(run: Run, args: argparse.Namespace, real: HeldOut, folder: Path, name:
     made = read_artifact(found, rows=False, pixels=True)
     views = open_views(found, made.manifest)
     stored = TrainingSet(torch.from_numpy(made.pixels), torch.from_numpy(made.labels), views=views)
-    subject, rules = Subject(stored, real, made.manifest.content_sha256), protocol(name)
+    subject, rules = Subject(stored, real, made.manifest.content_sha256), protocol(name).resolved(views=True)
     settings = settings_of(subject, rules, args.student)
     settings = dataclasses.replace(settings, looks=(settings.epochs,))  # the best of many is not asked for
     how = {"stage": f"{folder.name}, {args.student}, {name}", "made_from": {"views": views.record.sha256}}

@@ -1,4 +1,4 @@
-"""Distillation without a generator side by side: coresets, RDED, SRe2L, LPLD, DEDA and its ablations, matching. By hand.
+"""Distillation without a generator side by side: coresets, RDED, SRe2L and its successors, matching. By hand.
 
     python recipes/fit_classifier.py --source cifar10 --network resnet-18-bn --output_dir outputs/teacher
     python tests/bench/pixels.py --folder outputs/pixels --source cifar10 --teacher outputs/teacher --student resnet-18-bn
@@ -42,6 +42,9 @@ SETS = {  # row of the table: recipe and its words
     "DEDA: means, covariances, L_Cov": ("deda", "--lambda_var", "0"),
     "DEDA": ("deda",),
     "DEDA, Eq. 6 with sums": ("deda", "--reduction", "sum"),
+    "DWA": ("dwa", "--statistics_weight", "0.05"),
+    "G-VBSM": ("gvbsm", "--statistics_weight", "0.01"),
+    "EDC": ("edc", "--statistics_weight", "0.01", "--recover_learning_rate", "0.05", "--smallest_crop", "0.5"),
     "DM": ("dm",),
     "DC": ("dc", "--augment", "none"),
     "DSA": ("dc",),
@@ -49,21 +52,23 @@ SETS = {  # row of the table: recipe and its words
     "IDC": ("idc", "--factor", "2"),
     "MTT": ("mtt",),
 }
+SEVERAL = ("gvbsm", "edc")  # recipes with several networks
 CHOSEN = ("random_real", "herding", "kcenter", "rded")  # recipes that optimise nothing, to which --words do not go
 
 
 def make(args: argparse.Namespace, name: str, seed: int) -> Path:
     """Run a recipe, with the cheapest scores, unless its set is there; return its folder."""
-    recipe, *words = SETS[name]
+    recipe, *own = SETS[name]
     folder = (
         args.folder
         / f"{name.replace(': ', '-').replace(', ', '-').replace(' ', '-').replace('.', '').lower()}-ipc{args.ipc}-seed{seed}"
     )
     if not (folder / "README.md").is_file():
-        words += ["--source", args.source, "--teacher", args.teacher, "--ipc", str(args.ipc), "--seed", str(seed)]
+        teacher = args.networks or args.teacher if recipe in SEVERAL else args.teacher
+        words = ["--source", args.source, "--teacher", teacher, "--ipc", str(args.ipc), "--seed", str(seed)]
         words += ["--normalization", args.normalization] if args.normalization else []
         words += ["--repeats", "1", "--students", "convnet-1-w16", "--view_epochs", "0", "--output_dir", str(folder)]
-        words += args.words if recipe not in CHOSEN else []
+        words += [*args.words, *own] if recipe not in CHOSEN else own
         words += ["--classes_at_a_time", "10"] if recipe in ("lpld", "deda") else []
         with unittest.mock.patch("sys.argv", [recipe, *words]):
             runpy.run_path(str(RECIPES / f"{recipe}.py"), run_name="__main__")
@@ -77,7 +82,7 @@ def score(
     made = load_distilled(make(args, name, seed))
     stored = TrainingSet(torch.from_numpy(made.pixels), torch.from_numpy(made.labels))
     read = {"student_rate": student_rate(made.manifest), "tiles": made.manifest.tiles}
-    subject, rules = Subject(stored, test, made.manifest.content_sha256, *teacher, **read), protocol(args.protocol)
+    subject, rules = Subject(stored, test, made.manifest.content_sha256, *teacher, **read), protocol(args.protocol).resolved(views=False)
     settings = settings_of(subject, rules, args.student)
     settings = dataclasses.replace(settings, looks=(settings.epochs,))  # the best of many is not asked for
     how = {"stage": f"{name}, IPC {args.ipc}, {args.student}, {args.protocol}, seed {seed}"}
@@ -92,6 +97,7 @@ def main() -> None:
     parser.add_argument("--source", required=True)
     parser.add_argument("--normalization", help="of the source; see the recipes")
     parser.add_argument("--teacher", required=True, help="folder of recipes/fit_classifier.py")
+    parser.add_argument("--networks", help="folders of recipes/fit_classifier.py, by commas, for G-VBSM and EDC")
     parser.add_argument("--student", required=True)
     parser.add_argument("--protocol", default="sre2l")
     parser.add_argument("--ipc", type=int, default=10)

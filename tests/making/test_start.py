@@ -89,6 +89,19 @@ def test_what_is_made_depends_on_nothing_of_its_views():
     assert made_from() == made_from(view_epochs=3, label_share=0.1, top_k=3) != made_from(seed=1)
 
 
+def test_views_have_the_batches_of_the_protocol_that_replays_them():
+    def batch_size(name, size=224):
+        source = SimpleNamespace(classes=range(1000), mirrored=True)
+        parts = dict.fromkeys(field.name for field in dataclasses.fields(start.Setup))
+        config = PlainConfig(protocol=name, students="resnet-18-bn", ipc=1, label_share=0.1)
+        setup = start.Setup(**{**parts, "config": config, "source": source, "image_size": size})
+        assert setup.protocol.labels == ("teacher" if name == "sre2l" else "views")
+        return setup.views["batch_size"]
+
+    assert [batch_size(name) for name in ("fkd", "lpld", "lpqld", "sre2l")] == [None, 128, 128, None]
+    assert batch_size("lpqld", 64) == 64
+
+
 def test_what_is_made_depends_on_what_decodes_latents_and_on_prompts():
     """By weights and text: a folder or file may hold others under the same name."""
 

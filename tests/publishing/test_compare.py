@@ -10,8 +10,8 @@ import scipy.stats
 from compared import Page, run, score, shown, teacher
 
 from distill_hub.artifact import find
-from distill_hub.artifact.manifest import FreePixelsRecord, StageRecord, ZcaRecord
-from distill_hub.artifact.records import DDRanking
+from distill_hub.artifact.manifest import FreePixelsRecord, ModelRecord, StageRecord, ZcaRecord
+from distill_hub.artifact.records import DataBytes, DDRanking
 from distill_hub.config import parse
 from distill_hub.hub import RemoteFile, RemoteSet
 from distill_hub.options.commands import CompareConfig
@@ -208,6 +208,32 @@ def test_what_the_terminal_shows_fits_110_columns(make_set):
     # 0.5, 0.6, 0.7; their best looks; 20 points over random; p by hand above; 12,345 bytes; 105.5 s; 1.3e9 bytes
     assert "imagewoof-ipc10-minimax author 2 60.0 ± 10.0 70.0 3 +20.0 0.070 0.01 1.76 1.3 cpu".split() in lines
     assert "other bob (claimed) 2 25.0 ± - 35.0 1 - - 0.01 - -".split() in lines
+
+
+def test_bytes_stand_beside_accuracies_where_records_say_them(make_set):
+    sizes = DataBytes(images=2_000_000, labels=500_000), DataBytes(images=1_000_000), None
+    folders = [make_set(f"set-{i}", {"bytes": size}) for i, size in enumerate(sizes)]
+    (group,) = groups_of(*folders)
+    lines = [line.split() for line in shown([group], width=140).splitlines()]
+    score = "2 60.0 ± 10.0 70.0 3 +20.0 0.070"
+    for name, numbers in (("set-0", "2.000 0.500 2.500 24.0"), ("set-1", "1.000 - - -"), ("set-2", "- - - -")):
+        assert f"{name} {score} {numbers} 0.01 1.25 1.3 cpu".split() in lines
+    every = shown(groups_of(*folders[:2]), width=140)
+    assert f"set-0 {score} 2.000 0.500 2.500 24.0 1.25 1.3 cpu".split() in [line.split() for line in every.splitlines()]
+    rows = {own.set.label: own.as_json() for own in group.rows}
+    assert rows["set-0"]["bytes"] == {"images": 2_000_000, "labels": 500_000, "both": 2_500_000}
+    assert rows["set-0"]["percent_per_mb"] == pytest.approx(24) and rows["set-1"]["bytes"]["both"] is None
+    assert rows["set-2"]["bytes"] is rows["set-2"]["percent_per_mb"] is None
+
+
+def test_students_of_one_protocol_with_and_without_stored_views_do_not_compare(with_views, make_evaluation):
+    manifest = json.loads((with_views / "manifest.json").read_text())
+    labeller = ModelRecord(**manifest["views"]["teacher"])
+    for name, labels in (("stored", {"views_sha256": manifest["views"]["sha256"]}), ("online", {"teacher": labeller})):
+        record = make_evaluation(manifest["content_sha256"], protocol="lpld", **labels)
+        (with_views / "evaluations" / f"{name}.json").write_text(record.to_json())
+    titles = sorted(group.title.split(" · ")[3] for group in groups_of(str(with_views)) if "lpld" in group.title)
+    assert titles == ["labels of org/labeller (22222222)", "stored labels of org/labeller (22222222)"]
 
 
 def test_the_same_accuracies_from_two_records_count_once():

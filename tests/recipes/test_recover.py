@@ -1,16 +1,19 @@
 """recipes/sre2l.py, dwa.py, lpld.py and deda.py end to end; the loop and the losses are tested in tests/methods."""
 
 import json
+import runpy
 
 import numpy as np
 import pytest
 import torch
 from helpers import fitted_teacher, refused, run_here, unscored
+from processes import ROOT
 
 from distill_hub import load_distilled
 from distill_hub.artifact.cost import own_stages
 from distill_hub.classifiers import load_classifier
 from distill_hub.data.sources import load_source
+from distill_hub.options.sre2l import Sre2lConfig
 from distill_hub.running.seeds import draw_seed
 
 SMALL = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "1", "--view_epochs", "0"]
@@ -52,6 +55,16 @@ def test_the_set_says_what_it_is(made, method):
     assert np.mean(np.argmax(rows["soft_label"][:], 1) == rows["label"][:]) > 0.5
     assert [record.baselines.keys() for record in found.evaluations] == [{"random real"}]
     assert "generator" not in (made / method / "README.md").read_text().lower()
+
+
+@pytest.mark.parametrize(("schedule", "method"), [("fixed", "sre2l"), ("step", "cda")])
+def test_sre2l_with_a_schedule_of_crops_is_another_method(monkeypatch, schedule, method):
+    def stop(_, name, **how):
+        raise LookupError(name)
+
+    monkeypatch.setattr("distill_hub.making.start.set_up", stop)
+    with pytest.raises(LookupError, match=f"^{method}$"):
+        runpy.run_path(str(ROOT / "recipes" / "sre2l.py"))["main"](Sre2lConfig(crop_schedule=schedule))
 
 
 def test_dwa_starts_from_real_images_and_leaves_the_teacher_as_it_is(teacher, tmp_path):

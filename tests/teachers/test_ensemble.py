@@ -97,6 +97,7 @@ def test_auto_fits_several_where_a_method_has_several(tmp_path, digits, monkeypa
     _, record = open_teacher(run, test, 16, networks=networks, **how)
     assert [member.architecture for member in record.members] == list(networks)
     assert {member.id for member in record.members} == {"fitted on digits"} and record.combination == "mean"
+    assert [stage["name"] for stage in run.stages] == [f"fit teacher {network}" for network in networks]
     assert record.cost.seconds == pytest.approx(sum(member.cost.seconds for member in record.members))
     again = {"teacher": None, "teacher_revision": None, "config": {"teacher_epochs": 1}}
     assert open_known_teacher(run, test, 16, record=record, **again)[1] == record

@@ -293,9 +293,39 @@ def test_lpld_on_tiny_imagenet():
     assert got.non_standard is None
 
 
+# Of each branch of EDC's code: epochs, batch, SGD, schedule, least crop, decay of the average, first looks.
+EDC = {
+    ("imagenet1k", 224, 1000): (300, 100, False, "half-cosine", 0.5, None, (1, 31)),
+    ("imagewoof", 224, 10): (1000, 50, False, "half-cosine-drop", 0.5, 0.99, (1, 31)),
+    ("tiny-imagenet", 64, 200): (300, 100, True, "half-cosine", 0.5, 0.99, (1, 31)),
+    ("cifar100", 32, 100): (1000, 50, True, "half-cosine-drop", 0.5, 0.99, (1, 101)),
+    ("cifar10", 32, 10): (1000, 100, False, "halvings", 0.08, 0.99, (811, 821)),
+}
+
+
+@pytest.mark.parametrize(("source", "size", "classes"), EDC)
+def test_edc(source, size, classes):
+    got = settings("edc", source=source, size=size, classes=classes)
+    epochs, batch_size, sgd, schedule, smallest, average, looks = EDC[source, size, classes]
+    assert (got.epochs, got.batch_size, got.schedule, got.weight_average) == (epochs, batch_size, schedule, average)
+    rate = ("sgd", 0.1, 5e-4, 0.875) if sgd else ("adamw", 0.001, 0.01, 0.9)
+    assert (got.optimizer, got.learning_rate, got.weight_decay, got.momentum) == rate and not got.decay_all
+    first = {"patches": 2} if classes == 1000 else {"rand_augment": True}
+    assert got.augmentation == Augmentation(crop_scale=(smallest, 1.0), flip=True, mix="cutmix", **first)
+    assert (got.loss, got.hard_weight, got.labels, got.looks[:2]) == ("mse", 0.025, "teacher", looks)
+    assert (got.image_size, got.test_resize) == (size, 256 if size == 224 else size)
+    assert got.hard == dataclasses.replace(got, labels="hard", loss="kl", hard_weight=0.0)
+
+
 def test_lpld_replays_stored_views_where_a_set_has_them():
     for size in (16, 128, 224):
-        assert settings("lpld", size=size, views_batch_size=77) == settings("fkd", size=size, views_batch_size=77)
+        assert settings("lpld", size=size, views_batch_size=100) == settings("fkd", size=size, views_batch_size=100)
+    large = {"classes": 1000, "views_batch_size": 1024}  # SRe2L's batches, in which LPLD has no numbers
+    got, fkd = settings("lpld", **large), settings("fkd", **large)
+    assert (
+        fkd.non_standard is None and "in batches of 128, and these views are stored in batches of 1024" in got.non_standard
+    )
+    assert dataclasses.replace(got, non_standard=None) == fkd
     replayed, online = (settings("lpld", size=64, source="tiny-imagenet", **own) for own in ({"views_batch_size": 77}, {}))
     views = Augmentation(crop_scale=(0.08, 1.0), flip=True, mix="cutmix")
     changes = {"labels": "views", "batch_size": 77, "augmentation": views, "crops_stored": True}
@@ -306,11 +336,11 @@ def test_lpld_replays_stored_views_where_a_set_has_them():
 
 
 def test_lpqld_is_lpld_at_other_temperatures():
-    for size, own in ((224, {"views_batch_size": 128}), (64, {"views_batch_size": 64, "source": "tiny-imagenet"})):
+    for size, own in ((224, {"views_batch_size": 100}), (64, {"views_batch_size": 64, "source": "tiny-imagenet"})):
         got, lpld = settings("lpqld", size=size, **own), settings("lpld", size=size, **own)
         changes = {"temperature_steps": (30, 0.7, 2.0), "temperature_found": True}
         assert got == dataclasses.replace(lpld, **changes) and got.labels == "views"
-        assert got.temperature_squared == (size == 64)
+        assert got.temperature_squared == (size == 64) and (got.non_standard is None) == (size == 224)
         whole = [teacher_temperature(got, epoch) for epoch in range(300)]
         by_hand = [20, 14, 9.8, 6.86, 4.802, 3.3614, 2.35298, 2, 2, 2]  # of 30 epochs each
         assert whole == pytest.approx([value for value in by_hand for _ in range(30)])
@@ -330,6 +360,7 @@ def test_lpqld_is_lpld_at_other_temperatures():
         ("fkd", 64, False),
         ("lpqld", 32, False),
         ("lpqld", 64, False),
+        *(("edc", size, size <= 64 or size >= 224) for size in (32, 64, 65, 128, 223, 224, 256)),
     ]
     + [(name, size, size >= 224) for name in ("lpld", "sre2l", "fkd", "lpqld") for size in (128, 223, 224, 256)],
 )
@@ -366,6 +397,9 @@ def test_schedules():
     assert rates("idc-hard", (0, 1332, 1333, 1665, 1666, 1999)) == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
     assert rates("rded-soft", (0, 150, 240, 299)) == pytest.approx([1, 0.854, 0.655, 0.503], abs=5e-4)  # as its code gives
     assert rates("sre2l", (0, 150, 299)) == pytest.approx([1, 0.5, 2.74e-5], abs=1e-6)
+    # EDC's cos2: (1 + cos(75 degrees)) / 2 = 0.6294 at 833.3 of 1,000 epochs, and at once a sixth of it.
+    drop = rates("edc", (0, 500, 833, 834, 900, 999))
+    assert drop == pytest.approx([1, 0.8536, 0.6296, 0.6294 * 0.166, 0.06294, 0.0006294], abs=1e-4)
 
 
 def test_schedules_are_those_of_pytorch():
@@ -387,6 +421,8 @@ def test_schedules_are_those_of_pytorch():
     idc = settings("idc-hard", ipc=100)
     steps = [2 * 1000 // 3, 5 * 1000 // 6]
     assert ours(idc) == pytest.approx(of_pytorch(lambda o: schedulers.MultiStepLR(o, steps, gamma=0.2), 1000, 0.01))
+    edc = settings("edc", size=32)
+    assert ours(edc) == pytest.approx(of_pytorch(lambda o: schedulers.MultiStepLR(o, [800, 900, 950], 0.5), 1000, 0.001))
     cifar = settings("sre2l", size=32)
     assert ours(cifar) == pytest.approx(of_pytorch(lambda o: schedulers.CosineAnnealingLR(o, 400), 400, 0.001))
 
@@ -413,7 +449,7 @@ def test_students_of_a_protocol():
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_resnet_18_with_instance_norm_is_no_student_of_protocols_with_batchnorm(name):
-    if name in ("rded-soft", "fkd", "sre2l", "lpld", "lpqld"):
+    if name in ("rded-soft", "fkd", "sre2l", "lpld", "lpqld", "edc"):
         assert protocol(name).students("auto", 32) == ["resnet-18-bn"]
         with pytest.raises(InputError, match=f"students of {name} have BatchNorm: resnet-18-bn"):
             protocol(name).students("resnet-18", 32)

@@ -75,17 +75,21 @@ def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def by_hand(student: str, data: TrainingSet, rules: Settings, seed: int, loss_of) -> nn.Module:
-    """Train with PyTorch's own schedulers and a loss that is written out; only the augmented images are the engine's."""
+def by_hand(student: str, data: TrainingSet, rules: Settings, seed: int, loss_of, after=lambda model: None) -> nn.Module:
+    """Train with PyTorch's own schedulers and a loss that is written out; only the augmented images are the engine's.
+
+    The network is handed to `after` before the first step, and after every one.
+    """
     torch.manual_seed(draw_seed(seed, "student weights"))
     model = build(student, CLASSES, rules.image_size).train()
     decayed = [p for name, p in model.named_parameters() if rules.decay_all or ("weight" in name and p.ndim > 1)]
     others = [p for p in model.parameters() if not any(p is d for d in decayed)]
     groups = [{"params": decayed, "weight_decay": rules.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if rules.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, rules.learning_rate, momentum=0.9)
+        optimizer = torch.optim.SGD(groups, rules.learning_rate, momentum=rules.momentum)
     else:
         optimizer = torch.optim.AdamW(groups, rules.learning_rate)
+    after(model)
     for epoch in range(rules.epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(rules, epoch)
@@ -100,6 +104,7 @@ def by_hand(student: str, data: TrainingSet, rules: Settings, seed: int, loss_of
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            after(model)
     return model
 
 
@@ -150,6 +155,49 @@ def test_a_teacher_labels_what_the_student_sees(name):
     assert torch.allclose(got.model(seen), hand(seen), atol=1e-4)
     variances = [torch.cat([norm.running_var for norm in norms(model)]) for model in (got.model, hand)]
     assert torch.allclose(*variances, rtol=1e-5)
+
+
+def test_edc_by_hand():
+    """EDC's loss in plain loops, and the average of decay 0.99 of all parameters, from the initial ones on."""
+    data, teacher, student = training_set(), linear_teacher(), "convnet-2-bn"
+    task = Task(14, 100, 16, True, NORMALIZATIONS["imagenet"], student)  # with SGD: AdamW blows up rounding
+    rules = dataclasses.replace(protocol("edc").settings(task), epochs=3, batch_size=5, looks=(1, 3), learning_rate=0.001)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (rules.mean, rules.std))
+    steps = []
+
+    def loss_of(logits, batch, images):
+        labels = data.labels[batch["order"]].tolist()  # what CutMix pastes in does not count
+        with torch.no_grad():
+            wanted = teacher.model((images * std + mean - 0.4) / 0.3)
+        total = 0
+        for own, others, label in zip(logits.double(), wanted.double(), labels, strict=True):
+            squares = sum((a - b) ** 2 for a, b in zip(own, others, strict=True)) / CLASSES
+            total = total + squares + 0.025 * (own.exp().sum().log() - own[label])
+        return total / len(labels)
+
+    def after(model):
+        steps.append({name: tensor.detach().double().clone() for name, tensor in model.named_parameters()})
+
+    test = stripes(30, 1)
+    (got,) = train_students(student, [data], test, CLASSES, rules, [4], teacher=teacher)
+    hand = by_hand(student, data, rules, 4, loss_of, after)
+    assert len(steps) == 1 + 3 * 3
+    average = steps[0]
+    for step in steps[1:]:
+        average = {name: 0.99 * average[name] + 0.01 * step[name] for name in step}
+    assert all(torch.allclose(got.model.get_parameter(name).double(), own, atol=1e-5) for name, own in average.items())
+    for norm, reference in zip(norms(got.model), norms(hand), strict=True):  # statistics are not averaged
+        assert torch.allclose(norm.running_mean, reference.running_mean, atol=1e-4)
+    assert got.last == accuracies(Students([got.model]), *test, rules)[0]
+
+
+def test_averages_of_students_side_by_side_are_those_of_students_alone():
+    rules = settings("edc", optimizer="sgd", learning_rate=0.01, weight_average=0.9)
+    sets, test, teacher = [training_set(seed=0), training_set(seed=1)], stripes(30, 9), linear_teacher()
+    together = train_students("convnet-2", sets, test, CLASSES, rules, [0, 1], teacher=teacher)
+    for own, seed, got in zip(sets, [0, 1], together, strict=True):
+        (alone,) = train_students("convnet-2", [own], test, CLASSES, rules, [seed], teacher=teacher)
+        assert torch.allclose(weights(got.model), weights(alone.model), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["rded-soft", "sre2l", "fkd", "idc-hard"])
@@ -332,7 +380,8 @@ def in_float64(data: TrainingSet, rules: Settings, seed: int) -> tuple[nn.Module
     optimizer, temperatures = torch.optim.SGD(model.parameters(), momentum=0.9), [1.0]
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (rules.mean, rules.std))
     for epoch in range(5):
-        optimizer.param_groups[0]["lr"] = 0.02 * (1 + np.cos(np.pi * epoch / 5)) / 2
+        optimizer.param_groups[0]["lr"] = rules.learning_rate * (1 + np.cos(np.pi * epoch / 5)) / 2
+        labels_at = max(3, 20 * 0.5 ** (epoch // 2))
         for index in order(data.views.record, 14, seed, epoch):
             rows = data.views.batch(index)
             single = {}
@@ -344,7 +393,7 @@ def in_float64(data: TrainingSet, rules: Settings, seed: int) -> tuple[nn.Module
                 images[row, :, 2:9, 0:11] = single[partner][:, 2:9, 0:11]
             targets = torch.zeros(5, CLASSES, dtype=torch.float64)
             for row, (classes, logits) in enumerate(zip(rows["class_index"], rows["logits"], strict=True)):
-                powers = np.exp(logits.astype(np.float64) / max(3, 20 * 0.5 ** (epoch // 2)))
+                powers = np.exp(logits.astype(np.float64) / labels_at)
                 targets[row, classes.tolist()] = torch.from_numpy(powers / powers.sum())
 
             def divergence(outputs, temperature, targets=targets):
@@ -353,7 +402,7 @@ def in_float64(data: TrainingSet, rules: Settings, seed: int) -> tuple[nn.Module
 
             outputs = model(images)
             optimizer.zero_grad()
-            divergence(outputs, temperatures[-1]).backward()
+            (divergence(outputs, temperatures[-1]) * (labels_at**2 if rules.temperature_squared else 1)).backward()
             optimizer.step()
         temperatures.append(min((i / 100 for i in range(1, 101)), key=lambda t: divergence(outputs.detach(), t).item()))
     return model, temperatures
@@ -370,6 +419,9 @@ def test_labels_cool_and_each_student_finds_its_temperature(stored):
         own = model(normalize(seen.to(next(model.parameters()).dtype), rules.mean, rules.std))
         return own.detach().double()
 
+    squared = dataclasses.replace(rules, temperature_squared=True, learning_rate=1e-4)  # as at 64 px
+    (large,) = train_students("convnet-1-w16", [data], test, CLASSES, squared, [0])
+    assert (outputs(large.model) - outputs(in_float64(data, squared, 0)[0])).abs().max() < 1e-4
     together = train_students("convnet-1-w16", [data] * 2, test, CLASSES, rules, [0, 1])
     for seed, training in enumerate(together):
         model, temperatures = in_float64(data, rules, seed)

@@ -154,6 +154,14 @@ def test_a_batch_is_a_row_group_and_is_read_alone(with_views, make_views, facts,
     assert all(packed([views.batch(i)]) == packed([written[i]]) for i in (5, 0, 2, 3, 4, 1))
 
     monkeypatch.undo()
+    monkeypatch.setattr(package, "SHARD_GROUPS", 4)
+    write_views(with_views, manifest_of(with_views), make_views(), facts)
+    shards = sorted((with_views / "views").iterdir())
+    assert [pq.read_metadata(shard).num_row_groups for shard in shards] == [4, 2]
+    views = opened(with_views)
+    assert all(packed([views.batch(i)]) == packed([written[i]]) for i in (4, 3, 5, 0))
+
+    monkeypatch.undo()
     write_views(with_views, manifest_of(with_views), make_views(), facts)  # fewer shards: none may be left over
     assert [shard.name for shard in (with_views / "views").iterdir()] == ["train-00000-of-00001.parquet"]
     footer = pq.read_metadata(with_views / SHARD)

@@ -11,10 +11,12 @@ import torch
 from distill_hub.artifact.find import find
 from distill_hub.artifact.manifest import ClassRecord, Manifest, ModelRecord, ViewsExtent
 from distill_hub.classifiers import Classifier
+from distill_hub.commands.info import run as show_info
 from distill_hub.config import InputError
 from distill_hub.evaluation import views as drawing
 from distill_hub.evaluation.views import check_kept, draw_views, offer, predicted_bytes, store_views
 from distill_hub.networks.build import build
+from distill_hub.options.commands import InfoConfig
 from distill_hub.options.shared import ViewsOptions
 from distill_hub.publishing.card import render_card
 from distill_hub.running.run import Run
@@ -136,6 +138,29 @@ def test_kept_views_come_back_as_they_went_in(kept):
         assert set(one) == set(other)
         for name, values in one.items():
             np.testing.assert_array_equal(values, other[name].astype(values.dtype), err_msg=name)
+
+
+def test_card_and_info_say_what_is_kept(kept, capsys):
+    folder, _, _ = kept
+    card = render_card(manifest_of(folder), (), location=str(folder), files=find(folder).files)
+    section = card[card.index("## Stored views\n") : card.index("## Results\n")]
+    for said in (
+        "in the first 2 batches of training is stored, too, a share of 0.7 of those of 3 epochs: an augmented view",
+        "and the 2 largest of the 3 logits that a teacher (org/labeller) gives",
+        "draws its batches among these, with replacement",
+        "finished view, largest first, and `class_index` has their classes.",
+        f"distill-hub evaluate {folder} --protocol lpqld\n",
+    ):
+        assert section.count(said) == 1, said
+    assert "and 64 bytes of logits" in card  # 8 rows of 2 logits and 2 classes, 2 bytes each
+    assert "  - name: class_index\n    list: uint16\n    length: 2\n" in card
+    capsys.readouterr()
+    show_info(InfoConfig(location=str(folder)))
+    size = (folder / SHARD).stat().st_size
+    expected = (
+        f"the first 2 batches, 0.7 of 3 epochs, the 2 largest of 3 logits, labelled by org/labeller, {size / 1000:.0f} kB"
+    )
+    assert expected in capsys.readouterr().out
 
 
 BAD = {

@@ -12,8 +12,8 @@ from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.augmentation.augment import augment
 from distill_hub.publishing.card import cards_folder
-from distill_hub.training.train import view_draws
 from distill_hub.views.files import open_views
+from distill_hub.views.replay import probabilities, view_draws
 
 STORED = Path(__file__).parent / "stored"
 TEMPERATURE = 4
@@ -62,9 +62,7 @@ def test_this_package_sees_the_same_batches(name, expected):
         rows = slice(row, row := row + len(seen))
         # Places and weights in float32: a pixel moves by 1e-6 of the side at most.
         np.testing.assert_allclose(seen, expected[f"{name}_views"][rows], rtol=0, atol=1e-5)
-        shares = (torch.from_numpy(batch["logits"]).float() / TEMPERATURE).softmax(1)
-        classes = torch.from_numpy(batch["class_index"].astype(np.int64)) if "class_index" in batch else None
-        targets = shares if classes is None else torch.zeros(len(shares), 3).scatter(1, classes, shares)
+        targets = probabilities(draws["logits"], draws.get("class_index"), 3, TEMPERATURE)
         np.testing.assert_allclose(targets, expected[f"{name}_targets"][rows], rtol=0, atol=1e-6)
     assert row == views.record.rows == len(expected[f"{name}_views"])
 

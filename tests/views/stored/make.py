@@ -78,7 +78,8 @@ def batches(rng, facts: ViewsFacts, images: int):
     side, stored = facts.image_size, facts.batches(images)
     for index in range(stored):
         epoch, place = divmod(index, facts.per_epoch(images))
-        order = rng.permutation(images) if place == 0 else order  # noqa: F821
+        if place == 0:
+            order = rng.permutation(images)
         own = order[place * facts.batch_size :][: facts.batch_size]
         extent = rng.integers(3, SIDE + 1, (len(own), 2))
         crop = np.concatenate([rng.integers(0, SIDE - extent + 1), extent], 1) / SIDE
