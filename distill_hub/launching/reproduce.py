@@ -101,8 +101,8 @@ class Reproduction:
     @property
     def new_options(self) -> dict[str, Any]:
         """Options that the recipe had not when the set was made, with what was taken: the default, or what was done then."""
-        recorded = self.recorded.method.config
-        return {name: value for name, value in self.rebuilt.method.config.items() if name not in recorded}
+        no_news = {*self.recorded.method.config, *_NO_PART}
+        return {name: value for name, value in self.rebuilt.method.config.items() if name not in no_news}
 
     def summary(self) -> dict[str, Any]:
         """Return all of this but the records, ready for JSON."""
@@ -304,6 +304,10 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     if generator and recorded.get("timestep_features", "auto"):
         settings["timestep_features"] = generator.timestep_features or "diffusers"
     if config.teacher:
+        members = teacher.members or [teacher] if teacher else []
+        if members and config.teacher != "auto" and len(split_teachers(config.teacher)) != len(members):
+            valid = f"the set was labelled by {len(members)}; name as many, by commas and in the order of its record"
+            raise InputError("teacher", config.teacher, valid)
         settings |= {"teacher": config.teacher, "teacher_revision": None}
     elif any(revisions := [m.revision or "" for m in (teacher.members or [teacher] if teacher else [])]):
         settings["teacher_revision"] = ",".join(revisions)

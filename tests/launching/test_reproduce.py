@@ -230,6 +230,7 @@ def test_a_manifest_without_hashes_of_stages_is_read(copy, rebuilt):
         for stage in fields["stages"]:
             del stage["sha256"]
         del fields["method"]["config"]["fit_seed"]
+        del fields["method"]["config"]["label_share"]  # of views, which are not made again
 
     edit(copy, older)
     found = compare(find(copy), rebuilt)
@@ -331,6 +332,8 @@ def test_several_teachers_are_those_of_the_commits_on_record(manifest):
     with pytest.raises(InputError, match=r"^teacher: 'gone' .* pass --teacher with the folder that holds the same here"):
         line(gone)
     assert options(line(gone, teacher="here,there")) == {"--teacher=here,there"}
+    with pytest.raises(InputError, match=r"^teacher: 'here' .* labelled by 2; name as many, by commas and in the order"):
+        line(gone, teacher="here")
 
 
 @pytest.mark.parametrize("kind", sorted(FITTED_KINDS))
