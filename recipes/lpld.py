@@ -3,7 +3,7 @@
     distill-hub make lpld  # handwritten digits, offline, on a CPU
     distill-hub make lpld --source cifar10 --teacher outputs/cifar10-teacher --protocol sre2l
 
-The images alone: the paper's pruning of soft labels is not built.
+The paper's pruned labels are stored with `--label_share 0.025`, those of its successor LPQLD with `--top_k 50`, too.
 """
 
 from pathlib import Path

@@ -30,14 +30,16 @@ CHUNK_ROWS = 2000  # views per chunk of work; at least one item
 def predicted_bytes(extent: ViewsExtent, images: int, classes: int) -> int:
     """Estimate the size of stored views, in bytes: mostly the logits.
 
-    A row's other columns take about 14 bytes once they are compressed, and a batch's headers about 1,000.
+    Compressed, one of all takes 2 bytes, and one of the largest 3.3 with its class: these need fewer bits than 16, and
+    logits that fall compress well. A row's other columns take about 14 bytes, and a batch's headers about 1,000.
 
     Args:
         extent: How much is stored.
         images: Number of images that students see.
         classes: Number of classes.
     """
-    return extent.views(images) * (extent.logit_bytes(classes) + 14) + extent.batches(images) * 1000
+    logits = 3.3 * extent.top_k if extent.top_k else 2 * classes
+    return round(extent.views(images) * (logits + 14)) + extent.batches(images) * 1000
 
 
 def check_kept(kept: KeptLabelsOptions, classes: int) -> None:

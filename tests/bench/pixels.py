@@ -82,10 +82,8 @@ def score(
     made = load_distilled(make(args, name, seed))
     stored = TrainingSet(torch.from_numpy(made.pixels), torch.from_numpy(made.labels))
     read = {"student_rate": student_rate(made.manifest), "tiles": made.manifest.tiles}
-    subject, rules = (
-        Subject(stored, test, made.manifest.content_sha256, *teacher, **read),
-        protocol(args.protocol).resolved(views=False),
-    )
+    subject = Subject(stored, test, made.manifest.content_sha256, *teacher, **read)
+    rules = protocol(args.protocol).resolved(views=False)
     settings = settings_of(subject, rules, args.student)
     settings = dataclasses.replace(settings, looks=(settings.epochs,))  # the best of many is not asked for
     how = {"stage": f"{name}, IPC {args.ipc}, {args.student}, {args.protocol}, seed {seed}"}

@@ -70,7 +70,7 @@ def test_views_that_are_too_large_are_offered_before_work_and_made_where_asked_f
     assert "Views are not stored" not in said()
     monkeypatch.setattr(drawing, "WRITTEN_BY_DEFAULT", 0)
     line = next(line for line in said(ipc=10).splitlines() if "Views are not stored" in line)
-    assert "1.3 MB (--view_epochs 300)" in line and line.endswith("both 20 kB")
+    assert "1.3 MB (--view_epochs 300)" in line and line.endswith("both 19 kB")
     for asked in ({"view_epochs": 0}, {"label_share": 0.1}, {"top_k": 3}):
         assert "Views are not stored" not in said(**asked)
 

@@ -141,7 +141,7 @@ def test_views_arrive_with_the_rest_and_are_downloaded_on_their_own(hub, alice, 
     stored = stranger.result("views", REPO)
     assert stored["sha256"] == json.loads(tree["manifest.json"])["views"]["sha256"]
     written = [batch for batch in make_views() if batch["epoch"][0] == 0]
-    assert [batch["image"] for batch in stored["first_epoch"]] == [batch["image"].tolist() for batch in written]
+    assert [batch["image_index"] for batch in stored["first_epoch"]] == [batch["image_index"].tolist() for batch in written]
     assert [path for path in (request.path for request in hub.requests) if path.endswith(VIEWS)]
     # Someone else's record: the card still has them.
     alice.result("submit", REPO, str(with_views))

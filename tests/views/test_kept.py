@@ -259,15 +259,15 @@ def test_what_is_not_stored_is_offered_with_its_size():
     """ImageNet-1K at IPC 10: 3 million views of 2,000 bytes; batches of 1,024, or 9 whole ones in an epoch."""
     line = offer(10_000, 1000)
     assert "\n" not in line and "take about 6.0 GB (--view_epochs 300)" in line
-    pruned, cut = 67 * (1024 * 2014 + 1000), 300 * (10_000 * 214 + 10 * 1000)  # int(300 * 9 * 0.025) = 67
+    pruned, cut = 67 * (1024 * 2014 + 1000), 300 * (10_000 * 179 + 10 * 1000)  # int(300 * 9 * 0.025) = 67
     assert f"{pruned / 1e6:.1f} MB (--label_share 0.025)" in line and f"{cut / 1e6:.1f} MB (--top_k 50)" in line
 
 
-@pytest.mark.parametrize(("k", "share"), [(None, 0.1), (5, 1.0), (10, 0.1)])
+@pytest.mark.parametrize(("k", "share"), [(None, 0.1), (5, 1.0), (10, 0.5)])
 def test_the_size_of_kept_views_is_known_beforehand(tmp_path, build_manifest, make_views, facts, k, share):
     manifest = build_manifest(classes=[ClassRecord(name=str(i), source_index=i) for i in range(100)], ipc=2)("0" * 64)
     how = {"epochs": 10, "batch_size": 50, "image_size": 224, "label_share": share, "top_k": k}
     facts = facts.model_copy(update=how)
     batches = list(make_views(200, 100, 10, 50, side=224))[: facts.batches(200)]
     write_views(tmp_path, manifest, [largest(batch, k) for batch in batches] if k else batches, facts)
-    assert predicted_bytes(facts, 200, 100) == pytest.approx((tmp_path / SHARD).stat().st_size, rel=0.2)
+    assert predicted_bytes(facts, 200, 100) == pytest.approx((tmp_path / SHARD).stat().st_size, rel=0.1)
