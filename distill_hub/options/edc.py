@@ -21,7 +21,7 @@ class EdcConfig(CropOptions, NetworksOptions):
     flips: Literal["yes", "no"] = option("yes", "mirror half of the views, where a mirrored image still shows its class")
     largest_roll: NonNegativeInt = option(0, "most pixels that the images are rolled by; EDC's code rolls none")
     statistics_weight: NonNegativeFloat | None = option(
-        None, "of the alignment; default as released: 0.01 up to 64 px, else 0.1", common=True
+        None, "of the alignment; default as released: 0.01 up to 64 px, else the 0.1 of ImageNet-1K", common=True
     )
     ema_decay: Fraction = option(0.8, "alpha, of the moving averages of a batch's statistics", common=True)
     class_share: Fraction = option(

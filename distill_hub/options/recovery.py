@@ -40,7 +40,9 @@ class RecoverOptions(PixelOptions):
     roll_both_ways: bool = option(False, "roll them up and to the left, too, not only down and to the right")
 
     def check_settings(self) -> None:
-        """Refuse a schedule of crops where there are none."""
+        """Refuse a schedule of crops where there are none, and a milestone of none."""
+        if self.crop_schedule == "fixed" and self.milestone < 1:
+            raise InputError("milestone", self.milestone, "it ends a --crop_schedule step, linear or cosine: name one, too")
         if self.crop_schedule != "fixed" and self.smallest_crop == 1:
             raise InputError("smallest_crop", 1, f"with --crop_schedule {self.crop_schedule} crops come down to it: below 1")
 
