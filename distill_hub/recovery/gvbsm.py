@@ -11,6 +11,8 @@ Where the released codes depart from what is done here:
   pulled towards 0, and so the images away from what they are to come near to; here they start with the first batch's;
 - there, they go on from one batch of images to the next, and so does the turn of the networks; here every batch starts anew,
   with the first network, and does not depend on those before it;
+- there, the scripts split a batch over two or four GPUs, each of which aligns the statistics of its part; here they are
+  those of the whole batch;
 - EDC's paper also has a term for flatness, how far a network's logits are from those on a moving average of the images. Its
   code for ImageNet-1K sets it to 0, and that for smaller images leaves it out unless asked for it; it is not built.
 """
