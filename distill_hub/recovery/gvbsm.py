@@ -61,7 +61,8 @@ def densification_loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 
     Of the eigenvalues l of X X^T, the products of a class's images with each other, it is KL(softmax(l / tau) ||
     softmax(l)), whose first argument has no gradient. Where the largest leads by tens, both are all but one-hot, and nothing
-    is left of it: ten digits have 0, ten images of noise at 224 px, whose variance pooling divides by 49, have 1.6.
+    is left of it: ten digits have 0, ten images of noise 0.002 at 32 px and about 1.3 at 224, as pooling divides their
+    variance by 49.
 
     Args:
         images: Normalised, (B, 3, S, S); compared at 32 px.
