@@ -91,7 +91,7 @@ def objective(
 
     def loss(images: torch.Tensor) -> torch.Tensor:
         if not of_this_batch:
-            own = adjusted(teacher, images.detach(), labels, rho, steps)
+            own = adjusted(teacher, images.detach(), labels, rho, steps) if rho else teacher
             of_this_batch.append(statistics_objective(own, labels, 1, **how))
         return of_this_batch[0](images)
 

@@ -207,6 +207,9 @@ def command(monkeypatch, *words):
 
 def test_the_command_then_fkd_without_the_teacher(folder, digits, tmp_path, monkeypatch, capsys):
     saved_teacher(tmp_path / "teacher", digits)
+    command(monkeypatch, "relabel", folder, "--teacher", tmp_path / "teacher", "--epochs", "2", "--top_k", "3")
+    printed = capsys.readouterr().out
+    assert "students of lpqld need --epochs 300" in printed and "Next" not in printed
     command(monkeypatch, "relabel", folder, "--teacher", tmp_path / "teacher", "--epochs", "300")
     printed = capsys.readouterr().out
     assert "300 epochs of 50 images with 10 logits each will take about" in printed
@@ -265,11 +268,18 @@ def test_lpld_learns_stored_views_where_there_are_any(folder, teacher, tmp_path,
     assert seen == [0.01] and pair.measured.settings["labels"] == "views" and pair.measured.views_sha256
     # What an author claims is measured as it was, whatever the set holds now.
     claims = [pair.measured, pair.measured.model_copy(update={"views_sha256": None, "teacher": RECORD})]
-    recorded = reevaluate._jobs("x", claims, 16, 10, True, reevaluate.Request())
-    assert [job.rules.labels for job in recorded] == ["views", "teacher"]
-    for has_views, claim in ((True, claims[0]), (False, claims[1])):
-        (job,) = reevaluate._jobs("x", claims, 16, 10, has_views, reevaluate.Request(**how))
+    held = claims[0].views_sha256
+    recorded = reevaluate._jobs("x", claims, 16, 10, held, reevaluate.Request())
+    assert [job.rules.labels for job in recorded] == ["views", "teacher"] and [job.claim for job in recorded] == claims
+    for own, claim in ((held, claims[0]), (None, claims[1])):
+        (job,) = reevaluate._jobs("x", claims, 16, 10, own, reevaluate.Request(**how))
         assert job.claim is claim
+    # Of views that were replaced nothing is claimed.
+    recorded = reevaluate._jobs("x", claims, 16, 10, "0" * 64, reevaluate.Request())
+    assert [job.rules.labels for job in recorded] == ["views", "teacher"]
+    assert [job.claim for job in recorded] == [None, claims[1]]
+    with pytest.raises(InputError, match=r"claims nothing of the views that it holds now"):
+        reevaluate._jobs("x", claims[:1], 16, 10, "0" * 64, reevaluate.Request(check=True))
 
 
 def one_line(error) -> str:
