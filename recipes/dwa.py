@@ -38,9 +38,12 @@ def main(config: DwaConfig) -> Path | None:
     def start(items: list[tuple[int, int]]) -> torch.Tensor:
         return train.pixels([drawn[label][index] for label, index in items], setup.image_size)
 
+    # A dry run multiplies what a few of the iterations take, and with them the way of the weights, which comes once a batch.
+    ascent_steps = 1 if setup.run.is_dry else config.ascent_steps
+
     def objectives(labels: torch.Tensor) -> list[Objective]:
         weights = {"weight": config.statistics_weight, "first_layer_weight": config.first_layer_weight}
-        weights |= {"variance_weight": config.variance_weight, "rho": config.rho, "steps": config.ascent_steps}
+        weights |= {"variance_weight": config.variance_weight, "rho": config.rho, "steps": ascent_steps}
         return [dwa.objective(setup.teacher, labels, **weights)]
 
     # A batch holds each class at most once, so that its statistics can be those of all classes.

@@ -1,6 +1,7 @@
 """Names of networks, protocols and their students: what can be refused before anything heavy is imported."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
@@ -115,10 +116,12 @@ def split_teachers(names: str, revisions: str | None = None) -> list[tuple[str, 
         Name and revision of each.
 
     Raises:
-        InputError: When one is named twice, or there are not as many revisions.
+        InputError: When one is named twice, be it by two paths, when a name is missing, or there are not as many revisions.
     """
     each = [name.strip() for name in names.split(",")]
-    if len(set(each)) < len(each):
+    if len(each) > 1 and not all(each):
+        raise InputError("teacher", names, "a name is missing before, between or after the commas")
+    if len({os.path.realpath(name) if os.path.isdir(name) else name for name in each}) < len(each):
         raise InputError("teacher", names, "every teacher of several counts once")
     pinned = [part.strip() or None for part in revisions.split(",")] if revisions else [None] * len(each)
     if len(pinned) != len(each):

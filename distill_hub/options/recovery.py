@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill_hub.config import InputError, option
-from distill_hub.kinds import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from distill_hub.networks.names import check_one_teacher
 from distill_hub.options.shared import PixelOptions
 
@@ -40,9 +40,13 @@ class RecoverOptions(PixelOptions):
     roll_both_ways: bool = option(False, "roll them up and to the left, too, not only down and to the right")
 
     def check_settings(self) -> None:
-        """Refuse a schedule of crops where there are none."""
+        """Refuse a schedule of crops where there are none, or none would come, and a milestone of no schedule."""
         if self.crop_schedule != "fixed" and self.smallest_crop == 1:
             raise InputError("smallest_crop", 1, f"with --crop_schedule {self.crop_schedule} crops come down to it: below 1")
+        if self.crop_schedule == "fixed" and self.milestone != 1:
+            raise InputError("milestone", self.milestone, "a --crop_schedule ends there, and none is named")
+        if self.crop_schedule == "step" and self.milestone == 1:
+            raise InputError("milestone", 1, "with --crop_schedule step crops begin there, and none would come: below 1")
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,13 @@ class ClassOptions:
 class NetworksOptions(RecoverOptions):
     """Alignment with the statistics of several networks, which take turns."""
 
+    teacher: Location = option(
+        "auto",
+        "timm/NAME, a transformers Hub id, or a folder; several by commas, which take turns and whose logits are combined; "
+        "auto: for ImageNet timm's ResNet-18, MobileNetV2 and EfficientNet-B0, else fit three small ConvNets",
+        common=True,
+    )
     recover_batch_size: PositiveInt = option(
         100, "images optimised at a time, class by class (released scripts: 80 for ImageNet-1K, else 100)"
     )
-    statistics_weight: NonNegativeFloat = option(0.01, "of the alignment", common=True)
     first_layer_weight: NonNegativeFloat = option(10.0, "of a network's first convolution; the other layers weigh 1")

@@ -149,8 +149,8 @@ class TeacherOptions:
 
     teacher: Location = option(
         "auto",
-        "timm/NAME, a transformers Hub id, or a folder; several by commas, whose logits are combined; auto: "
-        "timm/resnet18.tv_in1k for ImageNet, else fit a ConvNet",
+        "timm/NAME, a transformers Hub id, or a folder; where it labels and no more, several by commas, whose logits are "
+        "combined; auto: timm/resnet18.tv_in1k for ImageNet, else fit a ConvNet",
         common=True,
     )
     teacher_revision: str | None = option(

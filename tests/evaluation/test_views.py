@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,29 +160,36 @@ def test_an_interrupted_relabelling_goes_on_to_the_same_views(folder, teacher, t
 
 def test_views_of_a_small_set_are_made_unasked():
     quick = protocol("quick")
-    assert epochs_of_views(ViewsOptions(), quick, 100, 10) == 300  # 0.6 MB of logits
-    assert epochs_of_views(ViewsOptions(), quick, 1000, 100) == 300  # 60 MB
-    assert epochs_of_views(ViewsOptions(), quick, 10_000, 1000) == 0  # 6 GB
+    assert epochs_of_views(ViewsOptions(), quick, 100, 10, 224) == 300  # 0.6 MB of logits
+    assert epochs_of_views(ViewsOptions(), quick, 1000, 100, 224) == 300  # 60 MB
+    assert epochs_of_views(ViewsOptions(), quick, 10_000, 1000, 224) == 0  # 6 GB
     for asked in ({"label_share": 0.025}, {"top_k": 50}):
-        assert epochs_of_views(ViewsOptions(**asked), quick, 10_000, 1000) == 300
-        assert epochs_of_views(ViewsOptions(view_epochs=0, **asked), quick, 10_000, 1000) == 0
+        assert epochs_of_views(ViewsOptions(**asked), quick, 10_000, 1000, 224) == 300
+        assert epochs_of_views(ViewsOptions(view_epochs=0, **asked), quick, 10_000, 1000, 224) == 0
 
 
 def test_lpld_needs_all_views_or_none():
     lpld = protocol("lpld")
-    assert epochs_of_views(ViewsOptions(), lpld, 10_000, 1000) == 0  # a teacher says its labels
-    assert epochs_of_views(ViewsOptions(label_share=0.1), lpld, 10_000, 1000) == 300
+    assert epochs_of_views(ViewsOptions(), lpld, 10_000, 1000, 224) == 0  # a teacher says its labels
+    assert epochs_of_views(ViewsOptions(label_share=0.1), lpld, 10_000, 1000, 224) == 300
     with pytest.raises(InputError, match=r"^view_epochs: 5 cannot be used; lpld trains for 300 epochs"):
-        epochs_of_views(ViewsOptions(view_epochs=5), lpld, 100, 10)
+        epochs_of_views(ViewsOptions(view_epochs=5), lpld, 100, 10, 224)
+    for name in ("lpld", "lpqld"):  # on Tiny-ImageNet
+        assert epochs_of_views(ViewsOptions(view_epochs=100), protocol(name), 100, 10, 64) == 100
+        with pytest.raises(InputError, match=f"{name} trains for 100 epochs: pass --view_epochs 100$"):
+            epochs_of_views(ViewsOptions(view_epochs=99), protocol(name), 100, 10, 64)
+        stored = SimpleNamespace(record=SimpleNamespace(epochs=100, image_size=64))
+        rules = protocol(name).resolved(views=True)
+        assert scores.refuse_missing(rules, stored, has_teacher=False, has_soft_labels=False) is None
 
 
 def test_as_many_views_as_asked_for_unless_students_need_more():
-    assert epochs_of_views(ViewsOptions(view_epochs=7), protocol("sre2l"), 10_000, 1000) == 7
-    assert epochs_of_views(ViewsOptions(view_epochs=300), protocol("fkd"), 10_000, 1000) == 300
+    assert epochs_of_views(ViewsOptions(view_epochs=7), protocol("sre2l"), 10_000, 1000, 224) == 7
+    assert epochs_of_views(ViewsOptions(view_epochs=300), protocol("fkd"), 10_000, 1000, 224) == 300
     for asked, classes in ((299, 10), (0, 10), (None, 1000)):
         said = "needed" if asked is None else f"{asked} cannot be used"
         with pytest.raises(InputError, match=f"^view_epochs: {said}; fkd trains for 300 epochs: pass --view_epochs 300$"):
-            epochs_of_views(ViewsOptions(view_epochs=asked), protocol("fkd"), 10 * classes, classes)
+            epochs_of_views(ViewsOptions(view_epochs=asked), protocol("fkd"), 10 * classes, classes, 224)
 
 
 def saved_teacher(folder, digits):

@@ -1,4 +1,4 @@
-"""recipes/sre2l.py, dwa.py, lpld.py and deda.py end to end; the loop and the losses are tested in tests/methods."""
+"""recipes/sre2l.py, dwa.py, lpld.py and deda.py end to end; the loop and the losses are tested in tests/recovery."""
 
 import json
 import runpy
@@ -65,6 +65,18 @@ def test_sre2l_with_a_schedule_of_crops_is_another_method(monkeypatch, schedule,
     monkeypatch.setattr("distill_hub.making.start.set_up", stop)
     with pytest.raises(LookupError, match=f"^{method}$"):
         runpy.run_path(str(ROOT / "recipes" / "sre2l.py"))["main"](Sre2lConfig(crop_schedule=schedule))
+
+
+def test_a_dry_run_of_dwa_moves_the_weights_once(teacher, monkeypatch, tmp_path):
+    """All of its steps would be multiplied with the iterations that are left out, ten times as many as they are."""
+
+    def stop(*_, steps, **how):
+        raise LookupError(steps)
+
+    monkeypatch.setattr("distill_hub.recovery.dwa.objective", stop)
+    for words, steps in ((["--dry_run"], 1), ([], 12)):
+        with pytest.raises(LookupError, match=f"^{steps}$"):
+            run_here("recipes/dwa.py", *WORDS, "--teacher", str(teacher), *words, "--output_dir", str(tmp_path / "set"))
 
 
 def test_dwa_starts_from_real_images_and_leaves_the_teacher_as_it_is(teacher, tmp_path):

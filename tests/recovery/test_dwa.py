@@ -85,3 +85,10 @@ def test_a_batch_is_optimised_in_the_network_that_its_first_views_have_moved():
     how = {"start": start, "size": 16, "steps": 3, "learning_rate": 0.1, "views_seed": 1, "views": Views(1.0, False, (0, 0))}
     found = [recover(teacher, [dwa.objective(teacher, LABELS, rho=rho)], [1, 2, 3], **how) for rho in (0.5, 0.5, 0.0)]
     assert torch.equal(found[0][0], found[1][0]) and not torch.equal(found[0][1], found[2][1])
+
+
+def test_weights_that_do_not_move_cost_no_gradients(monkeypatch):
+    monkeypatch.delattr(dwa, "adjusted")
+    teacher, images = make_teacher(CLASSES, dtype=torch.float64), images_of()
+    loss = dwa.objective(teacher, LABELS, rho=0.0, variance_weight=1.0)
+    assert loss(images).tolist() == sre2l.statistics_objective(teacher, LABELS, 1)(images).tolist()

@@ -171,7 +171,12 @@ def test_crops_go_from_easy_to_hard_until_the_milestone(teacher, schedule, monke
 def test_a_schedule_needs_crops():
     with pytest.raises(InputError, match=r"^smallest_crop: 1 .* with --crop_schedule linear crops come down to it: below 1"):
         check_settings(Sre2lConfig(crop_schedule="linear", smallest_crop=1))
-    check_settings(Sre2lConfig(crop_schedule="linear"))
+    with pytest.raises(InputError, match=r"^milestone: 1 .* with --crop_schedule step crops begin there, and none would"):
+        check_settings(Sre2lConfig(crop_schedule="step"))
+    with pytest.raises(InputError, match=r"^milestone: 0.5 .* a --crop_schedule ends there, and none is named"):
+        check_settings(Sre2lConfig(milestone=0.5))
+    for schedule, milestone in (("linear", 1), ("step", 0.5)):
+        check_settings(Sre2lConfig(crop_schedule=schedule, milestone=milestone))
     assert loop.views_of(Sre2lConfig(crop_schedule="linear", milestone=0.5), 16, True) == loop.Views(
         0.08, False, (0, 2), "linear", 0.5
     )

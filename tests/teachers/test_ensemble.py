@@ -139,3 +139,15 @@ def test_every_teacher_has_a_revision_of_its_own_or_none_has():
     for names, revisions in (("a,b", "main"), ("a", "main,v1"), ("a, a", None)):
         with pytest.raises(InputError, match=r"^teacher"):
             split_teachers(names, revisions)
+    for names in ("a,", ",", "a,,b"):
+        with pytest.raises(InputError, match=r"^teacher: .* a name is missing"):
+            split_teachers(names)
+
+
+def test_a_folder_by_another_path_is_the_same_teacher(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    for same in (f"{tmp_path}/a/", f"{tmp_path}/b/../a"):
+        with pytest.raises(InputError, match=r"^teacher: .* counts once"):
+            split_teachers(f"{tmp_path}/a,{same}")
+    assert len(split_teachers(f"{tmp_path}/a,{tmp_path}/b,nowhere/a")) == 3
