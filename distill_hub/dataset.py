@@ -71,6 +71,8 @@ class DistilledDataset(Dataset):
     ):
         if labels not in ("hard", "soft", "views"):
             raise InputError("labels", labels, "hard, soft or views")
+        if not temperature > 0:
+            raise InputError("temperature", temperature, "a number above 0")
         self.labels, self.transform, self.temperature, self.as_dict = labels, transform, temperature, as_dict
         self._refuse_transform()
         found = find(location, revision)
@@ -95,9 +97,10 @@ class DistilledDataset(Dataset):
 
     def __getitems__(self, items: Sequence[int]) -> list[Any]:
         """Return several items, which `DataLoader` asks for at once: views are augmented together."""
+        items = [int(item) for item in items]  # a list of tensors, as of a Subset, would be places in several dimensions
         if any(not 0 <= item < len(self) for item in items):
             raise IndexError(f"there are items 0 to {len(self) - 1}")
-        images, labels = self._stored_views(np.asarray(items)) if self._views else self._images(list(items))
+        images, labels = self._stored_views(np.asarray(items)) if self._views else self._images(items)
         pairs = zip(images, labels, strict=True)
         return [{"pixel_values": image, "labels": label} for image, label in pairs] if self.as_dict else list(pairs)
 

@@ -46,8 +46,10 @@ def main(config: EdcConfig) -> Path | None:
     how = {"chunk_size": config.ipc, "made_from": made_from, "whole": True, "lower": "a smaller --image_size"}
     tiled = setup.run.map("tile", setup.labels, tile, **how)
 
+    weight = (0.01 if size <= 64 else 0.1) if config.statistics_weight is None else config.statistics_weight
+
     def objectives(labels: torch.Tensor) -> list[Objective]:
-        weights = {"weight": config.statistics_weight, "first_layer_weight": config.first_layer_weight}
+        weights = {"weight": weight, "first_layer_weight": config.first_layer_weight}
         how = {"decay": config.ema_decay, "class_share": config.class_share, "densification_weight": 0.0}
         return [gvbsm.objective(own, labels, **weights, **how) for own in measured]
 

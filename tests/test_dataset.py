@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from processes import ROOT
 from timm.data import create_dataset
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from distill_hub import DistilledDataset, InputError, load_distilled
 from distill_hub.artifact.find import find
@@ -98,6 +98,16 @@ def test_tiles_are_images_of_their_own(make_set, tmp_path):
     assert np.array_equal(np.stack(images).transpose(0, 3, 1, 2), seen) and np.array_equal(torch.stack(labels), soft)
 
 
+@pytest.mark.parametrize("labels", ["hard", "soft", "views"])
+def test_a_subset_may_be_numbered_by_a_tensor(with_views, labels):
+    dataset, places = DistilledDataset(with_views, labels), [4, 1, 5]
+    for chosen in (torch.tensor(places), np.array(places)):
+        images, targets = zip(*Subset(dataset, chosen).__getitems__([0, 1, 2]), strict=True)
+        wanted, labelled = zip(*dataset.__getitems__(places), strict=True)
+        assert torch.equal(torch.stack(images), torch.stack(wanted))
+        assert torch.equal(*(torch.stack(list(map(torch.as_tensor, own))) for own in (targets, labelled)))
+
+
 def test_a_transform_sees_the_picture(artifact, make_rows):
     shown = []
     dataset = DistilledDataset(artifact, transform=lambda image: shown.append(image) or len(shown))
@@ -129,6 +139,8 @@ def test_what_trainer_counts_makes_one_mean_of_several_batches(artifact):
 def test_refusals_say_what_would_do(artifact):
     with pytest.raises(InputError, match=r"'kl'.*hard, soft or views"):
         DistilledDataset(artifact, "kl")
+    with pytest.raises(InputError, match=r"temperature: 0 .*above 0"):
+        DistilledDataset(artifact, temperature=0)
     with pytest.raises(InputError, match="no stored views"):
         DistilledDataset(artifact, "views")
 

@@ -1,4 +1,4 @@
-"""What nobody may overlook who reads a score, from its record: students that did not train, sets below random images."""
+"""What nobody may overlook who reads a score: students that did not train, sets below random images, replaced labels."""
 
 import statistics
 from collections.abc import Sequence
@@ -82,8 +82,13 @@ def outside_the_literature(record: EvaluationRecord) -> str | None:
 
 
 def failures(record: EvaluationRecord, manifest: Manifest | None = None) -> list[str]:
-    """Say what collapsed, and whether the set is below random real images; see `collapsed`."""
+    """Say whether labels were replaced, what collapsed, and whether the set is below random real images; see `collapsed`."""
     by, lines = f", measured by {record.submitted_by}" if record.submitted_by else "", []
+    if manifest and record.views_sha256 not in (None, manifest.views and manifest.views.sha256):
+        lines.append(
+            f"{record.student} under {record.protocol} v{record.protocol_version}{by} learned stored views that are not "
+            "there any more"
+        )
     test = _test(record, manifest)
     for name, seeds in collapsed(record, manifest).items():
         reached, (chance, images) = dict(zip(record.seeds, record.scores[name].last, strict=True)), test

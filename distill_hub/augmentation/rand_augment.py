@@ -22,7 +22,7 @@ def _shifted(images: torch.Tensor, sign: int, axis: int) -> torch.Tensor:
     return tv.affine(images, angle=0.0, translate=pixels, scale=1.0, shear=[0.0, 0.0])
 
 
-# Of uint8 images (B, 3, S, S) and a sign, which half of them take no notice of.
+# Of uint8 images (B, 3, S, S) and a sign, which five of them take no notice of.
 OPERATIONS: tuple[Callable[[torch.Tensor, int], torch.Tensor], ...] = (
     lambda images, sign: images,
     functools.partial(_sheared, axis=0),

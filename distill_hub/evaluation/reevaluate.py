@@ -137,7 +137,14 @@ class DistilledSet(Artifact):
         )
         how = Request(**training)
         claims = [record for record in self.evaluations if record.submitted_by is None]
-        jobs = _jobs(self.location, claims, self.pixels.shape[-1], len(manifest.classes), manifest.views is not None, how)
+        jobs = _jobs(
+            self.location,
+            claims,
+            self.pixels.shape[-1],
+            len(manifest.classes),
+            manifest.views and manifest.views.sha256,
+            how,
+        )
         real, places = real_source(
             manifest, published=self.revision is not None, source=source, source_revision=source_revision,
             source_config=source_config, image_column=image_column, label_column=label_column, train_split=train_split,
@@ -269,7 +276,7 @@ def evaluate(
     if PartialState().is_main_process:
         for line in foreign.remarks:
             show(line)
-    jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), False, how)
+    jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), None, how)
     real = load_source(source, **real)
     own = align(foreign, real, classes)
     names = [real.class_names[place] for place in own.places]
@@ -280,23 +287,27 @@ def evaluate(
 
 
 def _jobs(
-    location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, has_views: bool, how: Request
+    location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, views: str | None, how: Request
 ) -> list[Job]:
+    """Say what to measure; `views` is the hash of the stored views. What is claimed of others cannot be measured again."""
+    here = [claim for claim in claims if claim.views_sha256 in (None, views)]
+
     def rules_of(claim: EvaluationRecord) -> Protocol:
         return protocol_named(claim.protocol, claim.protocol_version).resolved(views=claim.views_sha256 is not None)
 
     if claims and how.protocol is how.students is how.repeats is None:
-        jobs = [Job(rules_of(claim), claim.student, claim.seeds, claim) for claim in claims]
+        jobs = [Job(rules_of(c), c.student, c.seeds, c if c in here else None) for c in claims]
     else:
-        rules = protocol_named(how.protocol or (claims[0].protocol if claims else "quick")).resolved(views=has_views)
+        rules = protocol_named(how.protocol or (claims[0].protocol if claims else "quick")).resolved(views=bool(views))
         kind = rules.name, rules.version, rules.labels == "views"
-        same = {c.student: c for c in claims if (c.protocol, c.protocol_version, c.views_sha256 is not None) == kind}
+        same = {c.student: c for c in here if (c.protocol, c.protocol_version, c.views_sha256 is not None) == kind}
         students = rules.students(how.students or ",".join(same) or "auto", size)
         jobs = [Job(rules, student, range(how.repeats or 3), same.get(student)) for student in students]
     for job in jobs:
         if how.check and job.claim is None:
-            made = ", ".join(f"{claim.protocol_label} with {claim.student}" for claim in claims) or "nothing"
-            raise InputError("check", f"{job.rules.name} with {job.student}", f"{location} claims {made}")
+            made = ", ".join(f"{claim.protocol_label} with {claim.student}" for claim in here) or "nothing"
+            of_views = " of the views that it holds now" if len(here) < len(claims) else ""
+            raise InputError("check", f"{job.rules.name} with {job.student}", f"{location} claims {made}{of_views}")
         check_student(job.student, num_classes, min(224, size))
     return jobs
 

@@ -21,7 +21,6 @@ from distill_hub.networks.build import check_student
 from distill_hub.running.console import loud
 from distill_hub.running.run import Run
 from distill_hub.running.stages import key_of
-from distill_hub.training.post_training import FKD_EPOCHS
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.settings import Settings, Task
 from distill_hub.training.subject import Subject
@@ -62,9 +61,9 @@ def refuse_missing(rules: Protocol, views: Views | None, *, has_teacher: bool, h
         make = "with the set in a folder, distill-hub relabel makes them"
         if views is None:
             raise InputError("protocol", rules.name, f"the set holds no stored views; {make}")
-        if views.record.epochs < FKD_EPOCHS:
-            stored = f"{views.record.epochs} epochs"
-            raise InputError("views", stored, f"{rules.name} trains for {FKD_EPOCHS} epochs; {make}")
+        needed = rules.view_epochs(views.record.image_size)
+        if views.record.epochs < needed:
+            raise InputError("views", f"{views.record.epochs} epochs", f"{rules.name} trains for {needed} epochs; {make}")
 
 
 def settings_of(subject: Subject, rules: Protocol, student: str, images: int | None = None) -> Settings:

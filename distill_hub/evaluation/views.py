@@ -65,7 +65,7 @@ def check_kept(kept: KeptLabelsOptions, classes: int) -> None:
         raise InputError("top_k", top_k, valid)
 
 
-def epochs_of_views(asked: ViewsOptions, rules: Protocol, images: int, classes: int) -> int:
+def epochs_of_views(asked: ViewsOptions, rules: Protocol, images: int, classes: int, image_size: int) -> int:
     """Return for how many epochs a set gets views.
 
     Where nobody says, those of `fkd` where pruned or cut ones are asked for, or where whole ones are small; else none.
@@ -75,6 +75,7 @@ def epochs_of_views(asked: ViewsOptions, rules: Protocol, images: int, classes: 
         rules: The protocol that its students are trained by.
         images: Number of images that students see.
         classes: Number of classes.
+        image_size: Side of the set's images in pixels.
 
     Raises:
         InputError: When the students need more, and for what `check_kept` refuses.
@@ -85,8 +86,8 @@ def epochs_of_views(asked: ViewsOptions, rules: Protocol, images: int, classes: 
         whole = asked.label_share == 1 and asked.top_k is None
         small = predicted_bytes(_extent(images, classes), images, classes) <= WRITTEN_BY_DEFAULT
         epochs = FKD_EPOCHS if small or not whole else 0
-    if rules.resolved(views=epochs > 0).labels == "views" and epochs < FKD_EPOCHS:
-        valid = f"{rules.name} trains for {FKD_EPOCHS} epochs: pass --view_epochs {FKD_EPOCHS}"
+    if rules.resolved(views=epochs > 0).labels == "views" and epochs < (needed := rules.view_epochs(image_size)):
+        valid = f"{rules.name} trains for {needed} epochs: pass --view_epochs {needed}"
         raise InputError("view_epochs", asked.view_epochs, valid)
     return epochs
 

@@ -13,6 +13,7 @@ from distill_hub.options.shared import KeptLabelsOptions
 from distill_hub.running.session import session, working_in
 from distill_hub.teachers.open import open_known_teacher
 from distill_hub.text import typed
+from distill_hub.training.post_training import FKD_EPOCHS
 from distill_hub.training.subject import HeldOut, real_source
 
 
@@ -63,4 +64,7 @@ def relabel(found: Found, config: RelabelConfig) -> None:
         run.on_main("store views", store)
         run.say(f"The views are in {found.folder / 'views'}; load_dataset({str(found.folder)!r}, 'views') reads them")
         rules = "lpqld" if config.top_k else "fkd"
-        run.say(f"Next: `distill-hub evaluate {typed(found.folder)} --protocol {rules}` trains students on them")
+        if config.epochs >= FKD_EPOCHS:
+            run.say(f"Next: `distill-hub evaluate {typed(found.folder)} --protocol {rules}` trains students on them")
+        else:
+            run.say(f"They are for other training loops: students of {rules} need --epochs {FKD_EPOCHS}")

@@ -98,7 +98,7 @@ class Setup:
         if has_free_pixels(self.config):
             return None
         rules = protocol_named(self.config.protocol)
-        epochs = epochs_of_views(self.config, rules, self.shown, len(self.source.classes))
+        epochs = epochs_of_views(self.config, rules, self.shown, len(self.source.classes), self.image_size)
         own_batches = rules.name in ("lpld", "lpqld")
         how = {
             "epochs": epochs,
@@ -340,7 +340,7 @@ def _begin(
     settings = {**resolved(config), "method": method, **fingerprints}
     rules = protocol_named(config.protocol)
     images = config.ipc * len(source.classes) * (_tiles(config, size) or 1) ** 2
-    stores_views = epochs_of_views(config, rules, images, len(source.classes)) > 0
+    stores_views = epochs_of_views(config, rules, images, len(source.classes), size) > 0
     rules.check_students(config.students, len(source.classes), size)
     check_space(config, rules, size)
     check_matching(config, source, size)

@@ -20,8 +20,8 @@ class EdcConfig(CropOptions, NetworksOptions):
     smallest_crop: Fraction = option(0.5, "least area of the random crops, as a share of the image's; 1: no crops")
     flips: Literal["yes", "no"] = option("yes", "mirror half of the views, where a mirrored image still shows its class")
     largest_roll: NonNegativeInt = option(0, "most pixels that the images are rolled by; EDC's code rolls none")
-    statistics_weight: NonNegativeFloat = option(
-        0.1, "of the alignment (released scripts: 0.1 for ImageNet-1K, 0.01 for CIFAR-100 and Tiny-ImageNet)", common=True
+    statistics_weight: NonNegativeFloat | None = option(
+        None, "of the alignment; default as released: 0.01 up to 64 px, else the 0.1 of ImageNet-1K", common=True
     )
     ema_decay: Fraction = option(0.8, "alpha, of the moving averages of a batch's statistics", common=True)
     class_share: Fraction = option(

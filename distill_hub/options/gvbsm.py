@@ -14,6 +14,7 @@ class GvbsmConfig(NetworksOptions):
     recover_learning_rate: PositiveFloat = option(
         0.05, "Adam learning rate on normalised pixels; falls to 0 along a cosine (released scripts: 0.1 for ImageNet-1K)"
     )
+    statistics_weight: NonNegativeFloat = option(0.01, "of the alignment", common=True)
     ema_decay: Fraction | None = option(
         None,
         "alpha, of the moving averages of a batch's statistics; default as released: 0.8 up to 64 px, else 0.4",

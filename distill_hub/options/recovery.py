@@ -89,5 +89,4 @@ class NetworksOptions(RecoverOptions):
     recover_batch_size: PositiveInt = option(
         100, "images optimised at a time, class by class (released scripts: 80 for ImageNet-1K, else 100)"
     )
-    statistics_weight: NonNegativeFloat = option(0.01, "of the alignment", common=True)
     first_layer_weight: NonNegativeFloat = option(10.0, "of a network's first convolution; the other layers weigh 1")

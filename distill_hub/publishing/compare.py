@@ -125,7 +125,7 @@ class Row:
         if record.views_sha256:
             views = manifest.views
             if views is None or views.sha256 != record.views_sha256:
-                return "stored views that are not there any more", record.views_sha256
+                return "views that are not there any more", record.views_sha256
             teacher = views.teacher
         elif record.settings.get("labels") == "soft":
             if manifest.soft_labels in ("author", "learned"):

@@ -7,7 +7,8 @@ distances of variances weigh more, too (Eq. 8).
 Where the released code (AngusDujw/Diversity-Driven-Synthesis, distillation/) departs from what is done here:
 
 - there, the weights are moved in place and never moved back, so that of an index of the images each batch starts where the
-  ones before it have left the network. Here the teacher stays as it is, and a batch does not depend on another;
+  ones before it have left the network; and the first of its steps follows the sum of all gradients since, which nothing
+  resets. Here the teacher stays as it is, and a batch does not depend on another;
 - there, one crop, flip and roll is drawn for all images of a batch; see `recovery.recover`.
 """
 

@@ -18,7 +18,9 @@ def combine(logits: torch.Tensor, combination: Combination) -> torch.Tensor:
     'mean' is their mean, as in EDC's code (relabel/generate_soft_label_with_db.py, where the other rule is commented out).
     'norm' is G-VBSM's (Shao et al., CVPR 2024; the file of that name in its code): each network's logits are scaled to the
     mean of the networks' norms first, so that none speaks louder than another. There, a norm is taken over a batch and its
-    classes; here over the classes of each image, whose label would otherwise depend on what shares its batch.
+    classes; here over the classes of each image, whose label would otherwise depend on what shares its batch. That is its
+    code for ImageNet-1K; in those for CIFAR and Tiny-ImageNet the rule is commented out, too, and what the networks see is
+    not mixed yet.
     """
     logits = full(logits)
     if combination == "norm":

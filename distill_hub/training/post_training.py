@@ -87,13 +87,14 @@ def lpqld(task: Task) -> Settings:
     Code: he-y/soft-label-pruning-quantization-for-dataset-distillation 107c7a5. The labels' temperature of epoch e, from 0,
     is max(2, 20 * 0.7^(e // 30)). A student's own is 1 at first, and after every epoch that of the grid 0.01, 0.02, ..., 1
     with the least divergence of its outputs for the epoch's last batch from the labels. Of views of the k largest logits the
-    labels are MR-k, see `views.replay.probabilities`. Not taken: epochs counted from 1, so that the first fall comes one
-    epoch early; that an epoch's batches are distinct, where LPLD draws them with replacement; the divergence from the log of
-    the labels on Tiny-ImageNet.
+    labels are MR-k, see `views.replay.probabilities`. It looks at the test split every 50 epochs. Not taken: epochs counted
+    from 1, so that the first fall comes one epoch early; that an epoch's batches are distinct, where LPLD draws them with
+    replacement; the divergence from the log of the labels on Tiny-ImageNet.
     """
     stored = task.views_batch_size or lpld_batch_size(task.images, task.image_size)
     known = lpld(dataclasses.replace(task, views_batch_size=stored))
-    return dataclasses.replace(known, temperature_steps=(30, 0.7, 2.0), temperature_found=True)
+    looks = (*range(1, known.epochs, 50), known.epochs)
+    return dataclasses.replace(known, temperature_steps=(30, 0.7, 2.0), temperature_found=True, looks=looks)
 
 
 def lpld_batch_size(images: int, image_size: int) -> int:

@@ -40,6 +40,11 @@ class Protocol:
             return self
         return dataclasses.replace(self, labels="views" if views else "teacher")
 
+    def view_epochs(self, image_size: int) -> int:
+        """Return for how many epochs students replay stored views of a side: `lpld` has fewer up to 64 px."""
+        neutral = {"mirrored": False, "normalization": NORMALIZATIONS["imagenet"], "student": ""}
+        return self.settings(Task(images=1, classes=2, image_size=image_size, views_batch_size=1, **neutral)).epochs
+
     def students(self, names: str, image_size: int) -> list[str]:
         """Resolve a comma-separated list of students.
 

@@ -170,8 +170,8 @@ def _check_row_groups(footers: list[pq.FileMetaData], record: ViewsRecord, image
     groups = [footer.row_group(i) for footer in footers for i in range(footer.num_row_groups)]
     if len(groups) != record.batches(images):
         share = f"{record.label_share} of " if record.is_pruned else ""
-        wanted = f"{share}{record.epochs:,} epochs of {record.per_epoch(images):,} batches need as many row groups"
-        raise ValueError(f"{wanted}, there are {len(groups):,}")
+        wanted = f"{share}{record.epochs:,} epochs of {record.per_epoch(images):,} batches"
+        raise ValueError(f"{wanted} need {record.batches(images):,} row groups, there are {len(groups):,}")
     for index, group in enumerate(groups):
         size = _size_of(index, record, images)
         if group.num_rows != size:

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from distill_hub import InputError, evaluate, load_distilled
+from distill_hub.artifact.find import find
 from distill_hub.augmentation.tiles import decode
 from distill_hub.evaluation import ranking, scores
 from distill_hub.evaluation.scores import trials_of
+from distill_hub.publishing.card import render_card
 from distill_hub.training.protocols import protocol
 from distill_hub.training.subject import HeldOut, Subject
 from distill_hub.training.train import Training, TrainingSet
@@ -85,7 +87,6 @@ def test_the_loader_returns_rows_as_stored_and_what_students_see(tiled, make_set
 
 
 def test_its_views_are_of_the_tiles(tiled):
-    from distill_hub.artifact.find import find
     from distill_hub.artifact.manifest import ModelRecord
     from distill_hub.evaluation.views import draw_views, store_views
     from distill_hub.running.run import Run
@@ -105,6 +106,8 @@ def test_its_views_are_of_the_tiles(tiled):
     assert manifest.views.rows == 400
     views = open_views(find(tiled), manifest)
     assert sorted(np.concatenate([batch["image_index"] for batch in map(views.batch, range(2, 4))])) == list(range(200))
+    card = render_card(manifest, (), location="org/set", files=find(tiled).files)
+    assert "made of image `image_index` of the smaller ones: its `crop`" in card
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,29 +160,36 @@ def test_an_interrupted_relabelling_goes_on_to_the_same_views(folder, teacher, t
 
 def test_views_of_a_small_set_are_made_unasked():
     quick = protocol("quick")
-    assert epochs_of_views(ViewsOptions(), quick, 100, 10) == 300  # 0.6 MB of logits
-    assert epochs_of_views(ViewsOptions(), quick, 1000, 100) == 300  # 60 MB
-    assert epochs_of_views(ViewsOptions(), quick, 10_000, 1000) == 0  # 6 GB
+    assert epochs_of_views(ViewsOptions(), quick, 100, 10, 224) == 300  # 0.6 MB of logits
+    assert epochs_of_views(ViewsOptions(), quick, 1000, 100, 224) == 300  # 60 MB
+    assert epochs_of_views(ViewsOptions(), quick, 10_000, 1000, 224) == 0  # 6 GB
     for asked in ({"label_share": 0.025}, {"top_k": 50}):
-        assert epochs_of_views(ViewsOptions(**asked), quick, 10_000, 1000) == 300
-        assert epochs_of_views(ViewsOptions(view_epochs=0, **asked), quick, 10_000, 1000) == 0
+        assert epochs_of_views(ViewsOptions(**asked), quick, 10_000, 1000, 224) == 300
+        assert epochs_of_views(ViewsOptions(view_epochs=0, **asked), quick, 10_000, 1000, 224) == 0
 
 
 def test_lpld_needs_all_views_or_none():
     lpld = protocol("lpld")
-    assert epochs_of_views(ViewsOptions(), lpld, 10_000, 1000) == 0  # a teacher says its labels
-    assert epochs_of_views(ViewsOptions(label_share=0.1), lpld, 10_000, 1000) == 300
+    assert epochs_of_views(ViewsOptions(), lpld, 10_000, 1000, 224) == 0  # a teacher says its labels
+    assert epochs_of_views(ViewsOptions(label_share=0.1), lpld, 10_000, 1000, 224) == 300
     with pytest.raises(InputError, match=r"^view_epochs: 5 cannot be used; lpld trains for 300 epochs"):
-        epochs_of_views(ViewsOptions(view_epochs=5), lpld, 100, 10)
+        epochs_of_views(ViewsOptions(view_epochs=5), lpld, 100, 10, 224)
+    for name in ("lpld", "lpqld"):  # on Tiny-ImageNet
+        assert epochs_of_views(ViewsOptions(view_epochs=100), protocol(name), 100, 10, 64) == 100
+        with pytest.raises(InputError, match=f"{name} trains for 100 epochs: pass --view_epochs 100$"):
+            epochs_of_views(ViewsOptions(view_epochs=99), protocol(name), 100, 10, 64)
+        stored = SimpleNamespace(record=SimpleNamespace(epochs=100, image_size=64))
+        rules = protocol(name).resolved(views=True)
+        assert scores.refuse_missing(rules, stored, has_teacher=False, has_soft_labels=False) is None
 
 
 def test_as_many_views_as_asked_for_unless_students_need_more():
-    assert epochs_of_views(ViewsOptions(view_epochs=7), protocol("sre2l"), 10_000, 1000) == 7
-    assert epochs_of_views(ViewsOptions(view_epochs=300), protocol("fkd"), 10_000, 1000) == 300
+    assert epochs_of_views(ViewsOptions(view_epochs=7), protocol("sre2l"), 10_000, 1000, 224) == 7
+    assert epochs_of_views(ViewsOptions(view_epochs=300), protocol("fkd"), 10_000, 1000, 224) == 300
     for asked, classes in ((299, 10), (0, 10), (None, 1000)):
         said = "needed" if asked is None else f"{asked} cannot be used"
         with pytest.raises(InputError, match=f"^view_epochs: {said}; fkd trains for 300 epochs: pass --view_epochs 300$"):
-            epochs_of_views(ViewsOptions(view_epochs=asked), protocol("fkd"), 10 * classes, classes)
+            epochs_of_views(ViewsOptions(view_epochs=asked), protocol("fkd"), 10 * classes, classes, 224)
 
 
 def saved_teacher(folder, digits):
@@ -199,6 +207,9 @@ def command(monkeypatch, *words):
 
 def test_the_command_then_fkd_without_the_teacher(folder, digits, tmp_path, monkeypatch, capsys):
     saved_teacher(tmp_path / "teacher", digits)
+    command(monkeypatch, "relabel", folder, "--teacher", tmp_path / "teacher", "--epochs", "2", "--top_k", "3")
+    printed = capsys.readouterr().out
+    assert "students of lpqld need --epochs 300" in printed and "Next" not in printed
     command(monkeypatch, "relabel", folder, "--teacher", tmp_path / "teacher", "--epochs", "300")
     printed = capsys.readouterr().out
     assert "300 epochs of 50 images with 10 logits each will take about" in printed
@@ -257,11 +268,18 @@ def test_lpld_learns_stored_views_where_there_are_any(folder, teacher, tmp_path,
     assert seen == [0.01] and pair.measured.settings["labels"] == "views" and pair.measured.views_sha256
     # What an author claims is measured as it was, whatever the set holds now.
     claims = [pair.measured, pair.measured.model_copy(update={"views_sha256": None, "teacher": RECORD})]
-    recorded = reevaluate._jobs("x", claims, 16, 10, True, reevaluate.Request())
-    assert [job.rules.labels for job in recorded] == ["views", "teacher"]
-    for has_views, claim in ((True, claims[0]), (False, claims[1])):
-        (job,) = reevaluate._jobs("x", claims, 16, 10, has_views, reevaluate.Request(**how))
+    held = claims[0].views_sha256
+    recorded = reevaluate._jobs("x", claims, 16, 10, held, reevaluate.Request())
+    assert [job.rules.labels for job in recorded] == ["views", "teacher"] and [job.claim for job in recorded] == claims
+    for own, claim in ((held, claims[0]), (None, claims[1])):
+        (job,) = reevaluate._jobs("x", claims, 16, 10, own, reevaluate.Request(**how))
         assert job.claim is claim
+    # Of views that were replaced nothing is claimed.
+    recorded = reevaluate._jobs("x", claims, 16, 10, "0" * 64, reevaluate.Request())
+    assert [job.rules.labels for job in recorded] == ["views", "teacher"]
+    assert [job.claim for job in recorded] == [None, claims[1]]
+    with pytest.raises(InputError, match=r"claims nothing of the views that it holds now"):
+        reevaluate._jobs("x", claims[:1], 16, 10, "0" * 64, reevaluate.Request(check=True))
 
 
 def one_line(error) -> str:

@@ -201,6 +201,12 @@ def test_the_recipe_is_called_as_it_is_typed(render, method, recipe):
     assert f"- **Method:** X, recipe `{recipe}`" in render(method=MethodRecord(name=method, title="X", config={}))
 
 
+@pytest.mark.parametrize(("method", "said"), [("edc", "tells the images apart"), ("sre2l", "of an image taken as it is")])
+def test_what_a_seed_is_of_a_set_without_a_generator(render, method, said):
+    card = render(method=MethodRecord(name=method, title=method, config={}), generator=None, seed=0)
+    assert f"| `seed` | int64 | {said}" in card
+
+
 def test_a_tuned_generator_is_called_so(render, full, make_tuning):
     line = next(line for line in render(**full).splitlines() if line.startswith("- **Generator:** "))
     assert "fine-tuned" not in line

@@ -75,10 +75,13 @@ def test_labels_of_another_teacher_do_not_compare_stored_or_not(make_set, with_v
     for name, sha256 in (("now", manifest["views"]["sha256"]), ("before", "e" * 64)):
         record = make_evaluation(manifest["content_sha256"], protocol="fkd", views_sha256=sha256)
         (with_views / "evaluations" / f"{name}.json").write_text(record.to_json())
-    titles = [group.title for group in groups_of(str(with_views))]
+    groups = groups_of(str(with_views))
+    titles = [group.title for group in groups]
+    (lost,) = [group for group in groups if "not there" in group.title]
+    assert any("learned stored views that are not there any more" in line for line in lost.warnings)
     assert {t.split("labels of ")[1] for t in titles if "fkd" in t} == {
         "org/labeller (22222222)",
-        "stored views that are not there any more (eeeeeeee)",
+        "views that are not there any more (eeeeeeee)",
     }
 
 

@@ -16,7 +16,7 @@ SMALL = ["--ipc", "2", "--students", "convnet-1-w16", "--repeats", "1", "--view_
 
 
 GVBSM = [*SMALL, "--recover_steps", "30", "--recover_learning_rate", "0.2", "--recover_batch_size", "7"]  # parts a class
-EDC = [*SMALL, "--recover_steps", "10", "--images_per_class", "20", "--recover_batch_size", "8"]
+EDC = [*SMALL, "--recover_steps", "20", "--images_per_class", "20", "--recover_batch_size", "8"]
 
 
 class Made(NamedTuple):

@@ -293,25 +293,25 @@ def test_lpld_on_tiny_imagenet():
     assert got.non_standard is None
 
 
-# Of each branch of EDC's code: epochs, batch, SGD, schedule, least crop, decay of the average, first looks.
+# Of each branch of EDC's code: epochs, batch, SGD, schedule, least crop, first looks.
 EDC = {
-    ("imagenet1k", 224, 1000): (300, 100, False, "half-cosine", 0.5, None, (1, 31)),
-    ("imagewoof", 224, 10): (1000, 50, False, "half-cosine-drop", 0.5, 0.99, (1, 31)),
-    ("tiny-imagenet", 64, 200): (300, 100, True, "half-cosine", 0.5, 0.99, (1, 31)),
-    ("cifar100", 32, 100): (1000, 50, True, "half-cosine-drop", 0.5, 0.99, (1, 101)),
-    ("cifar10", 32, 10): (1000, 100, False, "halvings", 0.08, 0.99, (811, 821)),
+    ("imagenet1k", 224, 1000): (300, 100, False, "half-cosine", 0.5, (1, 31)),
+    ("imagewoof", 224, 10): (1000, 50, False, "half-cosine-drop", 0.5, (1, 31)),
+    ("tiny-imagenet", 64, 200): (300, 100, True, "half-cosine", 0.5, (1, 31)),
+    ("cifar100", 32, 100): (1000, 50, True, "half-cosine-drop", 0.5, (1, 101)),
+    ("cifar10", 32, 10): (1000, 100, False, "halvings", 0.08, (811, 821)),
 }
 
 
 @pytest.mark.parametrize(("source", "size", "classes"), EDC)
 def test_edc(source, size, classes):
     got = settings("edc", source=source, size=size, classes=classes)
-    epochs, batch_size, sgd, schedule, smallest, average, looks = EDC[source, size, classes]
-    assert (got.epochs, got.batch_size, got.schedule, got.weight_average) == (epochs, batch_size, schedule, average)
+    epochs, batch_size, sgd, schedule, smallest, looks = EDC[source, size, classes]
+    assert (got.epochs, got.batch_size, got.schedule, got.weight_average) == (epochs, batch_size, schedule, 0.99)
     rate = ("sgd", 0.1, 5e-4, 0.875) if sgd else ("adamw", 0.001, 0.01, 0.9)
     assert (got.optimizer, got.learning_rate, got.weight_decay, got.momentum) == rate and not got.decay_all
-    first = {"patches": 2} if classes == 1000 else {"rand_augment": True}
-    assert got.augmentation == Augmentation(crop_scale=(smallest, 1.0), flip=True, mix="cutmix", **first)
+    crops = {"crop_scale": (smallest, 1.0), "flip": True, "mix": "cutmix"}
+    assert got.augmentation == Augmentation(**crops, rand_augment=classes != 1000)  # nowhere halves are shuffled
     assert (got.loss, got.hard_weight, got.labels, got.looks[:2]) == ("mse", 0.025, "teacher", looks)
     assert (got.image_size, got.test_resize) == (size, 256 if size == 224 else size)
     assert got.hard == dataclasses.replace(got, labels="hard", loss="kl", hard_weight=0.0)
@@ -338,7 +338,8 @@ def test_lpld_replays_stored_views_where_a_set_has_them():
 def test_lpqld_is_lpld_at_other_temperatures():
     for size, own in ((224, {"views_batch_size": 100}), (64, {"views_batch_size": 64, "source": "tiny-imagenet"})):
         got, lpld = settings("lpqld", size=size, **own), settings("lpld", size=size, **own)
-        changes = {"temperature_steps": (30, 0.7, 2.0), "temperature_found": True}
+        looks = (1, 51, 101, 151, 201, 251, 300) if size == 224 else (1, 51, 100)
+        changes = {"temperature_steps": (30, 0.7, 2.0), "temperature_found": True, "looks": looks}
         assert got == dataclasses.replace(lpld, **changes) and got.labels == "views"
         assert got.temperature_squared == (size == 64) and (got.non_standard is None) == (size == 224)
         whole = [teacher_temperature(got, epoch) for epoch in range(300)]

@@ -1,9 +1,12 @@
 """Two sets that were checked in are read by FORMAT.md's code, without this package, and by this package: all the same."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -26,23 +29,44 @@ def expected():
     return np.load(STORED / "expected.npz")
 
 
-def test_format_md_reads_rows_without_this_package(python, expected, tmp_path):
+@pytest.fixture
+def format_1(tmp_path):
+    """The set `full` as format 1 had it."""
+    folder = shutil.copytree(STORED / "full", tmp_path / "full")
+    (shard,) = (folder / "views").iterdir()
+    file = pq.ParquetFile(shard)
+    names = [{"image_index": "image", "partner_index": "partner"}.get(name, name) for name in file.schema_arrow.names]
+    groups = [file.read_row_group(group).rename_columns(names) for group in range(file.num_row_groups)]
+    with pq.ParquetWriter(shard, groups[0].schema) as writer:
+        for group in groups:
+            writer.write_table(group)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for newer in ("format", "label_share", "top_k"):
+        del manifest["views"][newer]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    card = (folder / "README.md").read_text().replace("image_index", "image").replace("partner_index", "partner")
+    (folder / "README.md").write_text(card)
+    return folder
+
+
+def test_format_md_reads_rows_without_this_package(python, expected, format_1, tmp_path):
     text = (cards_folder() / "FORMAT.md").read_text(encoding="utf-8")
     digest, batches = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if '"views"' in code]
     code = "import sys; sys.modules['distill_hub'] = None\nfound = {}\n"
-    for name in NAMES:
-        code += digest.replace('"org/digits-ipc10-cao2"', repr(str(STORED / name)))
-        code += batches.replace('"digits-ipc10-cao2"', repr(str(STORED / name)))
+    for name, folder in {**{name: STORED / name for name in NAMES}, "format_1": format_1}.items():
+        code += digest.replace('"org/digits-ipc10-cao2"', repr(str(folder)))
+        code += batches.replace('"digits-ipc10-cao2"', repr(str(folder)))
         code += f"views, targets = zip(*(batch(*one, temperature={TEMPERATURE}) for one in bounds))\n"
         code += f"found['{name}_views'] = np.concatenate(views); found['{name}_targets'] = np.concatenate(targets)\n"
         code += f"found['{name}_images'] = images; print(bounds)\n"
     printed = python(f"{code}np.savez({str(tmp_path / 'found.npz')!r}, **found)\n").splitlines()
     hashes = [Manifest.read(STORED / name / "manifest.json").views.sha256 for name in NAMES]
     bounds = ["[(0, 4), (4, 6), (6, 10), (10, 12)]", "[(0, 2), (2, 4), (4, 6), (6, 8)]"]
-    assert printed == [hashes[0], bounds[0], hashes[1], bounds[1]]
+    assert printed == [hashes[0], bounds[0], hashes[1], bounds[1], hashes[0], bounds[0]]
     found = np.load(tmp_path / "found.npz")
-    assert set(found) == set(expected) and len(found) == 6
+    assert set(expected) < set(found) and len(found) == 9
     for name, values in found.items():
+        name = name.replace("format_1", "full")
         if name.endswith("images"):
             np.testing.assert_array_equal(values, expected[name] / 255)
         else:  # sums of at most 64 products, in another order
