@@ -8,14 +8,15 @@ from distill_hub.running.cost import NOTHING, Cost, added
 # Stages that make a model, or begin so: one of several teachers is named. What they took stands with the model, the same for
 # a run that found it made.
 FITTING = ("fit generator", "fit teacher", "fit experts", "encode", "fine-tune")
-# Stages that write files for other runs to find. They stand nowhere, since a run that finds the files has no such stage.
+# Stages that write files for other runs to find, of several networks named. They stand nowhere, since a run that finds the
+# files has no such stage.
 KEEPING = ("save generator", "keep difficulty", "keep statistics", "keep experts")
 OWN_STAGES = "its own stages"
 
 
 def own_stages(manifest: Manifest) -> list[StageRecord]:
     """Return the stages that made the set itself, not a model."""
-    return [stage for stage in manifest.stages if not stage.name.startswith(FITTING) and stage.name not in KEEPING]
+    return [stage for stage in manifest.stages if not stage.name.startswith((*FITTING, *KEEPING))]
 
 
 def cost_parts(manifest: Manifest) -> dict[str, CostRecord | None]:

@@ -54,7 +54,7 @@ def adjusted(teacher: Classifier, images: torch.Tensor, labels: torch.Tensor, rh
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
         for _ in range(steps):
             loss = F.cross_entropy(own.logits(images), labels.to(images.device))
-            gradients = torch.autograd.grad(loss, parameters)
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)  # 0 where the logits do without
             length = vector_norm(torch.stack([vector_norm(gradient) for gradient in gradients])) + 1e-12  # as in its code
             with torch.no_grad():
                 for weight, gradient in zip(parameters, gradients, strict=True):

@@ -54,6 +54,7 @@ def test_all_parameters_move_and_running_statistics_stay():
     pairs = zip(own.model.parameters(), teacher.model.parameters(), strict=True)
     assert 0.01 < math.sqrt(sum(float((one - other).square().sum()) for one, other in pairs)) <= 0.02
     assert not any(parameter.requires_grad for parameter in [*own.model.parameters(), *teacher.model.parameters()])
+    teacher.model.register_parameter("spare", nn.Parameter(torch.ones(2), requires_grad=False))  # of no layer
     still = dwa.adjusted(teacher, images_of(), LABELS, 0.0, 4)
     assert weights_sha256(still.model) == weights_sha256(teacher.model)
 
