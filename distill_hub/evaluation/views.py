@@ -14,7 +14,7 @@ from distill_hub.artifact.manifest import VIEWS_FORMAT, Manifest, ModelRecord, V
 from distill_hub.augmentation.augment import augment, batch_of, draw
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.options.shared import KeptLabelsOptions, ViewsOptions
+from distill_hub.options.shared import ViewsOptions
 from distill_hub.running.console import size_text
 from distill_hub.running.run import Run, Stage
 from distill_hub.training.post_training import FKD_EPOCHS, fkd_batch_size, fkd_views
@@ -42,19 +42,16 @@ def predicted_bytes(extent: ViewsExtent, images: int, classes: int) -> int:
     return round(extent.views(images) * (logits + 14)) + extent.batches(images) * 1000
 
 
-def check_kept(kept: KeptLabelsOptions, classes: int) -> None:
-    """Refuse a share of the batches and a number of logits that cannot be stored.
+def check_top_k(top_k: int | None, classes: int) -> None:
+    """Refuse a number of logits that cannot be stored of a view.
 
     Args:
-        kept: What is asked for.
+        top_k: As many; None: all.
         classes: Number of classes.
 
     Raises:
-        InputError: For one that is out of range, and for so many classes that 16 bits do not number them.
+        InputError: When there are not as many, and for so many classes that 16 bits do not number them.
     """
-    share, top_k = kept.label_share, kept.top_k
-    if share == 0:
-        raise InputError("label_share", share, "a share of the batches is needed, 0 < share <= 1")
     if top_k is None:
         return
     if top_k >= classes:
@@ -78,9 +75,9 @@ def epochs_of_views(asked: ViewsOptions, rules: Protocol, images: int, classes: 
         image_size: Side of the set's images in pixels.
 
     Raises:
-        InputError: When the students need more, and for what `check_kept` refuses.
+        InputError: When the students need more, and for what `check_top_k` refuses.
     """
-    check_kept(asked, classes)
+    check_top_k(asked.top_k, classes)
     epochs = asked.view_epochs
     if epochs is None:
         whole = asked.label_share == 1 and asked.top_k is None

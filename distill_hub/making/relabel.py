@@ -6,7 +6,7 @@ from distill_hub.artifact.find import Found
 from distill_hub.artifact.load import read_artifact
 from distill_hub.augmentation.tiles import decode
 from distill_hub.config import InputError, options
-from distill_hub.evaluation.views import check_kept, draw_views, store_views
+from distill_hub.evaluation.views import check_top_k, draw_views, store_views
 from distill_hub.making.finish import write_card
 from distill_hub.options.commands import RealOptions, RelabelConfig
 from distill_hub.options.shared import KeptLabelsOptions
@@ -32,7 +32,7 @@ def relabel(found: Found, config: RelabelConfig) -> None:
         raise InputError("distilled set", found.location, "its students see free pixels, and views are of pictures")
     manifest, images = artifact.manifest, torch.from_numpy(artifact.pixels)
     real, places = real_source(manifest, published=False, **options(config, RealOptions))
-    check_kept(config, len(manifest.classes))
+    check_top_k(config.top_k, len(manifest.classes))
     kept = options(config, KeptLabelsOptions)
     settings = {
         "content_sha256": manifest.content_sha256,

@@ -222,7 +222,7 @@ class EvaluationOptions(StudentOptions):
 class KeptLabelsOptions:
     """What is kept of stored views."""
 
-    label_share: Fraction = option(
+    label_share: Annotated[float, (">", 0), ("<=", 1)] = option(
         1.0, "share of the batches of stored views that are made, the first (LPLD: 0.1 to 0.025); students draw among them"
     )
     top_k: PositiveInt | None = option(

@@ -14,7 +14,7 @@ from distill_hub.classifiers import Classifier
 from distill_hub.commands.info import run as show_info
 from distill_hub.config import InputError
 from distill_hub.evaluation import views as drawing
-from distill_hub.evaluation.views import check_kept, draw_views, offer, predicted_bytes, store_views
+from distill_hub.evaluation.views import check_top_k, draw_views, offer, predicted_bytes, store_views
 from distill_hub.networks.build import build
 from distill_hub.options.commands import InfoConfig
 from distill_hub.options.shared import ViewsOptions
@@ -242,17 +242,13 @@ def test_format_1_is_read_and_stays_what_it_was(with_views, make_views):
 
 
 @pytest.mark.parametrize(
-    ("asked", "classes", "field", "reason"),
-    [
-        ({"label_share": 0.0}, 10, "label_share", "0 < share <= 1"),
-        ({"top_k": 10}, 10, "top_k", "a view has 10 logits: choose fewer, or leave it out"),
-        ({"top_k": 5}, 65_537, "top_k", "16 bits"),
-    ],
+    ("top_k", "classes", "reason"),
+    [(10, 10, "a view has 10 logits: choose fewer, or leave it out"), (5, 65_537, "16 bits")],
 )
-def test_what_cannot_be_kept_is_refused(asked, classes, field, reason):
+def test_what_cannot_be_kept_is_refused(top_k, classes, reason):
     with pytest.raises(InputError, match=reason) as caught:
-        check_kept(ViewsOptions(**asked), classes)
-    assert caught.value.field == field
+        check_top_k(top_k, classes)
+    assert caught.value.field == "top_k"
 
 
 def test_what_is_not_stored_is_offered_with_its_size():
