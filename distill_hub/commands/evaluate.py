@@ -43,7 +43,8 @@ def run(config: EvaluateConfig) -> None:
     say_loading()
     from accelerate import PartialState
 
-    from distill_hub.evaluation.reevaluate import Request, evaluate
+    from distill_hub.evaluation.jobs import Request
+    from distill_hub.evaluation.reevaluate import evaluate
 
     def deliver(comparisons: list[Comparison]) -> None:
         show(_comparison_table(comparisons))

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +12,12 @@ from accelerate import PartialState
 from distill_hub.artifact.find import Found, find
 from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
 from distill_hub.artifact.manifest import ModelRecord
-from distill_hub.artifact.records import OWN, REAL, Comparison, EvaluationRecord
+from distill_hub.artifact.records import OWN, REAL, Comparison
 from distill_hub.config import InputError
 from distill_hub.data.known import Normalization
 from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.given import Given
+from distill_hub.evaluation.jobs import Job, Request, jobs_of
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
 from distill_hub.evaluation.scores import Trial, measure, refuse_missing, refuse_pictures, trials_of
@@ -25,62 +25,14 @@ from distill_hub.evaluation.whitening import refit_zca
 from distill_hub.foreign.align import align
 from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.read import read_foreign
-from distill_hub.networks.build import check_student
 from distill_hub.running.console import show
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
 from distill_hub.running.session import session
 from distill_hub.teachers.open import open_known_teacher
 from distill_hub.training.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
-from distill_hub.training.protocols import Protocol
-from distill_hub.training.protocols import protocol as protocol_named
 from distill_hub.training.subject import Subject, label_temperature, real_source, student_rate
 from distill_hub.views.files import open_views
-
-
-@dataclass(frozen=True)
-class Request:
-    """How students are trained; None: as the set's records say.
-
-    Args:
-        protocol: Name of a protocol; needed where the set has no record.
-        students: Names of networks, comma-separated; default: as recorded, or what suits the image size.
-        repeats: Students per set, with seeds 0, 1, ...; default 3 where protocol or students are given.
-        teacher: Name for `load_classifier`, or 'auto' to fit one; for protocols whose labels a teacher gives.
-        teacher_revision: Branch, tag or commit of the teacher on the Hub.
-        compile: Compile the students.
-        seeds_together: Train the students of all seeds side by side in one process.
-        dd_ranking: Also train what LRS and ARS compare with; see `evaluation.metrics`.
-        real_accuracy: For LRS: accuracy, a fraction, of the student on all real data with hard labels; else it is trained.
-        full_data: Also train students on all real images, with hard labels.
-        mmd: Also measure the distance of the teacher's embeddings of the set to those of the real images.
-        check: Whether each is to be compared with a claim of the set's author.
-        dry_run: Print what it would take, and measure nothing.
-    """
-
-    protocol: str | None = None
-    students: str | None = None
-    repeats: int | None = None
-    teacher: str | None = None
-    teacher_revision: str | None = None
-    compile: bool = False
-    seeds_together: bool = False
-    dd_ranking: bool = False
-    real_accuracy: float | None = None
-    full_data: bool = False
-    mmd: bool = False
-    check: bool = False
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Job:
-    """One record to make."""
-
-    rules: Protocol
-    student: str
-    seeds: Sequence[int]
-    claim: EvaluationRecord | None = None  # the author's, of the same
 
 
 class DistilledSet(Artifact):
@@ -137,7 +89,7 @@ class DistilledSet(Artifact):
         )
         how = Request(**training)
         claims = [record for record in self.evaluations if record.submitted_by is None]
-        jobs = _jobs(
+        jobs = jobs_of(
             self.location,
             claims,
             self.pixels.shape[-1],
@@ -276,7 +228,7 @@ def evaluate(
     if PartialState().is_main_process:
         for line in foreign.remarks:
             show(line)
-    jobs = _jobs(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), None, how)
+    jobs = jobs_of(foreign.location, (), foreign.images.shape[-1], len(np.unique(foreign.labels)), None, how)
     real = load_source(source, **real)
     own = align(foreign, real, classes)
     names = [real.class_names[place] for place in own.places]
@@ -284,32 +236,6 @@ def evaluate(
         refuse_chance("distilled set", foreign.location, own.soft_labels.argmax(1), own.labels, names, "its soft labels")
     given = Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256)
     return _measure(given, real, jobs, how, deliver)
-
-
-def _jobs(
-    location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, views: str | None, how: Request
-) -> list[Job]:
-    """Say what to measure; `views` is the hash of the stored views. What is claimed of others cannot be measured again."""
-    here = [claim for claim in claims if claim.views_sha256 in (None, views)]
-
-    def rules_of(claim: EvaluationRecord) -> Protocol:
-        return protocol_named(claim.protocol, claim.protocol_version).resolved(views=claim.views_sha256 is not None)
-
-    if claims and how.protocol is how.students is how.repeats is None:
-        jobs = [Job(rules_of(c), c.student, c.seeds, c if c in here else None) for c in claims]
-    else:
-        rules = protocol_named(how.protocol or (claims[0].protocol if claims else "quick")).resolved(views=bool(views))
-        kind = rules.name, rules.version, rules.labels == "views"
-        same = {c.student: c for c in here if (c.protocol, c.protocol_version, c.views_sha256 is not None) == kind}
-        students = rules.students(how.students or ",".join(same) or "auto", size)
-        jobs = [Job(rules, student, range(how.repeats or 3), same.get(student)) for student in students]
-    for job in jobs:
-        if how.check and job.claim is None:
-            made = ", ".join(f"{claim.protocol_label} with {claim.student}" for claim in here) or "nothing"
-            of_views = " of the views that it holds now" if len(here) < len(claims) else ""
-            raise InputError("check", f"{job.rules.name} with {job.student}", f"{location} claims {made}{of_views}")
-        check_student(job.student, num_classes, min(224, size))
-    return jobs
 
 
 def _measure(

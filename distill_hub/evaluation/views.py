@@ -191,7 +191,8 @@ def _items_per_epoch(facts: ViewsFacts, images: int) -> int:
 def _in_words(facts: ViewsFacts, images: int, classes: int) -> str:
     """Say what will be stored, and how large it will be."""
     size = size_text(predicted_bytes(facts, images, classes))
-    share = f"{facts.batches(images):,} batches, a share of {facts.label_share}, of " if facts.is_pruned else ""
+    kept = facts.batches(images)
+    share = f"{kept:,} batch{'es' * (kept != 1)}, a share of {facts.label_share}, of " if facts.is_pruned else ""
     logits = f"the {facts.top_k:,} largest of {classes:,}" if facts.top_k else f"{classes:,}"
     return (
         f"Stored views: {share}{facts.epochs} epochs of {images:,} images with {logits} logits each will take about {size}"

@@ -18,7 +18,7 @@ from distill_hub.artifact.manifest import Manifest, ModelRecord
 from distill_hub.classifiers import Classifier, load_classifier, save_network
 from distill_hub.cli import main
 from distill_hub.data.known import NORMALIZATIONS
-from distill_hub.evaluation import reevaluate, scores, views
+from distill_hub.evaluation import jobs, reevaluate, scores, views
 from distill_hub.evaluation.views import draw_views, epochs_of_views, store_views
 from distill_hub.networks.build import build
 from distill_hub.options.shared import ViewsOptions
@@ -269,17 +269,17 @@ def test_lpld_learns_stored_views_where_there_are_any(folder, teacher, tmp_path,
     # What an author claims is measured as it was, whatever the set holds now.
     claims = [pair.measured, pair.measured.model_copy(update={"views_sha256": None, "teacher": RECORD})]
     held = claims[0].views_sha256
-    recorded = reevaluate._jobs("x", claims, 16, 10, held, reevaluate.Request())
+    recorded = jobs.jobs_of("x", claims, 16, 10, held, jobs.Request())
     assert [job.rules.labels for job in recorded] == ["views", "teacher"] and [job.claim for job in recorded] == claims
     for own, claim in ((held, claims[0]), (None, claims[1])):
-        (job,) = reevaluate._jobs("x", claims, 16, 10, own, reevaluate.Request(**how))
+        (job,) = jobs.jobs_of("x", claims, 16, 10, own, jobs.Request(**how))
         assert job.claim is claim
     # Of views that were replaced nothing is claimed.
-    recorded = reevaluate._jobs("x", claims, 16, 10, "0" * 64, reevaluate.Request())
+    recorded = jobs.jobs_of("x", claims, 16, 10, "0" * 64, jobs.Request())
     assert [job.rules.labels for job in recorded] == ["views", "teacher"]
     assert [job.claim for job in recorded] == [None, claims[1]]
     with pytest.raises(InputError, match=r"claims nothing of the views that it holds now"):
-        reevaluate._jobs("x", claims[:1], 16, 10, "0" * 64, reevaluate.Request(check=True))
+        jobs.jobs_of("x", claims[:1], 16, 10, "0" * 64, jobs.Request(check=True))
 
 
 def one_line(error) -> str:

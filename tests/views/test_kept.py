@@ -17,7 +17,6 @@ from distill_hub.evaluation import views as drawing
 from distill_hub.evaluation.views import check_top_k, draw_views, offer, predicted_bytes, store_views
 from distill_hub.networks.build import build
 from distill_hub.options.commands import InfoConfig
-from distill_hub.options.shared import ViewsOptions
 from distill_hub.publishing.card import render_card
 from distill_hub.running.run import Run
 from distill_hub.views.files import open_views, write_views

@@ -1,0 +1,94 @@
+"""What is measured of a set: as its own records say, or as somebody asks for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.config import InputError
+from distill_hub.networks.build import check_student
+from distill_hub.training.protocols import Protocol
+from distill_hub.training.protocols import protocol as protocol_named
+
+
+@dataclass(frozen=True)
+class Request:
+    """How students are trained; None: as the set's records say.
+
+    Args:
+        protocol: Name of a protocol; needed where the set has no record.
+        students: Names of networks, comma-separated; default: as recorded, or what suits the image size.
+        repeats: Students per set, with seeds 0, 1, ...; default 3 where protocol or students are given.
+        teacher: Name for `load_classifier`, or 'auto' to fit one; for protocols whose labels a teacher gives.
+        teacher_revision: Branch, tag or commit of the teacher on the Hub.
+        compile: Compile the students.
+        seeds_together: Train the students of all seeds side by side in one process.
+        dd_ranking: Also train what LRS and ARS compare with; see `evaluation.metrics`.
+        real_accuracy: For LRS: accuracy, a fraction, of the student on all real data with hard labels; else it is trained.
+        full_data: Also train students on all real images, with hard labels.
+        mmd: Also measure the distance of the teacher's embeddings of the set to those of the real images.
+        check: Whether each is to be compared with a claim of the set's author.
+        dry_run: Print what it would take, and measure nothing.
+    """
+
+    protocol: str | None = None
+    students: str | None = None
+    repeats: int | None = None
+    teacher: str | None = None
+    teacher_revision: str | None = None
+    compile: bool = False
+    seeds_together: bool = False
+    dd_ranking: bool = False
+    real_accuracy: float | None = None
+    full_data: bool = False
+    mmd: bool = False
+    check: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One record to make."""
+
+    rules: Protocol
+    student: str
+    seeds: Sequence[int]
+    claim: EvaluationRecord | None = None  # the author's, of the same
+
+
+def jobs_of(
+    location: str, claims: Sequence[EvaluationRecord], size: int, num_classes: int, views: str | None, how: Request
+) -> list[Job]:
+    """Return what to measure. What is claimed of views that were replaced since cannot be measured again.
+
+    Args:
+        location: Of the set.
+        claims: Its author's records; none where it is not in this format.
+        size: Side of its images in pixels.
+        num_classes: Number of its classes.
+        views: Hash of its stored views; None: it has none.
+        how: What is asked for.
+
+    Raises:
+        InputError: For an unknown protocol or student, a student that cannot be trained on such images, and where a claim is
+            to be checked and there is none.
+    """
+    here = [claim for claim in claims if claim.views_sha256 in (None, views)]
+
+    def rules_of(claim: EvaluationRecord) -> Protocol:
+        return protocol_named(claim.protocol, claim.protocol_version).resolved(views=claim.views_sha256 is not None)
+
+    if claims and how.protocol is how.students is how.repeats is None:
+        jobs = [Job(rules_of(c), c.student, c.seeds, c if c in here else None) for c in claims]
+    else:
+        rules = protocol_named(how.protocol or (claims[0].protocol if claims else "quick")).resolved(views=bool(views))
+        kind = rules.name, rules.version, rules.labels == "views"
+        same = {c.student: c for c in here if (c.protocol, c.protocol_version, c.views_sha256 is not None) == kind}
+        students = rules.students(how.students or ",".join(same) or "auto", size)
+        jobs = [Job(rules, student, range(how.repeats or 3), same.get(student)) for student in students]
+    for job in jobs:
+        if how.check and job.claim is None:
+            made = ", ".join(f"{claim.protocol_label} with {claim.student}" for claim in here) or "nothing"
+            of_views = " of the views that it holds now" if len(here) < len(claims) else ""
+            raise InputError("check", f"{job.rules.name} with {job.student}", f"{location} claims {made}{of_views}")
+        check_student(job.student, num_classes, min(224, size))
+    return jobs
