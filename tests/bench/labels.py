@@ -84,9 +84,11 @@ def plot(path: Path, rows: dict[str, dict[str, tuple[int, list[float]]]]) -> Non
             colour, marker = ("#D55E00", "s") if title.endswith("lpqld") else ("#0072B2", "o")
             spread = statistics.stdev(lasts) if len(lasts) > 1 else 0
             panel.errorbar(size / 1000, statistics.mean(lasts), spread, marker=marker, color=colour, capsize=2)
-            place = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 7}
-            panel.annotate(title.removesuffix(", lpqld"), (size / 1000, statistics.mean(lasts)), **place)
+            place = {"xytext": (5, -2), "ha": "left"} if title.endswith("lpqld") else {"xytext": (-5, -2), "ha": "right"}
+            at = size / 1000, statistics.mean(lasts)
+            panel.annotate(title.removesuffix(", lpqld"), at, textcoords="offset points", fontsize=6, **place)
         panel.set_xscale("log")
+        panel.set_xlim(20, 8000)
         panel.set_title(f"{name}: lpld (circles), lpqld (squares)", fontsize=9, loc="left")
         panel.set_xlabel("bytes of the stored views, kB", fontsize=8)
         panel.tick_params(labelsize=8)
