@@ -77,6 +77,18 @@ class Augmentation:
     rand_augment: bool = False
 
 
+def usual_augmentation(size: int, mirrored: bool) -> Augmentation:
+    """Return how classifiers are usually trained: up to 64 px on padded crops, above on RandomResizedCrops of the square.
+
+    Args:
+        size: Side of the images in pixels.
+        mirrored: Whether half of them are mirrored.
+    """
+    if size <= 64:
+        return Augmentation(pad=0.125, flip=mirrored)
+    return Augmentation(crop_scale=(0.08, 1.0), flip=mirrored)
+
+
 def draw(
     rules: Augmentation,
     count: int,

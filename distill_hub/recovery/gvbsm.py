@@ -27,8 +27,8 @@ from distill_hub.augmentation.augment import normalize
 from distill_hub.recovery.recover import Objective
 from distill_hub.recovery.sre2l import grouped_cross_entropy
 from distill_hub.running.seeds import cpu_generator
-from distill_hub.statistics.convolutions import Measured, Statistics, channel_moments
-from distill_hub.statistics.features import captured, full
+from distill_hub.statistics.convolutions import Measured, Statistics
+from distill_hub.statistics.features import captured, channel_moments, full
 
 FACTS = {
     "name": "gvbsm",

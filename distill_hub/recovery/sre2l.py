@@ -15,7 +15,7 @@ from torch.linalg import vector_norm
 from distill_hub.classifiers import Classifier
 from distill_hub.recovery.recover import Objective
 from distill_hub.statistics.bank import Bank
-from distill_hub.statistics.features import batch_norms, captured, full
+from distill_hub.statistics.features import batch_norms, captured, channel_moments, full
 
 FACTS = {
     "name": "sre2l",
@@ -116,7 +116,8 @@ def statistics_objective(
         wanted = bank.read(labels.view(groups, -1)[:, 0].tolist(), "variance", "mean")
 
     def statistics(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.var_mean(full(maps).unflatten(0, (groups, -1)), (1, 3, 4), correction=0)
+        mean, variance = channel_moments(maps, groups)
+        return variance, mean
 
     def objective(images: torch.Tensor) -> torch.Tensor:
         with captured(layers, "inputs", statistics) as found:

@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
+from distill_hub.augmentation.augment import augment, batch_of, draw, usual_augmentation
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source, fit_folder
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.statistics.bank import RECORD, Bank, keep_by_class
-from distill_hub.statistics.features import captured, full
+from distill_hub.statistics.features import captured, channel_moments, full
 
 CHANNELS, PATCHES = ("mean", "variance"), ("patch_mean", "patch_variance")
 
@@ -37,12 +37,6 @@ Statistics = list[tuple[torch.Tensor, ...]]
 def patch_size(image_size: int) -> int:
     """Return the side of a patch in pixels of a feature map, as in the released codes: 4 up to 64 px, else 16."""
     return 4 if image_size <= 64 else 16
-
-
-def channel_moments(maps: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and variance of the channels of maps (B, D, H, W) in each of G groups of images, (G, D) each."""
-    variance, mean = torch.var_mean(full(maps).unflatten(0, (groups, -1)), (1, 3, 4), correction=0)
-    return mean, variance
 
 
 def patch_moments(maps: torch.Tensor, groups: int, patch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -194,7 +188,7 @@ def measure(
         InputError: For a network without convolutions, or when what lies in the cache is of something else, or broken.
     """
     layers, size = layers_of(teacher, image_size), image_size
-    rules = Augmentation(**({"pad": 0.125} if size <= 64 else {"crop_scale": (0.08, 1.0)}), flip=source.mirrored)
+    rules = usual_augmentation(size, source.mirrored)
     record = {
         "teacher_sha256": teacher_sha256,
         "source_fingerprint": source.fingerprint,

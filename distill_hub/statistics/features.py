@@ -54,6 +54,12 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def channel_moments(maps: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and variance of the channels of maps (B, D, H, W) in each of G groups of images, (G, D) each."""
+    variance, mean = torch.var_mean(full(maps).unflatten(0, (groups, -1)), (1, 3, 4), correction=0)
+    return mean, variance
+
+
 @contextmanager
 def captured(layers: Sequence[nn.Module], at: Features, reduce: Callable[[torch.Tensor], Any]) -> Iterator[list[Any]]:
     """Look at feature maps while networks run.

@@ -21,7 +21,7 @@ from distill_hub.artifact.base import now
 from distill_hub.artifact.classifier import ClassifierRecord, classifier_name
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.manifest import EnvironmentRecord
-from distill_hub.augmentation.augment import Augmentation, augment, batch_of, draw
+from distill_hub.augmentation.augment import augment, batch_of, draw, usual_augmentation
 from distill_hub.classifiers import Classifier, find_head, save_network
 from distill_hub.config import InputError, resolved, words
 from distill_hub.data.known import NORMALIZATIONS
@@ -64,13 +64,6 @@ def classifier_task(config: FitClassifierConfig, source: Source) -> Task:
         find_head(build(network, len(source.classes), size), len(source.classes), network, field="network")
     normalization = NORMALIZATIONS[source.normalization]
     return Task(len(source.train), len(source.classes), size, source.mirrored, normalization, network)
-
-
-def augmentation(task: Task) -> Augmentation:
-    """Return the usual one of the image size: up to 64 px padded crops, above RandomResizedCrop, of the stored square."""
-    if task.image_size <= 64:
-        return Augmentation(pad=0.125, flip=task.mirrored)
-    return Augmentation(crop_scale=(0.08, 1.0), flip=task.mirrored)
 
 
 def rate(step: int, steps: int, per_epoch: int) -> float:
@@ -125,7 +118,7 @@ class Fit:
         self.share = size // accelerator.num_processes
         check_student(task.student, task.classes, task.image_size, self.share, field="network")
         check_memory(task.images, task.image_size, accelerator)
-        self.rules = augmentation(task)
+        self.rules = usual_augmentation(task.image_size, task.mirrored)
         self.per_epoch = task.images // size  # the rest of an epoch, other images each time, is left out
         self.steps = config.epochs * self.per_epoch
         self.epoch, self.drawn, self.cost = 0, -1, NOTHING  # epochs done, the one whose batches are drawn, cost so far

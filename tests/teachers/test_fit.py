@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distill_hub.artifact.describe import weights_sha256
-from distill_hub.augmentation.augment import Augmentation, draw
+from distill_hub.augmentation.augment import Augmentation, draw, usual_augmentation
 from distill_hub.classifiers import load_classifier
 from distill_hub.config import InputError, resolved
 from distill_hub.data.size import with_size
@@ -113,7 +113,7 @@ def test_the_learning_rate_warms_up_and_falls_to_0():
 def test_augmentation_follows_image_size_and_what_may_be_mirrored(digits):
     def rules(size, mirrored=False):
         task = classifier_task(FitClassifierConfig(network="convnet-1-bn", image_size=size), digits)
-        return module.augmentation(dataclasses.replace(task, mirrored=mirrored))
+        return usual_augmentation(task.image_size, mirrored)
 
     assert rules(64) == Augmentation(pad=0.125) and rules(64, mirrored=True) == Augmentation(pad=0.125, flip=True)
     assert rules(65, mirrored=True) == Augmentation(crop_scale=(0.08, 1.0), flip=True)
