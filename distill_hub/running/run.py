@@ -68,7 +68,7 @@ class Run:
             if self.lock and self.lock is not lock:
                 self.lock.release()
             raise
-        _see(output_dir / STATE / CONFIG)
+        wait_until_seen(output_dir / STATE / CONFIG)
 
     def _open(self, overwrite: bool) -> None:
         """Take the folder, refuse what it holds or make room in it, and write down what this run is made with."""
@@ -261,7 +261,7 @@ class Run:
                     self._note(stage, 1, added(mark.facts()), started, reused=True)
         self.accelerator.wait_for_everyone()
         if makes:
-            _see(makes)
+            wait_until_seen(makes)
 
     @contextmanager
     def _claim(self, stage: str, path: Path | None) -> Iterator[bool]:
@@ -369,7 +369,7 @@ def main_decides(accelerator: Accelerator, function: Callable[[], None]) -> None
         sys.exit(2)
 
 
-def _see(path: Path) -> None:
+def wait_until_seen(path: Path) -> None:
     """Wait until this machine, too, sees what the main process made: NFS may take a minute to notice a new file."""
     for _ in range(10 * SEEN_AFTER):
         if path.exists():
