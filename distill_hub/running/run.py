@@ -227,6 +227,24 @@ class Run:
                 chunk.file.unlink(missing_ok=True)
         return Stage(folder, chunk_size, len(items), sha256)
 
+    def unfinished(
+        self, stage: str, items: Sequence[Item], *, chunk_size: int, made_from: Mapping[str, Any] | None = None
+    ) -> list[Item]:
+        """Return the items that `map` would work on, the same on every process; see there."""
+        folder, key = self.output_dir / STATE / stage, self.key(made_from)
+        parts = [list(items[start : start + chunk_size]) for start in range(0, len(items), chunk_size)]
+        todo = [
+            item
+            for index, part in enumerate(parts if self.is_main else [])
+            if not Chunk(folder, index).is_finished(key_of(key, part))
+            for item in part
+        ]
+        return broadcast_object_list([todo])[0]
+
+    def forget(self, stage: str) -> None:
+        """Let `end` remove what a stage has left: it is of no use to a later run."""
+        self._used.discard(stage)
+
     def on_main(
         self, stage: str, function: Callable[[], None], *, makes: Path | None = None, lower: str | None = None
     ) -> None:

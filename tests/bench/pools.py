@@ -148,7 +148,7 @@ def scores(run: Run, test: HeldOut, teacher: Classifier, record: ModelRecord, se
             f"{generator}: {method}": Trial(lambda seed, key=(generator, method, ipc): sets[(*key, seed)], settings)
             for generator, method in kinds
         }
-        trials["random real"] = Trial(subject.random_real(settings.image_size, soft=name == "kd"), settings)
+        trials["random real"] = Trial(subject.random_real(run, settings.image_size, soft=name == "kd"), settings)
         found = measure(run, subject, rules, STUDENT, range(args.seeds), trials, stage=stage)
         for row, score in zip(trials, found.scores.values(), strict=True):
             table.setdefault(row, {})[f"{found.protocol_label}, IPC {ipc}{note}"] = score.percent()

@@ -1,0 +1,40 @@
+"""Reading a set for several processes: one reads and checks it, and all of a machine share what it found."""
+
+from pathlib import Path
+
+import numpy as np
+
+from distill_hub.artifact.find import Found, read_description
+from distill_hub.artifact.load import Artifact, arrays_of, read_artifact, rows_of
+from distill_hub.running.machine import start_accelerator
+from distill_hub.running.run import main_decides
+
+
+def read_together(found: Found, folder: Path) -> Artifact:
+    """Read and check a set with its pixels, on the main process, into files that every process maps.
+
+    Args:
+        found: The set.
+        folder: All processes see it; see `running.session.scratch`.
+
+    Returns:
+        The set without its encoded rows: they are not needed any more, and may be as large as the pixels.
+
+    Raises:
+        InputError: See `read_artifact`.
+        HubError: When the Hub fails.
+        SystemExit: On other processes than the main one, where that raises an `InputError`.
+    """
+
+    def read() -> None:
+        made = read_artifact(found, rows=False, pixels=True, folder=folder)
+        for array in (made.labels, made.soft_labels, made.pixels, made.free_pixels):
+            if isinstance(array, np.memmap):
+                array.flush()  # for processes of other machines
+
+    main_decides(start_accelerator(), read)
+    manifest, evaluations = read_description(found)
+    place, _ = rows_of(found, manifest)
+    commit = found.remote.commit if found.remote else None
+    arrays = arrays_of(manifest, pixels=True, folder=folder)
+    return Artifact(found.location, place, manifest, evaluations, dataset=None, revision=commit, **arrays)
