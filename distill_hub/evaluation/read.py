@@ -7,7 +7,7 @@ import numpy as np
 from distill_hub.artifact.find import Found, read_description
 from distill_hub.artifact.load import Artifact, arrays_of, read_artifact, rows_of
 from distill_hub.running.machine import start_accelerator
-from distill_hub.running.run import main_decides
+from distill_hub.running.processes import main_decides
 
 
 def read_together(found: Found, folder: Path) -> Artifact:

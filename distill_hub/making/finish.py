@@ -61,6 +61,8 @@ def package_and_score(
             main process.
         space: That of methods that optimise pixels; where these are free, the stage has them as `pixels`.
 
+    With --score no there are neither students nor baselines, and no new records.
+
     Returns:
         The folder of the set; None after a dry run, which makes none.
 
@@ -71,6 +73,7 @@ def package_and_score(
     """
     setup.release()
     baselines, shown = dict(baselines or {}), dict(pictures or {})
+    scored = setup.config.score == "yes"
     if pool is not None:
         baselines[setup.plain] = setup.plain_samples(pool)
     if setup.run.is_dry:
@@ -121,7 +124,7 @@ def package_and_score(
     )  # fmt: skip
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
-    for student in rules.students(config.students, manifest.image_size):
+    for student in rules.students(config.students, manifest.image_size) if scored else ():
         trials = trials_for(setup, subject, student, baselines)
         how = {
             "together": config.seeds_together,
@@ -142,7 +145,8 @@ def package_and_score(
         shown["refinement"] = refinement(setup, pool, refined_from, stage)
     run.on_main("card", lambda: _record_and_describe(folder, manifest, records, images, shown))
     run.say(run.summary())
-    run.say(score_table(records, manifest.ipc))
+    if scored:
+        run.say(score_table(records, manifest.ipc))
     for record in records:
         run.say(in_words(record, manifest))
     run.say(f"The distilled set is in {folder}")
@@ -163,7 +167,8 @@ def next_step(folder: Path, source: SourceRecord, location: str) -> str:
     """
     place = typed(folder)
     real = f" --source {typed(location)}" if source.is_folder else ""
-    return f"Next: `distill-hub evaluate {place}{real}` scores it again, `distill-hub push {place}` publishes it"
+    again = " again" if read_records(folder) else ""
+    return f"Next: `distill-hub evaluate {place}{real}` scores it{again}, `distill-hub push {place}` publishes it"
 
 
 def _record_and_describe(

@@ -212,6 +212,12 @@ class EvaluationOptions(StudentOptions):
     )
     repeats: PositiveInt = option(3, "students per set, with seeds seed, seed+1, ...", common=True)
     full_data: bool = option(False, FULL_DATA_HELP, common=True)
+    score: Literal["yes", "no"] = option(
+        "yes",
+        "whether students are trained at all; no: the set is made and packaged, and the same command without it scores it",
+        identity=False,
+        common=True,
+    )
 
     def check_settings(self) -> None:
         """Refuse students that do not exist, or not for this protocol."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from distill_hub.running.files import STATE, remove
-from distill_hub.running.run import Run, main_decides, wait_until_seen
+from distill_hub.running.processes import main_decides, wait_until_seen
+from distill_hub.running.run import Run
 
 ARRAY = "array"  # file in the folder of a stage: its rows, one after the other
 AT_A_TIME = 256  # items per chunk of work; that many images a classifier also looks at

@@ -1,8 +1,6 @@
 """One distillation run: the Accelerator, the output folder, and stages that survive kill -9 and any number of processes."""
 
 import json
-import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from rich.table import Table
 
@@ -23,12 +20,12 @@ from distill_hub.running.folder import CONFIG, LOCK, check_is_run, clear, made_w
 from distill_hub.running.lock import Lock, hold, remove_unlocked, wait_for
 from distill_hub.running.machine import environment, peak_memory, start_accelerator
 from distill_hub.running.memory import in_parts, told
+from distill_hub.running.processes import main_decides, wait_until_seen
 from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of
 from distill_hub.running.versions import versions
 
 STAGE = "stage.json"  # in a folder of the cache: what it took to measure what lies there
 KEY = "key"  # in the folder of work that is no chunk of a stage: what it is made from
-SEEN_AFTER = 90  # seconds in which a file that one machine wrote is there for all that share its folder
 
 
 class Run:
@@ -365,32 +362,3 @@ class Run:
         if self.lock:
             self.lock.release()
         self.accelerator.end_training()
-
-
-def main_decides(accelerator: Accelerator, function: Callable[[], None]) -> None:
-    """Call a function on the main process; where it finds input that cannot be used, all processes end.
-
-    Raises:
-        InputError: On the main process, which tells why.
-        SystemExit: On the others, with the code of the main process.
-    """
-    error = None
-    if accelerator.is_main_process:
-        try:
-            function()
-        except InputError as found:
-            error = found
-    (failed,) = broadcast_object_list([error is not None])
-    if error:
-        raise error
-    if failed:
-        sys.exit(2)
-
-
-def wait_until_seen(path: Path) -> None:
-    """Wait until this machine, too, sees what the main process made: NFS may take a minute to notice a new file."""
-    for _ in range(10 * SEEN_AFTER):
-        if path.exists():
-            return
-        time.sleep(0.1)
-    raise InputError("file", str(path), f"{platform.node()} does not see it, but the main process does; share the folder")
