@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -187,13 +187,14 @@ class GeneratorSetup(Setup):
         # Of prompts the settings have the file's name, not what it holds.
         return {**weights, **({"prompts": self.generator.facts.prompts} if self.generator.facts.prompts else {})}
 
-    def draw(self, count: int, stage: str = "pool") -> Stage:
+    def draw(self, count: int, stage: str = "pool", *, keep: Collection[Literal["latents", "embeddings"]] = ()) -> Stage:
         """Draw `count` candidates of every class; see `draw_pool`. They depend on nothing that a method does with them."""
         named = {**options(self.config, GeneratorOptions), **options(self.config, TeacherOptions)}
         weights = {**self._weights, "teacher_sha256": self.teacher_record.sha256}
         return draw_pool(
             self.run, self.generator, self.teacher, self.source.class_names, self.class_ids, count,
-            seed=self.config.seed, batch_size=self.config.sample_batch_size, stage=stage, made_from={**named, **weights},
+            seed=self.config.seed, batch_size=self.config.sample_batch_size, stage=stage, keep=keep,
+            made_from={**named, **weights},
         )  # fmt: skip
 
     def judge(self, pool: Stage) -> Stage:

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-import platform
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +81,7 @@ def scratch() -> Iterator[Path]:
         check_folder(place, "DISTILL_HUB_CACHE")
         for left in place.glob("*"):
             remove_unlocked(left, LOCK)
-        folder = place / f"{platform.node()}-{os.getpid()}"
+        folder = place / uuid.uuid4().hex
         locks.append(hold(folder / LOCK, "DISTILL_HUB_CACHE", folder, "wait for its end"))
 
     main_decides(accelerator, take)
