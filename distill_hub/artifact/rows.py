@@ -45,7 +45,7 @@ def encode_images(run: Run, images: torch.Tensor, image_format: str, made_from: 
 
     how = {"made_from": {**made_from, "image_format": image_format}, "whole": True}
     stage = run.map("encode images", range(len(images)), encode, chunk_size=ROW_GROUP_ROWS, **how)
-    run.forget("encode images")
+    run.drop("encode images", now=False)
     return stage
 
 

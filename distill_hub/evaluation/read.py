@@ -1,13 +1,47 @@
 """Reading a set for several processes: one reads and checks it, and all of a machine share what it found."""
 
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 
 from distill_hub.artifact.find import Found, read_description
 from distill_hub.artifact.load import Artifact, arrays_of, read_artifact, rows_of
+from distill_hub.running.files import cache_dir, check_folder
+from distill_hub.running.folder import LOCK
+from distill_hub.running.lock import Lock, hold, remove_unlocked
 from distill_hub.running.machine import start_accelerator
-from distill_hub.running.processes import main_decides
+from distill_hub.running.processes import main_decides, wait_until_seen
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give all processes a folder in the user's cache that is gone in the end; those of killed runs go, too.
+
+    Raises:
+        InputError: When nothing can be written there.
+    """
+    accelerator, place = start_accelerator(), cache_dir() / "scratch"
+    locks: list[Lock] = []
+
+    def take() -> None:
+        check_folder(place, "DISTILL_HUB_CACHE")
+        for left in place.glob("*"):
+            remove_unlocked(left, LOCK)
+        folder = place / uuid.uuid4().hex
+        locks.append(hold(folder / LOCK, "DISTILL_HUB_CACHE", folder, "wait for its end"))
+
+    main_decides(accelerator, take)
+    folder = broadcast_object_list([locks[0].file.parent if locks else None])[0]
+    wait_until_seen(folder)
+    try:
+        yield folder
+    finally:
+        for lock in locks:
+            lock.release(folder)
 
 
 def read_together(found: Found, folder: Path) -> Artifact:
@@ -15,7 +49,7 @@ def read_together(found: Found, folder: Path) -> Artifact:
 
     Args:
         found: The set.
-        folder: All processes see it; see `running.session.scratch`.
+        folder: All processes see it; see `scratch`.
 
     Returns:
         The set without its encoded rows: they are not needed any more, and may be as large as the pixels.

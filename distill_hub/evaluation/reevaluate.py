@@ -20,7 +20,7 @@ from distill_hub.evaluation.given import Given
 from distill_hub.evaluation.jobs import Job, Request, jobs_of
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
-from distill_hub.evaluation.read import read_together
+from distill_hub.evaluation.read import read_together, scratch
 from distill_hub.evaluation.scores import Trial, measure, refuse_missing, refuse_pictures, trials_of
 from distill_hub.evaluation.whitening import refit_zca
 from distill_hub.foreign.align import align
@@ -29,7 +29,7 @@ from distill_hub.foreign.read import read_foreign
 from distill_hub.running.console import show
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
-from distill_hub.running.session import scratch, session
+from distill_hub.running.session import session
 from distill_hub.teachers.open import open_known_teacher
 from distill_hub.training.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
 from distill_hub.training.subject import Subject, label_temperature, real_source, student_rate

@@ -73,7 +73,6 @@ def package_and_score(
     """
     setup.release()
     baselines, shown = dict(baselines or {}), dict(pictures or {})
-    scored = setup.config.score == "yes"
     if pool is not None:
         baselines[setup.plain] = setup.plain_samples(pool)
     if setup.run.is_dry:
@@ -96,6 +95,11 @@ def package_and_score(
         run.say if manifest.is_from_noise else None,
     )
 
+    rules = setup.protocol
+    students = rules.students(config.students, manifest.image_size) if config.score == "yes" else []
+    stages = {student: f"evaluate {student}".replace("/", "-") for student in students}
+    of_views, push = ["views", "store views"] * bool(setup.views), ["push"] * bool(setup.destination)
+    run.refuse_unknown_stage(["images", "encode images", "package", *of_views, *stages.values(), "card", *push])
     images = images_of(run, stage)
     encoded = encode_images(run, images, config.image_format, {"set": stage.sha256})
 
@@ -115,7 +119,6 @@ def package_and_score(
         drawn = draw_views(run, own.images, teacher, manifest.teacher, **how)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
         manifest = Manifest.read(folder / "manifest.json")
-    rules = setup.protocol
     if rules.labels == "views":
         own = dataclasses.replace(own, views=open_views(find(folder), manifest))
     subject = Subject(
@@ -124,12 +127,12 @@ def package_and_score(
     )  # fmt: skip
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
-    for student in rules.students(config.students, manifest.image_size) if scored else ():
+    for student in students:
         trials = trials_for(setup, subject, student, baselines)
         how = {
             "together": config.seeds_together,
             "compiled": config.compile,
-            "stage": f"evaluate {student}".replace("/", "-"),
+            "stage": stages[student],
             "made_from": {
                 **setup.made_from,
                 "set": manifest.content_sha256,
@@ -145,7 +148,7 @@ def package_and_score(
         shown["refinement"] = refinement(setup, pool, refined_from, stage)
     run.on_main("card", lambda: _record_and_describe(folder, manifest, records, images, shown))
     run.say(run.summary())
-    if scored:
+    if records:
         run.say(score_table(records, manifest.ipc))
     for record in records:
         run.say(in_words(record, manifest))
@@ -153,7 +156,7 @@ def package_and_score(
     if setup.destination:
         run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
     run.say(next_step(folder, manifest.source, config.source))
-    run.end()
+    run.end(keep=config.keep_run == "yes")
     return folder
 
 

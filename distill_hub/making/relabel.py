@@ -5,12 +5,12 @@ import torch
 from distill_hub.artifact.find import Found
 from distill_hub.artifact.load import Artifact
 from distill_hub.config import InputError, options
-from distill_hub.evaluation.read import read_together
+from distill_hub.evaluation.read import read_together, scratch
 from distill_hub.evaluation.views import check_top_k, draw_views, store_views
 from distill_hub.making.finish import write_card
 from distill_hub.options.commands import RealOptions, RelabelConfig
 from distill_hub.options.shared import KeptLabelsOptions
-from distill_hub.running.session import scratch, session, working_in
+from distill_hub.running.session import session, working_in
 from distill_hub.teachers.open import open_known_teacher
 from distill_hub.text import typed
 from distill_hub.training.post_training import FKD_EPOCHS

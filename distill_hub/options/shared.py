@@ -275,7 +275,27 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class SetOptions(OutputOptions, EvaluationOptions, ViewsOptions, TeacherOptions, SourceOptions):
+class RunOptions:
+    """The run: with whom, how far, and what stays of it."""
+
+    join: bool = option(
+        False,
+        "work in the folder together with other runs of the same command with --join; each may come and go",
+        identity=False,
+        common=True,
+    )
+    stage: str | None = option(
+        None, "end when the stage of this name is finished; the same command without it goes on", identity=False
+    )
+    keep_run: Literal["yes", "no"] = option(
+        "yes",
+        "whether the stages of a finished set stay in its folder; no: nothing is left there to go on from",
+        identity=False,
+    )
+
+
+@dataclass(frozen=True)
+class SetOptions(RunOptions, OutputOptions, EvaluationOptions, ViewsOptions, TeacherOptions, SourceOptions):
     """The set."""
 
     ipc: PositiveInt = option(10, "images per class", common=True)

@@ -2,21 +2,18 @@
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
 from distill_hub.config import InputError
 from distill_hub.running.dry_run import DryRun
 from distill_hub.running.files import STATE, cache_dir, check_folder, remove, remove_temporary
 from distill_hub.running.folder import LOCK
-from distill_hub.running.lock import Lock, hold, remove_unlocked
+from distill_hub.running.lock import Lock, hold
 from distill_hub.running.machine import start_accelerator
-from distill_hub.running.processes import main_decides, wait_until_seen
+from distill_hub.running.processes import main_decides
 from distill_hub.running.run import Run
 from distill_hub.running.versions import versions
 
@@ -65,33 +62,6 @@ def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) ->
     finally:
         for lock in locks:
             lock.release()
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """Give all processes a folder in the user's cache that is gone in the end; those of killed runs go, too.
-
-    Raises:
-        InputError: When nothing can be written there.
-    """
-    accelerator, place = start_accelerator(), cache_dir() / "scratch"
-    locks: list[Lock] = []
-
-    def take() -> None:
-        check_folder(place, "DISTILL_HUB_CACHE")
-        for left in place.glob("*"):
-            remove_unlocked(left, LOCK)
-        folder = place / uuid.uuid4().hex
-        locks.append(hold(folder / LOCK, "DISTILL_HUB_CACHE", folder, "wait for its end"))
-
-    main_decides(accelerator, take)
-    folder = broadcast_object_list([locks[0].file.parent if locks else None])[0]
-    wait_until_seen(folder)
-    try:
-        yield folder
-    finally:
-        for lock in locks:
-            lock.release(folder)
 
 
 @contextmanager

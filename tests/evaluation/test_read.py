@@ -9,8 +9,7 @@ from processes import run_python
 
 from distill_hub.artifact.find import find
 from distill_hub.artifact.load import load_artifact
-from distill_hub.evaluation.read import read_together
-from distill_hub.running.session import scratch
+from distill_hub.evaluation.read import read_together, scratch
 
 READ = """
 import sys
@@ -18,11 +17,10 @@ from accelerate import PartialState
 from distill_hub.artifact.find import find
 from distill_hub.config import InputError
 from distill_hub.evaluation import read
-from distill_hub.running.session import scratch
 
 calls, read_artifact = [], read.read_artifact
 read.read_artifact = lambda *words, **how: calls.append(words) or read_artifact(*words, **how)
-with scratch() as folder:
+with read.scratch() as folder:
     found = read.read_together(find(sys.argv[1]), folder)
     sums = int(found.pixels.sum(dtype=int)), float(found.soft_labels.sum()), found.labels.tolist()
     print("read", len(calls), sums, flush=True)
