@@ -36,16 +36,18 @@ class Listing:
     images: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     metadata: list[str] = field(default_factory=list)
+    links: set[str] = field(default_factory=set)  # of all these, and of the folders that they lie in, those that are links
     left_out: LeftOut = field(default_factory=lambda: defaultdict(list))
 
 
-def walk(field: str, name: str, root: str) -> Iterator[tuple[str, str]]:
+def walk(field: str, name: str, root: str, links: set[str] | None = None) -> Iterator[tuple[str, str]]:
     """Find what lies in a folder and below; links are followed, hidden files and folders are not looked at.
 
     Args:
         field: What is refused.
         name: What the user calls the folder.
         root: The folder.
+        links: To which the paths of those files and folders are added that are links.
 
     Yields:
         The path from the folder, with '/', of each file, and of each folder that cannot be entered; and why it is left out,
@@ -77,6 +79,8 @@ def walk(field: str, name: str, root: str) -> Iterator[tuple[str, str]]:
                 own = _identity(entry.stat()) if is_folder else (0, 0)
             except OSError:  # links in a circle, or to what this user may not see
                 is_folder = is_file = False
+            if links is not None and entry.is_symlink():
+                links.add(path)
             if any("\ud800" <= c <= "\udfff" for c in entry.name):  # what Python makes of other bytes
                 yield path, NOT_UTF_8
             elif is_folder:
@@ -99,7 +103,7 @@ def _identity(facts: os.stat_result) -> tuple[int, int]:
 def list_folder(source: str, root: str) -> Listing:
     """List the folder of a source by what its files are; see `walk`."""
     found = Listing(root)
-    for path, why in walk("source", source, root):
+    for path, why in walk("source", source, root, found.links):
         name = path.rpartition("/")[2].lower()
         suffix = os.path.splitext(name)[1]
         if name in _UNTOLD:
@@ -219,19 +223,26 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def refuse_twins(source: str, root: str, layout: Layout) -> None:
+def refuse_twins(source: str, found: Listing, layout: Layout) -> None:
     """Refuse a file that is reached on two ways, by links, in two splits or in two classes.
+
+    Args:
+        source: What the user calls it.
+        found: The files of the folder. Without a link among them there is one way to each.
+        layout: Their splits and classes.
 
     Raises:
         InputError: Naming both ways.
     """
+    if not found.links:
+        return
     folders: dict[str, str] = {}
     seen: dict[str, tuple[str, str, str | None]] = {}
     for split, images in layout.splits.items():
         for path, name in images.items():
-            full = os.path.join(root, path)
+            full = os.path.join(found.root, path)
             parent, last = os.path.split(full)
-            if os.path.islink(full):
+            if path in found.links:
                 real = os.path.realpath(full)
             else:
                 if parent not in folders:
