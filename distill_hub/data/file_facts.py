@@ -128,6 +128,7 @@ def _read_facts(file: Path, root: str, names: Sequence[str], *, quiet: bool, tru
     paths, known = pa.array(names, pa.string()), _remembered(file)
     places = pc.fill_null(pc.index_in(paths, known["path"]), -1).to_numpy()  # in what is known
     remembered = places >= 0
+    known = known.drop_columns("path")
     found = known.take(pa.array(places[remembered]))
     states = np.full((len(names), 3), _GONE, np.int64)
     states[remembered] = _rows(found, "size", "changed", "modified")
