@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from rich.table import Table
 
 from distill_hub.config import Done, InputError, nearest
-from distill_hub.running.claims import Claims, damaged, order, read_markers
+from distill_hub.running.claims import Claims, cut, damaged, order, read_markers, unfinished
 from distill_hub.running.console import Item, progress, show
 from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import STATE, atomic_write, remove
@@ -189,11 +189,10 @@ class Run:
         Raises:
             InputError: When memory does not suffice for one item, or for a chunk that is not worked on in parts.
         """
-        folder, key = self.output_dir / STATE / stage, self.key(made_from)
+        folder = self.output_dir / STATE / stage
         self._used.add(stage)
-        parts = [items[start : start + chunk_size] for start in range(0, len(items), chunk_size)]
+        parts, keys = cut(items, chunk_size, self.key(made_from))
         chunks = [Chunk(folder, index) for index in range(len(parts))]
-        keys = [key_of(key, list(part)) for part in parts]
         if self.is_main and any(chunk.facts().get("key") not in keys for chunk in chunks_in(folder)):
             show(f"{stage}: what it is made from has changed; what does not fit any more is done again")
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -235,6 +234,13 @@ class Run:
                 lease.unlink(missing_ok=True)
         self._end_at(stage)
         return Stage(folder, chunk_size, len(items), sha256)
+
+    def unfinished(
+        self, stage: str, items: Sequence[Item], *, chunk_size: int, made_from: Mapping[str, Any] | None = None
+    ) -> list[Item]:
+        """Return the items that `map` would work on, the same on every process."""
+        parts, keys = cut(items, chunk_size, self.key(made_from))
+        return unfinished(self.accelerator, self.output_dir / STATE / stage, parts, keys)
 
     def on_main(
         self, stage: str, function: Callable[[], None], *, makes: Path | None = None, lower: str | None = None
@@ -349,10 +355,10 @@ class Run:
 
         main_decides(self.accelerator, refuse)
 
-    def drop(self, stage: str) -> None:
-        """Remove what no stage needs any more; where others have joined, who may just read it, at the end."""
+    def drop(self, stage: str, *, now: bool = True) -> None:
+        """Remove what no stage needs any more, now or at the end; where others have joined, who may read it, at the end."""
         self._used.discard(stage)
-        if not self.place.join:
+        if now and not self.place.join:
             remove(self.output_dir / STATE / stage)
 
     def leave_stage(self, folder: Path) -> None:
