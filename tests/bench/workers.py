@@ -1,6 +1,6 @@
-"""Kill and start processes at random over one folder: it becomes that of one process, and no chunk is made twice for nothing.
+"""Kill and start processes at random over one folder: it becomes that of one process, no chunk is made twice for nothing.
 
-    python -m tests.bench.workers --folder /tmp/workers                  # a stage of noise
+    python -m tests.bench.workers --folder /tmp/workers                    # a stage of noise
     python -m tests.bench.workers --folder /tmp/workers --recipe cao2      # a recipe on digits; the first fits its models
 
 Three runs of the same: one process; eight runs that join each other, of which every second one is killed, or stopped for
