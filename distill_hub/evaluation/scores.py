@@ -183,6 +183,7 @@ def measure(
     jobs = [(name, seed, rules_of[name]) for name in trials for seed in seeds]
     own, *baselines = trials
     settings, test = trials[own].settings, subject.test  # how test images are cut is the same for all trials
+    test.prepare(run, settings.image_size, settings.test_resize)
 
     @functools.cache
     def held_out() -> tuple[torch.Tensor, torch.Tensor]:
