@@ -126,7 +126,7 @@ def _steps(manifest: Manifest) -> dict[str, str]:
     generator, teacher, selector = manifest.generator, manifest.teacher, manifest.selector
     base = generator.tuning.base if generator and generator.tuning else None
     steps = {
-        "source": manifest.source.fingerprint,
+        "source": manifest.source.identity,
         "base generator": base.sha256 if base else None,
         "teacher": teacher.sha256 if teacher else None,
         "selector": selector.sha256 if selector else None,
