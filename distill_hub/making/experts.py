@@ -2,7 +2,6 @@
 
 import hashlib
 import shlex
-import shutil
 from pathlib import Path
 
 import torch
@@ -90,7 +89,7 @@ def fit_experts(
         for name, content in card_files(experts_card(record, location=folder_name(folder)), []).items():
             atomic_write(folder / name, content)
         atomic_write(folder / EXPERTS, record.to_json().encode())
-        shutil.rmtree(fitted.folder)
+        run.drop(fitted.folder.name)
 
     run.on_main("keep experts", write, makes=folder / EXPERTS)
 
@@ -191,7 +190,7 @@ def _refuse_other(experts: Experts, setup: Setup, space: Space) -> None:
         "whitening": (own.zca and own.zca.sha256, space.zca and space.zca.sha256),
         "mean": (own.mean, space.mean),
         "std": (own.std, space.std),
-        "source fingerprint": (own.source.fingerprint, source.fingerprint),
+        "source fingerprint": (own.source.identity, source_record(source).identity),
     }
     for name, (theirs, ours) in pairs.items():
         if theirs != ours:

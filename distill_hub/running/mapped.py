@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from distill_hub.running.files import STATE, remove
-from distill_hub.running.run import Run, main_decides, wait_until_seen
+from distill_hub.running.processes import wait_until_seen
+from distill_hub.running.run import Run
 
 ARRAY = "array"  # file in the folder of a stage: its rows, one after the other
+AT_A_TIME = 256  # items per chunk of work; that many images a classifier also looks at
 
 
 def open_mapped(file: Path, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> torch.Tensor:
@@ -36,7 +38,7 @@ def make_mapped(
     function: Callable[[Sequence[int]], torch.Tensor],
     *,
     chunk_size: int,
-    made_from: Mapping[str, Any],
+    made_from: Mapping[str, Any] | None,
     dtype: torch.dtype = torch.uint8,
     file: Path | None = None,
     lower: str | None = None,
@@ -65,7 +67,7 @@ def make_mapped(
     array, row_bytes = folder / ARRAY, math.prod(shape[1:]) * dtype.itemsize
 
     def make_room() -> None:
-        if not (array.is_file() and array.stat().st_size == shape[0] * row_bytes):
+        if not (file and file.exists()) and not (array.is_file() and array.stat().st_size == shape[0] * row_bytes):
             remove(folder)  # its markers, if any, speak of another file
             folder.mkdir(parents=True)
             with open(array, "wb") as opened:
@@ -82,13 +84,17 @@ def make_mapped(
             os.fsync(opened.fileno())
         return {}
 
-    main_decides(run.accelerator, make_room)
+    run.decide(make_room)
+    if file and run.agree(file.exists()):  # another run of those that joined was faster
+        return open_mapped(file, shape, dtype)
     wait_until_seen(array)
     run.map(stage, range(shape[0]), write, chunk_size=chunk_size, made_from=made_from, lower=lower)
     if file is None or run.is_dry:
         return open_mapped(array, shape, dtype)
 
     def keep() -> None:
+        if file.exists():
+            return
         file.parent.mkdir(parents=True, exist_ok=True)
         moved = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         shutil.move(array, moved)  # the cache may lie on another disk
@@ -96,6 +102,39 @@ def make_mapped(
             os.fsync(opened.fileno())
         os.replace(moved, file)
 
-    main_decides(run.accelerator, keep)
+    run.decide(keep)
     wait_until_seen(file)
     return open_mapped(file, shape, dtype)
+
+
+def map_rows(
+    run: Run,
+    stage: str,
+    read: Callable[[int, int], torch.Tensor],
+    items: int,
+    *,
+    made_from: Mapping[str, Any] | None = None,
+) -> torch.Tensor:
+    """Map what is read, or made, of items that follow each other. Once the run has ended, the file is removed.
+
+    Args:
+        run: See `make_mapped`, as the next.
+        stage: Name of the stage.
+        read: From the first item and that behind the last to what they are: as many rows of each item, all of one shape.
+        items: Number of items.
+        made_from: See `Run.map`.
+
+    Returns:
+        The rows of all items; see `make_mapped`.
+    """
+    first = read(0, 1)
+    each = len(first)
+
+    def rows_of(rows: Sequence[int]) -> torch.Tensor:
+        start, stop = rows[0] // each, -(-(rows[-1] + 1) // each)
+        return read(start, stop)[rows[0] - start * each : rows[-1] + 1 - start * each]
+
+    shape, how = (items * each, *first.shape[1:]), {"made_from": made_from, "dtype": first.dtype}
+    made = make_mapped(run, stage, shape, rows_of, chunk_size=AT_A_TIME * each, **how)
+    run.drop(stage, now=False)
+    return made
