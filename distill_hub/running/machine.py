@@ -1,6 +1,7 @@
 """The machine that a process runs on: its cores, devices and memory, and the other processes of the run."""
 
 import ctypes
+import os
 import platform
 import sys
 from datetime import timedelta
@@ -18,6 +19,11 @@ def cores() -> int:
     if not hasattr(process, "cpu_affinity"):  # macOS binds no process to cores
         return physical
     return max(1, min(physical, len(process.cpu_affinity())))
+
+
+def own_cores() -> int:
+    """Of `cores`, those that this process has to itself beside the others of a launch on this machine."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def peak_memory(accelerator: Accelerator) -> dict[str, int]:
