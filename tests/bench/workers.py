@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -52,14 +53,18 @@ def work(out: Path, log: Path, recipe: str | None, join: bool, seconds: float) -
     from distill_hub.running import run as run_module
 
     lock.LOST_AFTER, lock.SIGN_EVERY = LOST, 0.2
-    in_parts = run_module.in_parts
+    in_parts, told, at_work = run_module.in_parts, run_module.told, [""]
+
+    def named(stage, lower):
+        at_work[0] = stage
+        return told(stage, lower)
 
     def noted(part, function, *more, **how):
-        chunk = hashlib.sha256(f"{function.__qualname__} {list(part)}".encode()).hexdigest()[:12]
+        chunk = hashlib.sha256(f"{at_work[0]} {list(part)}".encode()).hexdigest()[:12]
         note(log, "begin", os.getpid(), chunk)
         return in_parts(part, function, *more, **how)
 
-    run_module.in_parts = noted
+    run_module.in_parts, run_module.told = noted, named
     if recipe:
         from helpers import run_here
 
@@ -102,7 +107,8 @@ class Folder:
     def strike(self, one: BaseProcess, kind: str) -> None:
         note(self.log, kind, one.pid)
         self.events[kind] += 1
-        os.kill(one.pid, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "go": signal.SIGCONT}[kind])
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(one.pid, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "go": signal.SIGCONT}[kind])
 
     def joined(self, pause: float) -> None:
         """Let eight runs join; every now and then one is killed or stopped, and another one comes."""
