@@ -1,0 +1,76 @@
+"""Students of a team against students of one process."""
+
+import dataclasses
+
+import pytest
+import torch
+from processes import end_process, start_processes
+from torch import nn
+
+from distill_hub.classifiers import Classifier
+from distill_hub.data.classes import SourceClass
+from distill_hub.data.known import NORMALIZATIONS
+from distill_hub.running.machine import start_accelerator
+from distill_hub.running.seeds import cpu_generator
+from distill_hub.running.team import make_teams
+from distill_hub.training.protocols import protocol
+from distill_hub.training.settings import Task
+from distill_hub.training.train import TrainingSet, train_students
+
+MEMBERS = 2
+CASES = {  # protocol, student, and what differs from that protocol; all but the second mix images
+    "hard labels": ("idc-hard", "convnet-2-w16", {}),
+    "soft labels": ("kd", "convnet-2-w16", {}),
+    "a teacher, BatchNorm": ("sre2l", "convnet-2-w16-bn", {"temperature_found": True}),
+    "logits, averaged weights": ("edc", "convnet-2-w16-bn", {}),
+    "BatchNorms of timm": ("quick", "timm/test_efficientnet", {"batch_size": 23, "looks": (3,)}),
+}
+
+
+def train(name: str, team=None) -> dict:
+    """Train a student on 23 images in batches of 5, of which the last has 3; return its state and curve."""
+    method, student, changes = CASES[name]
+    generator, classes = cpu_generator(1), 3
+    images, test = (torch.randint(256, (n, 3, 16, 16), dtype=torch.uint8, generator=generator) for n in (23, 32))
+    labels, truth, soft = (
+        torch.arange(23) % classes,
+        torch.arange(32) % classes,
+        torch.rand(23, classes, generator=generator),
+    )
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+    known, names = [SourceClass(str(i), i) for i in range(classes)], ["0", "1", "2"]
+    look = {"image_size": 16, "mean": (0.4,) * 3, "std": (0.3,) * 3}
+    teacher = Classifier(network, id="t", architecture="t", classes=known, class_names=names, **look)
+    rules = protocol(method).settings(Task(23, classes, 16, True, NORMALIZATIONS["imagenet"], student))
+    # Not AdamW, which blows up the rounding of a bias before a BatchNorm.
+    short = {"epochs": 3, "batch_size": 5, "looks": (1, 2, 3), "optimizer": "sgd", "learning_rate": 0.002, **changes}
+    data = TrainingSet(images, labels, soft.softmax(1))
+    rules = dataclasses.replace(rules, **short)
+    (got,) = train_students(student, [data], (test, truth), classes, rules, [4], teacher=teacher, team=team)
+    return {"state": got.model.state_dict(), "curve": got.curve}
+
+
+def train_all(folder) -> None:
+    """Train all students together with the other processes."""
+    start_accelerator()
+    _, team = make_teams(1)
+    with team.cores_divided():
+        torch.save({name: train(name, team) for name in CASES}, folder / f"{team.rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def by_a_team(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("team")
+    started, logs = start_processes(folder / "log", train_all, folder, world=MEMBERS)
+    assert [end_process(one, 60) for one in started] == [0] * MEMBERS, [log.read_text() for log in logs]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(MEMBERS)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_team_trains_what_one_process_trains(by_a_team, name):
+    alone, (first, *others) = train(name), [done[name] for done in by_a_team]
+    assert first["curve"] == alone["curve"]
+    for key, tensor in alone["state"].items():
+        torch.testing.assert_close(first["state"][key], tensor, rtol=1e-3, atol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+        assert all(other["state"][key].equal(first["state"][key]) for other in others), key
