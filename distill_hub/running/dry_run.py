@@ -37,12 +37,15 @@ class Estimate:
     is_published: bool = False
 
 
-def open_run(output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool, dry_run: bool) -> Run:
+def open_run(
+    output_dir: Path, settings: Mapping[str, Any], *,
+    overwrite: bool, dry_run: bool, join: bool = False, until: str | None = None,
+) -> Run:  # fmt: skip
     """Return the run of a recipe, or one that only finds out what it would take."""
     if dry_run:
         check_is_run(output_dir)  # a plan of what will be refused is of no use
         return DryRun(output_dir, settings)
-    return Run(output_dir, settings, overwrite=overwrite)
+    return Run(output_dir, settings, overwrite=overwrite, join=join, until=until)
 
 
 @dataclass(frozen=True)
@@ -203,10 +206,10 @@ class DryRun(Run):
         atexit.unregister(self._remove)
 
     def _remove(self) -> None:
-        if self.lock:
-            self.lock.release(self.output_dir)
+        if self.place.lock:
+            self.place.lock.release(self.output_dir)
 
-    def end(self) -> None:
-        """Close, and leave the process group."""
+    def end(self, *, keep: bool = True) -> None:
+        """Close, and leave the process group. Nothing is kept."""
         self.close()
         self.accelerator.end_training()
