@@ -1,4 +1,4 @@
-"""Training of students: images stay on the device as uint8, and are augmented there, a batch at a time."""
+"""Training of students: images wait as uint8, on the device where they fit, and are augmented there, a batch at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from distill_hub.running.console import progress
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.running.team import Team
 from distill_hub.training.batch_norm import normalise_together
+from distill_hub.training.feed import ahead, placed, taken
 from distill_hub.training.settings import Settings, learning_rate, teacher_temperature
 from distill_hub.views.files import Views
 from distill_hub.views.replay import order, probabilities, strongest, view_draws
@@ -27,7 +28,7 @@ TEST_BATCH = 256  # test images classified at a time; no number depends on it
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a student is trained on, on one device."""
+    """What a student is trained on, on the device of its labels; images that do not fit there are on the CPU."""
 
     images: torch.Tensor  # uint8 (N, 3, S, S), or float: of free pixels in units of [0, 1], or whitened
     labels: torch.Tensor  # int64 (N,)
@@ -43,10 +44,10 @@ class TrainingSet:
         return TrainingSet(images, labels, soft_labels, self.views)
 
     def at(self, settings: Settings, device: torch.device | str) -> "TrainingSet":
-        """Return the same set on a device, its images scaled to the side at which their augmentation starts."""
+        """Return the same set on a device, see `placed`, its images scaled to the side at which augmentation starts."""
         size = settings.start_size(self.images.shape[-1])
         soft_labels = None if self.soft_labels is None else self.soft_labels.to(device)
-        return TrainingSet(resized(self.images, size).to(device), self.labels.to(device), soft_labels, self.views)
+        return TrainingSet(placed(resized(self.images, size), device), self.labels.to(device), soft_labels, self.views)
 
 
 def resized(images: torch.Tensor, size: int, batch_size: int = 256) -> torch.Tensor:
@@ -136,7 +137,7 @@ def train_students(
     Args:
         student: Name for `networks.build`.
         sets: What each is trained on: of one size, on the device to train on; see `TrainingSet.at`.
-        test: Images (M, 3, S, S) as those of `sets` are, and int64 labels (M,), on the same device; None where it is never
+        test: Images (M, 3, S, S) as those of `sets` are, and int64 labels (M,) on the same device; None where it is never
             looked at.
         num_classes: Number of classes, C.
         settings: Optimiser, schedule, augmentation, labels.
@@ -150,7 +151,7 @@ def train_students(
     Raises:
         InputError: For several students with running statistics.
     """
-    device = sets[0].images.device
+    device = sets[0].labels.device
     students = Students([_initial(student, num_classes, settings, seed) for seed in seeds]).to(device)
     if any(isinstance(module, nn.BatchNorm2d) for module in students.modules()):
         students.to(memory_format=torch.channels_last)  # instance norm would copy back and forth
@@ -246,10 +247,11 @@ def accuracies(
 ) -> list[float]:
     """Return the share of images (M, 3, S, S), uint8 or float, with labels (M,) that each of the `Students` gets right."""
     network.eval()
-    hits, count = torch.zeros(len(network.models), dtype=torch.long, device=images.device), len(labels)
+    hits, count = torch.zeros(len(network.models), dtype=torch.long, device=labels.device), len(labels)
     if team:  # each member looks at its part
         images, labels = images[team.share(count)], labels[team.share(count)]
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        batch = batch.to(labels.device)
         values = batch if batch.is_floating_point() else batch.float() / 255
         prepared = normalize(values, settings.mean, settings.std)
         logits = network(prepared.expand(len(network.models), *prepared.shape))  # (K, B, C)
@@ -299,7 +301,7 @@ def _batches(
     Of a team each member has the images of its share, of b rows, and the draws of these first, followed by what is mixed
     into them. The third is the weight of its mean over b beside those of the others.
     """
-    device, count = sets[0].images.device, len(sets[0].images)
+    device, waiting, count = sets[0].labels.device, sets[0].images.device, len(sets[0].images)
     if sets[0].views is not None:
         parts = zip(*(_replayed(own.views, seed, epoch) for own, seed in zip(sets, seeds, strict=True)), strict=True)
     else:
@@ -314,20 +316,25 @@ def _batches(
             )
             for seed in seeds
         ]
-        drawn = [{key: tensor.to(device) for key, tensor in own.items()} for own in drawn]
+        drawn = [{key: tensor.to(waiting) for key, tensor in own.items()} for own in drawn]
         starts = range(0, count, settings.batch_size)
         parts = ([batch_of(own, start, start + settings.batch_size) for own in drawn] for start in starts)
-    for part in parts:
-        draws = {key: torch.cat([own[key] for own in part]).to(device) for key in part[0]}
+
+    def gathered(part: Sequence[Draws]) -> tuple[torch.Tensor, Draws, int, float]:
+        draws = {key: torch.cat([own[key] for own in part]).to(waiting) for key in part[0]}
         size = own = len(draws["order"]) // len(sets)
         if team:
             draws, own = _share(draws, team)
         elif "partner" in draws:
-            draws["partner"] = draws["partner"] + size * torch.arange(len(sets), device=device).repeat_interleave(size)
+            places = torch.arange(len(sets), device=waiting).repeat_interleave(size)
+            draws["partner"] = draws["partner"] + size * places
         chosen = zip(sets, draws["order"].split(len(draws["order"]) // len(sets)), strict=True)
-        pixels = torch.cat([training_set.images[rows] for training_set, rows in chosen])
-        images = augment(pixels, draws, settings.mean, settings.std, settings.image_size)
-        yield images[: own * len(sets)], draws, team.size * own / size if team else 1.0
+        pixels = torch.cat([taken(training_set.images, rows, device) for training_set, rows in chosen])
+        draws = {key: rows.to(device, non_blocking=True) for key, rows in draws.items()}
+        return pixels, draws, own * len(sets), team.size * own / size if team else 1.0
+
+    for pixels, draws, own, weight in ahead(gathered, parts, by_thread=waiting != device):
+        yield augment(pixels, draws, settings.mean, settings.std, settings.image_size)[:own], draws, weight
 
 
 def _share(draws: Draws, team: Team) -> tuple[Draws, int]:
