@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "distill_hub"
 FLOORS = [
     ["text"],
-    ["kinds", "parsing", "ending", "starter"],
+    ["kinds", "parsing", "ending", "starter", "teams"],
     ["config"],
     ["hub", "running"],
     ["networks", "data"],

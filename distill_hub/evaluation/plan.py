@@ -44,6 +44,6 @@ def expect_students(
         epoch, with_look = (run.timed(functools.partial(train, looks))[0] for looks in ((), (1,)))
         seconds = settings.epochs * epoch + len(settings.looks) * max(0.0, with_look - epoch)
         total += len(group) * repeats * seconds
-    jobs = len(trials) * repeats
-    share = run.shared(jobs)
-    run.expect(f"evaluate {student}", jobs, total * share / jobs, chunks=share)
+    jobs, processes = len(trials) * repeats, run.accelerator.num_processes
+    share = run.shared(jobs)  # of fewer students than processes each is trained by a team
+    run.expect(f"evaluate {student}", jobs, total / max(processes // jobs, 1) * share / jobs, chunks=share)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,11 @@ from distill_hub.networks.build import check_student
 from distill_hub.running.console import loud
 from distill_hub.running.run import Run
 from distill_hub.running.stages import key_of
+from distill_hub.teams.team import Team
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.settings import Settings, Task
 from distill_hub.training.subject import Subject
-from distill_hub.training.train import TrainingSet, resized, train_students
+from distill_hub.training.train import TrainingSet, resized, smallest_batch, train_students
 from distill_hub.views.files import Views
 
 
@@ -164,6 +166,8 @@ def measure(
 ) -> EvaluationRecord:
     """Train one student per trial and seed, spread over the processes of a run, and record how they did.
 
+    Where there are fewer students to train than processes, these train them together, in teams.
+
     Args:
         run: Keeps every finished student's accuracies.
         subject: The set.
@@ -188,35 +192,45 @@ def measure(
     def held_out() -> tuple[torch.Tensor, torch.Tensor]:
         return subject.test_images(settings).to(run.device), test.labels.to(run.device)
 
-    def train(chunk: Sequence[tuple[str, int, str]]) -> dict[str, torch.Tensor]:
+    def train(chunk: Sequence[tuple[str, int, str]], team: Team | None = None) -> dict[str, torch.Tensor]:
         name, own_seeds = chunk[0][0], [seed for _, seed, _ in chunk]
-        trainings = train_students(
-            student,
-            [trials[name].make(seed).at(trials[name].settings, run.device) for seed in own_seeds],
-            held_out(),
-            len(test.classes),
-            trials[name].settings,
-            own_seeds,
-            teacher=subject.teacher,
-            dtype=run.dtype,
-            compiled=compiled,
-            title=f"{name}, seed {', '.join(map(str, own_seeds))}" if run.is_main else "",
-        )
+        sets = [trials[name].make(seed).at(trials[name].settings, run.device) for seed in own_seeds]
+        if team:
+            most = smallest_batch(len(sets[0].images), trials[name].settings.batch_size)
+            if team.rank >= most:  # in that batch there is nothing for it
+                return {}
+            team = team.first(most)
+        with team.cores_divided() if team else nullcontext():
+            trainings = train_students(
+                student,
+                sets,
+                held_out(),
+                len(test.classes),
+                trials[name].settings,
+                own_seeds,
+                teacher=subject.teacher,
+                dtype=run.dtype,
+                compiled=compiled,
+                team=team,
+                title=f"{name}, seed {', '.join(map(str, own_seeds))}" if run.is_main else "",
+            )
         looks = torch.tensor([[training.last, training.best] for training in trainings], dtype=torch.float64)
         return {
             "accuracies": looks,
             "best_epoch": torch.tensor([training.best_epoch for training in trainings]),
             "curve": torch.tensor([training.curve for training in trainings], dtype=torch.float64),
+            "processes": torch.tensor([team.size if team else 1] * len(own_seeds)),
         }
 
     if made_from is not None:
         made_from = {**made_from, "student": student, "compiled": compiled}
     how = {"made_from": made_from, "lower": "a smaller network in --students"}
-    done = run.map(stage, jobs, train, chunk_size=len(seeds) if together else 1, **how)
-    scores = {}
+    done = run.map(stage, jobs, train, chunk_size=len(seeds) if together else 1, teams=not together, **how)
+    scores, processes = {}, 1
     for place, name in enumerate(trials):
         part = done.rows(place * len(seeds), (place + 1) * len(seeds))
         last, best = part["accuracies"].T.tolist()
+        processes = max(processes, *part["processes"].tolist())
         known = trials[name].settings.looks == settings.looks  # the record has those of the set
         curve = part["curve"].tolist() if known else None
         scores[name] = Score(last=last, best=best, best_epoch=part["best_epoch"].tolist(), curve=curve)
@@ -237,6 +251,7 @@ def measure(
         source_revision=subject.test.source.revision,
         content_sha256=subject.content_sha256,
         environment=EnvironmentRecord(**run.environment()),
+        processes_per_student=processes if processes > 1 else None,
         seconds=next(known["seconds"] for known in run.stages if known["name"] == stage),
         date=now(),
     )

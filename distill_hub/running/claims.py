@@ -10,6 +10,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from distill_hub.running.lock import Busy, Lock
 from distill_hub.running.stages import Chunk
+from distill_hub.teams.team import Team
 
 LOOK_EVERY = 1.0  # seconds between two looks at what others have made, while there is work
 FIRST_PAUSE, LAST_PAUSE = 0.005, 1.0  # seconds between two, while there is none
@@ -40,15 +41,31 @@ class Claims:
         keys: What each of them is made from, see `Chunk.is_marked`.
         todo: Those to make, the first to claim first.
         shared: Whether other processes work on them, too; else nothing is leased.
+        team: Who makes each of them together: the first member claims for all.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], keys: Sequence[str], todo: Sequence[int], *, shared: bool):
-        self.chunks, self.keys, self.todo, self.shared = chunks, keys, todo, shared
+    def __init__(
+        self, chunks: Sequence[Chunk], keys: Sequence[str], todo: Sequence[int], *, shared: bool, team: Team | None = None
+    ):
+        self.chunks, self.keys, self.todo, self.shared, self.team = chunks, keys, todo, shared, team
 
     def __len__(self) -> int:
         return len(self.todo)
 
     def __iter__(self) -> Iterator[Claim]:
+        if not self.team:
+            yield from self._claimed()
+        elif self.team.rank:
+            while (index := self.team.tell(None)) is not None:
+                yield Claim(index, is_mine=True)
+        else:
+            for claim in self._claimed():
+                if claim.is_mine:
+                    self.team.tell(claim.index)
+                yield claim
+            self.team.tell(None)
+
+    def _claimed(self) -> Iterator[Claim]:
         if not self.shared:
             yield from (Claim(index, is_mine=True) for index in self.todo)
             return

@@ -16,8 +16,8 @@ from distill_hub.config import InputError
 from distill_hub.networks.build import build
 from distill_hub.running.console import progress
 from distill_hub.running.seeds import cpu_generator, draw_seed
-from distill_hub.running.team import Team
-from distill_hub.training.batch_norm import normalise_together
+from distill_hub.teams.batch_norm import normalise_together
+from distill_hub.teams.team import Team
 from distill_hub.training.feed import ahead, placed, taken
 from distill_hub.training.settings import Settings, learning_rate, teacher_temperature
 from distill_hub.views.files import Views
@@ -210,6 +210,11 @@ def train_students(
     _swap(weights, averages)
     ends = zip(students.separate(), best, curves, strict=True)
     return [Training(model.eval(), curve[-1] if curve else 0.0, *top, curve) for model, top, curve in ends]
+
+
+def smallest_batch(images: int, batch_size: int) -> int:
+    """Return how many images the smallest batch of an epoch has, and so how many processes a team at most."""
+    return min(batch_size, images, images % batch_size or batch_size)
 
 
 def nearest_temperatures(logits: torch.Tensor, targets: torch.Tensor, team: Team | None = None) -> torch.Tensor:

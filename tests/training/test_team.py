@@ -12,7 +12,7 @@ from distill_hub.data.classes import SourceClass
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.seeds import cpu_generator
-from distill_hub.running.team import make_teams
+from distill_hub.teams.team import divided
 from distill_hub.training.protocols import protocol
 from distill_hub.training.settings import Task
 from distill_hub.training.train import TrainingSet, train_students
@@ -54,7 +54,7 @@ def train(name: str, team=None) -> dict:
 def train_all(folder) -> None:
     """Train all students together with the other processes."""
     start_accelerator()
-    _, team = make_teams(1)
+    _, team = divided(1)
     with team.cores_divided():
         torch.save({name: train(name, team) for name in CASES}, folder / f"{team.rank}.pt")
 

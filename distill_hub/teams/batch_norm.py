@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distill_hub.running.team import Team
+from distill_hub.teams.team import Team
 
 
 def normalise_together(network: nn.Module, team: Team) -> None:

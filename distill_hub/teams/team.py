@@ -1,7 +1,7 @@
 """Processes that train one network together: each has its share of every batch, and all come to the same weights."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,19 +15,34 @@ import torch.distributed as dist
 class Team:
     """Some of a run's processes, with a process group of their own: Accelerate knows the one of all processes alone."""
 
-    group: dist.ProcessGroup
+    members: Sequence[int]  # by their ranks among all processes
     rank: int  # of this process in the team, from 0
-    size: int
+    group: dist.ProcessGroup
+
+    @property
+    def size(self) -> int:
+        """Number of its members, at least two."""
+        return len(self.members)
 
     def share(self, count: int) -> slice:
         """Return which of `count` rows are this process's; none has more than one row more than another."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def first(self, count: int) -> "Team | None":
+        """Return the team of its first members, called by these alone; None: the first is on its own then."""
+        return self if count >= self.size else _team(self.members[:count], self.rank)
 
     def tell(self, value: Any) -> Any:
         """Return on every member what the first one says."""
         told = [value]
         dist.broadcast_object_list(told, group=self.group, group_src=0)
         return told[0]
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Return what every member says."""
+        said: list[Any] = [None] * self.size
+        dist.all_gather_object(said, value, group=self.group)
+        return said
 
     def summed(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over the members. A gradient through it is the one of what all of them make of the sum."""
@@ -57,23 +72,25 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient, ctx.group), None
 
 
-def make_teams(count: int, *, most: int | None = None) -> tuple[int, Team | None]:
-    """Divide the processes of a run into teams. Call it on every process.
+def divided(count: int) -> tuple[int, Team | None]:
+    """Divide all processes into teams, of which none has more than one member more than another. Call it on all of them.
 
     Args:
-        count: Number of teams. None has more than one member more than another.
-        most: Members of a team; processes that are over are in none.
+        count: Number of teams, at most that of the processes.
 
     Returns:
-        Number of this process's team, from 0, and the team; None: it is in none, or alone.
+        Number of this process's team, from 0, and the team; None: the process is on its own.
     """
     if not dist.is_initialized():
         return 0, None
-    own: tuple[int, Team | None] = -1, None
     world, rank = dist.get_world_size(), dist.get_rank()
-    for number in range(count):
-        members = range(number * world // count, (number + 1) * world // count)[:most]
-        group = dist.new_group(list(members), timeout=timedelta(days=7)) if len(members) > 1 else None
-        if rank in members:
-            own = number, Team(group, members.index(rank), len(members)) if group else None
-    return own
+    starts = [number * world // count for number in range(count + 1)]
+    number = next(number for number in range(count) if rank < starts[number + 1])
+    return number, _team(range(starts[number], starts[number + 1]), rank - starts[number])
+
+
+def _team(members: Sequence[int], rank: int) -> Team | None:
+    if len(members) == 1:
+        return None
+    group = dist.new_group(list(members), timeout=timedelta(days=7), use_local_synchronization=True)
+    return Team(members, rank, group)
