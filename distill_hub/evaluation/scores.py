@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +21,11 @@ from distill_hub.networks.build import check_student
 from distill_hub.running.console import loud
 from distill_hub.running.run import Run
 from distill_hub.running.stages import key_of
-from distill_hub.teams.team import Team
+from distill_hub.teams.team import Team, at_work
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.settings import Settings, Task
 from distill_hub.training.subject import Subject
-from distill_hub.training.train import TrainingSet, resized, smallest_batch, train_students
+from distill_hub.training.train import TrainingSet, resized, train_students
 from distill_hub.views.files import Views
 
 
@@ -195,12 +194,9 @@ def measure(
     def train(chunk: Sequence[tuple[str, int, str]], team: Team | None = None) -> dict[str, torch.Tensor]:
         name, own_seeds = chunk[0][0], [seed for _, seed, _ in chunk]
         sets = [trials[name].make(seed).at(trials[name].settings, run.device) for seed in own_seeds]
-        if team:
-            most = smallest_batch(len(sets[0].images), trials[name].settings.batch_size)
-            if team.rank >= most:  # in that batch there is nothing for it
+        with at_work(team, len(sets[0].images), trials[name].settings.batch_size) as (team, processes):
+            if not processes:
                 return {}
-            team = team.first(most)
-        with team.cores_divided() if team else nullcontext():
             trainings = train_students(
                 student,
                 sets,
@@ -219,7 +215,7 @@ def measure(
             "accuracies": looks,
             "best_epoch": torch.tensor([training.best_epoch for training in trainings]),
             "curve": torch.tensor([training.curve for training in trainings], dtype=torch.float64),
-            "processes": torch.tensor([team.size if team else 1] * len(own_seeds)),
+            "processes": torch.tensor([processes] * len(own_seeds)),
         }
 
     if made_from is not None:

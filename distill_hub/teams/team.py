@@ -48,16 +48,6 @@ class Team:
         """Return the sum over the members. A gradient through it is the one of what all of them make of the sum."""
         return _Sum.apply(tensor, self.group)
 
-    @contextmanager
-    def cores_divided(self) -> Iterator[None]:
-        """Give each process its part of a machine's cores, where otherwise it has all of them; see `start_accelerator`."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(max(1, before // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
 
 class _Sum(torch.autograd.Function):
     @staticmethod
@@ -70,6 +60,32 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return _Sum.apply(gradient, ctx.group), None
+
+
+@contextmanager
+def at_work(team: Team | None, images: int, batch_size: int) -> Iterator[tuple[Team | None, int]]:
+    """Let as many members of a team work as every batch has something for, each with its part of the machine's cores.
+
+    Args:
+        team: Who is there; None: this process alone, with all cores as ever, see `start_accelerator`.
+        images: Of an epoch.
+        batch_size: Of its batches; the last may be smaller.
+
+    Yields:
+        The team that works, None where one process does; and of how many it is, 0 where this one is not needed.
+    """
+    if not team:
+        yield None, 1
+        return
+    smallest = min(batch_size, images, images % batch_size or batch_size)
+    if team.rank >= smallest:
+        yield None, 0
+        return
+    working, threads = team.first(smallest), torch.get_num_threads()
+    if working:
+        torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    yield working, working.size if working else 1
+    torch.set_num_threads(threads)
 
 
 def divided(count: int) -> tuple[int, Team | None]:

@@ -212,11 +212,6 @@ def train_students(
     return [Training(model.eval(), curve[-1] if curve else 0.0, *top, curve) for model, top, curve in ends]
 
 
-def smallest_batch(images: int, batch_size: int) -> int:
-    """Return how many images the smallest batch of an epoch has, and so how many processes a team at most."""
-    return min(batch_size, images, images % batch_size or batch_size)
-
-
 def nearest_temperatures(logits: torch.Tensor, targets: torch.Tensor, team: Team | None = None) -> torch.Tensor:
     """Return the temperature at which each student is nearest to the labels (LPQLD: Xiao and He, 2026).
 

@@ -1,6 +1,7 @@
 """Students of a team against students of one process."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from distill_hub.classifiers import Classifier
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.running.machine import start_accelerator
+from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator
-from distill_hub.teams.team import divided
+from distill_hub.teams.team import at_work, divided
 from distill_hub.training.protocols import protocol
 from distill_hub.training.settings import Task
 from distill_hub.training.train import TrainingSet, train_students
@@ -47,7 +49,9 @@ def train(name: str, team=None) -> dict:
     short = {"epochs": 3, "batch_size": 5, "looks": (1, 2, 3), "optimizer": "sgd", "learning_rate": 0.002, **changes}
     data = TrainingSet(images, labels, soft.softmax(1))
     rules = dataclasses.replace(rules, **short)
-    (got,) = train_students(student, [data], (test, truth), classes, rules, [4], teacher=teacher, team=team)
+    with at_work(team, 23, rules.batch_size) as (team, processes):
+        assert processes == (MEMBERS if team else 1)
+        (got,) = train_students(student, [data], (test, truth), classes, rules, [4], teacher=teacher, team=team)
     return {"state": got.model.state_dict(), "curve": got.curve}
 
 
@@ -55,8 +59,18 @@ def train_all(folder) -> None:
     """Train all students together with the other processes."""
     start_accelerator()
     _, team = divided(1)
-    with team.cores_divided():
-        torch.save({name: train(name, team) for name in CASES}, folder / f"{team.rank}.pt")
+    torch.save({name: train(name, team) for name in CASES}, folder / f"{team.rank}.pt")
+    run = Run(folder / "run", {})
+    run.map("chunks", range(MEMBERS + 1), members, chunk_size=1, teams=True)
+    run.decide((folder / "run" / ".run" / "chunks" / "000001.json").unlink)
+    run.map("chunks", range(MEMBERS + 1), members, chunk_size=1, teams=True)
+    run.end()
+
+
+def members(chunk, team):
+    """Count who works on a chunk; a member that is not the first says nothing."""
+    count = int(team.summed(torch.ones(1))) if team else 1
+    return {"members": torch.tensor([count])} if not (team and team.rank) else {}
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +78,22 @@ def by_a_team(tmp_path_factory):
     folder = tmp_path_factory.mktemp("team")
     started, logs = start_processes(folder / "log", train_all, folder, world=MEMBERS)
     assert [end_process(one, 60) for one in started] == [0] * MEMBERS, [log.read_text() for log in logs]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(MEMBERS)]
+    return folder, [torch.load(folder / f"{rank}.pt") for rank in range(MEMBERS)]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_team_trains_what_one_process_trains(by_a_team, name):
-    alone, (first, *others) = train(name), [done[name] for done in by_a_team]
+    alone, (first, *others) = train(name), [done[name] for done in by_a_team[1]]
     assert first["curve"] == alone["curve"]
     for key, tensor in alone["state"].items():
         torch.testing.assert_close(first["state"][key], tensor, rtol=1e-3, atol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
         assert all(other["state"][key].equal(first["state"][key]) for other in others), key
+
+
+def test_chunks_that_are_fewer_than_processes_are_made_by_teams_and_kept(by_a_team):
+    folder, _ = by_a_team
+    run = Run(folder / "run", {})
+    made = run.map("chunks", range(MEMBERS + 1), lambda chunk, team: pytest.fail("it is there"), chunk_size=1, teams=True)
+    assert made.rows(0, MEMBERS + 1)["members"].tolist() == [1, MEMBERS, 1]
+    facts = json.loads((folder / "run" / ".run" / "chunks" / "000001.json").read_bytes())
+    assert facts["core_seconds"] >= 0 and facts["seconds"] > 0
