@@ -3,14 +3,15 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
+from distill_hub.running.console import Item
 from distill_hub.running.lock import Busy, Lock
-from distill_hub.running.stages import Chunk
-from distill_hub.teams.team import Team
+from distill_hub.running.stages import Chunk, key_of
 
 LOOK_EVERY = 1.0  # seconds between two looks at what others have made, while there is work
 FIRST_PAUSE, LAST_PAUSE = 0.005, 1.0  # seconds between two, while there is none
@@ -41,31 +42,15 @@ class Claims:
         keys: What each of them is made from, see `Chunk.is_marked`.
         todo: Those to make, the first to claim first.
         shared: Whether other processes work on them, too; else nothing is leased.
-        team: Who makes each of them together: the first member claims for all.
     """
 
-    def __init__(
-        self, chunks: Sequence[Chunk], keys: Sequence[str], todo: Sequence[int], *, shared: bool, team: Team | None = None
-    ):
-        self.chunks, self.keys, self.todo, self.shared, self.team = chunks, keys, todo, shared, team
+    def __init__(self, chunks: Sequence[Chunk], keys: Sequence[str], todo: Sequence[int], *, shared: bool):
+        self.chunks, self.keys, self.todo, self.shared = chunks, keys, todo, shared
 
     def __len__(self) -> int:
         return len(self.todo)
 
     def __iter__(self) -> Iterator[Claim]:
-        if not self.team:
-            yield from self._claimed()
-        elif self.team.rank:
-            while (index := self.team.tell(None)) is not None:
-                yield Claim(index, is_mine=True)
-        else:
-            for claim in self._claimed():
-                if claim.is_mine:
-                    self.team.tell(claim.index)
-                yield claim
-            self.team.tell(None)
-
-    def _claimed(self) -> Iterator[Claim]:
         if not self.shared:
             yield from (Claim(index, is_mine=True) for index in self.todo)
             return
@@ -112,6 +97,27 @@ def read_markers(accelerator: Accelerator, chunks: Sequence[Chunk]) -> list[dict
     """Return what the markers of chunks say; the main process reads them for all."""
     found = [chunk.facts() for chunk in chunks] if accelerator.is_main_process else []
     return broadcast_object_list([found])[0]
+
+
+def cut(items: Sequence[Item], chunk_size: int, key: str) -> tuple[list[Sequence[Item]], list[str]]:
+    """Cut items into those of each chunk; return these, and what each of them is made from, together with `key`."""
+    parts = [items[start : start + chunk_size] for start in range(0, len(items), chunk_size)]
+    return parts, [key_of(key, list(part)) for part in parts]
+
+
+def unfinished(accelerator: Accelerator, folder: Path, parts: Sequence[Sequence[Item]], keys: Sequence[str]) -> list[Item]:
+    """Return the items of chunks that are not finished; the main process looks for all.
+
+    Args:
+        accelerator: Of the processes.
+        folder: Of the stage.
+        parts: See `cut`, as the next.
+        keys: Of the chunks.
+    """
+    todo: list[Item] = []
+    for index, (part, key) in enumerate(zip(parts, keys, strict=True) if accelerator.is_main_process else ()):
+        todo += [] if Chunk(folder, index).is_finished(key) else part
+    return broadcast_object_list([todo])[0]
 
 
 def damaged(

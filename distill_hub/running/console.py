@@ -27,6 +27,17 @@ QUICKER = (
 _LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
+def stage_table(stages: Sequence[Mapping[str, Any]], peaks: Mapping[str, int]) -> Table:
+    """Return the table of what a run's stages took, and of the peak memory of one process, in bytes by kind."""
+    memory = ", ".join(f"{name} {value / 2**20:,.0f} MiB" for name, value in peaks.items())
+    table = Table("stage", "items", "time", caption=f"peak memory of one process: {memory}", title="Stages")
+    for stage in stages:
+        seconds = f"{stage['wall']:.1f} s" + (" (finished work reused)" if stage["reused"] else "")
+        table.add_row(stage["name"], str(stage["items"]), seconds)
+    table.add_row("total", "", f"{sum(stage['wall'] for stage in stages):.1f} s")
+    return table
+
+
 class Items(Protocol):
     """What a bar counts."""
 

@@ -49,11 +49,6 @@ def added(*costs: Mapping[str, Any]) -> Cost:
     return {name: total(name) for name in NOTHING}
 
 
-def at_once(*costs: Mapping[str, Any]) -> Cost:
-    """Return what processes took that worked at once: the clock of the slowest, the cores and GPUs of all."""
-    return {**added(*costs), "seconds": max(one["seconds"] for one in costs)}
-
-
 def to_metadata(cost: Mapping[str, float | None]) -> dict[str, str]:
     """Return what is known of a cost as a checkpoint's metadata, which is text."""
     return {name: str(value) for name, value in cost.items() if value is not None}

@@ -15,9 +15,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from rich.table import Table
 
 from distill_hub.config import Done, InputError, nearest
-from distill_hub.running.claims import Claims, damaged, order, read_markers
-from distill_hub.running.console import Item, progress, show
-from distill_hub.running.cost import NOTHING, Cost, Meter, added, at_once
+from distill_hub.running.claims import Claims, cut, damaged, order, read_markers, unfinished
+from distill_hub.running.console import Item, progress, show, stage_table
+from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import STATE, atomic_write, remove
 from distill_hub.running.folder import CONFIG, LOCK
 from distill_hub.running.lock import Lock
@@ -29,7 +29,7 @@ from distill_hub.running.processes import main_decides, wait_until_seen
 from distill_hub.running.seeds import draw_seed
 from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of, remove_rest, says
 from distill_hub.running.versions import versions
-from distill_hub.teams.team import divided
+from distill_hub.teams.team import Led, divided
 
 STAGE = "stage.json"  # in a folder of the cache: what it took to measure what lies there
 
@@ -194,11 +194,10 @@ class Run:
         Raises:
             InputError: When memory does not suffice for one item, or for a chunk that is not worked on in parts.
         """
-        folder, key = self.output_dir / STATE / stage, self.key(made_from)
+        folder = self.output_dir / STATE / stage
         self._used.add(stage)
-        parts = [items[start : start + chunk_size] for start in range(0, len(items), chunk_size)]
+        parts, keys = cut(items, chunk_size, self.key(made_from))
         chunks = [Chunk(folder, index) for index in range(len(parts))]
-        keys = [key_of(key, list(part)) for part in parts]
         if self.is_main and any(chunk.facts().get("key") not in keys for chunk in chunks_in(folder)):
             show(f"{stage}: what it is made from has changed; what does not fit any more is done again")
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -213,18 +212,18 @@ class Run:
         todo = [index for index in order(len(chunks), process, processes, start) if index not in finished]
         at_a_time = min((made[index].get("at_a_time") or chunk_size for index in finished), default=chunk_size)
         started = time.perf_counter()
-        claims = Claims(chunks, keys, todo, shared=shared, team=team)
-        for claim in progress(claims, stage, unit="chunk", disable=not self.is_main or not todo):
+        claims = Claims(chunks, keys, todo, shared=shared)
+        claimed = Led(claims, team) if team else claims
+        for claim in progress(claimed, stage, unit="chunk", disable=not self.is_main or not todo):
             if not claim.is_mine:
                 continue
             part, meter, self.carried = parts[claim.index], Meter(self.device), NOTHING
             with told(stage, lower):
                 result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
             own = added(self.carried, meter.read())
-            cost = at_once(*team.gathered(own)) if team else own
             if any(len(tensor) != len(part) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            facts: dict[str, Any] = {"items": len(part), "by": self._name, **cost}
+            facts: dict[str, Any] = {"items": len(part), "by": self._name, **added(*team.gathered(own) if team else [own])}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time
             self.place.check()
@@ -241,6 +240,13 @@ class Run:
             remove_rest(folder, len(chunks))
         self._end_at(stage)
         return Stage(folder, chunk_size, len(items), sha256)
+
+    def unfinished(
+        self, stage: str, items: Sequence[Item], *, chunk_size: int, made_from: Mapping[str, Any] | None = None
+    ) -> list[Item]:
+        """Return the items that `map` would work on, the same on every process."""
+        parts, keys = cut(items, chunk_size, self.key(made_from))
+        return unfinished(self.accelerator, self.output_dir / STATE / stage, parts, keys)
 
     def on_main(
         self, stage: str, function: Callable[[], None], *, makes: Path | None = None, lower: str | None = None
@@ -319,8 +325,9 @@ class Run:
         return turn(self.output_dir / STATE / stage / LOCK, stage, self.say)
 
     def summed(self, cost: Cost) -> Cost:
-        """Return what all processes took that worked at once, see `at_once`."""
-        return at_once(*gather_object([dict(cost)]))
+        """Return what all processes took that worked at once: the clock of the slowest, the cores and GPUs of all."""
+        costs = gather_object([dict(cost)])
+        return {**added(*costs), "seconds": max(one["seconds"] for one in costs)}
 
     def _note(
         self, name: str, items: int, cost: Cost, started: float, *,
@@ -354,10 +361,10 @@ class Run:
 
         main_decides(self.accelerator, refuse)
 
-    def drop(self, stage: str) -> None:
-        """Remove what no stage needs any more; where others have joined, who may just read it, at the end."""
+    def drop(self, stage: str, *, now: bool = True) -> None:
+        """Remove what no stage needs any more, now or at the end; where others have joined, who may read it, at the end."""
         self._used.discard(stage)
-        if not self.place.join:
+        if now and not self.place.join:
             remove(self.output_dir / STATE / stage)
 
     def leave_stage(self, folder: Path) -> None:
@@ -378,14 +385,8 @@ class Run:
         return {**found, "processes": max(found["processes"], len(self._makers) if self.place.join else 0)}
 
     def summary(self) -> Table:
-        """Return the table of stage times of this run and peak memory."""
-        peaks = ", ".join(f"{name} {value / 2**20:,.0f} MiB" for name, value in peak_memory(self.accelerator).items())
-        table = Table("stage", "items", "time", caption=f"peak memory of one process: {peaks}", title="Stages")
-        for stage in self.stages:
-            seconds = f"{stage['wall']:.1f} s" + (" (finished work reused)" if stage["reused"] else "")
-            table.add_row(stage["name"], str(stage["items"]), seconds)
-        table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s")
-        return table
+        """Return the table of stage times of this run and peak memory. Call it on every process."""
+        return stage_table(self.stages, peak_memory(self.accelerator))
 
     def end(self, *, keep: bool = True) -> None:
         """Remove what no stage of this run needs, let go of the folder, and leave the process group.

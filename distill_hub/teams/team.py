@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -47,6 +47,41 @@ class Team:
     def summed(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over the members. A gradient through it is the one of what all of them make of the sum."""
         return _Sum.apply(tensor, self.group)
+
+
+class Claims(Protocol):
+    """What is claimed, see `running.claims`: each has the fields `is_mine`, whether there is work to do, and `lease`."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+@dataclass(frozen=True)
+class Led:
+    """What the first member of a team claims, one after the other, and the others then work on with it.
+
+    Args:
+        claims: Of the first member.
+        team: The team.
+    """
+
+    claims: "Claims"
+    team: Team
+
+    def __len__(self) -> int:
+        return len(self.claims)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.team.rank:
+            while claim := self.team.tell(None):
+                yield claim
+            return
+        for claim in self.claims:
+            if claim.is_mine:
+                self.team.tell(replace(claim, lease=None))
+            yield claim
+        self.team.tell(None)
 
 
 class _Sum(torch.autograd.Function):

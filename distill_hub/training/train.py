@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,13 @@ from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.networks.build import build
 from distill_hub.running.console import progress
+from distill_hub.running.mapped import map_rows
+from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.teams.batch_norm import normalise_together
 from distill_hub.teams.team import Team
 from distill_hub.training.feed import ahead, placed, taken
+from distill_hub.training.losses import nearest_temperatures, squared_error
 from distill_hub.training.settings import Settings, learning_rate, teacher_temperature
 from distill_hub.views.files import Views
 from distill_hub.views.replay import order, probabilities, strongest, view_draws
@@ -35,13 +39,25 @@ class TrainingSet:
     soft_labels: torch.Tensor | None = None  # float32 (N, C): probabilities at temperature 1
     views: Views | None = None  # what its batches are, in place of fresh augmentation
 
-    def decoded(self, tiles: int | None) -> "TrainingSet":
-        """Return a set of f x f tiles as students see it: each an image of its own, with the label of the one it is of."""
+    def decoded(self, run: Run, stage: str, tiles: int | None, made_from: Mapping[str, Any]) -> "TrainingSet":
+        """Return a set of f x f tiles as students see it: each an image of its own, with the label of the one it is of.
+
+        Args:
+            run: Maps the images; see `map_rows`. Call it on every process.
+            stage: Of the run.
+            tiles: f; None: the set has none.
+            made_from: What the images are, see `Run.map`.
+        """
         if tiles is None:
             return self
-        images, *own = decode(self.images, tiles), self.labels, self.soft_labels
-        labels, soft_labels = (None if part is None else part.repeat_interleave(tiles**2, 0) for part in own)
-        return TrainingSet(images, labels, soft_labels, self.views)
+        images, soft, each = self.images, self.soft_labels, tiles**2
+        shown = map_rows(run, stage, lambda a, b: decode(images[a:b], tiles), len(images), made_from=made_from)
+        if soft is not None:
+            soft = map_rows(
+                run, f"{stage}, soft labels", lambda a, b: self.soft_labels[a:b].repeat_interleave(each, 0), len(images),
+                made_from=made_from,
+            )  # fmt: skip
+        return TrainingSet(shown, self.labels.repeat_interleave(each, 0), soft, self.views)
 
     def at(self, settings: Settings, device: torch.device | str) -> "TrainingSet":
         """Return the same set on a device, see `placed`, its images scaled to the side at which augmentation starts."""
@@ -54,8 +70,10 @@ def resized(images: torch.Tensor, size: int, batch_size: int = 256) -> torch.Ten
     """Scale uint8 or float images (N, 3, S, S) to (N, 3, size, size): bilinear with antialiasing, as Pillow does it."""
     if images.shape[-1] == size:
         return images
-    batches = images.split(batch_size)
-    return torch.cat([F.interpolate(b, (size, size), mode="bilinear", antialias=True, align_corners=False) for b in batches])
+    made = images.new_empty(*images.shape[:2], size, size)  # filled part by part: images may be many
+    for part, batch in zip(made.split(batch_size), images.split(batch_size), strict=True):
+        part.copy_(F.interpolate(batch, (size, size), mode="bilinear", antialias=True, align_corners=False))
+    return made
 
 
 @dataclass(frozen=True)
@@ -210,30 +228,6 @@ def train_students(
     _swap(weights, averages)
     ends = zip(students.separate(), best, curves, strict=True)
     return [Training(model.eval(), curve[-1] if curve else 0.0, *top, curve) for model, top, curve in ends]
-
-
-def nearest_temperatures(logits: torch.Tensor, targets: torch.Tensor, team: Team | None = None) -> torch.Tensor:
-    """Return the temperature at which each student is nearest to the labels (LPQLD: Xiao and He, 2026).
-
-    Args:
-        logits: Of K students, float32 (K, B, C).
-        targets: Probabilities, alike.
-        team: Whose members have a share of the B each.
-
-    Returns:
-        float32 (K, 1, 1): of 0.01, 0.02, ..., 1 that with the least Kullback-Leibler divergence, the first of equal ones.
-    """
-    grid = torch.arange(1, 101, device=logits.device) / 100
-    # Without the labels' own entropy, which no temperature changes; ten at a time, as B times C may be large.
-    parts = (F.log_softmax(logits / some.view(-1, 1, 1, 1), dim=3) for some in grid.split(10))
-    divergences = torch.cat([-(targets * part).sum((2, 3)) for part in parts])  # (100, K)
-    divergences = team.summed(divergences) if team else divergences
-    return grid[divergences.argmin(0)].view(-1, 1, 1)
-
-
-def squared_error(logits: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor, hard_weight: float) -> torch.Tensor:
-    """Return EDC's loss (Shao et al., 2024): the mean squared difference of logits (B, C), and some of the cross-entropy."""
-    return F.mse_loss(logits, wanted) + hard_weight * F.cross_entropy(logits, labels)
 
 
 @torch.inference_mode()
