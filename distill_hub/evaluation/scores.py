@@ -17,13 +17,13 @@ from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Sc
 from distill_hub.artifact.sizes import data_bytes
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
+from distill_hub.feed import placed
 from distill_hub.networks.build import check_student
 from distill_hub.running.console import loud
 from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
 from distill_hub.running.stages import key_of
 from distill_hub.teams.team import Team, at_work
-from distill_hub.training.feed import placed
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.settings import Settings, Task
 from distill_hub.training.subject import Subject

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class Team:
     def first(self, count: int) -> "Team | None":
         """Return the team of its first members, called by these alone; None: the first is on its own then."""
         return self if count >= self.size else _team(self.members[:count], self.rank)
+
+    def shared(self, module: nn.Module) -> DistributedDataParallel:
+        """Return a module whose gradients are the mean over the members, as they all start from the first one's weights."""
+        # Weights without a part in the loss, as some of timm's networks have, are the same at every step.
+        return DistributedDataParallel(
+            module, process_group=self.group, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
+        )
+
+    def weight(self, count: int) -> float:
+        """Return by what the mean over this member's `share` of rows is multiplied for the gradients of that over all."""
+        own = self.share(count)
+        return self.size * (own.stop - own.start) / count
 
     def tell(self, value: Any) -> Any:
         """Return on every member what the first one says."""

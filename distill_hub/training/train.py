@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn.parallel import DistributedDataParallel
 
 from distill_hub.augmentation.augment import augment, batch_of, denormalize, draw, normalize
 from distill_hub.augmentation.tiles import decode
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.feed import ahead, placed, taken
 from distill_hub.networks.build import build
 from distill_hub.running.console import progress
 from distill_hub.running.mapped import map_rows
@@ -21,7 +21,6 @@ from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.teams.batch_norm import normalise_together
 from distill_hub.teams.team import Team
-from distill_hub.training.feed import ahead, placed, taken
 from distill_hub.training.losses import nearest_temperatures, squared_error
 from distill_hub.training.settings import Settings, learning_rate, teacher_temperature
 from distill_hub.views.files import Views
@@ -179,10 +178,7 @@ def train_students(
     if team:
         normalise_together(students, team)
         torch.manual_seed(draw_seed(seeds[0], "student dropout", team.rank))
-        # Weights without a part in the logits, as some of timm's networks have, are the same at every step.
-        trained = DistributedDataParallel(
-            network, process_group=team.group, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
-        )
+        trained = team.shared(network)
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
     weights = [tensor.detach() for _, tensor, _ in students.trained()]
     averages = [tensor.clone() for tensor in weights] if settings.weight_average else []
@@ -325,7 +321,7 @@ def _batches(
         chosen = zip(sets, draws["order"].split(len(draws["order"]) // len(sets)), strict=True)
         pixels = torch.cat([taken(training_set.images, rows, device) for training_set, rows in chosen])
         draws = {key: rows.to(device, non_blocking=True) for key, rows in draws.items()}
-        return pixels, draws, own * len(sets), team.size * own / size if team else 1.0
+        return pixels, draws, own * len(sets), team.weight(size) if team else 1.0
 
     for pixels, draws, own, weight in ahead(gathered, parts, by_thread=waiting != device):
         yield augment(pixels, draws, settings.mean, settings.std, settings.image_size)[:own], draws, weight

@@ -24,6 +24,7 @@ from distill_hub.augmentation.augment import Augmentation, draw, usual_augmentat
 from distill_hub.classifiers import load_classifier
 from distill_hub.config import InputError, resolved
 from distill_hub.data.size import with_size
+from distill_hub.feed import ahead
 from distill_hub.networks.build import build
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.running.run import Run
@@ -31,7 +32,6 @@ from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.teachers import fit as module
 from distill_hub.teachers.fit import Fit, classifier_task, fit_classifier, rate
 from distill_hub.teachers.open import open_teacher
-from distill_hub.training.feed import ahead
 from distill_hub.training.subject import HeldOut
 
 SMALL = {"network": "convnet-1-bn", "image_size": 8, "epochs": 4, "batch_size": 64}
