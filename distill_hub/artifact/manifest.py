@@ -128,6 +128,9 @@ class StageRecord(Record):
     gpu_seconds: Seconds | None = None  # 0 without a GPU
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")  # over the hashes of its chunks; None: it has none
     at_a_time: int | None = Field(default=None, gt=0)  # most items for which there was memory; None: for a whole chunk
+    # Largest over processes: "host", what a process holds beside mapped files, where its system says it; "cuda" on a GPU;
+    # None: unknown, in sets of older versions.
+    peak_memory_bytes: dict[str, Count] | None = None
 
 
 VIEWS_FORMAT = 2  # of the stored views that are written now

@@ -16,18 +16,19 @@ from rich.table import Table
 
 from distill_hub.config import InputError
 from distill_hub.ending import FULL
-from distill_hub.running.console import Item, progress, show
+from distill_hub.running.console import Item, memory_text, progress, show, size_text
 from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import STATE, atomic_write, cache_dir, of_dry_run, remove, remove_temporary
 from distill_hub.running.folder import CONFIG, LOCK, check_is_run, clear, made_with, refuse_other
 from distill_hub.running.lock import Lock, hold, remove_unlocked, wait_for
-from distill_hub.running.machine import environment, peak_memory, start_accelerator
+from distill_hub.running.machine import Peaks, environment, largest, peak_memory, start_accelerator, watched
 from distill_hub.running.memory import in_parts, told
 from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of
 from distill_hub.running.versions import versions
 
 STAGE = "stage.json"  # in a folder of the cache: what it took to measure what lies there
 KEY = "key"  # in the folder of work that is no chunk of a stage: what it is made from
+PEAKS = "peak_memory_bytes"  # in the marker of a chunk, and in the record of a stage: see `machine.watched`
 SEEN_AFTER = 90  # seconds in which a file that one machine wrote is there for all that share its folder
 
 
@@ -205,11 +206,11 @@ class Run:
         started = time.perf_counter()
         for index in progress(todo, stage, unit="chunk", disable=not self.is_main or not todo):
             part, meter, self.carried = parts[index], Meter(self.device), NOTHING
-            with told(stage, lower):
+            with told(stage, lower), watched(self.device) as peaks:
                 result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
             if any(len(tensor) != len(part) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            facts: dict[str, Any] = {"items": len(part), **added(self.carried, meter.read())}
+            facts: dict[str, Any] = {"items": len(part), **added(self.carried, meter.read()), PEAKS: peaks}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time
             self._check_lock()
@@ -220,6 +221,7 @@ class Run:
         self._note(
             stage, len(items), added(*made), started, reused=len(mine) > len(todo), sha256=sha256,
             at_a_time=min((facts["at_a_time"] for facts in made if "at_a_time" in facts), default=None),
+            peaks=largest(*(facts.get(PEAKS) for facts in made)),
         )  # fmt: skip
         if self.is_main:
             for chunk in chunks_in(folder)[len(chunks) :]:  # of more items
@@ -251,14 +253,14 @@ class Run:
             with self._claim(stage, makes) as needed:
                 if needed:
                     self._check_lock()
-                    with told(stage, lower):
+                    with told(stage, lower), watched(self.device) as peaks:
                         function()
                     cost = meter.read()
-                    self._note(stage, 1, cost, started)
+                    self._note(stage, 1, cost, started, peaks=peaks)
                     if makes:
-                        mark.store({}, key=key, items=1, **cost)
+                        mark.store({}, key=key, items=1, **cost, **{PEAKS: peaks})
                 elif mark.is_finished(key) and all(known["name"] != stage for known in self.stages):
-                    self._note(stage, 1, added(mark.facts()), started, reused=True)
+                    self._note(stage, 1, added(mark.facts()), started, reused=True, peaks=mark.facts().get(PEAKS))
         self.accelerator.wait_for_everyone()
         if makes:
             wait_until_seen(makes)
@@ -299,10 +301,9 @@ class Run:
             InputError: When memory does not suffice.
         """
         started = time.perf_counter()
-        with told(stage, lower):
+        with told(stage, lower), watched(self.device) as peaks:
             cost = function()
-        self.accelerator.wait_for_everyone()
-        self._note(stage, items, cost, started)
+        self._note(stage, items, cost, started, peaks=largest(*gather_object([peaks])))
 
     def summed(self, cost: Cost) -> Cost:
         """Return what all processes took that worked at once: the clock of the slowest, the cores and GPUs of all."""
@@ -311,11 +312,11 @@ class Run:
 
     def _note(
         self, name: str, items: int, cost: Cost, started: float, *,
-        reused: bool = False, sha256: str | None = None, at_a_time: int | None = None,
+        reused: bool = False, sha256: str | None = None, at_a_time: int | None = None, peaks: Peaks | None = None,
     ) -> None:  # fmt: skip
         wall, cost = time.perf_counter() - started, {key: value and round(value, 2) for key, value in cost.items()}
         note = {"name": name, "items": items, **cost, "wall": wall, "reused": reused, "sha256": sha256}
-        self.stages.append({**note, "at_a_time": at_a_time})
+        self.stages.append({**note, "at_a_time": at_a_time, PEAKS: peaks or None})
 
     def leave_stage(self, folder: Path) -> None:
         """Say in a folder of the cache what the last stage took, whose results lie there for all runs."""
@@ -331,13 +332,14 @@ class Run:
         return environment(self.accelerator)
 
     def summary(self) -> Table:
-        """Return the table of stage times of this run and peak memory."""
-        peaks = ", ".join(f"{name} {value / 2**20:,.0f} MiB" for name, value in peak_memory(self.accelerator).items())
-        table = Table("stage", "items", "time", caption=f"peak memory of one process: {peaks}", title="Stages")
+        """Return the table of this run's stages: time, and memory of the process that needed most."""
+        peaks = ", ".join(f"{name} {size_text(value)}" for name, value in peak_memory(self.accelerator).items())
+        caption = f"peak of one process, files that it maps included: {peaks}"
+        table = Table("stage", "items", "time", "memory of a process", caption=caption, title="Stages")
         for stage in self.stages:
             seconds = f"{stage['wall']:.1f} s" + (" (finished work reused)" if stage["reused"] else "")
-            table.add_row(stage["name"], str(stage["items"]), seconds)
-        table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s")
+            table.add_row(stage["name"], str(stage["items"]), seconds, memory_text(stage.get(PEAKS)))
+        table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s", "")
         return table
 
     def end(self) -> None:
