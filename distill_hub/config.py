@@ -58,6 +58,19 @@ def refusing(errors: tuple[type[Exception], ...], field: str, value: Any, valid:
         raise InputError(field, value, f"{valid} ({reason(error)})") from error
 
 
+class Done(Exception):
+    """The work ends here, as it was asked to. One line that says how to go on.
+
+    Args:
+        line: As above.
+        folder: Of the finished result; None: there is none yet.
+    """
+
+    def __init__(self, line: str, folder: Path | None = None):
+        super().__init__(line)
+        self.folder = folder
+
+
 class HubError(RuntimeError):
     """The Hub or the network failed. One line that says how to go on; nothing on either side is left half done."""
 
@@ -315,7 +328,11 @@ def launch(
         check_settings(config)
         if not light:
             say_loading()
-        main(config)
+        try:
+            main(config)
+        except Done as done:
+            if os.environ.get("RANK", "0") == "0":
+                print(done)
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(interrupted(say=say))

@@ -28,7 +28,7 @@ def main(config: MinimaxConfig) -> Path | None:
     setup = fine_tune(base, facts)
     samples = setup.draw(config.ipc)
     baselines = {}
-    if setup is not base:
+    if setup is not base and config.score == "yes":
         baselines[base.plain] = base.plain_samples(base.draw(config.ipc, "plain"))
     return package_and_score(setup, samples, setup.manifest(facts), baselines=baselines)
 

@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from distill_hub.config import InputError, launch
 from distill_hub.ending import OUT_OF_MEMORY
-from distill_hub.running import run as run_module
+from distill_hub.running import processes as process_module
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
@@ -367,7 +367,7 @@ def test_a_disk_that_fills_up_during_a_chunk_keeps_those_before_it(tmp_path, mon
 
 
 def machine(folders, patience):
-    run_module.SEEN_AFTER = patience
+    process_module.SEEN_AFTER = patience
     Run(folders[int(os.environ["RANK"])] / "out", {})
 
 
@@ -390,6 +390,6 @@ def test_temporary_names_differ_between_machines(tmp_path, monkeypatch):
     names, replace = set(), os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (names.add(a.name), replace(a, b)))
     for host in ("node1", "node2"):
-        monkeypatch.setattr(run_module.platform, "node", lambda host=host: host)
+        monkeypatch.setattr(process_module.platform, "node", lambda host=host: host)
         atomic_write(tmp_path / "file", b"")
     assert len(names) == 2 and all(name.startswith(".file.") and name.endswith(".tmp") for name in names)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill_hub.config import InputError, check_settings, from_values, nearest
+from distill_hub.config import Done, InputError, check_settings, from_values, nearest
 from distill_hub.options.shared import SetOptions
 from distill_hub.running.files import shipped
 from distill_hub.running.lock import release_all
@@ -108,7 +108,8 @@ def make(recipe: str, **settings: Any) -> "DistilledSet | None":
         settings: Its settings, each by name.
 
     Returns:
-        The set, as `load_distilled` returns it; None after `dry_run=True`, which prints what a run would take.
+        The set, as `load_distilled` returns it; None after `dry_run=True`, which prints what a run would take, and where
+        `stage` ends it.
 
     Raises:
         InputError: When the recipe, a setting, or what it names cannot be used.
@@ -119,6 +120,9 @@ def make(recipe: str, **settings: Any) -> "DistilledSet | None":
     check_settings(config)
     try:
         folder = found.main(config)
+    except Done as done:
+        print(done)
+        folder = done.folder
     except BaseException:
         release_all()  # this process goes on, but not with this run
         raise

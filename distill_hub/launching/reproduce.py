@@ -31,7 +31,7 @@ from distill_hub.starter import as_starter
 
 # Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
 _NO_PART = {f.name for group in (EvaluationOptions, ViewsOptions) for f in dataclasses.fields(group)}
-_LEAST_SCORING = ("--repeats=1", "--view_epochs=0")
+_LEAST_SCORING = ("--score=no", "--view_epochs=0")
 Verdict = Literal["same", "differs", "not on record", "not made again"]
 
 

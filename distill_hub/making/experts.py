@@ -2,7 +2,6 @@
 
 import hashlib
 import shlex
-import shutil
 from pathlib import Path
 
 import torch
@@ -90,7 +89,7 @@ def fit_experts(
         for name, content in card_files(experts_card(record, location=folder_name(folder)), []).items():
             atomic_write(folder / name, content)
         atomic_write(folder / EXPERTS, record.to_json().encode())
-        shutil.rmtree(fitted.folder)
+        run.drop(fitted.folder.name)
 
     run.on_main("keep experts", write, makes=folder / EXPERTS)
 

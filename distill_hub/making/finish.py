@@ -61,6 +61,8 @@ def package_and_score(
             main process.
         space: That of methods that optimise pixels; where these are free, the stage has them as `pixels`.
 
+    With --score no there are neither students nor baselines, and no new records.
+
     Returns:
         The folder of the set; None after a dry run, which makes none.
 
@@ -102,6 +104,11 @@ def package_and_score(
             image_format=config.image_format,
         )
 
+    rules = setup.protocol
+    students = rules.students(config.students, manifest.image_size) if config.score == "yes" else []
+    stages = {student: f"evaluate {student}".replace("/", "-") for student in students}
+    of_views, push = ["views", "store views"] * bool(setup.views), ["push"] * bool(setup.destination)
+    run.refuse_unknown_stage(["package", *of_views, *stages.values(), "card", *push])
     run.on_main("package", package)
     manifest = Manifest.read(folder / "manifest.json")
     images = stage.rows(0, len(stage), "images")["images"]
@@ -109,7 +116,6 @@ def package_and_score(
         drawn = draw_views(run, decode(images, manifest.tiles), teacher, manifest.teacher, **how)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
         manifest = Manifest.read(folder / "manifest.json")
-    rules = setup.protocol
     views = open_views(find(folder), manifest) if rules.labels == "views" else None
     soft = soft_labels(stage) if rules.labels == "soft" else None
     own = TrainingSet(seen(images, stage, space), label_tensor, soft, views)
@@ -119,12 +125,12 @@ def package_and_score(
     )  # fmt: skip
     seeds = range(manifest.seed, manifest.seed + config.repeats)
     records = []
-    for student in rules.students(config.students, manifest.image_size):
+    for student in students:
         trials = trials_for(setup, subject, student, baselines)
         how = {
             "together": config.seeds_together,
             "compiled": config.compile,
-            "stage": f"evaluate {student}".replace("/", "-"),
+            "stage": stages[student],
             "made_from": {
                 **setup.made_from,
                 "set": manifest.content_sha256,
@@ -140,14 +146,15 @@ def package_and_score(
         shown["refinement"] = refinement(setup, pool, refined_from, stage)
     run.on_main("card", lambda: _record_and_describe(folder, manifest, records, images, shown))
     run.say(run.summary())
-    run.say(score_table(records, manifest.ipc))
+    if records:
+        run.say(score_table(records, manifest.ipc))
     for record in records:
         run.say(in_words(record, manifest))
     run.say(f"The distilled set is in {folder}")
     if setup.destination:
         run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
     run.say(next_step(folder, manifest.source, config.source))
-    run.end()
+    run.end(keep=config.keep_run == "yes")
     return folder
 
 
@@ -161,7 +168,8 @@ def next_step(folder: Path, source: SourceRecord, location: str) -> str:
     """
     place = typed(folder)
     real = f" --source {typed(location)}" if source.is_folder else ""
-    return f"Next: `distill-hub evaluate {place}{real}` scores it again, `distill-hub push {place}` publishes it"
+    again = " again" if read_records(folder) else ""
+    return f"Next: `distill-hub evaluate {place}{real}` scores it{again}, `distill-hub push {place}` publishes it"
 
 
 def _record_and_describe(

@@ -59,7 +59,7 @@ def expect_rest(
         own = dataclasses.replace(own, views=SimpleNamespace(record=facts))
     zca = space.zca if space else None
     subject = Subject(own, setup.test, "", setup.teacher, setup.teacher_record, tiles=setup.tiles, zca=zca)
-    for student in rules.students(config.students, setup.image_size):
+    for student in rules.students(config.students, setup.image_size) if config.score == "yes" else ():
         trials = trials_for(setup, subject, student, baselines)
         expect_students(run, subject, student, trials, config.repeats, compiled=config.compile)
 

@@ -15,7 +15,7 @@ from distill_hub.artifact.manifest import Combination, Manifest, ModelRecord, Se
 from distill_hub.artifact.names import set_name
 from distill_hub.augmentation.tiles import decode
 from distill_hub.classifiers import Classifier
-from distill_hub.config import InputError, options, recorded, resolved
+from distill_hub.config import Done, InputError, options, recorded, resolved
 from distill_hub.data.classes import match_classes
 from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source, check_ipc, load_source
@@ -44,6 +44,7 @@ from distill_hub.options.shared import (
 )
 from distill_hub.publishing.destination import Destination, check_destination
 from distill_hub.running.dry_run import open_run
+from distill_hub.running.folder import is_bare
 from distill_hub.running.run import Run, Stage
 from distill_hub.teachers.ensemble import members_of, teacher_classes
 from distill_hub.teachers.open import open_selector, open_teacher
@@ -347,7 +348,14 @@ def _begin(
     name = set_name(source.name, config.ipc, method)
     destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
     folder = config.output_dir or Path("outputs", name)
-    run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
+    run = open_run(
+        folder, settings, overwrite=config.overwrite, dry_run=config.dry_run, join=config.join, until=config.stage
+    )
+    if run.agree(is_bare(run.output_dir)):
+        run.end()
+        kept = "but nothing that it was made from (--keep_run no)"
+        more = "`distill-hub evaluate` scores it, `distill-hub push` publishes it, --overwrite makes it anew"
+        raise Done(f"The finished set is in {folder}, {kept}: {more}", folder)
     check_precision(config, run)
     if config.view_epochs is None and not stores_views and not has_free_pixels(config):
         run.say(offer(images, len(source.classes)))

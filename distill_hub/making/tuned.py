@@ -145,7 +145,7 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
                 _save(setup, tuned, epoch, record, place)
             atomic_write(run.output_dir / "assets" / "losses.png", (folder / "losses.png").read_bytes())
             atomic_write(done, json.dumps(stages).encode())
-            remove(run.output_dir / STATE / "encode")
+            run.drop("encode")
 
         run.on_main("save generator", save_all)
     else:

@@ -212,6 +212,12 @@ class EvaluationOptions(StudentOptions):
     )
     repeats: PositiveInt = option(3, "students per set, with seeds seed, seed+1, ...", common=True)
     full_data: bool = option(False, FULL_DATA_HELP, common=True)
+    score: Literal["yes", "no"] = option(
+        "yes",
+        "whether students are trained at all; no: the set is made and packaged, and the same command without it scores it",
+        identity=False,
+        common=True,
+    )
 
     def check_settings(self) -> None:
         """Refuse students that do not exist, or not for this protocol."""
@@ -269,7 +275,27 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class SetOptions(OutputOptions, EvaluationOptions, ViewsOptions, TeacherOptions, SourceOptions):
+class RunOptions:
+    """The run: with whom, how far, and what stays of it."""
+
+    join: bool = option(
+        False,
+        "work in the folder together with other runs of the same command with --join; each may come and go",
+        identity=False,
+        common=True,
+    )
+    stage: str | None = option(
+        None, "end when the stage of this name is finished; the same command without it goes on", identity=False
+    )
+    keep_run: Literal["yes", "no"] = option(
+        "yes",
+        "whether the stages of a finished set stay in its folder; no: nothing is left there to go on from",
+        identity=False,
+    )
+
+
+@dataclass(frozen=True)
+class SetOptions(RunOptions, OutputOptions, EvaluationOptions, ViewsOptions, TeacherOptions, SourceOptions):
     """The set."""
 
     ipc: PositiveInt = option(10, "images per class", common=True)

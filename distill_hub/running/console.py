@@ -6,9 +6,9 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -25,6 +25,13 @@ QUICKER = (
     "(random_real, herding, rded); --dry_run prints the plan."
 )
 _LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+
+class Items(Protocol):
+    """What a bar counts."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 def show(text: Any) -> None:
@@ -84,7 +91,7 @@ def facts(pairs: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def progress(items: Collection[Item], title: str, *, unit: str, done: int = 0, disable: bool = False) -> tqdm:
+def progress(items: Items, title: str, *, unit: str, done: int = 0, disable: bool = False) -> tqdm:
     """Show a progress bar with rate and time left; in a log file a line at the start, every half minute, and at the end.
 
     Args:

@@ -16,10 +16,10 @@ from distill_hub.running.console import duration, memory_text, size_text
 from distill_hub.running.cost import Cost
 from distill_hub.running.files import STATE, of_dry_run
 from distill_hub.running.folder import check_is_run
-from distill_hub.running.machine import Peaks, largest, watched
+from distill_hub.running.machine import PEAKS, Peaks, largest, watched
 from distill_hub.running.mapped import ARRAY
 from distill_hub.running.memory import in_parts, told
-from distill_hub.running.run import PEAKS, Item, Run
+from distill_hub.running.run import Item, Run
 from distill_hub.running.stages import Stage
 
 SHORT = 2.0  # seconds: what takes less is timed a second time, without what only the first time costs
@@ -41,12 +41,15 @@ class Estimate:
     peaks: Peaks = field(default_factory=dict)  # memory of the process that needs most, see `machine.watched`
 
 
-def open_run(output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool, dry_run: bool) -> Run:
+def open_run(
+    output_dir: Path, settings: Mapping[str, Any], *,
+    overwrite: bool, dry_run: bool, join: bool = False, until: str | None = None,
+) -> Run:  # fmt: skip
     """Return the run of a recipe, or one that only finds out what it would take."""
     if dry_run:
         check_is_run(output_dir)  # a plan of what will be refused is of no use
         return DryRun(output_dir, settings)
-    return Run(output_dir, settings, overwrite=overwrite)
+    return Run(output_dir, settings, overwrite=overwrite, join=join, until=until)
 
 
 @dataclass(frozen=True)
@@ -221,10 +224,10 @@ class DryRun(Run):
         atexit.unregister(self._remove)
 
     def _remove(self) -> None:
-        if self.lock:
-            self.lock.release(self.output_dir)
+        if self.place.lock:
+            self.place.lock.release(self.output_dir)
 
-    def end(self) -> None:
-        """Close, and leave the process group."""
+    def end(self, *, keep: bool = True) -> None:
+        """Close, and leave the process group. Nothing is kept."""
         self.close()
         self.accelerator.end_training()

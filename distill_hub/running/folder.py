@@ -97,6 +97,29 @@ def refuse_other(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     return [f"Going on in {folder} with other settings: {told}; what depends on them is done again"]
 
 
+def refuse_unlike(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], others: str) -> None:
+    """Refuse to join those who work in a folder with other settings than theirs.
+
+    Args:
+        folder: Of the run.
+        before: What it is made with.
+        now: What this process was given.
+        others: Who works there.
+
+    Raises:
+        InputError: Naming one thing that differs.
+    """
+    for name, (old, new) in _changes(before, now).items():
+        what = f"other {_IMAGES[name]}" if name in _IMAGES else repr(old)
+        valid = f"{others}, with {what}; give it the same, or another --output_dir"
+        raise InputError("source" if name in _IMAGES else name, new if name not in _IMAGES else now.get("source"), valid)
+
+
+def is_bare(folder: Path) -> bool:
+    """Tell whether a folder holds a finished result, and nothing more of what it was made from."""
+    return _is_finished(folder) and not any(any(path.glob("*.json")) for path in (folder / STATE).iterdir() if path.is_dir())
+
+
 def _is_finished(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("manifest.json", "config.json"))  # of a set, of a classifier
 

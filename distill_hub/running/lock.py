@@ -3,6 +3,9 @@
 The kernel holds the lock of a process and lets go of it however the process ends. Not every shared folder passes such locks
 on to other machines. So the lock's file also says who holds it, and its time of change is the holder's sign of life; it is
 compared with the clock of the file system, never with that of a machine.
+
+A *lease* is a lock that others may take over after a while without a sign of life, though the kernel says that its holder
+lives: it was stopped, or its machine hangs.
 """
 
 import atexit
@@ -25,7 +28,7 @@ from distill_hub.running.files import remove
 from distill_hub.text import printable
 
 SIGN_EVERY = 15.0  # seconds between two signs of life
-LOST_AFTER = 90.0  # seconds without one, after which the holder on another machine counts as dead
+LOST_AFTER = 90.0  # seconds without one, after which the holder of a lease, or one on another machine, counts as dead
 _NOT_SUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _held: dict[Path, "Lock"] = {}
 
@@ -39,16 +42,17 @@ class Lock:
 
     Args:
         file: The lock's own file; made, with its folder, where it is not there.
+        lease: Take it from a holder that lives, too, if there was no sign of that for `LOST_AFTER` seconds.
 
     Raises:
         Busy: When somebody else holds it.
         OSError: When the file cannot be written.
     """
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, *, lease: bool = False):
         self.file, self.process, self.thread = file.absolute(), os.getpid(), threading.get_ident()
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = _taken(file)
+        self._handle = _taken(file, lease)
         self._released = threading.Event()
         _held[self.file] = self
         threading.Thread(target=self._stay, args=(SIGN_EVERY,), daemon=True).start()
@@ -59,10 +63,12 @@ class Lock:
             return
         self._released.set()
         del _held[self.file]
+        is_own = self.is_held  # what somebody else has taken over is theirs
         if sys.platform == "win32":  # which deletes no open file
             os.close(self._handle)
         if folder is None:
-            self.file.unlink(missing_ok=True)
+            if is_own:
+                self.file.unlink(missing_ok=True)
         else:
             gone = folder.with_name(f".{folder.name}.{self.process}.gone")
             os.rename(folder, gone)  # at once: whoever comes now finds no folder half removed
@@ -70,13 +76,18 @@ class Lock:
         if sys.platform != "win32":
             os.close(self._handle)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether nobody has taken it over, or deleted its file."""
+        return _is_file_of(self.file, self._handle) and _owner(self._handle) == _this_process()
+
     def check(self) -> None:
         """Refuse to go on where it is not held any more: what is written now might be mixed with what others write.
 
         Raises:
             InputError: When another machine has taken it over, because it saw no sign of life, or its file was deleted.
         """
-        if not (_is_file_of(self.file, self._handle) and _owner(self._handle) == _this_process()):
+        if not self.is_held:
             raise InputError("lock", str(self.file), "another run has taken over, or it was deleted; this run ends here")
 
     def _stay(self, pause: float) -> None:
@@ -112,12 +123,12 @@ def hold(file: Path, field: str, place: Path, advice: str, *, again: bool = Fals
         raise InputError(field, str(place), f"{file} cannot be locked ({error.strerror})") from error
 
 
-def wait_for(file: Path, say: Callable[[str], Any]) -> Lock:
-    """Take a lock as soon as it is free; say once who holds it meanwhile."""
+def wait_for(file: Path, say: Callable[[str], Any], *, lease: bool = False) -> Lock:
+    """Take a lock, see `Lock`, as soon as it is free; say once who holds it meanwhile."""
     said = False
     while True:
         try:
-            return Lock(file)
+            return Lock(file, lease=lease)
         except Busy as error:
             if not said:
                 say(str(error))
@@ -145,8 +156,8 @@ def release_all() -> None:
             lock.release()
 
 
-def _taken(file: Path) -> int:
-    """Return the handle of a lock's file, locked, with this process's name in it.
+def _taken(file: Path, lease: bool) -> int:
+    """Return the handle of a lock's file, locked, with this process's name in it; see `Lock`.
 
     Raises:
         Busy: When somebody else holds it.
@@ -159,12 +170,12 @@ def _taken(file: Path) -> int:
             if not _is_file_of(file, handle):  # its holder let go, and removed it, in this moment
                 os.close(handle)
                 continue
-            owner, age = _owner(handle), _now(file.parent) - os.fstat(handle).st_mtime
-            unsure = owner and (free is None or owner["machine"] != own["machine"])
-            if free is False or (unsure and age < LOST_AFTER):
-                raise Busy(_who(owner, age))
-            if unsure:
-                file.unlink()  # so that its holder, should it live after all, sees that it is not there any more
+            owner = _owner(handle)
+            if free is False or (owner and (free is None or owner["machine"] != own["machine"])):
+                age = _now(file.parent) - os.fstat(handle).st_mtime
+                if age < LOST_AFTER or (free is False and not lease):
+                    raise Busy(_who(owner, age))
+                _take_from(file, handle)
                 os.close(handle)
                 continue
             os.truncate(handle, 0)
@@ -174,6 +185,18 @@ def _taken(file: Path) -> int:
         except BaseException:
             os.close(handle)
             raise
+
+
+def _take_from(file: Path, handle: int) -> None:
+    """Remove the file of a lost holder, so that it sees, should it live after all, that it is not there any more.
+
+    Raises:
+        Busy: When somebody else does the same now: the file's name may be that of a new one already.
+    """
+    alone = Lock(file.with_name(f"{file.name}.taken"))
+    if _is_file_of(file, handle):
+        file.unlink()
+    alone.release()
 
 
 def _lock(handle: int) -> bool | None:

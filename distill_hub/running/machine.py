@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 EVERY = 0.02  # seconds between two looks at the memory of a process
+PEAKS = "peak_memory_bytes"  # in the marker of a chunk, and in the record of a stage: see `watched`
 Peaks = dict[str, int]  # bytes at the most, by what holds them: "host" and "cuda", as far as the system says it
 _cuda_before = 0  # peak of device memory before its count began anew
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from distill_hub.running.files import STATE, remove
-from distill_hub.running.run import Run, main_decides, wait_until_seen
+from distill_hub.running.processes import wait_until_seen
+from distill_hub.running.run import Run
 
 ARRAY = "array"  # file in the folder of a stage: its rows, one after the other
 
@@ -65,7 +66,7 @@ def make_mapped(
     array, row_bytes = folder / ARRAY, math.prod(shape[1:]) * dtype.itemsize
 
     def make_room() -> None:
-        if not (array.is_file() and array.stat().st_size == shape[0] * row_bytes):
+        if not (file and file.exists()) and not (array.is_file() and array.stat().st_size == shape[0] * row_bytes):
             remove(folder)  # its markers, if any, speak of another file
             folder.mkdir(parents=True)
             with open(array, "wb") as opened:
@@ -82,13 +83,17 @@ def make_mapped(
             os.fsync(opened.fileno())
         return {}
 
-    main_decides(run.accelerator, make_room)
+    run.decide(make_room)
+    if file and run.agree(file.exists()):  # another run of those that joined was faster
+        return open_mapped(file, shape, dtype)
     wait_until_seen(array)
     run.map(stage, range(shape[0]), write, chunk_size=chunk_size, made_from=made_from, lower=lower)
     if file is None or run.is_dry:
         return open_mapped(array, shape, dtype)
 
     def keep() -> None:
+        if file.exists():
+            return
         file.parent.mkdir(parents=True, exist_ok=True)
         moved = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         shutil.move(array, moved)  # the cache may lie on another disk
@@ -96,6 +101,6 @@ def make_mapped(
             os.fsync(opened.fileno())
         os.replace(moved, file)
 
-    main_decides(run.accelerator, keep)
+    run.decide(keep)
     wait_until_seen(file)
     return open_mapped(file, shape, dtype)

@@ -1,39 +1,41 @@
 """One distillation run: the Accelerator, the output folder, and stages that survive kill -9 and any number of processes."""
 
 import json
+import os
 import platform
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from rich.table import Table
 
-from distill_hub.config import InputError
-from distill_hub.ending import FULL
+from distill_hub.config import Done, InputError, nearest
+from distill_hub.running.claims import Claims, damaged, order, read_markers
 from distill_hub.running.console import Item, memory_text, progress, show, size_text
 from distill_hub.running.cost import NOTHING, Cost, Meter, added
-from distill_hub.running.files import STATE, atomic_write, cache_dir, of_dry_run, remove, remove_temporary
-from distill_hub.running.folder import CONFIG, LOCK, check_is_run, clear, made_with, refuse_other
-from distill_hub.running.lock import Lock, hold, remove_unlocked, wait_for
-from distill_hub.running.machine import Peaks, environment, largest, peak_memory, start_accelerator, watched
+from distill_hub.running.files import STATE, atomic_write, remove
+from distill_hub.running.folder import CONFIG, LOCK
+from distill_hub.running.lock import Lock
+from distill_hub.running.machine import PEAKS, Peaks, environment, largest, peak_memory, start_accelerator, watched
 from distill_hub.running.memory import in_parts, told
-from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of
+from distill_hub.running.once import missing, turn
+from distill_hub.running.place import KEY, Place
+from distill_hub.running.processes import main_decides, wait_until_seen
+from distill_hub.running.seeds import draw_seed
+from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of, says
 from distill_hub.running.versions import versions
 
 STAGE = "stage.json"  # in a folder of the cache: what it took to measure what lies there
-KEY = "key"  # in the folder of work that is no chunk of a stage: what it is made from
-PEAKS = "peak_memory_bytes"  # in the marker of a chunk, and in the record of a stage: see `machine.watched`
-SEEN_AFTER = 90  # seconds in which a file that one machine wrote is there for all that share its folder
 
 
 class Run:
     """Processes, device and output folder of one run of a recipe. No other run works in the folder while this one lives.
+
+    Only runs of the same settings that `join` share a folder and its work; each of them may come and go.
 
     What is finished is used again by a later run that makes it from the same: the same settings as far as they matter for
     it, library versions, kind of device and precision.
@@ -42,21 +44,31 @@ class Run:
         output_dir: Folder of the artifact. Everything needed to resume lies in its `.run` folder.
         settings: The resolved settings. An unfinished run with others goes on with these.
         overwrite: Replace what is there; finished stages are used where they still fit.
+        join: Work in the folder beside other runs of the same settings that join, too.
+        until: Name of the stage to end with, see `Done`.
         lock: Of the folder, where the caller holds it.
 
     Raises:
-        InputError: When another run is at work in the folder; it holds a finished result of other settings, or a run of
-            another recipe; or it cannot be written to, or is not empty and not a run.
+        InputError: When another run is at work in the folder, or joined ones are that have other settings; it holds a
+            finished result of other settings, or a run of another recipe; or it cannot be written to, or is not empty and
+            not a run.
     """
 
     is_dry = False  # see running.dry_run
 
-    def __init__(self, output_dir: Path, settings: Mapping[str, Any], *, overwrite: bool = False, lock: Lock | None = None):
+    def __init__(
+        self, output_dir: Path, settings: Mapping[str, Any], *,
+        overwrite: bool = False, join: bool = False, until: str | None = None, lock: Lock | None = None,
+    ):  # fmt: skip
         self.accelerator = start_accelerator()
-        self.output_dir, self.lock = output_dir, lock
+        self.output_dir, self.until = output_dir, until
+        self.place = Place(output_dir, join=join, lock=lock)
         self.stages: list[dict[str, Any]] = []
         self.carried: Cost = NOTHING  # what earlier attempts at the chunk at work took, see `checkpoint.steps`
         self._used: set[str] = set()  # folders in STATE
+        self._seen: list[str] = []  # names of stages, on every process
+        self._name = f"{platform.node()} {os.getpid()}"
+        self._makers: set[str] = set()  # processes that made chunks, by such names
         self._base = {
             "mixed_precision": self.accelerator.mixed_precision,
             "device": self.device.type,
@@ -64,40 +76,13 @@ class Run:
         }
         self.settings = json.loads(json.dumps({**settings, **self._base}, default=str))
         try:
-            main_decides(self.accelerator, lambda: self._open(overwrite))
+            main_decides(self.accelerator, lambda: self.place.open(self.settings, overwrite=overwrite))
         except InputError:
-            if self.lock and self.lock is not lock:
-                self.lock.release()
+            if self.place.lock and not self.place.is_given:
+                self.place.lock.release()
             raise
+        self._came_later = self.agree(self.place.came_later)
         wait_until_seen(output_dir / STATE / CONFIG)
-
-    def _open(self, overwrite: bool) -> None:
-        """Take the folder, refuse what it holds or make room in it, and write down what this run is made with."""
-        folder, state = self.output_dir, self.output_dir / STATE
-        check_is_run(folder)
-        self.lock = self.lock or self._hold()
-        if overwrite:
-            if state.is_symlink():  # its lock showed that nobody works where it leads to
-                self.lock.release()
-                state.unlink()
-                self.lock = self._hold()
-            clear(folder, keep=(STATE,))
-            kept = [path for path in state.iterdir() if chunks_in(path) or (path / KEY).is_file()]
-            clear(state, keep=(LOCK, *(path.name for path in kept if not path.is_symlink())))
-        elif before := made_with(folder):
-            for line in refuse_other(folder, before, self.settings):
-                show(line)
-        remove_temporary(folder)
-        remove_unlocked(of_dry_run(folder), f"{STATE}/{LOCK}")  # of one that was killed
-        atomic_write(state / CONFIG, json.dumps(self.settings, indent=2).encode())
-
-    def _check_lock(self) -> None:
-        if self.lock:
-            self.lock.check()
-
-    def _hold(self) -> Lock:
-        advice = "wait for its end, or name another --output_dir"
-        return hold(self.output_dir / STATE / LOCK, "output_dir", self.output_dir, advice, again=True)
 
     @property
     def device(self) -> torch.device:
@@ -117,6 +102,19 @@ class Run:
     def agree(self, value: bool) -> bool:
         """Return on every process what the main process says."""
         return broadcast_object_list([value])[0]
+
+    def decide(self, function: Callable[[], None]) -> None:
+        """Call a function that takes but a moment on the main process, one after the other of those that have joined.
+
+        Raises:
+            InputError: See `main_decides`.
+        """
+
+        def behind_the_door() -> None:
+            with self.place.door() if self.place.join else nullcontext():
+                function()
+
+        main_decides(self.accelerator, behind_the_door)
 
     def cached(self, path: Path) -> Path:
         """Return where a file or folder of the user's cache is to be looked for, and made."""
@@ -158,7 +156,7 @@ class Run:
                 remove(folder)
                 atomic_write(file, key.encode())
 
-        main_decides(self.accelerator, empty)
+        self.decide(empty)
         return folder
 
     def map(
@@ -198,35 +196,46 @@ class Run:
         keys = [key_of(key, list(part)) for part in parts]
         if self.is_main and any(chunk.facts().get("key") not in keys for chunk in chunks_in(folder)):
             show(f"{stage}: what it is made from has changed; what does not fit any more is done again")
-        mine = range(self.accelerator.process_index, len(chunks), self.accelerator.num_processes)
-        todo = [index for index in mine if not chunks[index].is_finished(keys[index])]
-        at_a_time = min(
-            (chunks[i].facts().get("at_a_time") or chunk_size for i in set(mine) - set(todo)), default=chunk_size
-        )
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        made = read_markers(self.accelerator, chunks)
+        finished = {index for index, facts in enumerate(made) if says(facts, keys[index])}
+        if not self._came_later:  # else those that were there before have looked
+            finished -= damaged(self.accelerator, chunks, made, sorted(finished))
+        start = draw_seed(self._name) if self.place.join else 0
+        todo = [index for index in order(len(chunks), process, processes, start) if index not in finished]
+        at_a_time = min((made[index].get("at_a_time") or chunk_size for index in finished), default=chunk_size)
         started = time.perf_counter()
-        for index in progress(todo, stage, unit="chunk", disable=not self.is_main or not todo):
-            part, meter, self.carried = parts[index], Meter(self.device), NOTHING
+        claims = Claims(chunks, keys, todo, shared=processes > 1 or self.place.join)
+        for claim in progress(claims, stage, unit="chunk", disable=not self.is_main or not todo):
+            if not claim.is_mine:
+                continue
+            part, meter, self.carried = parts[claim.index], Meter(self.device), NOTHING
             with told(stage, lower), watched(self.device) as peaks:
                 result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
             if any(len(tensor) != len(part) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            facts: dict[str, Any] = {"items": len(part), **added(self.carried, meter.read()), PEAKS: peaks}
+            cost = added(self.carried, meter.read())
+            facts: dict[str, Any] = {"items": len(part), "by": self._name, **cost, PEAKS: peaks}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time
-            self._check_lock()
-            chunks[index].store(result, key=keys[index], **facts)
-        self.accelerator.wait_for_everyone()
-        made = [chunk.facts() for chunk in chunks]
+            self.place.check()
+            if not claim.is_lost:  # else somebody else makes it, with the same bits
+                chunks[claim.index].store(result, key=keys[claim.index], **facts)
+        made = read_markers(self.accelerator, chunks) if todo else made
         sha256 = hash_of(facts["sha256"] for facts in made)
+        self._makers |= {facts["by"] for facts in made if "by" in facts}
         self._note(
-            stage, len(items), added(*made), started, reused=len(mine) > len(todo), sha256=sha256,
+            stage, len(items), added(*made), started, reused=bool(finished), sha256=sha256,
             at_a_time=min((facts["at_a_time"] for facts in made if "at_a_time" in facts), default=None),
             peaks=largest(*(facts.get(PEAKS) for facts in made)),
         )  # fmt: skip
         if self.is_main:
             for chunk in chunks_in(folder)[len(chunks) :]:  # of more items
-                chunk.marker.unlink()
+                chunk.marker.unlink(missing_ok=True)
                 chunk.file.unlink(missing_ok=True)
+            for lease in folder.glob("*.lock*"):  # of processes that were killed
+                lease.unlink(missing_ok=True)
+        self._end_at(stage)
         return Stage(folder, chunk_size, len(items), sha256)
 
     def on_main(
@@ -245,48 +254,32 @@ class Run:
         Raises:
             InputError: When memory does not suffice, or nothing can be written where it is to be made.
         """
-        if makes:
+        if once := makes is not None or self.place.join:
             self._used.add(stage)
         if self.is_main:
             started, meter = time.perf_counter(), Meter(self.device)
-            mark, key = Chunk(self.output_dir / STATE / stage, 0), self.key({"makes": str(makes)})
-            with self._claim(stage, makes) as needed:
-                if needed:
-                    self._check_lock()
+            mark = Chunk(self.output_dir / STATE / stage, 0)
+            key = self.key({"makes": str(makes)}) if makes else self._key_so_far(stage)
+            with missing(makes, stage, self.say) if makes else self._turn(stage) as is_missing:
+                if is_missing or (makes is None and not (self.place.join and mark.is_finished(key))):
+                    self.place.check()
                     with told(stage, lower), watched(self.device) as peaks:
                         function()
                     cost = meter.read()
                     self._note(stage, 1, cost, started, peaks=peaks)
-                    if makes:
+                    if once:
                         mark.store({}, key=key, items=1, **cost, **{PEAKS: peaks})
                 elif mark.is_finished(key) and all(known["name"] != stage for known in self.stages):
                     self._note(stage, 1, added(mark.facts()), started, reused=True, peaks=mark.facts().get(PEAKS))
         self.accelerator.wait_for_everyone()
         if makes:
             wait_until_seen(makes)
+        self._end_at(stage)
 
-    @contextmanager
-    def _claim(self, stage: str, path: Path | None) -> Iterator[bool]:
-        """Hold the lock of what is to be made; yield whether it is still needed."""
-        if path is None:
-            yield True
-            return
-        lock = path.with_name(f"{path.name}.lock")
-        if path.exists() and not lock.exists():  # in a folder, perhaps, that only others can write to
-            yield False
-            return
-        try:
-            held = wait_for(lock, lambda holder: self.say(f"{stage}: waiting for the same of another run; {holder}"))
-        except OSError as error:
-            if error.errno in FULL:
-                raise
-            field = "DISTILL_HUB_CACHE" if path.is_relative_to(cache_dir()) else "folder"
-            valid = f"nothing can be written there ({error.strerror}); name another folder"
-            raise InputError(field, str(path.parent), valid) from error
-        try:
-            yield not path.exists()
-        finally:
-            held.release()
+    def _key_so_far(self, stage: str) -> str:
+        """Return what a step depends on that joined runs take once: what was made before it."""
+        made = [known["sha256"] for known in self.stages if known["sha256"]]
+        return self.key({"settings": self.settings, "stage": stage, "after": made[-1:]})
 
     def together(self, stage: str, items: int, function: Callable[[], Cost], *, lower: str | None = None) -> None:
         """Call a function on all processes at once.
@@ -300,10 +293,26 @@ class Run:
         Raises:
             InputError: When memory does not suffice.
         """
-        started = time.perf_counter()
-        with told(stage, lower), watched(self.device) as peaks:
-            cost = function()
-        self._note(stage, items, cost, started, peaks=largest(*gather_object([peaks])))
+        started, mark, key = time.perf_counter(), Chunk(self.output_dir / STATE / stage, 0), self._key_so_far(stage)
+        with self._turn(stage):
+            self.accelerator.wait_for_everyone()  # until it is this run's turn
+            with told(stage, lower), watched(self.device) as own:
+                cost = function()
+            peaks = largest(*gather_object([own]))
+            if self.place.join:
+                self._used.add(stage)
+                if self.is_main and not mark.is_finished(key):
+                    mark.store({}, key=key, items=items, **cost)
+                self.accelerator.wait_for_everyone()
+                cost = added(mark.facts())
+        self._note(stage, items, cost, started, peaks=peaks)
+        self._end_at(stage)
+
+    def _turn(self, stage: str) -> AbstractContextManager[None]:
+        """Let the main processes of joined runs take turns; of other runs there is one."""
+        if not (self.place.join and self.is_main):
+            return nullcontext()
+        return turn(self.output_dir / STATE / stage / LOCK, stage, self.say)
 
     def summed(self, cost: Cost) -> Cost:
         """Return what all processes took that worked at once: the clock of the slowest, the cores and GPUs of all."""
@@ -318,6 +327,36 @@ class Run:
         note = {"name": name, "items": items, **cost, "wall": wall, "reused": reused, "sha256": sha256}
         self.stages.append({**note, "at_a_time": at_a_time, PEAKS: peaks or None})
 
+    def _end_at(self, stage: str) -> None:
+        self._seen.append(stage)
+        if stage == self.until:
+            main_decides(self.accelerator, self.place.leave)
+            self.accelerator.end_training()
+            raise Done(f"Stage {stage} is finished. Next: the same command without --stage goes on from there")
+
+    def refuse_unknown_stage(self, following: Sequence[str]) -> None:
+        """Refuse to go on where no stage is called as the one to end with.
+
+        Args:
+            following: Names of those that are to come.
+
+        Raises:
+            InputError: On the main process; it names them all.
+        """
+        names = [*dict.fromkeys([*self._seen, *following])]
+
+        def refuse() -> None:
+            if self.until not in (None, *names):
+                raise InputError("stage", self.until, f"its stages are {', '.join(names)}{nearest(str(self.until), names)}")
+
+        main_decides(self.accelerator, refuse)
+
+    def drop(self, stage: str) -> None:
+        """Remove what no stage needs any more; where others have joined, who may just read it, at the end."""
+        self._used.discard(stage)
+        if not self.place.join:
+            remove(self.output_dir / STATE / stage)
+
     def leave_stage(self, folder: Path) -> None:
         """Say in a folder of the cache what the last stage took, whose results lie there for all runs."""
         atomic_write(folder / STAGE, json.dumps(self.stages[-1]).encode())
@@ -328,8 +367,12 @@ class Run:
             self.stages.append({**json.loads(file.read_bytes()), "wall": 0.0, "reused": True})
 
     def environment(self) -> dict[str, Any]:
-        """Describe this run for the records; see `environment`. Call it on every process."""
-        return environment(self.accelerator)
+        """Describe this run for the records; see `environment`. Call it on every process.
+
+        Of joined runs the processes are those that made chunks.
+        """
+        found = environment(self.accelerator)
+        return {**found, "processes": max(found["processes"], len(self._makers) if self.place.join else 0)}
 
     def summary(self) -> Table:
         """Return the table of this run's stages: time, and memory of the process that needed most."""
@@ -342,39 +385,12 @@ class Run:
         table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s", "")
         return table
 
-    def end(self) -> None:
-        """Remove what no stage of this run needs, let go of the folder, and leave the process group."""
+    def end(self, *, keep: bool = True) -> None:
+        """Remove what no stage of this run needs, let go of the folder, and leave the process group.
+
+        Args:
+            keep: Its stages stay, and the same run again uses them.
+        """
         if self.is_main:
-            clear(self.output_dir / STATE, keep=(CONFIG, LOCK, *self._used))
-        if self.lock:
-            self.lock.release()
+            self.place.leave(self._used if keep else ())
         self.accelerator.end_training()
-
-
-def main_decides(accelerator: Accelerator, function: Callable[[], None]) -> None:
-    """Call a function on the main process; where it finds input that cannot be used, all processes end.
-
-    Raises:
-        InputError: On the main process, which tells why.
-        SystemExit: On the others, with the code of the main process.
-    """
-    error = None
-    if accelerator.is_main_process:
-        try:
-            function()
-        except InputError as found:
-            error = found
-    (failed,) = broadcast_object_list([error is not None])
-    if error:
-        raise error
-    if failed:
-        sys.exit(2)
-
-
-def wait_until_seen(path: Path) -> None:
-    """Wait until this machine, too, sees what the main process made: NFS may take a minute to notice a new file."""
-    for _ in range(10 * SEEN_AFTER):
-        if path.exists():
-            return
-        time.sleep(0.1)
-    raise InputError("file", str(path), f"{platform.node()} does not see it, but the main process does; share the folder")

@@ -13,7 +13,8 @@ from distill_hub.running.files import STATE, cache_dir, check_folder, remove, re
 from distill_hub.running.folder import LOCK
 from distill_hub.running.lock import Lock, hold
 from distill_hub.running.machine import start_accelerator
-from distill_hub.running.run import Run, main_decides
+from distill_hub.running.processes import main_decides
+from distill_hub.running.run import Run
 from distill_hub.running.versions import versions
 
 

@@ -77,6 +77,11 @@ class Chunk:
         """Where it is said that they are complete."""
         return self.folder / f"{self.index:06d}.json"
 
+    @property
+    def lease(self) -> Path:
+        """The lock of whoever makes it, where several processes may."""
+        return self.folder / f"{self.index:06d}.lock"
+
     def store(self, result: Mapping[str, torch.Tensor], **facts: Any) -> None:
         """Write it, the marker second: a chunk counts only when it is complete."""
         data = save(dict(result))
@@ -92,15 +97,26 @@ class Chunk:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def is_finished(self, key: str) -> bool:
-        """Tell whether it is there, as it was written, and made with the same as `key` stands for."""
-        facts = self.facts()
-        if facts.get("key") != key or not isinstance(facts.get("seconds"), float):
-            return False
+    def is_marked(self, key: str) -> bool:
+        """Tell whether its marker says that it was made with the same as `key` stands for."""
+        return says(self.facts(), key)
+
+    def is_whole(self, sha256: str) -> bool:
+        """Tell whether its file is there, as it was written."""
         try:
-            return hashlib.sha256(self.file.read_bytes()).hexdigest() == facts.get("sha256")
+            return hashlib.sha256(self.file.read_bytes()).hexdigest() == sha256
         except FileNotFoundError:
             return False
+
+    def is_finished(self, key: str) -> bool:
+        """Tell both."""
+        facts = self.facts()
+        return says(facts, key) and self.is_whole(facts["sha256"])
+
+
+def says(facts: Mapping[str, Any], key: str) -> bool:
+    """Tell whether a marker is one of what `key` stands for, and undamaged."""
+    return facts.get("key") == key and isinstance(facts.get("seconds"), float) and "sha256" in facts
 
 
 def chunks_in(folder: Path) -> list[Chunk]:

@@ -6,7 +6,6 @@ has others, see `statistics.moving`.
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,7 +218,7 @@ def keep_by_class(
                 atomic_write(_file(folder, label), save(found))
             run.leave_stage(folder)
             atomic_write(folder / RECORD, json.dumps(record, indent=2).encode())
-            shutil.rmtree(measured.folder)
+            run.drop(stage)
 
         run.on_main(f"keep {stage}", keep, makes=folder / RECORD)
     else:

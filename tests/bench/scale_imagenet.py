@@ -94,13 +94,17 @@ class Watch:
         self.main = psutil.Process(main)
         self.processes: dict[int, dict[str, int]] = {}
         self.most = {"anonymous": 0, "file": 0, "all": 0, "mapped_once": 0}  # at one time, all together
+        self.alive: list[int] = []
         self.looked_closely = 0.0
 
     def look(self) -> int:
         """Look once; return the bytes of memory that all hold now, mapped files left out."""
         now = {"anonymous": 0, "file": 0}
-        alive = [process.pid for process in self.main.children(recursive=True)]
-        for pid in alive:
+        if time.monotonic() - self.looked_closely > 1:  # it takes a while
+            self.alive = [process.pid for process in self.main.children(recursive=True)]
+            now["mapped_once"] = sum(self._proportional(pid) for pid in self.alive)
+            self.looked_closely = time.monotonic()
+        for pid in self.alive:
             try:
                 status, said = (Path(f"/proc/{pid}/{file}").read_text() for file in ("status", "io"))
             except (OSError, psutil.Error):  # it has just ended
@@ -114,9 +118,6 @@ class Watch:
                 now[name] += held
             known |= {name: int(count) for name, count in re.findall(r"^(\w+): (\d+)$", said, re.MULTILINE)}
         now["all"] = now["anonymous"] + now["file"]
-        if time.monotonic() - self.looked_closely > 2:
-            now["mapped_once"] = sum(self._proportional(pid) for pid in alive)
-            self.looked_closely = time.monotonic()
         self.most = {name: max(held, now.get(name, 0)) for name, held in self.most.items()}
         return now["anonymous"]
 
@@ -188,10 +189,8 @@ def run(folder: Path, code: Path, recipe: str, classes: int, ipc: int, processes
 
 def report(rows: list[dict]) -> None:
     """Print what every run took, straight lines, and where they lead."""
-    names = (
-        "Recipe, Processes, Classes, IPC, Time (s), CPU time (s), Stages (s), Anonymous memory of the largest process (GB), "
-    )
-    names += "of all, Pages of files in one, Memory of all with shared pages once, Read (GB), `.run` (GB), Artifact (GB)"
+    names = "Recipe, Processes, Classes, IPC, Time (s), CPU time (s), Stages (s), Largest process (GB), all (GB), "
+    names += "mapped by one (GB), all with shared pages once (GB), Read (GB), `.run` (GB), Artifact (GB)"
     names = names.split(", ")
     print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
     for row in rows:

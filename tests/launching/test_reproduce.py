@@ -87,7 +87,7 @@ def line(manifest, *, published=False, **fields) -> list[str]:
 
 def options(words: list[str]) -> set[str]:
     """Words of the recipe, less those that every rebuild has."""
-    return set(words[words.index("--mixed_precision") + 2 :]) - {"--repeats=1", "--view_epochs=0", "--output_dir=out"}
+    return set(words[words.index("--mixed_precision") + 2 :]) - {"--score=no", "--view_epochs=0", "--output_dir=out"}
 
 
 def told(monkeypatch, capsys, folder, rebuilt, *words) -> tuple[int, str]:
@@ -252,7 +252,7 @@ def test_the_line_is_short(made, manifest, monkeypatch, capsys):
     code, text = told(monkeypatch, capsys, made, "two words", "--print_command")
     start, rest = text.split(" --", 1)[0], set(shlex.split(text))
     assert code == 0 and start == "distill-hub make random_real"
-    assert {"--ipc=2", "--teacher_epochs=2", "--output_dir=two words", "--repeats=1", "--view_epochs=0", "--cpu"} <= rest
+    assert {"--ipc=2", "--teacher_epochs=2", "--output_dir=two words", "--score=no", "--view_epochs=0", "--cpu"} <= rest
     assert options(line(manifest)) == {"--ipc=2", "--teacher_epochs=2"}
 
 
@@ -274,7 +274,7 @@ def test_a_recipe_reads_from_the_line_what_is_on_record(manifest, method, recipe
     how = "--cpu --num_processes 1 --mixed_precision no"
     assert words[:8] == ["distill-hub", "make", recipe, *how.split()]
     rebuild = parse(type(config), words[8:])
-    assert resolved(rebuild) == resolved(dataclasses.replace(config, repeats=1, view_epochs=0))
+    assert resolved(rebuild) == resolved(dataclasses.replace(config, score="no", view_epochs=0))
 
 
 def test_evaluation_is_left_out_of_the_line(manifest):

@@ -16,6 +16,7 @@ from distill_hub.config import InputError
 from distill_hub.running import lock as lock_module
 from distill_hub.running.dry_run import DryRun
 from distill_hub.running.lock import LOST_AFTER, Busy, Lock, hold
+from distill_hub.running.once import missing
 from distill_hub.running.run import Run
 
 
@@ -306,7 +307,7 @@ def test_a_fit_that_is_killed_is_made_by_the_one_that_waits(tmp_path):
 def test_what_is_there_already_needs_no_lock(tmp_path, monkeypatch):
     (tmp_path / "model").touch()
     monkeypatch.setattr(lock_module.os, "open", lambda *_: pytest.fail("it was opened"))
-    with Run._claim(None, "fit", tmp_path / "model") as needed:
+    with missing(tmp_path / "model", "fit", print) as needed:
         assert not needed
 
 
