@@ -31,7 +31,7 @@ def main(config: Cao2Config) -> Path | None:
 
     # Stage 1: objective-guided sample selection from a pool of m * IPC.
     per_class = config.pool_factor * config.ipc
-    pool = setup.draw(per_class)
+    pool = setup.draw(per_class, keep=["latents"])
     judged = setup.judge(pool)
     chosen, short = [], {}
     for label, class_name in enumerate(setup.source.class_names):

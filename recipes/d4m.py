@@ -31,7 +31,7 @@ def main(config: D4mConfig) -> Path | None:
     prototypes = find_modes(setup, find, {"km_expand": config.km_expand})
 
     # Synthesis: image j of a class from its prototype j.
-    plain = setup.draw(config.ipc)
+    plain = setup.draw(config.ipc, keep=["latents"])
     made = draw_guided(setup, plain, prototypes, lambda own: {"start": own, "strength": config.strength})
 
     notes = {"distance_to_the_prototypes": distances(prototypes, plain=plain, guided=made)}

@@ -25,7 +25,7 @@ def main(config: IgdConfig) -> Path | None:
     from distill_hub.methods import psr
 
     setup = set_up_generator(config, "igd", kinds=("dit", "text"))
-    pool = setup.draw(config.ipc)
+    pool = setup.draw(config.ipc, keep=["latents"])
     guided, epochs = draw_guided(setup, Surrogate(setup), pool)
     notes, pictures, stage = notes_of(setup, guided, epochs), {"guidance": guidance(setup, pool, guided)}, guided
     if config.refine_steps:

@@ -36,7 +36,7 @@ def main(config: Mgd3Config) -> Path | None:
     def towards(own):
         return {"guide": mgd3.Towards(own, config.guidance_strength, config.stop_fraction, setup.config.pulls_the_mean)}
 
-    plain = setup.draw(config.ipc)
+    plain = setup.draw(config.ipc, keep=["latents"])
     guided = draw_guided(setup, plain, modes, towards)
 
     notes = {"distance_to_the_modes": distances(modes, plain=plain, guided=guided)}

@@ -26,13 +26,13 @@ def main(config: PsrConfig) -> Path | None:
 
     # Stage I: IPC-constrained selection from a pool of m * IPC, or of any size.
     per_class = config.pool_size or config.pool_factor * config.ipc
-    pool = setup.draw(per_class)
+    pool = setup.draw(per_class, keep=["latents", "embeddings"])
     given = config.reliability_weight, config.entropy_weight, config.diversity_weight
     presets = psr.selection_weights(config.ipc)
     alpha, beta, gamma = (preset if weight is None else weight for weight, preset in zip(given, presets, strict=True))
     chosen, short = [], {}
     for label, class_name in enumerate(setup.source.class_names):
-        candidates = pool_of(pool, label, per_class, images=False)
+        candidates = pool_of(pool, label, per_class)
         selection = psr.select(
             candidates,
             config.ipc,

@@ -1,11 +1,9 @@
-"""From a finished run to rows and manifest."""
+"""From a finished run to its manifest."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -31,45 +29,7 @@ from distill_hub.data.sources import Source
 from distill_hub.generators.base import Decoder, Generator
 from distill_hub.generators.known import IMAGENET_DIT
 from distill_hub.running.cost import COST, added
-from distill_hub.running.run import Run, Stage
-
-
-def rows(stage: Stage, labels: Sequence[int], *, free: bool = False, batch_size: int = 100) -> Iterator[dict[str, Any]]:
-    """Yield a set's rows from a stage with `images`, `logits` (of the teacher) and `seeds`, in order.
-
-    Args:
-        stage: Its items are the set's images.
-        labels: Label of each.
-        free: Whether the stage has free `pixels`, too.
-        batch_size: Images read from disk at a time.
-    """
-    names = ("images", "logits", "seeds", *(["pixels"] if free else []))
-    starts, parts = range(0, len(stage), batch_size), stage.batches(*names, size=batch_size)
-    for start, part in zip(starts, parts, strict=True):
-        images = part["images"].permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)
-        soft, own = _probabilities(part["logits"]).numpy(), labels[start : start + batch_size]
-        extra = [{"pixels": pixels.numpy()} for pixels in part["pixels"]] if free else [{}] * len(images)
-        for image, soft_label, seed, label, more in zip(images, soft, part["seeds"], own, extra, strict=True):
-            yield {
-                "image": np.ascontiguousarray(image),
-                "label": int(label),
-                "soft_label": soft_label,
-                "confidence": float(soft_label[label]),
-                "seed": int(seed),
-                **more,
-            }
-
-
-def soft_labels(stage: Stage) -> torch.Tensor:
-    """Return the teacher's probabilities of a stage with `logits`, float32 (N, C).
-
-    They are what `rows` yields; in double precision memory holds a part of them at a time.
-    """
-    return torch.cat([_probabilities(part["logits"]) for part in stage.batches("logits")])
-
-
-def _probabilities(logits: torch.Tensor) -> torch.Tensor:
-    return logits.double().softmax(1).float()  # (B, C), temperature 1
+from distill_hub.running.run import Run
 
 
 def weights_sha256(*modules: nn.Module) -> str:

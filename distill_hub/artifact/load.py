@@ -75,7 +75,7 @@ def load_artifact(location: str | Path, revision: str | None = None, *, rows: bo
     return read_artifact(find(location, revision), rows=rows, pixels=pixels)
 
 
-def read_artifact(found: Found, *, rows: bool = True, pixels: bool = False) -> Artifact:
+def read_artifact(found: Found, *, rows: bool = True, pixels: bool = False, folder: Path | None = None) -> Artifact:
     """Read and check a set that was found, in one pass that decodes every image once.
 
     Beside what is asked for, memory holds labels, soft labels and one row group of the files. What was checked is what is
@@ -86,20 +86,58 @@ def read_artifact(found: Found, *, rows: bool = True, pixels: bool = False) -> A
         found: The set.
         rows: Keep the rows, images encoded.
         pixels: Keep the decoded images, and free pixels.
+        folder: Where files are made that the arrays are mapped from, see `arrays_of`; None: they are held in memory.
 
     Raises:
         InputError: See `load_artifact`.
         HubError: When the Hub fails.
     """
     manifest, evaluations = read_description(found)
-    shards = shard_names(found, "data", "distilled set", _most_bytes(manifest), f"{manifest.rows:,} images")
-    folder = found.fetch(shards)
+    place, shards = rows_of(found, manifest)
     try:
-        data = _read_rows([folder / name for name in shards], manifest, rows=rows, pixels=pixels)
+        data = _read_rows([place / name for name in shards], manifest, rows=rows, pixels=pixels, folder=folder)
     except ValueError as error:
         raise InputError("distilled set", found.location, str(error)) from error
     commit = found.remote.commit if found.remote else None
-    return Artifact(found.location, folder, manifest, evaluations, revision=commit, **data)
+    return Artifact(found.location, place, manifest, evaluations, revision=commit, **data)
+
+
+def rows_of(found: Found, manifest: Manifest) -> tuple[Path, list[str]]:
+    """Fetch the parquet files of a set; return the folder of it and their names in there. They are not read.
+
+    Raises:
+        InputError: See `shard_names`.
+        HubError: When the Hub fails.
+    """
+    shards = shard_names(found, "data", "distilled set", _most_bytes(manifest), f"{manifest.rows:,} images")
+    return found.fetch(shards), shards
+
+
+def arrays_of(manifest: Manifest, *, pixels: bool, folder: Path | None, fresh: bool = False) -> dict[str, np.ndarray | None]:
+    """Return the arrays of `Artifact`, as large as a manifest says.
+
+    Args:
+        manifest: Of the set.
+        pixels: Whether the images, and free pixels, are among them.
+        folder: Of the files that they are mapped from; what is written to them stays out of these. None: they are held in
+            memory.
+        fresh: Make new ones, to be filled, which writes to the files.
+    """
+    count, side = manifest.rows, manifest.image_size
+    images = (count, 3, side, side)
+    kinds = {
+        "labels": ((count,), np.int64),
+        "soft_labels": ((count, len(manifest.classes)), np.float32),
+        "pixels": (images, np.uint8) if pixels else None,
+        "free_pixels": (images, np.float16) if pixels and manifest.free_side else None,
+    }
+
+    def array(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        if folder is None:
+            return np.empty(shape, dtype)
+        return np.memmap(folder / name, dtype, "w+" if fresh else "c", shape=shape)
+
+    return {name: kind and array(name, *kind) for name, kind in kinds.items()}
 
 
 def _most_bytes(manifest: Manifest) -> int:
@@ -187,7 +225,9 @@ def _dataset(table: pa.Table, fingerprint: str) -> Dataset:
     return Dataset(table, fingerprint=fingerprint)
 
 
-def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels: bool) -> dict[str, Any]:
+def _read_rows(
+    shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels: bool, folder: Path | None
+) -> dict[str, Any]:
     """Return the fields of `Artifact` that come from the parquet files.
 
     Raises:
@@ -203,9 +243,8 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
         raise ValueError(f"its images and labels take {needed:,} bytes, at most {most:,} are read of files of {stored:,}")
     if pixels and (shown := manifest.images * 3 * side**2) > MOST_DECODED_BYTES:
         raise ValueError(f"its tiles take {shown:,} bytes at full size, at most {MOST_DECODED_BYTES:,} are shown")
-    labels, soft_labels = np.empty(count, dtype=np.int64), np.empty((count, classes), dtype=np.float32)
-    images = np.empty((count, 3, side, side), dtype=np.uint8) if pixels else None
-    free_pixels = np.empty((count, 3, side, side), dtype=np.float16) if pixels and free_side else None
+    arrays = arrays_of(manifest, pixels=pixels, folder=folder, fresh=True)
+    labels, soft_labels, images, free_pixels = arrays.values()
     kept, digest, row = [], hashlib.sha256(), 0
     for part in _parts(shards, part_rows):
         own = slice(row, row + len(part))
@@ -232,7 +271,7 @@ def _read_rows(shards: Sequence[Path], manifest: Manifest, *, rows: bool, pixels
             f"its images or labels were altered: they hash to {content}, the manifest has {manifest.content_sha256}"
         )
     dataset = _dataset(pa.concat_tables(kept), manifest.content_sha256) if rows else None
-    return {"labels": labels, "soft_labels": soft_labels, "dataset": dataset, "pixels": images, "free_pixels": free_pixels}
+    return {**arrays, "dataset": dataset}
 
 
 def _decoded(encoded: Mapping[str, Any], side: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The validated record of a distilled set. Card, tags, repository name, loader and re-evaluation all come from it."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -32,7 +33,7 @@ class SourceRecord(Record):
     hub_id: str | None = None
     revision: str | None = None  # commit of the Hub dataset
     config: str | None = None  # its configuration, where one was named
-    fingerprint: str  # sha256 over the training split's labels and encoded images, or the sha256 of each image file
+    fingerprint: str  # of the training split's labels and images, see `data.split.Split.fingerprint`
     train_split: str
     test_split: str
     image_column: str
@@ -44,6 +45,17 @@ class SourceRecord(Record):
     normalization: Normalization | None = None  # of images of at most 64 px, see `data.known.NORMALIZATIONS`; None: as above
     license: str | None = None
     bibtex: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """What is equal for records of the same training images.
+
+        Older versions took the fingerprint of a dataset on the Hub over its images: what compares is the commit.
+        """
+        if not (self.hub_id and self.revision):
+            return self.fingerprint
+        split = self.train_split, self.image_column, self.label_column, self.test_fraction, self.train_images
+        return hashlib.sha256(repr((self.hub_id, self.revision, self.config, *split)).encode()).hexdigest()
 
     @property
     def is_folder(self) -> bool:

@@ -42,11 +42,12 @@ def write_artifact(
     Args:
         folder: The artifact folder; created when missing.
         rows: In final order, each with `image` uint8 (H, W, 3), `label` int, `soft_label` (C,), `confidence` in [0, 1]
-            and `seed` int; of a set with free pixels, `pixels` float16 (3, H, W), too.
+            and `seed` int; of a set with free pixels, `pixels` float16 (3, H, W), too; and where that is known already,
+            `encoded`, the bytes of the image.
         build_manifest: Gets the content hash, returns the manifest.
         class_names: The C class names, in label order.
         free_side: Side of the images of a set with free pixels; None: of any other set.
-        image_format: Lossless encoding of the images.
+        image_format: Lossless encoding of the images that come without.
 
     Returns:
         The manifest, as written.
@@ -108,7 +109,8 @@ def _check_row(row: Mapping[str, Any], classes: int, free_side: int | None) -> N
 def _row_groups(rows: Iterator[Mapping[str, Any]], schema: pa.Schema, image_format: str) -> Iterator[pa.Table]:
     while group := list(itertools.islice(rows, ROW_GROUP_ROWS)):
         columns = {name: [row[name] for row in group] for name in schema.names if name != "image"}
-        columns["image"] = [{"bytes": encode_image(row["image"], image_format), "path": None} for row in group]
+        encoded = (row.get("encoded") or encode_image(row["image"], image_format) for row in group)
+        columns["image"] = [{"bytes": own, "path": None} for own in encoded]
         columns["soft_label"] = [np.asarray(soft, dtype=np.float32) for soft in columns["soft_label"]]
         if "pixels" in columns:
             columns["pixels"] = [pixels.flatten() for pixels in columns["pixels"]]

@@ -36,16 +36,18 @@ class Listing:
     images: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     metadata: list[str] = field(default_factory=list)
+    links: set[str] = field(default_factory=set)  # of all these, and of the folders that they lie in, those that are links
     left_out: LeftOut = field(default_factory=lambda: defaultdict(list))
 
 
-def walk(field: str, name: str, root: str) -> Iterator[tuple[str, str]]:
+def walk(field: str, name: str, root: str, links: set[str] | None = None) -> Iterator[tuple[str, str]]:
     """Find what lies in a folder and below; links are followed, hidden files and folders are not looked at.
 
     Args:
         field: What is refused.
         name: What the user calls the folder.
         root: The folder.
+        links: To which the paths of those files and folders are added that are links.
 
     Yields:
         The path from the folder, with '/', of each file, and of each folder that cannot be entered; and why it is left out,
@@ -77,6 +79,8 @@ def walk(field: str, name: str, root: str) -> Iterator[tuple[str, str]]:
                 own = _identity(entry.stat()) if is_folder else (0, 0)
             except OSError:  # links in a circle, or to what this user may not see
                 is_folder = is_file = False
+            if links is not None and entry.is_symlink():
+                links.add(path)
             if any("\ud800" <= c <= "\udfff" for c in entry.name):  # what Python makes of other bytes
                 yield path, NOT_UTF_8
             elif is_folder:
@@ -99,7 +103,7 @@ def _identity(facts: os.stat_result) -> tuple[int, int]:
 def list_folder(source: str, root: str) -> Listing:
     """List the folder of a source by what its files are; see `walk`."""
     found = Listing(root)
-    for path, why in walk("source", source, root):
+    for path, why in walk("source", source, root, found.links):
         name = path.rpartition("/")[2].lower()
         suffix = os.path.splitext(name)[1]
         if name in _UNTOLD:
@@ -162,47 +166,57 @@ def lay_out(
     """
     if given is not None:
         return Layout({s: {path: _normal(PurePosixPath(path).parent.name) for path in own} for s, own in given.items()}, {})
-    paths = {path: path.split("/") for path in found.images}
-    while len(tops := {parts[0] for parts in paths.values()}) == 1 and all(len(parts) > 1 for parts in paths.values()):
+    # The images of one folder have the same split and class: of a million of them, thousands of folders are looked at.
+    folders = {folder: folder.split("/") if folder else [] for folder in dict.fromkeys(map(_folder, found.images))}
+    while len(tops := {parts[0] for parts in folders.values() if parts}) == 1 and all(folders.values()):
         (top,) = tops
-        if split_named(top, named) or all(len(parts) == 2 for parts in paths.values()):
+        if split_named(top, named) or all(len(parts) == 1 for parts in folders.values()):
             break
-        paths = {path: parts[1:] for path, parts in paths.items()}
+        folders = {folder: parts[1:] for folder, parts in folders.items()}
     left_out: LeftOut = {}
-    folders = {parts[0] for parts in paths.values() if len(parts) > 1}
-    splits = by_split(source, sorted(folders), named)
-    classes = _classes if by_folder else lambda source, paths: dict.fromkeys(paths)
+    splits = by_split(source, sorted({parts[0] for parts in folders.values() if parts}), named)
+    classes = _classes if by_folder else lambda source, folders: dict.fromkeys(folders)
     if splits is None:
         if by_folder:
-            _check_tops(source, paths.values(), named)
-        return Layout({"train": classes(source, paths)}, left_out)
-    if loose := [path for path, parts in paths.items() if len(parts) == 1]:
+            _check_tops(source, folders.values(), named)
+        return Layout({"train": _spread(found.images, classes(source, folders))}, left_out)
+    if loose := [path for path in found.images if not folders[_folder(path)]]:
         left_out["beside the folders of the splits"] = loose
     result: dict[str, dict[str, str | None]] = {}
     for top, split in splits.items():
-        own = {path: parts[1:] for path, parts in paths.items() if parts[0] == top and len(parts) > 1}
-        result[split] = classes(source, own)
+        own = {folder: parts[1:] for folder, parts in folders.items() if parts[:1] == [top]}
+        result[split] = _spread(found.images, classes(source, own))
     return Layout(result, left_out)
 
 
-def _check_tops(source: str, paths: Iterable[Sequence[str]], named: Collection[str | None]) -> None:
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _spread(images: Iterable[str], classes: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the class of each image that lies in one of some folders."""
+    return {path: classes[folder] for path in images if (folder := _folder(path)) in classes}
+
+
+def _check_tops(source: str, folders: Iterable[Sequence[str]], named: Collection[str | None]) -> None:
     """Refuse folders of classes, of which one may be a split: it is called so, and holds folders instead of images."""
     depths = defaultdict(set)
-    for parts in paths:
-        depths[parts[0]].add(len(parts))
+    for parts in folders:
+        if parts:
+            depths[parts[0]].add(len(parts))
     for top, own in depths.items():
-        if split_named(top, named) and min(own) > 2:
+        if split_named(top, named) and min(own) > 1:
             other = next(name for name in depths if not split_named(name, named))
             valid = f"{top!r} looks like a split and {other!r} beside it like a class; keep splits or classes there alone"
             raise InputError("source", source, valid)
 
 
-def _classes(source: str, paths: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
-    """Return the class of each image: the folder it starts in; None for one that lies in none."""
+def _classes(source: str, folders: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
+    """Return the class of the images in each folder: the folder its parts start with; None where there are none."""
     inner = defaultdict(set)  # of each class: the folders in it, '' for images that lie in it directly
-    for parts in paths.values():
-        if len(parts) > 1:
-            inner[parts[0]].add(parts[1] if len(parts) > 2 else "")
+    for parts in folders.values():
+        if parts:
+            inner[parts[0]].add(parts[1] if len(parts) > 1 else "")
     for name, own in inner.items():
         for below in own:
             if is_split_word(below):
@@ -211,7 +225,7 @@ def _classes(source: str, paths: Mapping[str, Sequence[str]]) -> dict[str, str |
         if len(own) > 1 and "" not in own:
             valid = f"{name!r} holds images only in folders of its own ({few(sorted(own))}): which of them are the classes? "
             raise InputError("source", source, valid + "One folder of images for each class is needed")
-    return {path: _normal(parts[0]) if len(parts) > 1 else None for path, parts in paths.items()}
+    return {folder: _normal(parts[0]) if parts else None for folder, parts in folders.items()}
 
 
 def _normal(name: str) -> str:
@@ -219,19 +233,26 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def refuse_twins(source: str, root: str, layout: Layout) -> None:
+def refuse_twins(source: str, found: Listing, layout: Layout) -> None:
     """Refuse a file that is reached on two ways, by links, in two splits or in two classes.
+
+    Args:
+        source: What the user calls it.
+        found: The files of the folder. Without a link among them there is one way to each.
+        layout: Their splits and classes.
 
     Raises:
         InputError: Naming both ways.
     """
+    if not found.links:
+        return
     folders: dict[str, str] = {}
     seen: dict[str, tuple[str, str, str | None]] = {}
     for split, images in layout.splits.items():
         for path, name in images.items():
-            full = os.path.join(root, path)
+            full = os.path.join(found.root, path)
             parent, last = os.path.split(full)
-            if os.path.islink(full):
+            if path in found.links:
                 real = os.path.realpath(full)
             else:
                 if parent not in folders:

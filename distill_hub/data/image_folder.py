@@ -1,9 +1,12 @@
 """A local folder of images as a source."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from datasets import Dataset, Features, Image
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, DatasetInfo, Features, Image
 
 from distill_hub.config import InputError
 from distill_hub.data.file_facts import LARGEST, read_facts
@@ -59,7 +62,7 @@ def open_image_folder(
         layout.left_out["that give no labels"] = found.metadata
     if found.tables:
         layout.left_out.setdefault("of other kinds", []).extend(found.tables)
-    refuse_twins(source, found.root, layout)
+    refuse_twins(source, found, layout)
     return _open(source, found, layout, choose(list(layout.splits)), column, by_name=labels is None, quiet=quiet)
 
 
@@ -84,15 +87,18 @@ def _open(
     without = [path for images in wanted.values() for path, label in images.items() if label is None]
     if without:
         left_out["beside the class folders" if by_name else "without a label in the metadata"] = without
-    paths = [path for images in wanted.values() for path, label in images.items() if label is not None]
-    known = dict(zip(paths, read_facts(found.root, paths, quiet=quiet), strict=True))
-    if broken := [path for path in paths if known[path].broken]:
-        left_out["broken"] = [f"{shortened(path, 60)}: {known[path].broken}" for path in broken]
-    before = wanted[chosen[0]]
-    train = {label for path, label in before.items() if label is not None and not known[path].broken}
-    if lost := [path for path in broken if path in before and before[path] not in train]:
-        valid = f"no image of class {before[lost[0]]!r} can be used ({shortened(lost[0], 60)}: {known[lost[0]].broken})"
-        raise InputError("source", source, valid)
+    paths = {split: [path for path, label in images.items() if label is not None] for split, images in wanted.items()}
+    facts = read_facts(found.root, [path for own in paths.values() for path in own], quiet=quiet)
+    ends = np.cumsum([len(own) for own in paths.values()])
+    known = {split: facts.take(slice(end - len(own), end)) for end, (split, own) in zip(ends, paths.items(), strict=True)}
+    broken = {s: {paths[s][row]: own.broken[row] for row in np.flatnonzero(own.broken != "")} for s, own in known.items()}
+    if any(broken.values()):
+        left_out["broken"] = [f"{shortened(path, 60)}: {why}" for own in broken.values() for path, why in own.items()]
+    first = chosen[0]
+    train = {label for path, label in wanted[first].items() if label is not None and path not in broken[first]}
+    if lost := [path for path in broken[first] if wanted[first][path] not in train]:
+        why = f"{shortened(lost[0], 60)}: {broken[first][lost[0]]}"
+        raise InputError("source", source, f"no image of class {wanted[first][lost[0]]!r} can be used ({why})")
     classes = {label for images in layout.splits.values() for label in images.values()}
     refuse_unread("source", source, left_out.get("of other kinds", ()), classes)
     names = sorted(train) if by_name else None
@@ -100,12 +106,22 @@ def _open(
     splits = {}
     other: list[str] = []
     for split, images in wanted.items():
-        used = [path for path, label in images.items() if label in train and not known[path].broken]
-        other += [p for p, label in images.items() if label is not None and label not in train and not known[p].broken]
-        cells = [{"bytes": None, "path": os.path.join(os.path.abspath(found.root), path)} for path in used]
-        dataset = Dataset.from_dict({"image": cells}, features=Features({"image": Image(decode=False)}))
-        labels = [place[images[path]] if by_name else images[path] for path in used]
-        splits[split] = Rows(dataset, labels, names, [known[path] for path in used], files=True)
+        whole = [row for row, path in enumerate(paths[split]) if path not in broken[split]]
+        used = [row for row in whole if images[paths[split][row]] in train]
+        own = [paths[split][row] for row in used]
+        other += [paths[split][row] for row in whole if images[paths[split][row]] not in train]
+        labels = [place[images[path]] if by_name else images[path] for path in own]
+        splits[split] = Rows(_cells(found.root, own), labels, names, known[split].take(used), files=True)
     if other:
         left_out["of classes that the training split has not"] = other
     return Opened(splits, "image", column, left_out)
+
+
+def _cells(root: str, paths: Sequence[str]) -> Dataset:
+    """Return rows that name files, as `datasets` stores them; made of a million dicts they would take gigabytes."""
+    files = pa.array((os.path.join(os.path.abspath(root), path) for path in paths), pa.string(), size=len(paths))
+    cells = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), files], ["bytes", "path"])
+    table = pa.table({"image": cells})
+    # Without a fingerprint `datasets` would hash all rows to find one.
+    info = DatasetInfo(features=Features({"image": Image(decode=False)}))
+    return Dataset(table, info=info, fingerprint=secrets.token_hex(8))

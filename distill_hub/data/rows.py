@@ -16,6 +16,14 @@ Choose = Callable[[Sequence[str]], list[str]]  # of the splits that there are, t
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What tells the rows of a split without reading them."""
+
+    key: str  # of a commit on the Hub, its id, configuration and split; or of the files, their sizes and times
+    is_commit: bool
+
+
+@dataclass(frozen=True)
 class Rows:
     """One split.
 
@@ -25,13 +33,15 @@ class Rows:
         names: Class names that the labels are positions in; None: the labels are the names.
         facts: Of the file that each row names.
         files: Whether a row may name a file: one that was listed here, never one that a table names.
+        origin: Of rows that were not made here.
     """
 
     dataset: Dataset
     labels: list[Any]
     names: list[str] | None = None
-    facts: Sequence[Facts] | None = None
+    facts: Facts | None = None
     files: bool = False
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)

@@ -309,7 +309,7 @@ def _classes(names: Sequence[str], values: Sequence, wnids: Sequence[str] | None
 def _split(source: str, name: str, rows: Rows, classes: Sequence[SourceClass], opened: Opened) -> Split:
     place = {c.index: position for position, c in enumerate(classes)}
     labels = np.array([place.get(value, -1) for value in rows.labels], dtype=np.int64)
-    whole = Split(source, name, rows.dataset, labels, opened.image_column, rows.facts, rows.files)
+    whole = Split(source, name, rows.dataset, labels, opened.image_column, rows.facts, rows.files, rows.origin)
     used = np.flatnonzero(labels >= 0)  # classes that are not taken, and unlabelled rows (-1), are left out
     if len(used) == 0:
         raise InputError("source", source, f"split {name!r} holds no labelled images of the {len(classes)} classes")
@@ -321,9 +321,9 @@ def _count_left_out(left_out: LeftOut, opened: Opened, classes: Sequence[SourceC
     known = {c.index for c in classes}
     for split, rows in opened.splits.items():
         for number, label in enumerate(rows.labels):
-            if label is None or (rows.names is not None and label == -1 and not rows.facts):
+            if label is None or (rows.names is not None and label == -1 and rows.facts is None):
                 left_out.setdefault("without a label", []).append(f"row {number} of {split}")
-            elif label not in known and not rows.facts:
+            elif label not in known and rows.facts is None:
                 left_out.setdefault("of classes that the training split has not", []).append(f"row {number} of {split}")
 
 
@@ -338,8 +338,8 @@ def _say(source: Source, left_out: LeftOut, may_be_digits: bool) -> None:
         used = len(source.train) + len(source.test)
         lines.append(f"{used:,} images of {len(source.classes):,} classes; not used: {left_out_line(left_out)}")
     if source.train.facts and source.test.facts:
-        known = {facts.sha256 for facts in source.train.facts}
-        if count := sum(facts.sha256 in known for facts in source.test.facts):
+        train, test = (np.ascontiguousarray(split.facts.sha256).view("V32") for split in (source.train, source.test))
+        if count := int(np.isin(test, train).sum()):
             lines.append(f"{count:,} of its {len(source.test):,} test images are training images, too, byte for byte")
     if may_be_digits:
         lines.append(

@@ -13,8 +13,10 @@ from datasets import Dataset, Image
 from PIL import Image as PILImage
 
 from distill_hub.config import InputError
-from distill_hub.data.file_facts import Facts
+from distill_hub.data.file_facts import Facts, locked
 from distill_hub.data.images import decode, size_of, square
+from distill_hub.data.rows import Origin
+from distill_hub.running.files import atomic_write, cache_dir
 from distill_hub.text import shortened
 
 T = TypeVar("T")
@@ -29,8 +31,10 @@ class Split:
     dataset: Dataset = field(repr=False)  # the image column alone
     labels: np.ndarray = field(repr=False)  # (N,) int64
     image_column: str
-    facts: Sequence[Facts] | None = field(default=None, repr=False)  # of the file that each row names
+    facts: Facts | None = field(default=None, repr=False)  # of the file that each row names
     files: bool = False  # whether a row may name a file, see `Rows`
+    origin: Origin | None = None  # of the rows that were read
+    rows: np.ndarray | None = field(default=None, repr=False)  # which of these this split has, int64 (N,); None: all
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,8 +46,9 @@ class Split:
 
     def select(self, rows: Sequence[int], name: str) -> "Split":
         """Return some of the rows as a split of another name."""
-        facts = None if self.facts is None else [self.facts[row] for row in rows]
-        return replace(self, name=name, dataset=self.dataset.select(rows), labels=self.labels[rows], facts=facts)
+        facts = None if self.facts is None else self.facts.take(rows)
+        own = np.asarray(rows, np.int64) if self.rows is None else self.rows[rows]
+        return replace(self, name=name, dataset=self.dataset.select(rows), labels=self.labels[rows], facts=facts, rows=own)
 
     def image(self, row: int) -> PILImage.Image:
         """Decode one image, as RGB."""
@@ -53,18 +58,36 @@ class Split:
     def sizes(self) -> np.ndarray:
         """Width and height in px as stored, int (M, 2): of all files, or of 256 rows at most, spread evenly."""
         if self.facts is not None:
-            return np.array([(facts.width, facts.height) for facts in self.facts])
+            return self.facts.sides
         rows = np.unique(np.linspace(0, len(self) - 1, min(256, len(self))).astype(int))
         return np.array([self._read(int(row), size_of) for row in rows])
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 over the labels and the encoded images, or, of files, over the sha256 of each."""
+        """What the split holds: the same for the same labels and images.
+
+        The sha256 over the labels and the encoded images; of files, over the sha256 of each; of a dataset on the Hub, whose
+        commit says what its images are, over the commit and which of the rows there these are. Tables are read once for all
+        processes and runs, as long as no file of theirs changes.
+        """
         digest = hashlib.sha256(self.labels.astype("<i8").tobytes())
         if self.facts is not None:
-            for facts in self.facts:
-                digest.update(facts.sha256)
+            digest.update(self.facts.sha256.tobytes())
             return digest.hexdigest()
+        if self.origin is None:
+            return self._read_all(digest)
+        rows = b"" if self.rows is None else self.rows.astype("<i8").tobytes()
+        known = hashlib.sha256(f"{self.origin.key} {self.image_column} ".encode() + digest.digest() + rows).hexdigest()
+        if self.origin.is_commit:
+            return known
+        file = cache_dir() / "sources" / f"{known[:16]}.sha256"
+        with locked(file):
+            if not file.is_file():
+                atomic_write(file, self._read_all(digest).encode())
+            return file.read_text(encoding="ascii")
+
+    def _read_all(self, digest: Any) -> str:
+        """Take in the encoded images."""
         row = 0
         for batch in self._cells.iter(1000):  # row by row `datasets` takes many times as long
             for cell in batch[self.image_column]:
@@ -88,7 +111,7 @@ class Split:
         if not self.files:
             raise ValueError(f"the table holds a path or an address instead, {shortened(path, 60)!r}, which is not opened")
         data = Path(path).read_bytes()
-        if self.facts is not None and hashlib.sha256(data).digest() != self.facts[row].sha256:
+        if self.facts is not None and hashlib.sha256(data).digest() != self.facts.sha256[row].tobytes():
             raise ValueError(f"{shortened(path, 60)} has changed since it was first read; run the command again")
         return data
 

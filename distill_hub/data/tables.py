@@ -2,9 +2,11 @@
 
 import errno
 import glob
+import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -14,9 +16,10 @@ from huggingface_hub import HfApi
 
 from distill_hub.config import InputError, refusing
 from distill_hub.data.card import BROKEN
+from distill_hub.data.file_facts import have_settled, state_of
 from distill_hub.data.folders import METADATA, TABLES, LeftOut, Listing, lay_out
 from distill_hub.data.images import SUFFIXES
-from distill_hub.data.rows import Choose, Opened, Rows, holds_labels
+from distill_hub.data.rows import Choose, Opened, Origin, Rows, holds_labels
 from distill_hub.data.rows import image_column as find_image_column
 from distill_hub.data.rows import label_column as find_label_column
 from distill_hub.data.split_names import by_split, split_named
@@ -128,6 +131,7 @@ def open_tables(
             )
     if suffix == ".parquet":
         _refuse_contradiction(source, found.root, [file for own in files.values() for file in own], features)
+    origins = {split: origin for split, own in files.items() if (origin := _origin_of(own))}  # before they are read
     how: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
     with _reading(source):
         builder = load_dataset_builder(
@@ -136,7 +140,13 @@ def open_tables(
             features=features,
             **how,
         )
-    return _opened(source, builder, choose, image_column, label_column, left_out)
+    return _opened(source, builder, choose, image_column, label_column, left_out, origins.get)
+
+
+def _origin_of(files: Sequence[str]) -> Origin | None:
+    """Return what says whether files are still the same; None where one has just changed."""
+    states = [state_of(file) for file in files]
+    return Origin(json.dumps([files, states]), is_commit=False) if have_settled(states).all() else None
 
 
 def _refuse_contradiction(source: str, root: str, files: Sequence[str], card: Features | None) -> None:
@@ -198,9 +208,13 @@ def open_hub(
         if chosen is None or configs.get(chosen, {}).get("data_files") is None:
             builder = _by_top_folder(source, builder, revision, named)
         _refuse_shared(source, builder.config.data_files or {})
-    opened = _opened(source, builder, choose, image_column, label_column, {})
-    # For a dataset on the Hub, the builder's hash is the commit that the revision stands for.
-    return Opened(opened.splits, opened.image_column, opened.label_column, opened.left_out, builder.hash)
+    commit = builder.hash  # for a dataset on the Hub, what the revision stands for
+
+    def origin(split: str) -> Origin:
+        return Origin(json.dumps([source, commit, chosen, split]), is_commit=True)
+
+    opened = _opened(source, builder, choose, image_column, label_column, {}, origin)
+    return replace(opened, commit=commit)
 
 
 def _by_top_folder(
@@ -246,8 +260,9 @@ def _opened(
     image_column: str | None,
     label_column: str | None,
     left_out: LeftOut,
+    origin: Callable[[str], Origin | None],
 ) -> Opened:
-    """Read tables, and find their columns."""
+    """Read tables, and find their columns; `origin` says where a split comes from."""
     if builder.name not in _READ:
         raise InputError("source", source, f"a dataset of images is needed; its files are {builder.name}")
     with _reading(source):
@@ -259,7 +274,7 @@ def _opened(
             raise InputError("source", source, f"split {empty[0]!r} is empty")
         data = {split: builder.as_dataset(split) for split in chosen}
         files = "imagefolder" in (builder.name, builder.info.builder_name)  # the second of one from the cache
-        rows = {split: _rows(own, image, label, files=files) for split, own in data.items()}
+        rows = {s: replace(_rows(own, image, label, files=files), origin=origin(s)) for s, own in data.items()}
     return Opened(rows, image, label, left_out)
 
 

@@ -30,7 +30,8 @@ def expect_students(
         groups.setdefault((trial.settings, name == REAL), []).append(trial)
     total = 0.0
     for (settings, _), group in groups.items():
-        labels, data = settings.labels, group[0].make(0)
+        sets = [trial.make(seed) for trial in group for seed in range(repeats)]
+        labels, data = settings.labels, sets[0]
         if data.views and subject.teacher:  # who says the labels of views that may not be stored yet
             labels, data = "teacher", dataclasses.replace(data, views=None)
         data = data.at(settings, run.device)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -11,21 +11,23 @@ from distill_hub.augmentation.augment import Augmentation
 from distill_hub.config import InputError
 from distill_hub.evaluation.metrics import augmentation_robust_score, label_robust_score, mmd
 from distill_hub.evaluation.scores import Trial
+from distill_hub.running.run import Run
 from distill_hub.training.settings import Settings
 from distill_hub.training.subject import Subject
 
 
-def real_trial(subject: Subject, settings: Settings) -> Trial:
+def real_trial(run: Run, subject: Subject, settings: Settings) -> Trial:
     """Return the training on all real images of the set's classes: hard labels, no learned rate, all else as for the set."""
     size = settings.start_size(subject.own.images.shape[-1])
-    images = functools.cache(lambda: subject.seen(subject.real_images(subject.real_rows, size)))
+    images = functools.cache(lambda: subject.real_images(run, f"all real images, {size} px", subject.real_rows, size))
     return Trial(lambda seed: images(), settings.hard.for_others)
 
 
-def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy: float | None) -> dict[str, Trial]:
+def ranking_trials(run: Run, subject: Subject, trials: Mapping[str, Trial], real_accuracy: float | None) -> dict[str, Trial]:
     """Add to the trials of a set what LRS and ARS compare with.
 
     Args:
+        run: See `trials_of`.
         subject: The set.
         trials: See `scores.trials_of`.
         real_accuracy: Accuracy on all real data with hard labels, a fraction, where it is known and need not be trained.
@@ -47,7 +49,7 @@ def ranking_trials(subject: Subject, trials: Mapping[str, Trial], real_accuracy:
     if settings.labels != "hard":
         added[f"{OWN}, hard labels"] = dataclasses.replace(trials[OWN], settings=settings.hard)
     if real_accuracy is None:
-        added[REAL] = real_trial(subject, settings)
+        added[REAL] = real_trial(run, subject, settings)
     return {**trials, **added}
 
 
@@ -61,12 +63,17 @@ def rank(record: EvaluationRecord, real_accuracy: float | None) -> DDRanking:
     return DDRanking(lrs=lrs, ars=ars, real_accuracy=real)
 
 
-def distance_to_real(subject: Subject) -> float:
+def distance_to_real(run: Run, subject: Subject) -> float:
     """Return the squared MMD between the teacher's embeddings of the set and those of the real training images.
 
-    Every real image of the set's classes is decoded once, scaled to the set's size.
+    Every real image of the set's classes is decoded once, scaled to the set's size, by all processes together.
     """
     teacher, rows, size = subject.teacher, subject.real_rows, subject.own.images.shape[-1]
-    parts = (rows[start : start + 1000] for start in range(0, len(rows), 1000))
-    real = [teacher.embeddings(subject.real_images(part, size).images) for part in parts]
-    return mmd(teacher.embeddings(subject.own.images).to(teacher.device), torch.cat(real).to(teacher.device))
+    train, made_from = subject.test.source.train, {**run.settings, "teacher": subject.teacher_record.sha256}
+
+    def embed(places: Sequence[int]) -> dict[str, torch.Tensor]:
+        return {"embeddings": teacher.embeddings(train.pixels(rows[places[0] : places[-1] + 1], size))}
+
+    real = run.map("embed real images", range(len(rows)), embed, chunk_size=1000, made_from=made_from)
+    embeddings = real.rows(0, len(real))["embeddings"]
+    return mmd(teacher.embeddings(subject.own.images).to(teacher.device), embeddings.to(teacher.device))

@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 
 from distill_hub.artifact.find import Found, find
-from distill_hub.artifact.load import Artifact, load_artifact, read_artifact
+from distill_hub.artifact.load import Artifact, load_artifact
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.records import OWN, REAL, Comparison
 from distill_hub.config import InputError
@@ -20,6 +20,7 @@ from distill_hub.evaluation.given import Given
 from distill_hub.evaluation.jobs import Job, Request, jobs_of
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
+from distill_hub.evaluation.read import read_together, scratch
 from distill_hub.evaluation.scores import Trial, measure, refuse_missing, refuse_pictures, trials_of
 from distill_hub.evaluation.whitening import refit_zca
 from distill_hub.foreign.align import align
@@ -104,8 +105,7 @@ class DistilledSet(Artifact):
         )  # fmt: skip
         wanted = any(job.rules.labels == "views" for job in jobs)
         views = open_views(find(self.location, self.revision), manifest) if wanted and manifest.views else None
-        free = self.free_pixels
-        images = torch.from_numpy(self.pixels if free is None else free.astype(np.float32))
+        images = torch.from_numpy(self.pixels if self.free_pixels is None else self.free_pixels)
         given = Given(images, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views, self.path)
         return _measure(given, real, jobs, how, deliver)
 
@@ -219,9 +219,9 @@ def evaluate(
         for name, value in {"classes": classes, **columns, **layout}.items():
             if value is not None:
                 raise InputError(name, value, f"{found.location} says it itself; leave the option out")
-        # Without its encoded rows: they are not needed any more, and may be as large as the pixels.
-        own = _scorable(read_artifact(found, rows=False, pixels=True))
-        return own.evaluate(source=source, **real, deliver=deliver, **training)
+        with scratch() as folder:
+            own = _scorable(read_together(found, folder))
+            return own.evaluate(source=source, **real, deliver=deliver, **training)
     if source is None:
         raise InputError("source", None, "the set does not say which real dataset it stands for; pass --source")
     how = Request(**training)
@@ -280,11 +280,12 @@ def _measure(
         for place, (job, record, wants) in enumerate(zip(jobs, recorded, taught, strict=True)):
             replays = job.rules.labels == "views"
             if replays not in subjects:
-                own, test = given.stored(real) if replays else given.sorted(real)
+                name = "set as stored" if replays else "set"
+                own, test = given.shown(run, name, real, in_order=not replays)
                 zca = given.free_pixels and given.free_pixels.zca
                 fitted = refit_zca(run, zca, test, given.images.shape[-1]) if zca else None
                 read = {"label_temperature": temperature, "student_rate": rate, "tiles": tiles, "zca": fitted}
-                subjects[replays] = Subject(own, test, given.content_sha256, **read, folder=given.folder)
+                subjects[replays] = Subject(own, test, given.content_sha256, **read, folder=given.folder, name=name)
             subject = subjects[replays]
             if wants:
                 key = replays, record and record.sha256
@@ -296,7 +297,7 @@ def _measure(
                     )  # fmt: skip
                 classifier, facts = opened[key]
                 subject = dataclasses.replace(subject, teacher=classifier, teacher_record=facts)
-            trials = _trials(subject, job, how)
+            trials = _trials(run, subject, job, how)
             if run.is_dry:
                 expect_students(run, subject, job.student, trials, len(job.seeds), compiled=how.compile)
             else:
@@ -314,11 +315,11 @@ def _recorded_teacher(given: Given, job: Job) -> ModelRecord | None:
     return given.manifest.teacher if given.manifest else None
 
 
-def _trials(subject: Subject, job: Job, how: Request) -> dict[str, Trial]:
+def _trials(run: Run, subject: Subject, job: Job, how: Request) -> dict[str, Trial]:
     # A claim brought its baselines.
-    trials = trials_of(subject, job.rules, job.student, None if job.claim and not how.dd_ranking else {})
-    trials = ranking_trials(subject, trials, how.real_accuracy) if how.dd_ranking else trials
-    return {**trials, REAL: trials.get(REAL) or real_trial(subject, trials[OWN].settings)} if how.full_data else trials
+    trials = trials_of(run, subject, job.rules, job.student, None if job.claim and not how.dd_ranking else {})
+    trials = ranking_trials(run, subject, trials, how.real_accuracy) if how.dd_ranking else trials
+    return {**trials, REAL: trials.get(REAL) or real_trial(run, subject, trials[OWN].settings)} if how.full_data else trials
 
 
 def _compare(run: Run, subject: Subject, job: Job, trials: Mapping[str, Trial], how: Request, stage: str) -> Comparison:
@@ -329,5 +330,5 @@ def _compare(run: Run, subject: Subject, job: Job, trials: Mapping[str, Trial], 
     if how.dd_ranking:
         measured = measured.model_copy(update={"dd_ranking": rank(measured, how.real_accuracy)})
     if how.mmd:
-        measured = measured.model_copy(update={"mmd": distance_to_real(subject)})
+        measured = measured.model_copy(update={"mmd": distance_to_real(run, subject)})
     return Comparison(measured, job.claim)

@@ -19,6 +19,7 @@ from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.networks.build import check_student
 from distill_hub.running.console import loud
+from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
 from distill_hub.running.stages import key_of
 from distill_hub.training.protocols import Protocol
@@ -32,7 +33,7 @@ from distill_hub.views.files import Views
 class Trial:
     """A set to train on, by seed, and how."""
 
-    make: Callable[[int], TrainingSet]
+    make: Callable[[int], TrainingSet]  # called on every process
     settings: Settings
 
 
@@ -103,7 +104,7 @@ def settings_of(subject: Subject, rules: Protocol, student: str, images: int | N
 
 
 def trials_of(
-    subject: Subject, rules: Protocol, student: str, others: Mapping[str, Callable[[int], TrainingSet]] | None
+    run: Run, subject: Subject, rules: Protocol, student: str, others: Mapping[str, Callable[[], TrainingSet]] | None
 ) -> dict[str, Trial]:
     """Return what is trained on: this set first, other sets, and random real images, which give the number its meaning.
 
@@ -115,6 +116,7 @@ def trials_of(
     fewer, and their views are drawn anew. Without a teacher there is nothing to compare with.
 
     Args:
+        run: Decodes and scales images, all processes together.
         subject: The set.
         rules: The protocol.
         student: Name for `networks.build`.
@@ -127,26 +129,39 @@ def trials_of(
     settings = settings_of(subject, rules, student)
     size = settings.start_size(subject.own.images.shape[-1])  # random real images wait at the set's own size, too
     views = subject.own.views if settings.labels == "views" else None
-    own = dataclasses.replace(subject.own, images=resized(subject.own.images, size), views=views)
+    own = _at(run, subject.name, dataclasses.replace(subject.own, views=views), size, {"set": subject.content_sha256})
     trials = {OWN: Trial(lambda seed: own, settings)}
     if others is None:
         return trials
-    settings = settings_of(subject, rules, student, len(subject.stored.images)).for_others
+    settings = settings_of(subject, rules, student, len(subject.stored_labels)).for_others
     taught = subject.teacher is not None
     if views:
         if not taught:
             return trials
         settings, views = dataclasses.replace(settings, labels="teacher"), None if subject.tiles else views
-    trials |= {name: Trial(_seen(subject, make, views), settings) for name, make in others.items()}
+    trials |= {name: Trial(_seen(run, subject, name, make, views, size), settings) for name, make in others.items()}
     if settings.labels == "soft" and not taught:
-        draw = subject.random_real(size, soft=False)
+        draw = subject.random_real(run, size, soft=False)
         return trials | {f"{RANDOM}, hard labels": Trial(draw, settings.hard)}
-    draw = subject.random_real(size, soft=settings.labels == "soft")
+    draw = subject.random_real(run, size, soft=settings.labels == "soft")
     return trials | {RANDOM: Trial(lambda seed: dataclasses.replace(draw(seed), views=views), settings)}
 
 
-def _seen(subject: Subject, make: Callable[[int], TrainingSet], views: Views | None) -> Callable[[int], TrainingSet]:
-    return lambda seed: dataclasses.replace(subject.seen(make(seed)), views=views)
+def _seen(
+    run: Run, subject: Subject, name: str, make: Callable[[], TrainingSet], views: Views | None, size: int
+) -> Callable[[int], TrainingSet]:
+    stage = name.replace("/", "-")
+    return lambda seed: dataclasses.replace(subject.seen(run, stage, _at(run, stage, make(), size)), views=views)
+
+
+def _at(run: Run, stage: str, made: TrainingSet, size: int, made_from: Mapping[str, Any] | None = None) -> TrainingSet:
+    """Scale a set's images to `size` pixels, all processes together."""
+    images = made.images
+    if images.shape[-1] == size:
+        return made
+    how = {"made_from": made_from}
+    scaled = map_rows(run, f"{stage}, {size} px", lambda a, b: resized(images[a:b], size), len(images), **how)
+    return dataclasses.replace(made, images=scaled)
 
 
 def measure(
@@ -184,6 +199,12 @@ def measure(
     own, *baselines = trials
     settings, test = trials[own].settings, subject.test  # how test images are cut is the same for all trials
 
+    if made_from is not None:
+        made_from = {**made_from, "student": student, "compiled": compiled}
+    spread = {"chunk_size": len(seeds) if together else 1, "made_from": made_from}
+    todo = run.unfinished(stage, jobs, **spread)
+    sets = {(name, seed): trials[name].make(seed) for name, seed, _ in todo}  # by all processes together
+
     @functools.cache
     def held_out() -> tuple[torch.Tensor, torch.Tensor]:
         return subject.test_images(settings).to(run.device), test.labels.to(run.device)
@@ -192,7 +213,7 @@ def measure(
         name, own_seeds = chunk[0][0], [seed for _, seed, _ in chunk]
         trainings = train_students(
             student,
-            [trials[name].make(seed).at(trials[name].settings, run.device) for seed in own_seeds],
+            [sets[name, seed].at(trials[name].settings, run.device) for seed in own_seeds],
             held_out(),
             len(test.classes),
             trials[name].settings,
@@ -209,10 +230,7 @@ def measure(
             "curve": torch.tensor([training.curve for training in trainings], dtype=torch.float64),
         }
 
-    if made_from is not None:
-        made_from = {**made_from, "student": student, "compiled": compiled}
-    how = {"made_from": made_from, "lower": "a smaller network in --students"}
-    done = run.map(stage, jobs, train, chunk_size=len(seeds) if together else 1, **how)
+    done = run.map(stage, jobs, train, **spread, lower="a smaller network in --students")
     scores = {}
     for place, name in enumerate(trials):
         part = done.rows(place * len(seeds), (place + 1) * len(seeds))

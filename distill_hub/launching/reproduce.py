@@ -32,6 +32,7 @@ from distill_hub.starter import as_starter
 # Students and stored views change nothing in the rows. A recipe cannot go without a student: the smallest scoring is left.
 _NO_PART = {f.name for group in (EvaluationOptions, ViewsOptions) for f in dataclasses.fields(group)}
 _LEAST_SCORING = ("--score=no", "--view_epochs=0")
+_OF_SAMPLES = ("pool", "plain", "guide", "guided", "refine")  # stages whose images a generator drew
 Verdict = Literal["same", "differs", "not on record", "not made again"]
 
 
@@ -119,13 +120,13 @@ class Reproduction:
 
 
 def _steps(manifest: Manifest) -> dict[str, str]:
-    # Of a pool more is kept than in versions whose stages have no `core_seconds`: hashes of these do not compare.
-    compared = [stage for stage in manifest.stages if stage.core_seconds is not None or stage.name != "pool"]
+    # Of these other tensors were kept in versions whose stages have no peak of memory: hashes of these do not compare.
+    compared = [stage for stage in manifest.stages if stage.peak_memory_bytes is not None or stage.name not in _OF_SAMPLES]
     stages = {f"stage {stage.name}": stage.sha256 for stage in compared}
     generator, teacher, selector = manifest.generator, manifest.teacher, manifest.selector
     base = generator.tuning.base if generator and generator.tuning else None
     steps = {
-        "source": manifest.source.fingerprint,
+        "source": manifest.source.identity,
         "base generator": base.sha256 if base else None,
         "teacher": teacher.sha256 if teacher else None,
         "selector": selector.sha256 if selector else None,

@@ -14,6 +14,7 @@ from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, mean_ipc
 from distill_hub.artifact.names import set_name
 from distill_hub.artifact.package import write_artifact
+from distill_hub.artifact.rows import encode_images, encoded_of
 from distill_hub.config import options, resolved
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.sources import Source, load_source
@@ -111,10 +112,13 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
             created=now(),
         )
 
+    encoded = encode_images(run, own.images, config.image_format, {"set": given_set["set_sha256"]})
+
     def rows():
-        for image, label, soft_label in zip(own.images, own.labels, soft_labels, strict=True):
+        for image, file, label, soft_label in zip(own.images, encoded_of(encoded), own.labels, soft_labels, strict=True):
             yield {
                 "image": image.permute(1, 2, 0).contiguous().numpy(),
+                "encoded": file,
                 "label": int(label),
                 "soft_label": soft_label,
                 "confidence": float(soft_label[label]),
@@ -122,9 +126,7 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
             }
 
     def write() -> None:
-        written = write_artifact(
-            run.output_dir, rows(), manifest, class_names=[c.name for c in classes], image_format=config.image_format
-        )
+        written = write_artifact(run.output_dir, rows(), manifest, class_names=[c.name for c in classes])
         write_card(run.output_dir, written, own.images)
 
     run.on_main("package", write)

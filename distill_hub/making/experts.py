@@ -190,7 +190,7 @@ def _refuse_other(experts: Experts, setup: Setup, space: Space) -> None:
         "whitening": (own.zca and own.zca.sha256, space.zca and space.zca.sha256),
         "mean": (own.mean, space.mean),
         "std": (own.std, space.std),
-        "source fingerprint": (own.source.fingerprint, source.fingerprint),
+        "source fingerprint": (own.source.identity, source_record(source).identity),
     }
     for name, (theirs, ours) in pairs.items():
         if theirs != ours:

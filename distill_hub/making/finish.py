@@ -1,22 +1,22 @@
 """The end of every recipe: package the set, score it and its baselines, write record, picture and card."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from distill_hub.artifact.describe import rows, soft_labels
 from distill_hub.artifact.find import find, read_description, read_records
 from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import Manifest, SourceRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord
-from distill_hub.augmentation.tiles import decode
+from distill_hub.artifact.rows import encode_images, images_of, rows
 from distill_hub.data.known import FITTED
 from distill_hub.evaluation.scores import in_words, measure, score_table
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.pictures import Picture, curves, embedding, refinement
-from distill_hub.making.plan import expect_rest, seen, trials_for
+from distill_hub.making.plan import expect_rest, shown_set, trials_for
 from distill_hub.making.space import free_pixels_record
 from distill_hub.making.start import Setup
 from distill_hub.matching.space import Space
@@ -43,7 +43,7 @@ def package_and_score(
     *,
     pool: Stage | None = None,
     refined_from: Sequence[int] | None = None,
-    baselines: Mapping[str, Callable[[int], TrainingSet]] | None = None,
+    baselines: Mapping[str, Callable[[], TrainingSet]] | None = None,
     pictures: Mapping[str, Picture] | None = None,
     space: Space | None = None,
 ) -> Path | None:
@@ -71,6 +71,7 @@ def package_and_score(
             line says so instead.
         HubError: When publishing fails; the set is complete in its folder.
     """
+    setup.release()
     baselines, shown = dict(baselines or {}), dict(pictures or {})
     if pool is not None:
         baselines[setup.plain] = setup.plain_samples(pool)
@@ -94,31 +95,32 @@ def package_and_score(
         run.say if manifest.is_from_noise else None,
     )
 
-    def package() -> None:
-        write_artifact(
-            folder,
-            rows(stage, labels, free=manifest.free_pixels is not None),
-            lambda content: manifest.model_copy(update={"content_sha256": content}),
-            class_names=manifest.class_names,
-            free_side=manifest.free_side,
-            image_format=config.image_format,
-        )
-
     rules = setup.protocol
     students = rules.students(config.students, manifest.image_size) if config.score == "yes" else []
     stages = {student: f"evaluate {student}".replace("/", "-") for student in students}
     of_views, push = ["views", "store views"] * bool(setup.views), ["push"] * bool(setup.destination)
-    run.refuse_unknown_stage(["package", *of_views, *stages.values(), "card", *push])
+    run.refuse_unknown_stage(["images", "encode images", "package", *of_views, *stages.values(), "card", *push])
+    images = images_of(run, stage)
+    encoded = encode_images(run, images, config.image_format, {"set": stage.sha256})
+
+    def package() -> None:
+        write_artifact(
+            folder,
+            rows(stage, images, encoded, labels, free=manifest.free_pixels is not None),
+            lambda content: manifest.model_copy(update={"content_sha256": content}),
+            class_names=manifest.class_names,
+            free_side=manifest.free_side,
+        )
+
     run.on_main("package", package)
     manifest = Manifest.read(folder / "manifest.json")
-    images = stage.rows(0, len(stage), "images")["images"]
+    own = shown_set(setup, stage, images, space)
     if how := setup.views:
-        drawn = draw_views(run, decode(images, manifest.tiles), teacher, manifest.teacher, **how)
+        drawn = draw_views(run, own.images, teacher, manifest.teacher, **how)
         run.on_main("store views", lambda: store_views(folder, manifest, *drawn))
         manifest = Manifest.read(folder / "manifest.json")
-    views = open_views(find(folder), manifest) if rules.labels == "views" else None
-    soft = soft_labels(stage) if rules.labels == "soft" else None
-    own = TrainingSet(seen(images, stage, space), label_tensor, soft, views)
+    if rules.labels == "views":
+        own = dataclasses.replace(own, views=open_views(find(folder), manifest))
     subject = Subject(
         own, setup.test, manifest.content_sha256, teacher, manifest.teacher, label_temperature(manifest),
         student_rate(manifest), tiles=manifest.tiles, zca=space.zca if space else None, folder=folder,
@@ -134,7 +136,7 @@ def package_and_score(
             "made_from": {
                 **setup.made_from,
                 "set": manifest.content_sha256,
-                "views": views and views.record.sha256,
+                "views": own.views and own.views.record.sha256,
                 "pool": pool and pool.sha256,
             },
         }

@@ -52,7 +52,7 @@ def embedding(setup: Setup, pool: Stage, selected: Stage) -> Picture:
 
     Args:
         setup: What the recipe works with.
-        pool: What was drawn, with `embeddings`, as many images of each class.
+        pool: What was drawn, with `images`, as many of each class.
         selected: The set, with `images`, class by class.
     """
 
@@ -65,10 +65,9 @@ def embedding(setup: Setup, pool: Stage, selected: Stage) -> Picture:
             seed = draw_seed(setup.config.seed, "embedding picture", names[label])
             drawn = torch.randperm(len(rows), generator=cpu_generator(seed))[:REAL]
             kinds["real"].append(setup.teacher.embeddings(train.pixels(rows[drawn.numpy()], setup.image_size)))
-            own = pool.rows(label * per_class, (label + 1) * per_class, "embeddings")["embeddings"]
-            kinds["pool"].append(own)
-            images = selected.rows(label * ipc, (label + 1) * ipc, "images")["images"]
-            kinds["this set"].append(setup.teacher.embeddings(images))
+            for kind, stage, count in (("pool", pool, per_class), ("this set", selected, ipc)):
+                images = stage.rows(label * count, (label + 1) * count, "images")["images"]
+                kinds[kind].append(setup.teacher.embeddings(images))
         arrays = {kind: [tensor.numpy() for tensor in tensors] for kind, tensors in kinds.items()}
         legible = drawable(names)
         embedding_map(arrays, [legible[label] for label in shown], path)

@@ -1,36 +1,49 @@
 """The end of a dry run: what packaging, stored views and students would take."""
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
 import torch
 
-from distill_hub.artifact.describe import rows, soft_labels
-from distill_hub.artifact.package import encode_image
+from distill_hub.artifact.package import ROW_GROUP_ROWS
 from distill_hub.artifact.records import OWN, REAL
-from distill_hub.augmentation.tiles import decode
+from distill_hub.artifact.rows import encode_images, images_of, rows, soft_labels
+from distill_hub.artifact.schema import hash_row
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import real_trial
 from distill_hub.evaluation.scores import Trial, trials_of
 from distill_hub.evaluation.views import draw_views, predicted_bytes
 from distill_hub.making.start import Setup
 from distill_hub.matching.space import Space
+from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Stage
 from distill_hub.training.subject import Subject
 from distill_hub.training.train import TrainingSet
 
-SAMPLE = 32  # images that are encoded, to see how long it takes and how large they are
 
+def shown_set(setup: Setup, stage: Stage, images: torch.Tensor, space: Space | None) -> TrainingSet:
+    """Return what students see of a set: its images or their tiles, uint8, or its free pixels, float32; mapped.
 
-def seen(images: torch.Tensor, stage: Stage, space: Space | None) -> torch.Tensor:
-    """Return what students see of a set: its images, uint8 (N, 3, S, S), or its free pixels, float32."""
-    return stage.rows(0, len(stage), "pixels")["pixels"].float() if space and space.free else images
+    Args:
+        setup: What the recipe works with.
+        stage: The set.
+        images: See `images_of`.
+        space: Of the set's pixels.
+    """
+    run, made_from = setup.run, {"set": stage.sha256}
+    if space and space.free:
+        images = map_rows(
+            run, "free pixels", lambda a, b: stage.rows(a, b, "pixels")["pixels"].float(), len(stage), made_from=made_from
+        )
+    soft = soft_labels(run, stage) if setup.protocol.labels == "soft" else None
+    return TrainingSet(images, torch.tensor(setup.labels), soft).decoded(run, "tiles", setup.tiles, made_from)
 
 
 def expect_rest(
-    setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[int], TrainingSet]], space: Space | None = None
+    setup: Setup, stage: Stage, baselines: Mapping[str, Callable[[], TrainingSet]], space: Space | None = None
 ) -> None:
     """Add to a plan what `package_and_score` would do.
 
@@ -42,18 +55,25 @@ def expect_rest(
     """
     run, config, labels = setup.run, setup.config, setup.labels
     count, classes = len(labels), len(setup.source.classes)
-    sample = list(itertools.islice(rows(stage, labels), SAMPLE))
-    seconds, encoded = run.timed(lambda: [encode_image(row["image"], config.image_format) for row in sample])
-    free = 2 * 3 * setup.image_size**2 if space and space.free else 0
-    size = count * (sum(map(len, encoded)) // len(encoded) + 4 * classes + free)  # images, and soft labels in float32
-    run.expect("package", count, seconds * count / len(sample), size, is_published=True)
+    images = images_of(run, stage)
+    encoded = encode_images(run, images, config.image_format, {})
 
-    images = stage.rows(0, count, "images")["images"]
-    rules = setup.protocol
-    soft = soft_labels(stage) if rules.labels == "soft" else None
-    own = TrainingSet(seen(images, stage, space), torch.tensor(labels), soft)
+    def package() -> list[int]:
+        """Read and hash a row group, which takes longest."""
+        digest, sizes = hashlib.sha256(), []
+        for row in itertools.islice(rows(stage, images, encoded, labels), ROW_GROUP_ROWS):
+            hash_row(digest, row["image"], row["label"], row["soft_label"])
+            sizes.append(len(row["encoded"]))
+        return sizes
+
+    seconds, sizes = run.timed(package)
+    free = 2 * 3 * setup.image_size**2 if space and space.free else 0
+    size = count * (sum(sizes) // len(sizes) + 4 * classes + free)  # images, and soft labels in float32
+    run.expect("package", count, seconds * count / len(sizes), size, is_published=True)
+
+    rules, own = setup.protocol, shown_set(setup, stage, images, space)
     if how := setup.views:
-        _, facts = draw_views(run, decode(images, setup.tiles), setup.teacher, setup.teacher_record, **how)
+        _, facts = draw_views(run, own.images, setup.teacher, setup.teacher_record, **how)
         views_size = predicted_bytes(facts, setup.shown, classes)
         run.expect("store views", facts.epochs, 0.0, views_size, is_published=True)
         own = dataclasses.replace(own, views=SimpleNamespace(record=facts))
@@ -65,9 +85,9 @@ def expect_rest(
 
 
 def trials_for(
-    setup: Setup, subject: Subject, student: str, baselines: Mapping[str, Callable[[int], TrainingSet]]
+    setup: Setup, subject: Subject, student: str, baselines: Mapping[str, Callable[[], TrainingSet]]
 ) -> dict[str, Trial]:
     """Return what a student is trained on; see `trials_of`. All real images are among it where that is asked for."""
-    trials = trials_of(subject, setup.protocol, student, baselines)
-    real = {REAL: real_trial(subject, trials[OWN].settings)} if setup.config.full_data else {}
+    trials = trials_of(setup.run, subject, setup.protocol, student, baselines)
+    real = {REAL: real_trial(setup.run, subject, trials[OWN].settings)} if setup.config.full_data else {}
     return {**trials, **real}

@@ -3,9 +3,9 @@
 import torch
 
 from distill_hub.artifact.find import Found
-from distill_hub.artifact.load import read_artifact
-from distill_hub.augmentation.tiles import decode
+from distill_hub.artifact.load import Artifact
 from distill_hub.config import InputError, options
+from distill_hub.evaluation.read import read_together, scratch
 from distill_hub.evaluation.views import check_top_k, draw_views, store_views
 from distill_hub.making.finish import write_card
 from distill_hub.options.commands import RealOptions, RelabelConfig
@@ -15,6 +15,7 @@ from distill_hub.teachers.open import open_known_teacher
 from distill_hub.text import typed
 from distill_hub.training.post_training import FKD_EPOCHS
 from distill_hub.training.subject import HeldOut, real_source
+from distill_hub.training.train import TrainingSet
 
 
 def relabel(found: Found, config: RelabelConfig) -> None:
@@ -27,7 +28,11 @@ def relabel(found: Found, config: RelabelConfig) -> None:
     Raises:
         InputError: When the set cannot be trusted, or its teacher cannot be opened.
     """
-    artifact = read_artifact(found, rows=False, pixels=True)
+    with scratch() as folder:
+        _relabel(read_together(found, folder), found, config)
+
+
+def _relabel(artifact: Artifact, found: Found, config: RelabelConfig) -> None:
     if artifact.free_pixels is not None:
         raise InputError("distilled set", found.location, "its students see free pixels, and views are of pictures")
     manifest, images = artifact.manifest, torch.from_numpy(artifact.pixels)
@@ -51,8 +56,10 @@ def relabel(found: Found, config: RelabelConfig) -> None:
             teacher=config.teacher, teacher_revision=config.teacher_revision,
             record=manifest.teacher, config=manifest.method.config,
         )  # fmt: skip
+        labels, made_from = torch.from_numpy(artifact.labels), {"set": manifest.content_sha256}
+        shown = TrainingSet(images, labels).decoded(run, "tiles", manifest.tiles, made_from)
         drawn = draw_views(
-            run, decode(images, manifest.tiles), teacher, record,
+            run, shown.images, teacher, record,
             epochs=config.epochs, mirrored=real.mirrored, seed=config.seed, batch_size=config.batch_size, **kept,
         )  # fmt: skip
         if run.is_dry:

@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -45,6 +45,8 @@ from distill_hub.options.shared import (
 from distill_hub.publishing.destination import Destination, check_destination
 from distill_hub.running.dry_run import open_run
 from distill_hub.running.folder import is_bare
+from distill_hub.running.mapped import map_rows
+from distill_hub.running.memory import free
 from distill_hub.running.run import Run, Stage
 from distill_hub.teachers.ensemble import members_of, teacher_classes
 from distill_hub.teachers.open import open_selector, open_teacher
@@ -133,6 +135,9 @@ class Setup:
         parts = logits.double().log_softmax(1).unflatten(0, (len(images), -1))
         return (parts.logsumexp(1) - math.log(parts.shape[1])).float()
 
+    def release(self) -> None:
+        """Give back the memory of networks that only make and choose images, once these are made."""
+
     def manifest(self, facts: Mapping[str, str], notes: Mapping[str, Any] | None = None) -> Manifest:
         """Describe the set that a method made; see `artifact.describe.describe`. Call it on every process."""
         return self._describe(facts, notes)
@@ -183,13 +188,14 @@ class GeneratorSetup(Setup):
         # Of prompts the settings have the file's name, not what it holds.
         return {**weights, **({"prompts": self.generator.facts.prompts} if self.generator.facts.prompts else {})}
 
-    def draw(self, count: int, stage: str = "pool") -> Stage:
+    def draw(self, count: int, stage: str = "pool", *, keep: Collection[Literal["latents", "embeddings"]] = ()) -> Stage:
         """Draw `count` candidates of every class; see `draw_pool`. They depend on nothing that a method does with them."""
         named = {**options(self.config, GeneratorOptions), **options(self.config, TeacherOptions)}
         weights = {**self._weights, "teacher_sha256": self.teacher_record.sha256}
         return draw_pool(
             self.run, self.generator, self.teacher, self.source.class_names, self.class_ids, count,
-            seed=self.config.seed, batch_size=self.config.sample_batch_size, stage=stage, made_from={**named, **weights},
+            seed=self.config.seed, batch_size=self.config.sample_batch_size, stage=stage, keep=keep,
+            made_from={**named, **weights},
         )  # fmt: skip
 
     def judge(self, pool: Stage) -> Stage:
@@ -202,17 +208,32 @@ class GeneratorSetup(Setup):
             over=over, made_from={"selector_sha256": self.selector_record.sha256, "resize": self.selector.resize},
         )  # fmt: skip
 
-    def plain_samples(self, pool: Stage) -> Callable[[int], TrainingSet]:
+    def plain_samples(self, pool: Stage) -> Callable[[], TrainingSet]:
         """Return a baseline for `package_and_score`: of every class, the first IPC candidates of a pool."""
 
-        def samples(seed: int) -> TrainingSet:
+        def samples() -> TrainingSet:
             starts = range(0, len(pool), len(pool) // len(self.source.classes))
             first = [start + index for start in starts for index in range(self.config.ipc)]
-            found = pool.take(first, "images", *["logits"] * (self.protocol.labels == "soft"))
-            soft = found["logits"].softmax(1) if "logits" in found else None
-            return TrainingSet(found["images"], torch.tensor(self.labels), soft)
+
+            def images(start: int, stop: int) -> torch.Tensor:
+                return pool.take(first[start:stop], "images")["images"]
+
+            def soft_labels(start: int, stop: int) -> torch.Tensor:
+                return pool.take(first[start:stop], "logits")["logits"].softmax(1)
+
+            how, soft = {"items": len(first), "made_from": {"pool": pool.sha256}}, None
+            if self.protocol.labels == "soft":
+                soft = map_rows(self.run, "soft labels of plain samples", soft_labels, **how)
+            return TrainingSet(map_rows(self.run, "plain samples", images, **how), torch.tensor(self.labels), soft)
 
         return samples
+
+    def release(self) -> None:
+        """See `Setup.release`; the teacher stays."""
+        others = [] if self.selector is self.teacher else [self.selector.model]
+        for network in (*self.generator.facts.modules, *others):
+            network.to("meta")
+        free()
 
     def manifest(self, facts: Mapping[str, str], notes: Mapping[str, Any] | None = None) -> Manifest:
         """Describe the set; see `Setup.manifest`."""

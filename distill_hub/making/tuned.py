@@ -194,7 +194,7 @@ def _untuned(setup: GeneratorSetup) -> DiTGenerator:
 def _refuse_other(setup: GeneratorSetup, method: str, settings: Mapping[str, Any]) -> None:
     """Refuse to tune what was tuned differently: neither method would be the one on record."""
     tuning, location = setup.generator_record.tuning, setup.config.generator
-    if tuning.source.fingerprint != setup.source.fingerprint or tuning.classes != setup.source.class_names:
+    if tuning.source.identity != source_record(setup.source).identity or tuning.classes != setup.source.class_names:
         raise InputError("generator", location, f"it was tuned on {tuning.source.name}; name the generator it came from")
     if tuning.method.name != method:
         valid = f"it was tuned with {tuning.method.name}, not {method}; name the generator it came from"

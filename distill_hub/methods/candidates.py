@@ -1,8 +1,8 @@
 """The pool every generative method starts from: candidates drawn, decoded and judged by the teacher."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,8 +21,6 @@ class Candidates:
     """One class's pool of N candidates."""
 
     label: int  # position of the class
-    latents: torch.Tensor  # float32 (N, channels, h, w)
-    images: torch.Tensor | None  # uint8 (N, 3, H, W), or not read
     logits: torch.Tensor  # float32 (N, C), of the teacher, in class order
     embeddings: torch.Tensor  # float32 (N, D), of the teacher
     seeds: torch.Tensor  # int64 (N,), redraw the candidates
@@ -47,17 +45,22 @@ def check_pool(ipc: int, size: int) -> None:
 
 @torch.inference_mode()
 def render(
-    generator: Generator, teacher: Classifier, latents: torch.Tensor, labels: Sequence[int] | None = None
+    generator: Generator,
+    teacher: Classifier,
+    latents: torch.Tensor,
+    labels: Sequence[int] | None = None,
+    keep: Collection[Literal["latents", "embeddings"]] = (),
 ) -> dict[str, torch.Tensor]:
     """Decode latents to the pixels that are published, and let the teacher judge exactly those.
 
     Returns:
-        images uint8 (B, 3, H, W), logits (B, C), embeddings (B, D); with the class of each, `labels`, also the teacher's
-        verdicts among all classes that it knows: `Verdicts`.
+        images uint8 (B, 3, H, W), logits (B, C), and of latents and embeddings, (B, D), those that are to be kept; with the
+        class of each, `labels`, also the teacher's verdicts among all classes that it knows: `Verdicts`.
     """
     images = (generator.decode(latents) * 255).round().to(torch.uint8)
     outputs, embeddings = teacher.outputs(images.float() / 255)
-    found = {"images": images, "logits": outputs[:, teacher.columns].float(), "embeddings": embeddings.float()}
+    kept = {"latents": latents, "embeddings": embeddings.float()}
+    found = {"images": images, "logits": outputs[:, teacher.columns].float(), **{name: kept[name] for name in keep}}
     return found if labels is None else found | judge(outputs, [teacher.columns[label] for label in labels])
 
 
@@ -72,6 +75,7 @@ def draw_pool(
     seed: int,
     batch_size: int,
     stage: str = "pool",
+    keep: Collection[Literal["latents", "embeddings"]] = (),
     made_from: Mapping[str, Any] | None = None,
 ) -> Stage:
     """Draw `count` candidates of every class, class by class; read them with `pool_of`.
@@ -86,6 +90,7 @@ def draw_pool(
         seed: The run's seed.
         batch_size: Candidates per chunk, across classes.
         stage: Name of the stage. The same generator draws the same candidates for each.
+        keep: What is read of them beside images, logits, seeds and verdicts.
         made_from: What generator and teacher are, see `Run.key`; None: all settings of the run.
     """
     items = [(label, index) for label in range(len(class_names)) for index in range(count)]
@@ -94,18 +99,17 @@ def draw_pool(
         seeds = [draw_seed(seed, "pool", class_names[label], index) for label, index in chunk]
         labels = [label for label, _ in chunk]
         latents = generator.sample([class_ids[label] for label in labels], seeds)
-        return {"latents": latents, "seeds": torch.tensor(seeds), **render(generator, teacher, latents, labels)}
+        return {"seeds": torch.tensor(seeds), **render(generator, teacher, latents, labels, keep)}
 
     if made_from is not None:
         ids = {"class_names": list(class_names), "class_ids": list(class_ids)}
-        made_from = {**made_from, "seed": seed, **ids, "verdicts": VERDICTS}
+        made_from = {**made_from, "seed": seed, **ids, "verdicts": VERDICTS, "kept": sorted(keep)}
     return run.map(stage, items, draw, chunk_size=batch_size, made_from=made_from, lower=HALF)
 
 
-def pool_of(pool: Stage, label: int, count: int, *, images: bool = True) -> Candidates:
-    """Return one class's candidates from a pool with `count` per class; ``images=False`` leaves the pixels on disk."""
-    names = ("latents", "logits", "embeddings", "seeds", *(["images"] if images else []))
-    return Candidates(label, **{"images": None, **pool.rows(label * count, (label + 1) * count, *names)})
+def pool_of(pool: Stage, label: int, count: int) -> Candidates:
+    """Return one class's candidates from a pool with `count` per class, which keeps embeddings."""
+    return Candidates(label, **pool.rows(label * count, (label + 1) * count, "logits", "embeddings", "seeds"))
 
 
 def judge_pool(

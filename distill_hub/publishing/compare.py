@@ -144,7 +144,7 @@ class Row:
         """Equal for rows whose accuracies compare."""
         source, record = self.set.manifest.source, self.record
         classes = frozenset(c.source_index for c in self.set.manifest.classes)
-        tested = source.fingerprint, source.test_split, source.test_fraction, classes
+        tested = source.identity, source.test_split, source.test_fraction, classes
         return tested, record.protocol_label, record.student, self.labeller and self.labeller[1], self.replays
 
     def as_json(self) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def _tested(row: Row) -> str:
     """Tell sources of one name apart."""
     manifest, source = row.set.manifest, row.set.manifest.source
     held_out = f", {source.test_fraction:.0%} held out" if source.test_fraction else ""
-    return printable(f"{len(manifest.classes)} classes of {source.fingerprint[:8]}, split {source.test_split}{held_out}")
+    return printable(f"{len(manifest.classes)} classes of {source.identity[:8]}, split {source.test_split}{held_out}")
 
 
 def pooled(scores: Iterable[Score]) -> tuple[float, float]:

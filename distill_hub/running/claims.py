@@ -3,13 +3,15 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
+from distill_hub.running.console import Item
 from distill_hub.running.lock import Busy, Lock
-from distill_hub.running.stages import Chunk
+from distill_hub.running.stages import Chunk, key_of
 
 LOOK_EVERY = 1.0  # seconds between two looks at what others have made, while there is work
 FIRST_PAUSE, LAST_PAUSE = 0.005, 1.0  # seconds between two, while there is none
@@ -95,6 +97,27 @@ def read_markers(accelerator: Accelerator, chunks: Sequence[Chunk]) -> list[dict
     """Return what the markers of chunks say; the main process reads them for all."""
     found = [chunk.facts() for chunk in chunks] if accelerator.is_main_process else []
     return broadcast_object_list([found])[0]
+
+
+def cut(items: Sequence[Item], chunk_size: int, key: str) -> tuple[list[Sequence[Item]], list[str]]:
+    """Cut items into those of each chunk; return these, and what each of them is made from, together with `key`."""
+    parts = [items[start : start + chunk_size] for start in range(0, len(items), chunk_size)]
+    return parts, [key_of(key, list(part)) for part in parts]
+
+
+def unfinished(accelerator: Accelerator, folder: Path, parts: Sequence[Sequence[Item]], keys: Sequence[str]) -> list[Item]:
+    """Return the items of chunks that are not finished; the main process looks for all.
+
+    Args:
+        accelerator: Of the processes.
+        folder: Of the stage.
+        parts: See `cut`, as the next.
+        keys: Of the chunks.
+    """
+    todo: list[Item] = []
+    for index, (part, key) in enumerate(zip(parts, keys, strict=True) if accelerator.is_main_process else ()):
+        todo += [] if Chunk(folder, index).is_finished(key) else part
+    return broadcast_object_list([todo])[0]
 
 
 def damaged(

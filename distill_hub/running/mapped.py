@@ -14,6 +14,7 @@ from distill_hub.running.processes import wait_until_seen
 from distill_hub.running.run import Run
 
 ARRAY = "array"  # file in the folder of a stage: its rows, one after the other
+AT_A_TIME = 256  # items per chunk of work; that many images a classifier also looks at
 
 
 def open_mapped(file: Path, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> torch.Tensor:
@@ -37,7 +38,7 @@ def make_mapped(
     function: Callable[[Sequence[int]], torch.Tensor],
     *,
     chunk_size: int,
-    made_from: Mapping[str, Any],
+    made_from: Mapping[str, Any] | None,
     dtype: torch.dtype = torch.uint8,
     file: Path | None = None,
     lower: str | None = None,
@@ -104,3 +105,36 @@ def make_mapped(
     run.decide(keep)
     wait_until_seen(file)
     return open_mapped(file, shape, dtype)
+
+
+def map_rows(
+    run: Run,
+    stage: str,
+    read: Callable[[int, int], torch.Tensor],
+    items: int,
+    *,
+    made_from: Mapping[str, Any] | None = None,
+) -> torch.Tensor:
+    """Map what is read, or made, of items that follow each other. Once the run has ended, the file is removed.
+
+    Args:
+        run: See `make_mapped`, as the next.
+        stage: Name of the stage.
+        read: From the first item and that behind the last to what they are: as many rows of each item, all of one shape.
+        items: Number of items.
+        made_from: See `Run.map`.
+
+    Returns:
+        The rows of all items; see `make_mapped`.
+    """
+    first = read(0, 1)
+    each = len(first)
+
+    def rows_of(rows: Sequence[int]) -> torch.Tensor:
+        start, stop = rows[0] // each, -(-(rows[-1] + 1) // each)
+        return read(start, stop)[rows[0] - start * each : rows[-1] + 1 - start * each]
+
+    shape, how = (items * each, *first.shape[1:]), {"made_from": made_from, "dtype": first.dtype}
+    made = make_mapped(run, stage, shape, rows_of, chunk_size=AT_A_TIME * each, **how)
+    run.drop(stage, now=False)
+    return made

@@ -14,13 +14,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 from rich.table import Table
 
 from distill_hub.config import Done, InputError, nearest
-from distill_hub.running.claims import Claims, damaged, order, read_markers
-from distill_hub.running.console import Item, memory_text, progress, show, size_text
+from distill_hub.running.claims import Claims, cut, damaged, order, read_markers, unfinished
+from distill_hub.running.console import Item, memory_text, progress, show
 from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import STATE, atomic_write, remove
 from distill_hub.running.folder import CONFIG, LOCK
 from distill_hub.running.lock import Lock
-from distill_hub.running.machine import PEAKS, Peaks, environment, largest, peak_memory, start_accelerator, watched
+from distill_hub.running.machine import PEAKS, Peaks, environment, largest, start_accelerator, watched
 from distill_hub.running.memory import in_parts, told
 from distill_hub.running.once import missing, turn
 from distill_hub.running.place import KEY, Place
@@ -172,8 +172,8 @@ class Run:
     ) -> Stage:
         """Apply a function to work items, spread over processes, and keep every finished chunk on disk.
 
-        Chunks are cut by `chunk_size` alone and process r takes chunks r, r + P, r + 2P, ..., so what a chunk holds does
-        not depend on the number P of processes. A chunk that is there, made from the same items and settings and whole by
+        Chunks are cut by `chunk_size` alone, so what a chunk holds does not depend on the number of processes, each of which
+        takes one when it has made another. A chunk that is there, made from the same items and settings and whole by
         its checksum, is not redone. One that does not fit into memory is worked on in parts, and so are those after it.
 
         Args:
@@ -189,11 +189,10 @@ class Run:
         Raises:
             InputError: When memory does not suffice for one item, or for a chunk that is not worked on in parts.
         """
-        folder, key = self.output_dir / STATE / stage, self.key(made_from)
+        folder = self.output_dir / STATE / stage
         self._used.add(stage)
-        parts = [items[start : start + chunk_size] for start in range(0, len(items), chunk_size)]
+        parts, keys = cut(items, chunk_size, self.key(made_from))
         chunks = [Chunk(folder, index) for index in range(len(parts))]
-        keys = [key_of(key, list(part)) for part in parts]
         if self.is_main and any(chunk.facts().get("key") not in keys for chunk in chunks_in(folder)):
             show(f"{stage}: what it is made from has changed; what does not fit any more is done again")
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -214,8 +213,7 @@ class Run:
                 result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
             if any(len(tensor) != len(part) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            cost = added(self.carried, meter.read())
-            facts: dict[str, Any] = {"items": len(part), "by": self._name, **cost, PEAKS: peaks}
+            facts: dict[str, Any] = {"items": len(part), "by": self._name, PEAKS: peaks, **added(self.carried, meter.read())}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time
             self.place.check()
@@ -237,6 +235,13 @@ class Run:
                 lease.unlink(missing_ok=True)
         self._end_at(stage)
         return Stage(folder, chunk_size, len(items), sha256)
+
+    def unfinished(
+        self, stage: str, items: Sequence[Item], *, chunk_size: int, made_from: Mapping[str, Any] | None = None
+    ) -> list[Item]:
+        """Return the items that `map` would work on, the same on every process."""
+        parts, keys = cut(items, chunk_size, self.key(made_from))
+        return unfinished(self.accelerator, self.output_dir / STATE / stage, parts, keys)
 
     def on_main(
         self, stage: str, function: Callable[[], None], *, makes: Path | None = None, lower: str | None = None
@@ -351,10 +356,10 @@ class Run:
 
         main_decides(self.accelerator, refuse)
 
-    def drop(self, stage: str) -> None:
-        """Remove what no stage needs any more; where others have joined, who may just read it, at the end."""
+    def drop(self, stage: str, *, now: bool = True) -> None:
+        """Remove what no stage needs any more, now or at the end; where others have joined, who may read it, at the end."""
         self._used.discard(stage)
-        if not self.place.join:
+        if now and not self.place.join:
             remove(self.output_dir / STATE / stage)
 
     def leave_stage(self, folder: Path) -> None:
@@ -376,9 +381,7 @@ class Run:
 
     def summary(self) -> Table:
         """Return the table of this run's stages: time, and memory of the process that needed most."""
-        peaks = ", ".join(f"{name} {size_text(value)}" for name, value in peak_memory(self.accelerator).items())
-        caption = f"peak of one process, files that it maps included: {peaks}"
-        table = Table("stage", "items", "time", "memory of a process", caption=caption, title="Stages")
+        table = Table("stage", "items", "time", "memory of a process", title="Stages")
         for stage in self.stages:
             seconds = f"{stage['wall']:.1f} s" + (" (finished work reused)" if stage["reused"] else "")
             table.add_row(stage["name"], str(stage["items"]), seconds, memory_text(stage.get(PEAKS)))

@@ -1,8 +1,7 @@
 """What is scored, and what it is tested on."""
 
-import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,10 @@ from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.data.known import KNOWN, known_by_id
 from distill_hub.data.sources import Source, load_source
 from distill_hub.kinds import Kind, PositiveFloat
+from distill_hub.running.mapped import map_rows
+from distill_hub.running.run import Run
 from distill_hub.running.seeds import draw_seed
+from distill_hub.running.stages import key_of
 from distill_hub.training.settings import Settings
 from distill_hub.training.train import TrainingSet
 
@@ -71,19 +73,20 @@ class Subject:
     """A set that is scored.
 
     Args:
-        stored: The set, as its files hold it.
+        own: The set, as students see it; see `TrainingSet.decoded`.
         test: What its students are tested on; has the meaning of its labels, 0 .. C - 1.
         content_sha256: Of the set.
         teacher: Gives the labels where a protocol asks for them online; its logits have the order of the labels.
         teacher_record: What is known of it.
         label_temperature: See `label_temperature`.
         student_rate: See `student_rate`.
-        tiles: Of a set of f x f tiles, f.
+        tiles: Of a set of f x f tiles, f; each of them is one of its images.
         zca: Whitens real images, for students of a set of whitened ones.
         folder: Where its files lie; None: of a set of another format.
+        name: Of the set, for stages that map its images.
     """
 
-    stored: TrainingSet
+    own: TrainingSet
     test: HeldOut
     content_sha256: str
     teacher: Classifier | None = None
@@ -93,11 +96,12 @@ class Subject:
     tiles: int | None = None
     zca: Zca | None = None
     folder: Path | None = None
+    name: str = "set"
 
-    @functools.cached_property
-    def own(self) -> TrainingSet:
-        """The set, as students see it."""
-        return self.stored.decoded(self.tiles)
+    @property
+    def stored_labels(self) -> torch.Tensor:
+        """The label of each image that the set stores, of a set of tiles fewer than it shows."""
+        return self.own.labels[:: (self.tiles or 1) ** 2]
 
     def test_images(self, settings: Settings) -> torch.Tensor:
         """Return the test images as students see them, (M, 3, S, S): uint8, or whitened float32."""
@@ -106,16 +110,30 @@ class Subject:
     def _seen(self, images: torch.Tensor) -> torch.Tensor:
         return self.zca.whiten(images).cpu() if self.zca else images
 
-    def seen(self, drawn: TrainingSet) -> TrainingSet:
-        """Return another set as students of this one see it: whitened where this one is."""
-        return replace(drawn, images=self._seen(drawn.images))
+    def seen(self, run: Run, stage: str, drawn: TrainingSet, made_from: Mapping[str, Any] | None = None) -> TrainingSet:
+        """Return another set as students of this one see it: whitened where this one is. Call it on every process.
 
-    def random_real(self, size: int, *, soft: bool) -> Callable[[int], TrainingSet]:
+        Args:
+            run: Maps the images, see `map_rows`.
+            stage: Of the run, that mapped those of the set.
+            drawn: The set.
+            made_from: What its images are, see `Run.map`.
+        """
+        if self.zca is None:
+            return drawn
+        known = None if made_from is None else {**made_from, "zca": self.zca.sha256}
+        whitened = map_rows(
+            run, f"{stage}, whitened", lambda a, b: self._seen(drawn.images[a:b]), len(drawn.images), made_from=known
+        )
+        return replace(drawn, images=whitened)
+
+    def random_real(self, run: Run, size: int, *, soft: bool) -> Callable[[int], TrainingSet]:
         """Return the baseline of every score: as many randomly drawn training images of the source, by seed.
 
         They are as many as the set stores, and fill the same space: a set of tiles has more to show.
 
         Args:
+            run: Decodes them, see `real_images`.
             size: Side in pixels.
             soft: Whether the teacher labels them.
 
@@ -124,7 +142,7 @@ class Subject:
         """
         train, classes = self.test.source.train, self.test.source.classes
         per_class = np.zeros(len(classes), dtype=np.int64)
-        per_class[self.test.places] = torch.bincount(self.stored.labels, minlength=len(self.test.places)).numpy()
+        per_class[self.test.places] = torch.bincount(self.stored_labels, minlength=len(self.test.places)).numpy()
         images = np.bincount(train.labels, minlength=len(classes))
         if (per_class > images).any():
             short = int((images - per_class).argmin())
@@ -132,9 +150,8 @@ class Subject:
             raise InputError("source", self.test.source.name, f"{valid}: no random baseline is as large")
 
         def draw(seed: int) -> TrainingSet:
-            drawn = self.real_images(train.draw_per_class(per_class, draw_seed(seed, "random real")), size)
-            drawn = replace(drawn, soft_labels=self.teacher.soft_labels(drawn.images)) if soft else drawn
-            return self.seen(drawn)
+            rows = train.draw_per_class(per_class, draw_seed(seed, "random real"))
+            return self.real_images(run, f"random real images, seed {seed}, {size} px", rows, size, soft=soft)
 
         return draw
 
@@ -143,10 +160,27 @@ class Subject:
         """See `HeldOut.training_rows`."""
         return self.test.training_rows
 
-    def real_images(self, rows: np.ndarray, size: int) -> TrainingSet:
-        """Return rows of the source's training split as images of `size` pixels, uint8, with the set's labels."""
+    def real_images(self, run: Run, stage: str, rows: np.ndarray, size: int, *, soft: bool = False) -> TrainingSet:
+        """Return real images with the set's labels, as its students see them. Call it on every process.
+
+        Args:
+            run: Decodes them, all processes together, and maps them; see `map_rows`.
+            stage: Of the run.
+            rows: Of the source's training split.
+            size: Side in pixels.
+            soft: Whether the teacher labels them, too.
+        """
         train = self.test.source.train
-        return TrainingSet(train.pixels(rows, size), torch.from_numpy(self.test.label_of[train.labels[rows]]))
+        made_from = {"source": self.test.source.fingerprint, "rows": key_of(rows.tolist()), "size": size}
+        images = map_rows(run, stage, lambda a, b: train.pixels(rows[a:b], size), len(rows), made_from=made_from)
+        drawn = TrainingSet(images, torch.from_numpy(self.test.label_of[train.labels[rows]]))
+        if soft:
+            known = {**made_from, "teacher": self.teacher_record.sha256}
+            labels = map_rows(
+                run, f"{stage}, labelled", lambda a, b: self.teacher.soft_labels(images[a:b]), len(rows), made_from=known
+            )
+            drawn = replace(drawn, soft_labels=labels)
+        return self.seen(run, stage, drawn, made_from)
 
 
 def label_temperature(manifest: Manifest) -> float | None:

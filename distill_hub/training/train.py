@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.networks.build import build
 from distill_hub.running.console import progress
+from distill_hub.running.mapped import map_rows
+from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.training.settings import Settings, learning_rate, teacher_temperature
 from distill_hub.views.files import Views
@@ -31,13 +34,25 @@ class TrainingSet:
     soft_labels: torch.Tensor | None = None  # float32 (N, C): probabilities at temperature 1
     views: Views | None = None  # what its batches are, in place of fresh augmentation
 
-    def decoded(self, tiles: int | None) -> "TrainingSet":
-        """Return a set of f x f tiles as students see it: each an image of its own, with the label of the one it is of."""
+    def decoded(self, run: Run, stage: str, tiles: int | None, made_from: Mapping[str, Any]) -> "TrainingSet":
+        """Return a set of f x f tiles as students see it: each an image of its own, with the label of the one it is of.
+
+        Args:
+            run: Maps the images; see `map_rows`. Call it on every process.
+            stage: Of the run.
+            tiles: f; None: the set has none.
+            made_from: What the images are, see `Run.map`.
+        """
         if tiles is None:
             return self
-        images, *own = decode(self.images, tiles), self.labels, self.soft_labels
-        labels, soft_labels = (None if part is None else part.repeat_interleave(tiles**2, 0) for part in own)
-        return TrainingSet(images, labels, soft_labels, self.views)
+        images, soft, each = self.images, self.soft_labels, tiles**2
+        shown = map_rows(run, stage, lambda a, b: decode(images[a:b], tiles), len(images), made_from=made_from)
+        if soft is not None:
+            soft = map_rows(
+                run, f"{stage}, soft labels", lambda a, b: self.soft_labels[a:b].repeat_interleave(each, 0), len(images),
+                made_from=made_from,
+            )  # fmt: skip
+        return TrainingSet(shown, self.labels.repeat_interleave(each, 0), soft, self.views)
 
     def at(self, settings: Settings, device: torch.device | str) -> "TrainingSet":
         """Return the same set on a device, its images scaled to the side at which their augmentation starts."""
@@ -50,8 +65,10 @@ def resized(images: torch.Tensor, size: int, batch_size: int = 256) -> torch.Ten
     """Scale uint8 or float images (N, 3, S, S) to (N, 3, size, size): bilinear with antialiasing, as Pillow does it."""
     if images.shape[-1] == size:
         return images
-    batches = images.split(batch_size)
-    return torch.cat([F.interpolate(b, (size, size), mode="bilinear", antialias=True, align_corners=False) for b in batches])
+    made = images.new_empty(*images.shape[:2], size, size)  # filled part by part: images may be many
+    for part, batch in zip(made.split(batch_size), images.split(batch_size), strict=True):
+        part.copy_(F.interpolate(batch, (size, size), mode="bilinear", antialias=True, align_corners=False))
+    return made
 
 
 @dataclass(frozen=True)

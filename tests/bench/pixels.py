@@ -80,9 +80,10 @@ def score(
 ) -> float:
     """Return the test accuracy in % of the student of a seed, after its last epoch."""
     made = load_distilled(make(args, name, seed))
-    stored = TrainingSet(torch.from_numpy(made.pixels), torch.from_numpy(made.labels))
+    pixels, labels, _ = made.decoded()
+    own = TrainingSet(torch.from_numpy(pixels), torch.from_numpy(labels))
     read = {"student_rate": student_rate(made.manifest), "tiles": made.manifest.tiles}
-    subject = Subject(stored, test, made.manifest.content_sha256, *teacher, **read)
+    subject = Subject(own, test, made.manifest.content_sha256, *teacher, **read)
     rules = protocol(args.protocol).resolved(views=False)
     settings = settings_of(subject, rules, args.student)
     settings = dataclasses.replace(settings, looks=(settings.epochs,))  # the best of many is not asked for

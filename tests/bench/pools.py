@@ -61,9 +61,9 @@ def selectors(source: Source, real: list, ipc: int, seed: int) -> dict[str, Call
 
 
 def first(candidates: Candidates, count: int) -> Candidates:
-    """Return the first of some candidates, without their images."""
-    tensors = {name: getattr(candidates, name)[:count] for name in ("latents", "logits", "embeddings", "seeds")}
-    return Candidates(candidates.label, images=None, **tensors)
+    """Return the first of some candidates."""
+    tensors = {name: getattr(candidates, name)[:count] for name in ("logits", "embeddings", "seeds")}
+    return Candidates(candidates.label, **tensors)
 
 
 def refined(run: Run, generator: DiTGenerator, teacher: Classifier, pool: Stage, rows: list[int], stage: str) -> Stage:
@@ -88,14 +88,15 @@ def sets_of(run: Run, source: Source, teacher: Classifier, real: list, name: str
     if ids != list(range(len(ids))):
         raise SystemExit(f"{location}: its classes must be those of the digits, in their order")
     stage = f"pool {name} {seed}"
-    pool = draw_pool(run, generator, teacher, source.class_names, ids, MOST, seed=seed, batch_size=125, stage=stage)
+    how = {"seed": seed, "batch_size": 125, "stage": stage, "keep": ["latents", "embeddings"]}
+    pool = draw_pool(run, generator, teacher, source.class_names, ids, MOST, **how)
     sets = {}
     for ipc in IPCS:
         labels = torch.arange(len(ids)).repeat_interleave(ipc)
         for method, select in selectors(source, real, ipc, seed).items():
             rows = []
             for label in range(len(ids)):
-                candidates = first(pool_of(pool, label, MOST, images=False), FACTORS[method] * ipc)
+                candidates = first(pool_of(pool, label, MOST), FACTORS[method] * ipc)
                 rows += [label * MOST + index for index in select(candidates).tolist()]
             found = pool.take(rows, "images", "logits")
             sets[method, ipc] = TrainingSet(found["images"], labels, found["logits"].softmax(1))
@@ -148,7 +149,7 @@ def scores(run: Run, test: HeldOut, teacher: Classifier, record: ModelRecord, se
             f"{generator}: {method}": Trial(lambda seed, key=(generator, method, ipc): sets[(*key, seed)], settings)
             for generator, method in kinds
         }
-        trials["random real"] = Trial(subject.random_real(settings.image_size, soft=name == "kd"), settings)
+        trials["random real"] = Trial(subject.random_real(run, settings.image_size, soft=name == "kd"), settings)
         found = measure(run, subject, rules, STUDENT, range(args.seeds), trials, stage=stage)
         for row, score in zip(trials, found.scores.values(), strict=True):
             table.setdefault(row, {})[f"{found.protocol_label}, IPC {ipc}{note}"] = score.percent()

@@ -46,7 +46,7 @@ def main(config: Config) -> None:
                 settings = replace(settings, epochs=config.epochs, looks=(config.epochs,))
             if not config.augment:
                 settings = replace(settings, augmentation=Augmentation())
-            drawn = Trial(subject.random_real(settings.image_size, soft=False), settings)
+            drawn = Trial(subject.random_real(run, settings.image_size, soft=False), settings)
             how = {"together": config.seeds_together, "compiled": config.compile, "stage": student}
             records.append(measure(run, subject, rules, student, range(config.repeats), {"random real": drawn}, **how))
     for record in records:

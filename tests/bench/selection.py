@@ -26,7 +26,7 @@ def candidates(label: int, classes: int) -> Candidates:
     logits = torch.randn(POOL, classes, generator=draw)
     logits[:, label] += 5 + 3 * torch.randn(POOL, generator=draw)
     embeddings = torch.randn(POOL, DIMENSIONS, generator=draw)
-    return Candidates(label, torch.zeros(POOL, 0), None, logits, embeddings, torch.arange(POOL))
+    return Candidates(label, logits, embeddings, torch.arange(POOL))
 
 
 def peak() -> float:

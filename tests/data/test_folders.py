@@ -346,6 +346,10 @@ def aged(root):
         os.utime(file, (time.time() - 60,) * 2)
 
 
+def rows(facts):
+    return [*zip(map(bytes, facts.sha256), facts.sides.tolist(), facts.broken.tolist(), strict=True)]
+
+
 def test_files_are_read_once_and_again_when_they_change(root, monkeypatch):
     monkeypatch.setattr(file_facts, "_SETTLED", -1e9)
     put(root, "a.png", "b.png")
@@ -353,22 +357,46 @@ def test_files_are_read_once_and_again_when_they_change(root, monkeypatch):
     look = file_facts._look_at
     monkeypatch.setattr(file_facts, "_look_at", lambda file: (read.append(os.path.basename(file)), look(file))[1])
     first = read_facts(str(root), names)
-    assert first[0] == (hashlib.sha256((root / "a.png").read_bytes()).digest(), 8, 8, "") and sorted(read) == names
-    assert read_facts(str(root), names) == first and len(read) == 2
+    assert rows(first)[0] == (hashlib.sha256((root / "a.png").read_bytes()).digest(), [8, 8], "") and sorted(read) == names
+    assert rows(read_facts(str(root), names[::-1])) == rows(first)[::-1] and len(read) == 2
     times = (root / "a.png").stat()
     data = bytearray((root / "a.png").read_bytes())
     data[-30] ^= 1
     (root / "a.png").write_bytes(data)
     os.utime(root / "a.png", ns=(times.st_atime_ns, times.st_mtime_ns))  # as a copy that keeps times
-    again = read_facts(str(root), names)
-    assert read[2:] == ["a.png"] and again[0].sha256 != first[0].sha256 and again[1] == first[1]
+    again = rows(read_facts(str(root), names))
+    assert read[2:] == ["a.png"] and again[0][0] != rows(first)[0][0] and again[1] == rows(first)[1]
+
+
+def test_a_look_that_ends_while_another_process_waits_serves_it(root, monkeypatch):
+    """Not of other files, and not a look that had ended before it asked."""
+    monkeypatch.setattr(file_facts, "_SETTLED", -1e9)
+    put(root, "a.png", "b.png")
+    asked, state_of = [], file_facts.state_of
+    monkeypatch.setattr(file_facts, "state_of", lambda file: asked.append(os.path.basename(file)) or state_of(file))
+    wait_for, meanwhile = file_facts.wait_for, [["a.png", "b.png"], ["a.png"]]
+
+    def waited(lock, say):
+        if meanwhile:
+            names = meanwhile.pop()
+            with monkeypatch.context() as other:
+                other.setattr(file_facts, "wait_for", wait_for)
+                read_facts(str(root), names)
+        return wait_for(lock, say)
+
+    first = rows(read_facts(str(root), ["a.png", "b.png"]))
+    asked.clear()
+    monkeypatch.setattr(file_facts, "wait_for", waited)
+    assert rows(read_facts(str(root), ["a.png", "b.png"])) == first and asked == ["a.png", "a.png", "b.png"]
+    asked.clear()
+    assert rows(read_facts(str(root), ["a.png", "b.png"])) == first and asked == ["a.png", "b.png"]
 
 
 def test_what_has_just_changed_is_not_remembered(root):
     put(root, "a.png")
     read_facts(str(root), ["a.png"])
     (file,) = (file_facts.cache_dir() / "sources").glob("*.arrow")
-    assert file_facts._remembered(file) == {}
+    assert not len(file_facts._remembered(file))
 
 
 def test_a_damaged_memory_is_made_again(root, monkeypatch):
@@ -378,7 +406,7 @@ def test_a_damaged_memory_is_made_again(root, monkeypatch):
     (file,) = (file_facts.cache_dir() / "sources").glob("*.arrow")
     for damage in (b"", b"garbage", file.read_bytes()[:-20]):
         file.write_bytes(damage)
-        assert read_facts(str(root), ["a.png"]) == first
+        assert rows(read_facts(str(root), ["a.png"])) == rows(first)
     assert len(file_facts._remembered(file)) == 1
 
 

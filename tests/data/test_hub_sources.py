@@ -10,12 +10,15 @@ CODE = """
 import json, sys
 from distill_hub.config import InputError
 from distill_hub.data.sources import load_source
+from distill_hub.data.split import Split
 for name, options in json.loads(sys.argv[1]):
     try:
         source = load_source(name, **options)
         reds = [split.pixels(None, 8)[:, 0, 0, 0].tolist() for split in (source.train, source.test)]
         how = [source.mirrored, source.normalization]
-        print(json.dumps([source.class_names, *reds, source.config, source.revision, *how]))
+        Split._read_all = None  # the commit says what the images are: none is read for the fingerprint
+        pinned = [split.fingerprint for split in (source.train, source.test)]
+        print(json.dumps([source.class_names, *reds, source.config, source.revision, *how, *pinned]))
     except InputError as error:
         print(json.dumps(str(error)))
 """
@@ -131,11 +134,17 @@ def test_tables_in_folders_that_may_be_configurations_are_not_joined(answers):
 def test_what_is_known_of_a_dataset_hangs_on_its_id(answers):
     assert answers["SVHN by name"] == answers["SVHN by id"]
     assert answers["SVHN by name"][:4] == [["0", "1"], [20, 21, 22, 23], [30, 31, 32, 33], "cropped_digits"]
-    assert answers["SVHN by name"][5:] == [False, "svhn"]
-    assert answers["CIFAR-10"][5:] == [True, "cifar"]
-    assert answers["a copy"][5:] == [True, "imagenet"]
-    assert answers["numbers"][5:] == [True, "imagenet"]
-    assert answers["things"][5:] == [True, "mnist"]
+    assert answers["SVHN by name"][5:7] == [False, "svhn"]
+    assert answers["CIFAR-10"][5:7] == [True, "cifar"]
+    assert answers["a copy"][5:7] == [True, "imagenet"]
+    assert answers["numbers"][5:7] == [True, "imagenet"]
+    assert answers["things"][5:7] == [True, "mnist"]
+
+
+def test_fingerprints_are_those_of_commit_configuration_split_and_rows(answers):
+    assert answers["numbers"][7:] == answers["things"][7:] and answers["SVHN by name"][7:] == answers["SVHN by id"][7:]
+    found = [answers[name][7:] for name in ("splits", "classes", "tables", "large", "SVHN by id", "CIFAR-10", "numbers")]
+    assert len({one for pair in found for one in pair}) == 2 * len(found)
 
 
 def test_a_dataset_that_is_not_there_is_one_line(answers):

@@ -1,6 +1,7 @@
 """Tables as sources: splits by name, columns by type, cards, and what a stranger's table may not do."""
 
 import errno
+import hashlib
 
 import numpy as np
 import PIL.Image
@@ -11,8 +12,9 @@ from datasets.exceptions import DatasetGenerationError
 from source_files import cells, picture, reds, refused, stored, table
 
 from distill_hub.config import InputError
-from distill_hub.data import tables
+from distill_hub.data import file_facts, tables
 from distill_hub.data.sources import load_source
+from distill_hub.data.split import Split
 from distill_hub.data.tables import table_splits
 
 
@@ -111,6 +113,26 @@ def test_an_eps_starts_nothing(root, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="row 0 in split 'train' cannot be decoded"):
         load_source(str(root)).train.pixels(None, 8)
     assert not (tmp_path / "owned").exists()
+
+
+# Fingerprints
+
+
+def test_tables_are_read_once_for_their_fingerprint_and_again_when_a_file_changes(root, monkeypatch):
+    """By all processes and runs: what another source object finds in the cache it does not read."""
+    monkeypatch.setattr(file_facts, "_SETTLED", -1e9)
+    reads, read = [], Split._read_all
+    monkeypatch.setattr(Split, "_read_all", lambda split, digest: reads.append(split.name) or read(split, digest))
+    before = load_source(pair(root, ["a", "b", "a", "b"]))
+    by_hand = hashlib.sha256(np.array([0, 1, 0, 1], "<i8").tobytes() + b"".join(cell["bytes"] for cell in cells()))
+    assert before.fingerprint == load_source(str(root)).fingerprint == by_hand.hexdigest() and reads == ["train"]
+    assert load_source(str(root)).test.fingerprint == before.fingerprint and reads == ["train", "test"]
+    some = before.train.select([2, 1], "some").fingerprint
+    assert some == hashlib.sha256(np.array([0, 1], "<i8").tobytes() + picture(2) + picture(1)).hexdigest()
+    table(root / "train.parquet", ["a", "b", "a", "b"], cells(40))
+    after = load_source(str(root))
+    assert after.fingerprint != before.fingerprint and after.test.fingerprint == before.fingerprint
+    assert reads == ["train", "test", "some", "train"]
 
 
 # Splits

@@ -159,7 +159,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(image_folder, plain, tmp_p
     code = f"import sys, distill_hub; distill_hub.evaluate(sys.argv[1], **{HOW})"
     environment = {**os.environ, "DISTILL_HUB_CACHE": str(tmp_path)}
     process = start_python(["-c", code, str(image_folder)], [], environment)
-    while not (markers := list(tmp_path.glob("evaluations/*/.run/*/000000.json"))):
+    while not (markers := list(tmp_path.glob("evaluations/*/.run/1 of 1*/000000.json"))):  # of the student
         assert process.is_alive()
         time.sleep(0.01)
     kill(process)

@@ -74,9 +74,9 @@ def test_a_class_without_test_images_is_refused(digits):
         HeldOut(dataclasses.replace(digits, test=test))
 
 
-def test_random_real_images_are_as_many_and_fixed_by_the_seed(make_subject, digits):
+def test_random_real_images_are_as_many_and_fixed_by_the_seed(make_subject, digits, run):
     subject = make_subject([7, 2])
-    draw = subject.random_real(16, soft=False)
+    draw = subject.random_real(run, 16, soft=False)
     first, again, other = draw(0), draw(0), draw(1)
     assert torch.equal(first.images, again.images) and not torch.equal(first.images, other.images)
     assert torch.bincount(first.labels).tolist() == [3, 3] and first.soft_labels is None
@@ -84,52 +84,57 @@ def test_random_real_images_are_as_many_and_fixed_by_the_seed(make_subject, digi
     assert all(image.numpy().tobytes() in sevens for image in first.images[first.labels == 0])
 
 
-def trials(subject, name):
+@pytest.fixture
+def run(tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("run") / "run", {})
+
+
+def trials(run, subject, name):
     rules = protocol(name)
-    return trials_of(subject, rules, rules.students("auto", 16)[0], {})
+    return trials_of(run, subject, rules, rules.students("auto", 16)[0], {})
 
 
-def test_what_a_set_is_compared_with(make_subject):
+def test_what_a_set_is_compared_with(make_subject, run):
     alone, taught = make_subject(), make_subject(taught=True)
     for name in ("quick", "idc-hard"):
-        assert list(trials(alone, name)) == ["this set", "random real"]
+        assert list(trials(run, alone, name)) == ["this set", "random real"]
     # Soft labels of random images need a teacher; without one they have hard labels, and are called so.
-    hard = trials(alone, "kd")["random real, hard labels"]
+    hard = trials(run, alone, "kd")["random real, hard labels"]
     assert (hard.settings.labels, hard.settings.temperature_squared) == ("hard", False)
-    soft = trials(taught, "kd")["random real"]
+    soft = trials(run, taught, "kd")["random real"]
     assert soft.settings.labels == "soft" and soft.make(0).soft_labels.shape == (30, 10)
     for name in ("rded-soft", "sre2l"):
-        found = trials(taught, name)
+        found = trials(run, taught, name)
         assert list(found) == ["this set", "random real"]
         assert found["random real"].settings == found["this set"].settings
-    online = trials(taught, "fkd")
+    online = trials(run, taught, "fkd")
     assert online["this set"].settings.labels == "views" and online["random real"].settings.labels == "teacher"
     # As many other images are seen through the same views; other labels have none.
     assert online["this set"].make(0).views is online["random real"].make(0).views is VIEWS
-    assert all(trial.make(0).views is None for name in ("kd", "sre2l") for trial in trials(taught, name).values())
+    assert all(trial.make(0).views is None for name in ("kd", "sre2l") for trial in trials(run, taught, name).values())
     # Beside a set of tiles they are fewer, and have views of their own.
-    tiles = trials(dataclasses.replace(taught, tiles=2), "fkd")
+    tiles = trials(run, dataclasses.replace(taught, tiles=2), "fkd")
     assert [trial.make(0).views for trial in tiles.values()] == [VIEWS, None]
-    assert list(trials(alone, "fkd")) == ["this set"]
+    assert list(trials(run, alone, "fkd")) == ["this set"]
 
 
-def test_a_learning_rate_that_a_set_brings_is_for_its_own_images_alone(make_subject):
+def test_a_learning_rate_that_a_set_brings_is_for_its_own_images_alone(make_subject, run):
     subject = dataclasses.replace(make_subject(), student_rate=0.02)
-    found = trials(subject, "dsa-hard")
+    found = trials(run, subject, "dsa-hard")
     rates = {name: learning_rate(trial.settings, 0) for name, trial in found.items()}
     assert rates == {"this set": 0.02, "random real": 0.01}
-    real = ranking.real_trial(subject, found["this set"].settings)
+    real = ranking.real_trial(run, subject, found["this set"].settings)
     assert learning_rate(real.settings, 0) == 0.01 and real.settings.epochs == 1000
 
 
-def test_random_real_images_have_the_size_of_the_set_where_its_images_are_cropped_as_they_are_stored(make_subject):
+def test_random_real_images_have_the_size_of_the_set_where_its_images_are_cropped_as_they_are_stored(make_subject, run):
     subject, smaller = make_subject(taught=True), functools.partial(dataclasses.replace, image_size=12)
     for name, size in (("rded-soft", 16), ("sre2l", 12), ("idc-hard", 12)):
         known = protocol(name)  # here of a set of 16 px
         rules = dataclasses.replace(known, settings=lambda task, known=known: smaller(known.settings(task)))
-        found = trials_of(subject, rules, "convnet-2", {})
+        found = trials_of(run, subject, rules, "convnet-2", {})
         assert {trial.make(0).images.shape[-1] for trial in found.values()} == {size}
-        real = ranking.ranking_trials(subject, found, None)["all real images, hard labels"]
+        real = ranking.ranking_trials(run, subject, found, None)["all real images, hard labels"]
         assert real.make(0).images.shape[-1] == size
 
 
@@ -151,10 +156,10 @@ def pretended(monkeypatch, tmp_path_factory):
     return calls, accuracy
 
 
-def test_every_student_and_seed_is_kept(make_subject, pretended, tmp_path):
+def test_every_student_and_seed_is_kept(make_subject, pretended, tmp_path, run):
     calls, _ = pretended
     subject, rules = make_subject(), protocol("idc-hard")
-    both = trials(subject, "idc-hard")
+    both = trials(run, subject, "idc-hard")
     first = measure(Run(tmp_path, {}), subject, rules, "convnet-2", range(2), both)
     assert [(seeds, title) for _, seeds, title in calls] == [
         ([0], "this set, seed 0"), ([1], "this set, seed 1"), ([0], "random real, seed 0"), ([1], "random real, seed 1"),
@@ -170,29 +175,29 @@ def test_every_student_and_seed_is_kept(make_subject, pretended, tmp_path):
     assert EvaluationRecord.model_validate_json(first.to_json()) == first
 
 
-def test_seeds_side_by_side_are_one_piece_of_work(make_subject, pretended, tmp_path):
+def test_seeds_side_by_side_are_one_piece_of_work(make_subject, pretended, tmp_path, run):
     calls, _ = pretended
     subject = make_subject()
-    both = trials(subject, "quick")
+    both = trials(run, subject, "quick")
     record = measure(Run(tmp_path, {}), subject, protocol("quick"), "convnet-2", range(3), both, together=True)
     assert [seeds for _, seeds, _ in calls] == [[0, 1, 2]] * 2
     assert record.score.last == pytest.approx([0.5, 0.51, 0.52]) and not record.standard
 
 
-def test_a_record_says_who_labelled_the_batches(make_subject, pretended, tmp_path):
+def test_a_record_says_who_labelled_the_batches(make_subject, pretended, tmp_path, run):
     subject, rules = make_subject(taught=True), protocol("rded-soft")
-    record = measure(Run(tmp_path, {}), subject, rules, "resnet-18-bn", range(1), trials(subject, "rded-soft"))
+    record = measure(Run(tmp_path, {}), subject, rules, "resnet-18-bn", range(1), trials(run, subject, "rded-soft"))
     assert record.teacher == RECORD and record.settings["schedule"] == "half-cosine"
     other = record.model_copy(update={"teacher": RECORD.model_copy(update={"sha256": "2" * 64})})
     assert record.measures_the_same(record) and not record.measures_the_same(other)
 
 
-def test_the_table_shows_last_before_best_and_marks_what_is_not_of_the_literature(make_subject, pretended, tmp_path):
+def test_the_table_shows_last_before_best_and_marks_what_is_not_of_the_literature(make_subject, pretended, tmp_path, run):
     from rich.console import Console
 
     subject = make_subject()
     records = [
-        measure(Run(tmp_path / name, {}), subject, protocol(name), "convnet-2", range(2), trials(subject, name))
+        measure(Run(tmp_path / name, {}), subject, protocol(name), "convnet-2", range(2), trials(run, subject, name))
         for name in ("quick", "idc-hard")
     ]
     console = Console(width=160, record=True, file=io.StringIO())
@@ -205,10 +210,10 @@ def test_the_table_shows_last_before_best_and_marks_what_is_not_of_the_literatur
     assert below.count(why) == 1
 
 
-def test_dd_ranking_from_fractions(make_subject, pretended, tmp_path):
+def test_dd_ranking_from_fractions(make_subject, pretended, tmp_path, run):
     _, accuracy = pretended
     subject, rules = make_subject(taught=True), protocol("kd")
-    together = ranking.ranking_trials(subject, trials(subject, "kd"), None)
+    together = ranking.ranking_trials(run, subject, trials(run, subject, "kd"), None)
     assert list(together) == [
         "this set", "random real", "this set, no augmentation", "random real, no augmentation",
         "this set, hard labels", "all real images, hard labels",
@@ -223,19 +228,19 @@ def test_dd_ranking_from_fractions(make_subject, pretended, tmp_path):
     assert found.lrs == pytest.approx((math.exp(-0.25) - math.exp(-1)) / (math.e - math.exp(-1)))
     assert found.ars == pytest.approx((1 - math.exp(-1)) / (math.e - math.exp(-1)))
     assert found.real_accuracy == pytest.approx(0.9)
-    known = ranking.ranking_trials(subject, trials(subject, "kd"), 0.95)
+    known = ranking.ranking_trials(run, subject, trials(run, subject, "kd"), 0.95)
     assert "all real images, hard labels" not in known
 
 
-def test_all_real_data_are_trained_on_beside_the_set_and_nothing_else_anew(make_subject, pretended, tmp_path):
+def test_all_real_data_are_trained_on_beside_the_set_and_nothing_else_anew(make_subject, pretended, tmp_path, run):
     calls, accuracy = pretended
     accuracy[("hard", True, 1297)] = 0.9
     subject, rules = make_subject(), protocol("idc-hard")
-    both, how = trials(subject, "idc-hard"), {"made_from": {"set": "0"}}
+    both, how = trials(run, subject, "idc-hard"), {"made_from": {"set": "0"}}
     first = measure(Run(tmp_path, {}), subject, rules, "convnet-2", range(2), both, **how)
     del calls[:]
     settings = both["this set"].settings
-    more = {**both, REAL: ranking.real_trial(subject, settings)}
+    more = {**both, REAL: ranking.real_trial(run, subject, settings)}
     second = measure(Run(tmp_path, {}), subject, rules, "convnet-2", range(2), more, **how)
     assert [title for _, _, title in calls] == [f"{REAL}, seed 0", f"{REAL}, seed 1"]
     assert second.scores[REAL].last == [0.9, 0.91] and second.score == first.score
@@ -254,19 +259,19 @@ def test_a_set_is_scored_beside_all_real_data_where_that_is_asked_for(make_set, 
     assert list(pair.measured.baselines) == ["random real", REAL]
 
 
-def test_dd_ranking_where_it_cannot_be_had(make_subject):
+def test_dd_ranking_where_it_cannot_be_had(make_subject, run):
     with pytest.raises(InputError, match="pass --teacher"):
-        ranking.ranking_trials(make_subject(), trials(make_subject(), "kd"), None)
+        ranking.ranking_trials(run, make_subject(), trials(run, make_subject(), "kd"), None)
     with pytest.raises(InputError, match="without augmentation"):
-        ranking.ranking_trials(make_subject(taught=True), trials(make_subject(taught=True), "fkd"), None)
+        ranking.ranking_trials(run, make_subject(taught=True), trials(run, make_subject(taught=True), "fkd"), None)
 
 
-def test_distance_to_the_real_images_of_the_sets_classes(make_subject, digits):
+def test_distance_to_the_real_images_of_the_sets_classes(make_subject, digits, run):
     subject = make_subject([7, 2], taught=True)
     rows = np.flatnonzero(np.isin(digits.train.labels, [2, 7]))
     real = digits.train.pixels(rows, 16).float().mean((2, 3)) / 255
     own = subject.own.images.float().mean((2, 3)) / 255
-    assert ranking.distance_to_real(subject) == pytest.approx(mmd(own, real), rel=1e-5)
+    assert ranking.distance_to_real(run, subject) == pytest.approx(mmd(own, real), rel=1e-5)
 
 
 def test_students_asked_for_and_students_on_record(make_set, pretended, tmp_path):
@@ -355,13 +360,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(make_set, tmp_path, monkeypatc
 
 def test_a_last_batch_of_one_image_that_a_student_cannot_take(make_subject):
     subject, rules = make_subject(list(range(7)), per_class=3), protocol("quick")  # 21 images
-    one = dataclasses.replace(subject.stored, images=torch.zeros(51, 3, 32, 32, dtype=torch.uint8))
+    one = dataclasses.replace(subject.own, images=torch.zeros(51, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(InputError, match=r"^students: 'mobilenet-v2'.*more than 1 value"):
-        settings_of(dataclasses.replace(subject, stored=one), rules, "mobilenet-v2")
-    assert settings_of(dataclasses.replace(subject, stored=one), rules, "convnet-2").batch_size == 50
+        settings_of(dataclasses.replace(subject, own=one), rules, "mobilenet-v2")
+    assert settings_of(dataclasses.replace(subject, own=one), rules, "convnet-2").batch_size == 50
 
 
-def test_records_are_plain_json(make_subject, pretended, tmp_path):
+def test_records_are_plain_json(make_subject, pretended, tmp_path, run):
     subject = make_subject(taught=True)
-    record = measure(Run(tmp_path, {}), subject, protocol("kd"), "convnet-2", range(1), trials(subject, "kd"))
+    record = measure(Run(tmp_path, {}), subject, protocol("kd"), "convnet-2", range(1), trials(run, subject, "kd"))
     assert json.loads(record.to_json())["settings"]["temperature"] == 1.5

@@ -13,6 +13,7 @@ from distill_hub.augmentation.tiles import decode
 from distill_hub.evaluation import ranking, scores
 from distill_hub.evaluation.scores import trials_of
 from distill_hub.publishing.card import render_card
+from distill_hub.running.run import Run
 from distill_hub.training.protocols import protocol
 from distill_hub.training.subject import HeldOut, Subject
 from distill_hub.training.train import Training, TrainingSet
@@ -62,16 +63,19 @@ def test_a_baseline_is_trained_as_the_protocol_does_it_with_so_many_images(tiled
     assert pair.measured.settings["epochs"] == 25
 
 
-def test_its_trials_are_those_of_the_decoded_set(digits):
+def test_its_trials_are_those_of_the_decoded_set(digits, tmp_path):
     rows = digits.train.draw_per_class(2, seed=0)
     stored = TrainingSet(digits.train.pixels(rows, 16), torch.arange(10).repeat_interleave(2))
-    tiled = Subject(stored, HeldOut(digits), "0" * 64, tiles=3)
-    plain = dataclasses.replace(tiled, stored=stored.decoded(3), tiles=None)
+    run = Run(tmp_path / "run", {})
+    own = stored.decoded(run, "tiles", 3, {})
+    assert torch.equal(own.images, decode(stored.images, 3)) and torch.equal(own.labels[::9], stored.labels)
+    tiled = Subject(own, HeldOut(digits), "0" * 64, tiles=3)
+    plain = dataclasses.replace(tiled, tiles=None)
     for name in ("quick", "idc-hard", "idc-hard-100"):
-        one, other = (trials_of(own, protocol(name), "convnet-2", {}) for own in (tiled, plain))
+        one, other = (trials_of(run, own, protocol(name), "convnet-2", {}) for own in (tiled, plain))
         assert one["this set"].settings == other["this set"].settings
         assert torch.equal(one["this set"].make(0).images, other["this set"].make(0).images)
-        ranked = ranking.ranking_trials(tiled, one, 0.9)
+        ranked = ranking.ranking_trials(run, tiled, one, 0.9)
         assert ranked["random real, no augmentation"].settings.epochs == one["random real"].settings.epochs
     assert len(tiled.own.images) == 180
 
@@ -89,7 +93,6 @@ def test_the_loader_returns_rows_as_stored_and_what_students_see(tiled, make_set
 def test_its_views_are_of_the_tiles(tiled):
     from distill_hub.artifact.manifest import ModelRecord
     from distill_hub.evaluation.views import draw_views, store_views
-    from distill_hub.running.run import Run
 
     class Teacher:
         columns = tuple(range(10))

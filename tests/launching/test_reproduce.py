@@ -424,11 +424,11 @@ def test_a_record_without_timestep_features_is_read(copy):
 
 
 def test_the_hash_of_an_older_pool_does_not_compare(manifest):
-    """Of whose candidates less was kept."""
+    """Of whose candidates something else was kept."""
     pool = {"name": "pool", "items": 4, "seconds": 1.0}
     older, newer = (
-        manifest.model_copy(update={"stages": [StageRecord(**pool, sha256=digit * 64, core_seconds=cores)]})
-        for digit, cores in (("1", None), ("2", 1.0))
+        manifest.model_copy(update={"stages": [StageRecord(**pool, sha256=digit * 64, peak_memory_bytes=peak)]})
+        for digit, peak in (("1", None), ("2", {"host": 1}))
     )
     found = module.Reproduction(older, newer, None)
     assert found.first is None and found.steps[-1].verdict == "not on record"

@@ -29,17 +29,11 @@ def setup():
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
-    """A pool whose images and embeddings say which row they are, every second of it chosen, and made brighter by 7."""
+    """A pool whose images say which row they are, every second of it chosen, and made brighter by 7."""
     run = Run(tmp_path_factory.mktemp("run"), {})
     image = torch.ones(3, 16, 16, dtype=torch.uint8)
 
-    def draw(rows):
-        return {
-            "images": torch.stack([row * image for row in rows]),
-            "embeddings": torch.tensor(rows)[:, None] * torch.ones(48),
-        }
-
-    pool = run.map("pool", range(10 * POOL), draw, chunk_size=7)
+    pool = run.map("pool", range(10 * POOL), lambda rows: {"images": torch.stack([r * image for r in rows])}, chunk_size=7)
     chosen = [label * POOL + place for label in range(10) for place in (3, 1)]
     refined = run.map("refine", chosen, lambda rows: {"images": torch.stack([(r + 7) * image for r in rows])}, chunk_size=3)
     return pool, chosen, refined
@@ -70,10 +64,10 @@ def test_some_classes_with_their_real_images_pool_and_set(setup, stages, monkeyp
         known = {row.numpy().tobytes() for row in teacher.embed(pixels.float() / 255)}
         own = [row.tobytes() for row in kinds["real"][place]]
         assert len(own) == min(len(pixels), pictures.REAL) and set(own) <= known
-        assert kinds["pool"][place][:, 0].tolist() == [int(name) * POOL + i for i in range(POOL)]
-        values = torch.tensor([int(name) * POOL + 3 + 7, int(name) * POOL + 1 + 7])
-        images = values.view(2, 1, 1, 1) * torch.ones(2, 3, 16, 16)
-        np.testing.assert_allclose(kinds["this set"][place], teacher.embed(images / 255), atol=1e-6)
+        first = int(name) * POOL
+        for kind, values in (("pool", range(first, first + POOL)), ("this set", (first + 3 + 7, first + 1 + 7))):
+            images = torch.tensor(values).view(-1, 1, 1, 1) * torch.ones(3, 16, 16)
+            np.testing.assert_allclose(kinds[kind][place], teacher.embed(images / 255), atol=1e-6)
     for kind, arrays in kinds.items():
         assert all((a == b).all() for a, b in zip(arrays, again[kind], strict=True))
 

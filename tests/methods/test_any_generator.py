@@ -117,11 +117,15 @@ def test_the_mean_of_psr_is_over_what_the_network_was_asked(latents):
 
 
 def test_a_pool_is_drawn_and_decoded(tmp_path):
-    pool = draw_pool(Run(tmp_path, {}), Toy(), Teacher(), ["cow", "ant"], [2, 0], 4, seed=1, batch_size=3)
+    given = Toy(), Teacher(), ["cow", "ant"], [2, 0], 4
+    pool = draw_pool(Run(tmp_path, {}), *given, seed=1, batch_size=3, keep=["latents", "embeddings"])
     for label, (name, offset) in enumerate((("cow", 2), ("ant", 0))):
-        found = pool_of(pool, label, 4)
+        found, own = pool_of(pool, label, 4), pool.rows(4 * label, 4 * label + 4)
         for index in range(4):
             seed = draw_seed(1, "pool", name, index)
             z = torch.randn(SHAPE, generator=cpu_generator(seed)) + offset
-            assert int(found.seeds[index]) == seed and torch.equal(found.latents[index], z)
-            assert torch.equal(found.images[index, :2], (z.sigmoid() * 255).round().to(torch.uint8))
+            assert int(found.seeds[index]) == seed and torch.equal(own["latents"][index], z)
+            assert torch.equal(own["images"][index, :2], (z.sigmoid() * 255).round().to(torch.uint8))
+    assert found.embeddings.equal(own["embeddings"])
+    less = draw_pool(Run(tmp_path / "less", {}), *given, seed=1, batch_size=3)
+    assert less.rows(0, 1).keys() == own.keys() - {"latents", "embeddings"}

@@ -24,7 +24,7 @@ from distill_hub.running.seeds import cpu_generator
 def candidates(logits, embeddings, label=0):
     n = len(logits)
     logits, embeddings = torch.tensor(logits), torch.tensor(embeddings)
-    return Candidates(label, torch.zeros(n, 4, 8, 8), None, logits, embeddings, torch.arange(n))
+    return Candidates(label, logits, embeddings, torch.arange(n))
 
 
 # The scores

@@ -60,6 +60,10 @@ def test_another_source_split_or_choice_of_classes_is_another_group_under_anothe
     # The same classes in another order, on which a set's own labels depend, are the same test.
     turned = make_set("turned", classes=list(reversed(usual.classes)))
     assert len(groups_of(folders[0], turned)) == 1
+    # Of a dataset on the Hub the commit compares: older versions took the fingerprint of its images.
+    hub = [{"hub_id": "org/fish", "revision": r * 40, "fingerprint": f * 64} for r, f in ("a0", "a1", "b1")]
+    pinned = [make_set(f"hub-{i}", source=usual.source.model_copy(update=known)) for i, known in enumerate(hub)]
+    assert [len(group.rows) for group in groups_of(*pinned)] == [2, 1]
 
 
 def test_labels_of_another_teacher_do_not_compare_stored_or_not(make_set, with_views, make_evaluation):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from distill_hub.running import mapped
 from distill_hub.running.dry_run import DryRun
 from distill_hub.running.mapped import make_mapped, open_mapped
 from distill_hub.running.run import Run
@@ -63,3 +64,15 @@ def test_a_dry_run_makes_the_first_chunk(tmp_path):
 def test_rows_of_another_shape_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"rows of torch.uint8 \(4, 3, 2, 2\)"):
         make(Run(tmp_path / "run", {}), lambda rows: wanted(rows)[:, :, :2, :2])
+
+
+def test_an_item_may_be_several_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "AT_A_TIME", 4)
+    run, read = Run(tmp_path / "run", {}), []
+
+    def twice(start, stop):
+        read.append((start, stop))
+        return wanted(range(start, stop)).repeat_interleave(2, 0)
+
+    made = mapped.map_rows(run, "twice", twice, 10)
+    assert made.equal(wanted(range(10)).repeat_interleave(2, 0)) and read == [(0, 1), (0, 4), (4, 8), (8, 10)]
