@@ -45,6 +45,7 @@ class Surrogate:
             expert_learning_rate=config.surrogate_learning_rate,
         )  # fmt: skip
         test, kept, space = setup.test, range(self.epochs + 1), Space(*self.normalization)
+        test.prepare(run, size)
         self.stage = experts.fit(
             run, source, lambda: (test.images(size), test.labels), space, how, kept,
             size=size, seed=config.seed, stage="fit surrogate",

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
@@ -20,7 +20,6 @@ from distill_hub.data.classes import match_classes
 from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source, check_ipc, load_source
 from distill_hub.evaluation.views import epochs_of_views, offer
-from distill_hub.generating.open import Located, locate, open_generator, resolve
 from distill_hub.generators.base import Generator
 from distill_hub.generators.phases import NO_GROUP
 from distill_hub.making.matching import check_matching, check_precision
@@ -56,6 +55,9 @@ from distill_hub.training.protocols import Protocol
 from distill_hub.training.protocols import protocol as protocol_named
 from distill_hub.training.subject import HeldOut
 from distill_hub.training.train import TrainingSet
+
+if TYPE_CHECKING:
+    from distill_hub.generating.open import Located
 
 ByKind = Mapping[str, Callable[[str], Any]]  # of a method's options what makes their defaults of a generator's kind
 _Options = TypeVar("_Options", bound=SetOptions)
@@ -291,6 +293,8 @@ def set_up_generator(
     Raises:
         InputError: For whatever cannot be used, before work is done that would be lost.
     """
+    from distill_hub.generating.open import open_generator  # with diffusers, which recipes without a generator spare
+
     config, source, name, destination, run, found = _begin(config, method, kinds, by_kind)
     fit = options(config, GeneratorFitOptions)
     generator, id = open_generator(run, source, found, generator_options(config), fit)
@@ -331,7 +335,7 @@ def _begin(
     method: str | None,
     kinds: Sequence[str] = (),
     by_kind: ByKind | None = None,
-) -> tuple[_Options, Source, str, Destination | None, Run, Located | None]:
+) -> tuple[_Options, Source, str, Destination | None, Run, "Located | None"]:
     """Refuse what can be refused without work.
 
     Args:
@@ -389,8 +393,10 @@ def _locate(
     method: str | None,
     kinds: Sequence[str],
     by_kind: ByKind,
-) -> tuple[_Options, Located]:
+) -> tuple[_Options, "Located"]:
     """Find a recipe's generator; return the settings with all options that its kind takes, and the generator."""
+    from distill_hub.generating.open import locate, resolve
+
     found = locate(source, config.generator, config.generator_revision)
     if kinds and found.kind not in kinds:
         raise InputError(
@@ -402,7 +408,7 @@ def _locate(
     return with_size(config, source, "fit_image_size") if found.name is None else config, found
 
 
-def _named(config: SampleOptions, found: Located, method: str | None) -> str:
+def _named(config: SampleOptions, found: "Located", method: str | None) -> str:
     """Return what a set is called after: the method, and the generator's kind and fine-tuning where they say more."""
     name = found.kind if method is None else method if found.kind == "dit" else f"{method}-{found.kind}"
     named = found.name == config.generator  # not by 'auto'

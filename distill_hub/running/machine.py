@@ -30,6 +30,11 @@ def cores() -> int:
     return max(1, min(physical, len(process.cpu_affinity())))
 
 
+def own_cores() -> int:
+    """Of `cores`, those that this process has to itself beside the others of a launch on this machine."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 @contextmanager
 def watched(device: torch.device) -> Iterator[Peaks]:
     """Find out how much memory this process holds at the most while a block runs.

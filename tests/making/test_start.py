@@ -26,8 +26,8 @@ def masked(monkeypatch):
     """A generator of another kind; whatever comes after its opening fails."""
     facts = SimpleNamespace(name="MAR", classes=None)
     generator = SimpleNamespace(facts=facts, class_names=list("0123456789"), image_size=16)
-    monkeypatch.setattr(start, "open_generator", lambda *args, **kwargs: (generator, "org/mar-base"))
-    monkeypatch.setattr(start, "locate", lambda *_: Located("dit", "org/mar-base"))
+    monkeypatch.setattr("distill_hub.generating.open.open_generator", lambda *args, **kwargs: (generator, "org/mar-base"))
+    monkeypatch.setattr("distill_hub.generating.open.locate", lambda *_: Located("dit", "org/mar-base"))
     monkeypatch.setattr(start, "open_teacher", lambda *args, **kwargs: (_ for _ in ()).throw(LookupError("the teacher")))
     return generator
 
@@ -53,7 +53,7 @@ def test_what_a_generator_tuned_in_groups_cannot_draw_is_refused_before_a_teache
 
 @pytest.mark.parametrize(("kind", "given", "taken"), [("mar", None, 1e-4), ("dit", None, 6e-4), ("mar", 0.5, 0.5)])
 def test_an_option_may_have_a_default_for_each_kind(masked, monkeypatch, tmp_path, kind, given, taken):
-    monkeypatch.setattr(start, "locate", lambda *_: Located(kind, "org/mar-base"))
+    monkeypatch.setattr("distill_hub.generating.open.locate", lambda *_: Located(kind, "org/mar-base"))
     monkeypatch.setattr(start, "open_run", lambda folder, settings, **_: (_ for _ in ()).throw(LookupError(settings)))
     config, rate = Cao2Config(output_dir=tmp_path / "a", refine_learning_rate=given), cao2.learning_rate
     with pytest.raises(LookupError) as opened:
