@@ -17,7 +17,7 @@ from distill_hub.options.psr import PsrConfig
 def main(config: PsrConfig) -> Path | None:
     """Draw a pool, select, refine, package and score."""
     from distill_hub.making.finish import package_and_score
-    from distill_hub.making.start import set_up_generator
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.methods import psr
     from distill_hub.methods.candidates import keep, pool_of
     from distill_hub.running.seeds import draw_seed
