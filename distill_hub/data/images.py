@@ -19,6 +19,7 @@ SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
+DECODER = f"1, Pillow {PIL.__version__}"  # of decoded images that are kept; raised where `decode` or `square` changes them
 READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF and PPM"
 MAX_SIDE = 16_384  # pixels
 MAX_PIXELS = 2**27  # 400 MB as RGB

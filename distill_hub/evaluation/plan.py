@@ -39,6 +39,7 @@ def expect_students(
         if data.views and subject.teacher:  # who says the labels of views that may not be stored yet
             labels, data = "teacher", dataclasses.replace(data, views=None)
         data = data.at(settings, run.device)
+        subject.test.prepare(run, settings.image_size, settings.test_resize)
         test = subject.test_images(settings).to(run.device), subject.test.labels.to(run.device)
 
         def train(looks: tuple[int, ...], *, data=data, test=test, settings=settings, labels=labels) -> None:

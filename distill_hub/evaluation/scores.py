@@ -202,6 +202,7 @@ def measure(
     jobs = [(name, seed, rules_of[name]) for name in trials for seed in seeds]
     own, *baselines = trials
     settings, test = trials[own].settings, subject.test  # how test images are cut is the same for all trials
+    test.prepare(run, settings.image_size, settings.test_resize)
 
     if made_from is not None:
         made_from = {**made_from, "student": student, "compiled": compiled}

@@ -64,6 +64,7 @@ def fit_experts(
         InputError: See `matching.experts.fit`.
     """
     source, zca = test.source, space.zca
+    test.prepare(run, size)
     kept = sorted({*range(keep + 1), settings.expert_epochs})
     fitted = fit(run, source, lambda: (test.images(size), test.labels), space, settings, kept, size=size, seed=seed)
     took, environment = run.stages[-1], EnvironmentRecord(**run.environment())

@@ -9,7 +9,7 @@ from torch import nn
 from distill_hub.augmentation.augment import normalize
 from distill_hub.config import options
 from distill_hub.guidance import igd
-from distill_hub.making.start import GeneratorSetup
+from distill_hub.making.generated import GeneratorSetup
 from distill_hub.matching import experts
 from distill_hub.matching.networks import fresh, resolve
 from distill_hub.matching.pixels import normalization
@@ -45,6 +45,7 @@ class Surrogate:
             expert_learning_rate=config.surrogate_learning_rate,
         )  # fmt: skip
         test, kept, space = setup.test, range(self.epochs + 1), Space(*self.normalization)
+        test.prepare(run, size)
         self.stage = experts.fit(
             run, source, lambda: (test.images(size), test.labels), space, how, kept,
             size=size, seed=config.seed, stage="fit surrogate",

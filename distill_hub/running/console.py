@@ -27,17 +27,6 @@ QUICKER = (
 _LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
-def stage_table(stages: Sequence[Mapping[str, Any]], peaks: Mapping[str, int]) -> Table:
-    """Return the table of what a run's stages took, and of the peak memory of one process, in bytes by kind."""
-    memory = ", ".join(f"{name} {value / 2**20:,.0f} MiB" for name, value in peaks.items())
-    table = Table("stage", "items", "time", caption=f"peak memory of one process: {memory}", title="Stages")
-    for stage in stages:
-        seconds = f"{stage['wall']:.1f} s" + (" (finished work reused)" if stage["reused"] else "")
-        table.add_row(stage["name"], str(stage["items"]), seconds)
-    table.add_row("total", "", f"{sum(stage['wall'] for stage in stages):.1f} s")
-    return table
-
-
 class Items(Protocol):
     """What a bar counts."""
 
@@ -187,3 +176,8 @@ def size_text(size: int) -> str:
         if size >= length:
             return f"{size / length:.1f} {unit}"
     return f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size} bytes"
+
+
+def memory_text(peaks: Mapping[str, int] | None) -> str:
+    """Write peaks of memory, see `machine.watched`: that of the host as it is, that of a GPU with its name."""
+    return ", ".join(("" if name == "host" else f"{name} ") + size_text(size) for name, size in (peaks or {}).items())

@@ -339,6 +339,7 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
     if run.is_dry:
         return run
     environment = EnvironmentRecord(**run.environment())
+    test.prepare(run, task.image_size)
 
     def write() -> None:
         record = fit.write(test, environment)

@@ -74,7 +74,7 @@ def open_teacher(
         for name, revision in split_teachers(teacher, teacher_revision)
         for network in (networks if name == "auto" and not known else ("auto",))
     ]
-    return _together(test, image_size, opened, combination)
+    return _together(run, test, image_size, opened, combination)
 
 
 def _open_one(
@@ -116,12 +116,16 @@ def _open_one(
     classifier = load_classifier(name, test.classes, revision=teacher_revision, device=run.device)
     accuracy = None
     if not (run.is_dry and Path(name).is_relative_to(run.output_dir)):  # fitted for a moment, to be timed
-        accuracy = _accuracy("teacher", id, classifier, test, image_size, cause)
+        accuracy = _accuracy(run, "teacher", id, classifier, test, image_size, cause)
     return classifier, teacher_record(classifier, id, accuracy)
 
 
 def _together(
-    test: HeldOut, image_size: int | None, opened: Sequence[tuple[Classifier, ModelRecord]], combination: Combination
+    run: Run,
+    test: HeldOut,
+    image_size: int | None,
+    opened: Sequence[tuple[Classifier, ModelRecord]],
+    combination: Combination,
 ) -> tuple[Classifier, ModelRecord]:
     """Make of several teachers one, and measure it; a single one is left as it is."""
     if len(opened) == 1:
@@ -129,7 +133,7 @@ def _together(
     classifiers, records = zip(*opened, strict=True)
     ensemble, accuracy = Ensemble(classifiers, combination), None
     if all(record.test_accuracy is not None for record in records):
-        accuracy = _accuracy("teacher", ensemble.id, ensemble, test, image_size, OTHER_CLASSES)
+        accuracy = _accuracy(run, "teacher", ensemble.id, ensemble, test, image_size, OTHER_CLASSES)
     return ensemble, ensemble_record(records, combination, accuracy)
 
 
@@ -157,13 +161,21 @@ def open_selector(
     if classifier.resize < classifier.image_size:
         valid = f"the selector sees {classifier.image_size} px: so many at least"
         raise InputError("selector_resize", selector_resize, valid)
-    accuracy = _accuracy("selector", selector, classifier, test, image_size, OTHER_CLASSES)
+    accuracy = _accuracy(run, "selector", selector, classifier, test, image_size, OTHER_CLASSES)
     return classifier, teacher_record(classifier, selector, accuracy)
 
 
-def _accuracy(field: str, id: str, classifier: Classifier, test: HeldOut, image_size: int | None, cause: str) -> float:
-    """Return the share of the test images that a classifier recognises; refuse one near chance, and blame `cause`."""
-    predicted = classifier.predict(test.images(image_size or classifier.image_size)).numpy()
+def _accuracy(
+    run: Run, field: str, id: str, classifier: Classifier, test: HeldOut, image_size: int | None, cause: str
+) -> float | None:
+    """Return the share of the test images that a classifier recognises; refuse one near chance, and blame `cause`.
+
+    None: a dry run did not decode them all.
+    """
+    size = image_size or classifier.image_size
+    if not test.prepare(run, size):
+        return None
+    predicted = classifier.predict(test.images(size)).numpy()
     names = [c.name for c in test.classes]
     return refuse_chance(field, id, predicted, test.labels.numpy(), names, "its predictions on the test split", cause)
 
@@ -203,7 +215,7 @@ def open_known_teacher(
         raise InputError("teacher", None, "the set does not say who its teacher is; pass --teacher")
     several = record.members is not None
     opened = [_open_recorded(run, test, image_size, member, config, several) for member in record.members or [record]]
-    return _together(test, image_size, opened, combination)
+    return _together(run, test, image_size, opened, combination)
 
 
 def _open_recorded(

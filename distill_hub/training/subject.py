@@ -1,5 +1,7 @@
 """What is scored, and what it is tested on."""
 
+import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,19 +16,27 @@ from distill_hub.augmentation.zca import Zca
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.classes import SourceClass, match_classes
+from distill_hub.data.images import DECODER
 from distill_hub.data.known import KNOWN, known_by_id
 from distill_hub.data.sources import Source, load_source
 from distill_hub.kinds import Kind, PositiveFloat
-from distill_hub.running.mapped import map_rows
+from distill_hub.running.files import cache_dir, slug
+from distill_hub.running.mapped import make_mapped, map_rows
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import draw_seed
 from distill_hub.running.stages import key_of
 from distill_hub.training.settings import Settings
 from distill_hub.training.train import TrainingSet
 
+_MANY = 2**26  # bytes of decoded test images from which on they are kept in a file
+_AT_A_TIME = 256  # of them
+
 
 class HeldOut:
     """The test images of some classes of a source, decoded once for every size that is asked for.
+
+    Many are decoded by all processes together, see `prepare`, into one file of the user's cache, which the processes of a
+    machine share, and later runs.
 
     Args:
         source: The real dataset.
@@ -59,6 +69,31 @@ class HeldOut:
     def training_rows(self) -> np.ndarray:
         """Rows of the source's training split that show one of the classes."""
         return np.flatnonzero(self.label_of[self.source.train.labels] >= 0)
+
+    def prepare(self, run: Run, size: int, resize: int | None = None) -> bool:
+        """Decode the images, if they are many: the stage 'decode test images'. Call it on every process.
+
+        Args:
+            run: Spreads the work.
+            size: See `images`.
+            resize: See `images`.
+
+        Returns:
+            Whether all are there. Of a dry run that finds none in the cache the first are.
+        """
+        test, key, shape = self.source.test, (size, resize or size), (len(self._rows), 3, size, size)
+        if math.prod(shape) < _MANY:
+            return True
+        rows = hashlib.sha256(self._rows.tobytes()).hexdigest()
+        of = {"test": test.fingerprint, "rows": rows, "size": key, "decoder": DECODER}
+        file, stage = cache_dir() / "decoded" / f"{slug(self.source.name)}-{key_of(of)}", f"decode test images, {size} px"
+        if key not in self._images:
+            self._images[key] = make_mapped(
+                run, stage, shape, lambda part: test.pixels(self._rows[part], size, resize=key[1]),
+                chunk_size=_AT_A_TIME, made_from=of, file=file,
+            )  # fmt: skip
+            run.drop(stage, now=False)
+        return not run.is_dry or run.agree(file.exists())
 
     def images(self, size: int, resize: int | None = None) -> torch.Tensor:
         """Return the images, uint8 (M, 3, size, size), decoded once; see `Split.pixels`."""

@@ -15,11 +15,13 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from distill_hub.config import InputError
 from distill_hub.data import sources
+from distill_hub.data import split as split_module
 from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.data.images import square
 from distill_hub.data.known import KNOWN
 from distill_hub.data.rows import Opened, Rows
 from distill_hub.data.sources import check_ipc, fit_folder, load_source
+from distill_hub.data.split import Split
 from distill_hub.running.files import slug
 
 IMAGENET = ImageNetInfo()
@@ -359,6 +361,18 @@ def test_a_row_without_an_image_is_an_input_error_with_its_row(tmp_path):
         dataset.to_parquet(str(tmp_path / f"{split}.parquet"))
     with pytest.raises(InputError, match="row 1 in split 'train'"):
         load_source(str(tmp_path)).train.pixels(None, 8)
+
+
+def test_threads_keep_the_order_and_the_first_error(digits, monkeypatch):
+    monkeypatch.setattr(split_module, "own_cores", lambda: 1)
+    rows = np.random.default_rng(0).permutation(len(digits.train))[:150]
+    alone = digits.train.pixels(rows, 12, resize=14)
+    monkeypatch.setattr(split_module, "own_cores", lambda: 3)
+    assert torch.equal(digits.train.pixels(rows, 12, resize=14), alone)
+    bad, image = rows[[40, 100]].tolist(), Split.image
+    monkeypatch.setattr(Split, "image", lambda split, row: image(split, row if row not in bad else 10**6 + bad.index(row)))
+    with pytest.raises(IndexError, match="1000000"):
+        digits.train.pixels(rows, 12)
 
 
 def test_images_of_the_size_wanted_are_untouched(image_folder):

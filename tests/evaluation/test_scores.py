@@ -15,10 +15,13 @@ from distill_hub import InputError, evaluate
 from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord
 from distill_hub.artifact.records import REAL, EvaluationRecord
 from distill_hub.augmentation.augment import Augmentation
+from distill_hub.data.split import Split
 from distill_hub.evaluation import ranking, scores
 from distill_hub.evaluation.metrics import mmd
 from distill_hub.evaluation.scores import measure, score_table, settings_of, trials_of
+from distill_hub.running.dry_run import DryRun
 from distill_hub.running.run import Run
+from distill_hub.training import subject as subject_module
 from distill_hub.training.protocols import protocol
 from distill_hub.training.settings import learning_rate
 from distill_hub.training.subject import HeldOut, Subject
@@ -65,6 +68,27 @@ def test_held_out_images_of_some_classes_in_another_order(digits):
     assert len(images) == int(np.isin(digits.test.labels, [2, 7]).sum())
     assert test.images(16) is images  # decoded once
     assert test.images(16, 18).shape == images.shape and not torch.equal(test.images(16, 18), images)
+
+
+def test_many_held_out_images_are_decoded_once_for_all_runs(digits, tmp_path, monkeypatch):
+    """A dry run decodes a part of them, unless they are there, and keeps nothing."""
+    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path / "cache"))
+    plain = HeldOut(digits, [7, 2])
+    assert plain.prepare(Run(tmp_path / "run", {}), 16) and not (tmp_path / "cache").exists()
+    expected = plain.images(16, 18)
+    monkeypatch.setattr(subject_module, "_MANY", 1)
+    monkeypatch.setattr(subject_module, "_AT_A_TIME", 30)
+    part = HeldOut(digits, [7, 2])
+    assert not part.prepare(DryRun(tmp_path / "run", {}), 16, 18) and not (tmp_path / "cache").exists()
+    assert part.images(16, 18)[:30].equal(expected[:30]) and not part.images(16, 18)[30:].any()
+    first, run = HeldOut(digits, [7, 2]), Run(tmp_path / "run", {})
+    assert first.prepare(run, 16, 18) and first.images(16, 18).equal(expected)
+    run.end()
+    assert not (tmp_path / "run" / ".run" / "decode test images, 16 px").exists()
+    monkeypatch.setattr(Split, "image", lambda split, row: pytest.fail("it is there"))
+    for later in (Run(tmp_path / "run", {}), DryRun(tmp_path / "run", {})):
+        again = HeldOut(digits, [7, 2])
+        assert again.prepare(later, 16, 18) and again.images(16, 18).equal(expected)
 
 
 def test_a_class_without_test_images_is_refused(digits):

@@ -2,24 +2,41 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 import torch
 from processes import end_process, start_processes
+from safetensors.torch import load_file
 from torch import nn
 
+from distill_hub import fitting
 from distill_hub.classifiers import Classifier
 from distill_hub.data.classes import SourceClass
 from distill_hub.data.known import NORMALIZATIONS
+from distill_hub.data.sources import load_source
+from distill_hub.generating.fit import fit_generator, fit_in_run
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator
+from distill_hub.teachers.open import fit_settings, open_teacher
 from distill_hub.teams.team import at_work, divided
 from distill_hub.training.protocols import protocol
 from distill_hub.training.settings import Task
+from distill_hub.training.subject import HeldOut
 from distill_hub.training.train import TrainingSet, train_students
 
 MEMBERS = 2
+TINY = {
+    "image_size": 16,
+    "vae_width": 8,
+    "vae_steps": 3,
+    "dit_width": 32,
+    "dit_layers": 1,
+    "dit_steps": 3,
+    "batch_size": 7,
+    "seed": 0,
+}
 CASES = {  # protocol, student, and what differs from that protocol; all but the second mix images
     "hard labels": ("idc-hard", "convnet-2-w16", {}),
     "soft labels": ("kd", "convnet-2-w16", {}),
@@ -65,6 +82,18 @@ def train_all(folder) -> None:
     run.decide((folder / "run" / ".run" / "chunks" / "000001.json").unlink)
     run.map("chunks", range(MEMBERS + 1), members, chunk_size=1, teams=True)
     run.end()
+    fit_all(folder)
+
+
+def fit_all(folder) -> None:
+    """Fit a teacher and a generator as if the digits were many images."""
+    fitting.LARGE = 0
+    os.environ["DISTILL_HUB_CACHE"] = str(folder / "cache")
+    run, digits = Run(folder / "fits", {}), load_source("digits")
+    fit_in_run(run, digits, folder / "generator", "dit", {f"fit_{name}": value for name, value in TINY.items()})
+    how = {"teacher": "auto", "teacher_revision": None, "teacher_epochs": 2, "seed": 0}
+    open_teacher(run, HeldOut(digits), 16, **how, networks=("convnet-1-w16",))
+    run.end()
 
 
 def members(chunk, team):
@@ -97,3 +126,24 @@ def test_chunks_that_are_fewer_than_processes_are_made_by_teams_and_kept(by_a_te
     assert made.rows(0, MEMBERS + 1)["members"].tolist() == [1, MEMBERS, 1]
     facts = json.loads((folder / "run" / ".run" / "chunks" / "000001.json").read_bytes())
     assert facts["core_seconds"] >= 0 and facts["seconds"] > 0
+
+
+def test_models_of_large_sources_are_fitted_by_all_to_what_one_fits(by_a_team, tmp_path):
+    folder, _ = by_a_team
+    start_accelerator()
+    digits = load_source("digits")
+    fit_generator(digits, tmp_path / "generator", **TINY)
+    for part in ("vae", "transformer"):
+        alone, together = (
+            load_file(place / "generator" / part / "diffusion_pytorch_model.safetensors") for place in (tmp_path, folder)
+        )
+        for key, tensor in alone.items():
+            torch.testing.assert_close(together[key], tensor, rtol=1e-3, atol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+    (teacher,) = (folder / "cache").glob("digits-teacher-*/model.safetensors")
+    settings = fit_settings(digits, "convnet-1-w16", 16, 2)
+    data = TrainingSet(digits.train.pixels(None, 16), torch.from_numpy(digits.train.labels))
+    (fitted,) = train_students("convnet-1-w16", [data], None, 10, settings, [0])
+    for key, tensor in fitted.model.state_dict().items():
+        torch.testing.assert_close(load_file(teacher)[key], tensor, rtol=1e-3, atol=1e-4)
+    costs = [json.loads(file.read_bytes()) for file in (folder / "generator" / "cost.json", teacher.with_name("cost.json"))]
+    assert [cost["processes"] for cost in costs] == [MEMBERS] * 2
