@@ -3,14 +3,12 @@
 A classifier folder holds `config.json` and `model.safetensors`, in timm's layout; transformers' own layout is read, too.
 """
 
-import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
-import timm
 import torch
 import torch.nn.functional as F
 from huggingface_hub import snapshot_download
@@ -22,7 +20,7 @@ from distill_hub.config import InputError, nearest
 from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.networks.build import build
-from distill_hub.networks.configs import OwnConfig, ProcessorConfig, TimmConfig, TransformersConfig
+from distill_hub.networks.configs import OwnConfig, ProcessorConfig, TransformersConfig
 from distill_hub.networks.folders import building, check_extent, check_loaded, check_weights, checked, read_json
 from distill_hub.networks.names import TEACHER, is_own
 from distill_hub.networks.processors import inputs_of
@@ -41,16 +39,6 @@ _FILES = [
     "model-*.safetensors",
     "model.safetensors.index.json",
 ]
-# Arguments of timm's functions that build a network, in place of the network's own: caches, other weights, scripting.
-_FACTORY = {
-    *(name for f in (timm.create_model, timm.models.build_model_with_cfg) for name in inspect.signature(f).parameters),
-    *("pruned", "features_only", "out_indices", "feature_cls", "device", "dtype"),
-}
-# Where timm would look for weights; they lie in the folder.
-_NOWHERE = dict.fromkeys(("url", "hf_hub_id", "hf_hub_filename", "state_dict", "label_offset")) | {
-    "source": "",
-    "custom_load": False,
-}
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _KNOWN_FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
@@ -264,18 +252,23 @@ def load_classifier(
         InputError: When it cannot be loaded, its weights are not those that its configuration describes, or it does not know
             a class.
     """
-    if revision is None and name.startswith("timm/") and timm.is_model_pretrained(name.removeprefix("timm/")):
-        with building("teacher", name, TEACHER):
-            network = _timm_network(name, timm.create_model(name.removeprefix("timm/"), pretrained=True), None)
-    else:
+    network = None
+    if revision is None and name.startswith("timm/"):
+        from distill_hub.networks.of_timm import pretrained
+
+        network = pretrained(name)
+    if network is None:
         folder = _folder(name, revision)
         content = read_json(folder / "config.json", "teacher", name)
         if is_own(str(content.get("architecture"))):
             network = _own(name, folder, content)
         elif "architecture" in content:
-            network = _timm(name, folder, content)
+            from distill_hub.networks.of_timm import from_folder
+
+            network = from_folder(name, folder, content)
         else:
             network = _transformers(name, folder, content)
+    network["class_names"] = network["class_names"] or imagenet_classes()[0]
     classifier = Classifier(**network, id=name, classes=classes, device=device, revision=revision)
     size, runs = classifier.image_size, f"a network that runs on {classifier.image_size} px images is needed"
     with building("teacher", name, runs), torch.inference_mode():
@@ -288,7 +281,11 @@ def _folder(name: str, revision: str | None) -> Path:
     """Return where the files of a classifier lie, those of one on the Hub in its cache."""
     if Path(name).is_dir():
         return Path(name)
-    known = [f"timm/{known}" for known in (*timm.list_models(), *timm.list_pretrained())] if name.startswith("timm/") else []
+    known: list[str] = []
+    if name.startswith("timm/"):
+        from distill_hub.networks.of_timm import names
+
+        known = names()
     with building("teacher", name, f"{TEACHER}{nearest(name, known)}"):
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
 
@@ -307,44 +304,6 @@ def _own(name: str, folder: Path, content: dict) -> dict[str, Any]:
     names, size = config.label_names, data.input_size[-1]
     return {"model": model, "architecture": config.architecture, "class_names": names, "image_size": size, "mean": data.mean,
             "std": data.std}  # fmt: skip
-
-
-def _timm(name: str, folder: Path, content: dict) -> dict[str, Any]:
-    """Return what `Classifier` needs of a network in timm's layout; of the configuration no file or address is followed."""
-    config = checked(TimmConfig, content, "config.json", "teacher", name)
-    if not timm.is_model(config.architecture):
-        near = nearest(config.architecture, timm.list_models())
-        raise InputError("teacher", name, f"config.json, architecture {config.architecture!r:.80}: timm has none such{near}")
-    if unsafe := sorted(_FACTORY & config.model_args.keys()):
-        raise InputError("teacher", name, f"config.json, model_args.{unsafe[0]}: it is no argument of the network itself")
-    check_weights(folder, "model", "teacher", name)
-    weights = folder / "model.safetensors"
-    data = config.pretrained_cfg.model_dump(exclude_none=True, exclude={"label_names"})
-    fixed: dict[str, Any] = {"num_classes": config.classes} if config.classes else {}
-    arguments = {**config.model_args, **fixed}
-    if config.pretrained_cfg.input_size:
-        arguments["in_chans"] = config.pretrained_cfg.input_size[0]
-    cfg = {**_NOWHERE, **data, **fixed, "file": str(weights)}
-    with building("teacher", name, TEACHER):
-        with torch.device("meta"):
-            outline = timm.create_model(config.architecture, pretrained_cfg_overlay=cfg, **arguments)
-        check_extent(outline, folder)
-        model = timm.create_model(config.architecture, pretrained=True, pretrained_cfg_overlay=cfg, **arguments)
-    return _timm_network(name, model, config.names)
-
-
-def _timm_network(name: str, model: nn.Module, names: Sequence[str] | None) -> dict[str, Any]:
-    data = timm.data.resolve_model_data_config(model)
-    check_loaded(model, "teacher", name)
-    names = names or model.pretrained_cfg.get("label_names")
-    if names is None:
-        if timm.data.infer_imagenet_subset(model) != "imagenet-1k":
-            valid = "its class names are not known; a folder or repository with label_names is needed"
-            raise InputError("teacher", name, valid)
-        names = imagenet_classes()[0]
-    return {"model": model, "architecture": model.pretrained_cfg["architecture"], "class_names": names,
-            "image_size": data["input_size"][-1], "mean": data["mean"], "std": data["std"],
-            "grey": data["input_size"][0] == 1, "license": model.pretrained_cfg.get("license")}  # fmt: skip
 
 
 def _transformers(name: str, folder: Path, content: dict) -> dict[str, Any]:

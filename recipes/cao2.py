@@ -18,7 +18,7 @@ def main(config: Cao2Config) -> Path | None:
     """Draw a pool, select, refine, label, package and score."""
     from distill_hub.making.by_class import choose_from_pool
     from distill_hub.making.finish import package_and_score
-    from distill_hub.making.start import set_up_generator
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.methods import cao2
     from distill_hub.methods.candidates import HALF, render, verdicts_of
     from distill_hub.methods.losses import first_and_last_tenth

@@ -18,7 +18,7 @@ def main(config: DgsConfig) -> Path | None:
     """Measure the real images' difficulty, draw a pool, select, label, package and score."""
     from distill_hub.making.by_class import choose_from_pool
     from distill_hub.making.finish import package_and_score
-    from distill_hub.making.start import set_up_generator
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.methods import dgs
     from distill_hub.methods.candidates import keep, verdicts_of
     from distill_hub.methods.real_difficulty import real_difficulties

@@ -20,7 +20,7 @@ def main(config: PsrConfig) -> Path | None:
 
     from distill_hub.making.by_class import choose_from_pool
     from distill_hub.making.finish import package_and_score
-    from distill_hub.making.start import set_up_generator
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.methods import psr
     from distill_hub.methods.candidates import keep, pool_of
     from distill_hub.running.seeds import draw_seed

@@ -25,6 +25,7 @@ def build(
     identity: dict | None = None,
     classes: range = range(3),
     alone: bool = False,
+    compiled: bool = False,
     **changes,
 ) -> Tuning:
     """Set up a fine-tuning on some classes; where they are `alone`, no image of another class is encoded."""
@@ -43,7 +44,8 @@ def build(
     micro = check(settings, [base.class_names[c] for c in classes], labels, run.accelerator)
     identity = identity or {"generator": "tiny"}
     ids = [[2, 0, 1][c] for c in classes]
-    return Tuning(run, base, latents, labels, ids, settings, micro_batch_size=micro, seed=0, identity=identity)
+    how = {"micro_batch_size": micro, "seed": 0, "identity": identity, "compiled": compiled}
+    return Tuning(run, base, latents, labels, ids, settings, **how)
 
 
 def outcome(tuning: Tuning) -> dict[str, torch.Tensor]:

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 
 from distill_hub.augmentation.dsa import Operation, cut_out, draw_affine, draw_operations, inside, moved, recolored
-from distill_hub.augmentation.rand_augment import COUNT, OPERATIONS, rand_augment
 
 # Principal components of ImageNet's colours, in [0, 1] units (Krizhevsky et al., 2012, section 4.1), as IDC uses them.
 COLOR_EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -135,6 +134,8 @@ def draw(
 
     draws = {"order": torch.randperm(count, generator=generator)}
     if rules.rand_augment:
+        from distill_hub.augmentation.rand_augment import COUNT, OPERATIONS
+
         draws["operations"] = torch.randint(len(OPERATIONS), (count, COUNT), generator=generator)
         draws["signs"] = 1 - 2 * torch.randint(2, (count, COUNT), generator=generator)
     if rules.patches > 1:
@@ -231,6 +232,8 @@ def augment(
     size = size or images.shape[-1]
     lines = torch.arange(size, device=images.device)
     if "operations" in draws:
+        from distill_hub.augmentation.rand_augment import rand_augment  # which torchvision takes seconds to load for
+
         images = rand_augment(images, draws["operations"], draws["signs"])
     if "patches" in draws:
         count = draws["patches"].shape[2]

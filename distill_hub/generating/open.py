@@ -63,7 +63,7 @@ def resolve(found: Located, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     kind = KINDS[found.kind]
     for option, value in given.items():
-        if value is not None and option not in kind.DEFAULTS:
+        if value is not None and value is not False and option not in kind.DEFAULTS:
             raise InputError(option, value, f"a generator of the kind {found.kind} has none; leave it out")
     filled = {option: kind.DEFAULTS.get(option) if value is None else value for option, value in given.items()}
     if kind.SAMPLERS and filled["scheduler"] not in kind.SAMPLERS:

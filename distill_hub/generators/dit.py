@@ -45,6 +45,7 @@ DEFAULTS = {
     "guided_channels": None,
     "vae": None,
     "vae_revision": None,
+    "compile_set": False,
 }
 SAMPLERS = tuple(SCHEDULERS)
 # The i-th of 128 frequencies that tell the network its timestep is 10000^(-i/(128 - shift)). DiT's own code has i/128;
@@ -74,6 +75,7 @@ class DiTGenerator:
         license: Of the weights.
         decoder: Decodes in place of the pipeline's VAE.
         phases: The weights of each group of classes, of a transformer as `difffit.prepare` leaves it; None: all share one.
+        compiled: Whether to compile the network, for each size of a batch; numbers are the same up to rounding.
 
     Raises:
         InputError: For more guided channels than there are.
@@ -95,11 +97,14 @@ class DiTGenerator:
         license: str | None = None,
         decoder: Decoder | None = None,
         phases: Phases | None = None,
+        compiled: bool = False,
     ):
         config = pipeline.transformer.config
         check_guided_channels(guided_channels, config.in_channels)
         # eval(): in train mode diffusers drops 10 % of the labels, in every block on its own.
         self.transformer = pipeline.transformer.to(device).eval().requires_grad_(False)
+        if compiled:
+            self.transformer.compile(dynamic=False)
         self.autoencoder = Autoencoder(pipeline.vae, decoder, device)
         self.decode, self.posterior = self.autoencoder.decode, self.autoencoder.posterior
         set_timestep_features(self.transformer, timestep_features)
@@ -261,10 +266,10 @@ class DiTGenerator:
 
 
 def load(
-    name: str, *, classes: Sequence[SourceClass], sample_steps: int, dtype: torch.dtype, **options: Any
+    name: str, *, classes: Sequence[SourceClass], sample_steps: int, compile_set: bool = False, **options: Any
 ) -> DiTGenerator:
     """See `kinds.Kind`."""
-    return DiTGenerator.from_pretrained(name, steps=sample_steps, dtype=dtype, **options)
+    return DiTGenerator.from_pretrained(name, steps=sample_steps, compiled=compile_set, **options)
 
 
 @functools.cache

@@ -47,6 +47,7 @@ DEFAULTS = {
     "guided_channels": None,
     "vae": None,
     "vae_revision": None,
+    "compile_set": False,
 }
 
 
@@ -116,6 +117,7 @@ class SiTGenerator:
         revision: Commit on the Hub.
         license: Of the weights.
         decoder: Decodes in place of `vae`.
+        compiled: Whether to compile the network, for each size of a batch; numbers are the same up to rounding.
 
     Raises:
         InputError: For more guided channels than there are.
@@ -136,12 +138,15 @@ class SiTGenerator:
         revision: str | None = None,
         license: str | None = None,
         decoder: Decoder | None = None,
+        compiled: bool = False,
     ):
         config = transformer.config
         check_guided_channels(guided_channels, config.in_channels)
         # eval(): in train mode diffusers drops 10 % of the labels, in every block on its own.
         self.transformer = transformer.to(device).eval().requires_grad_(False)
         set_timestep_features(self.transformer, "dit")
+        if compiled:
+            self.transformer.compile(dynamic=False)
         self.autoencoder = Autoencoder(vae, decoder, device)
         self.decode, self.posterior = self.autoencoder.decode, self.autoencoder.posterior
         self.facts = GeneratorFacts(
@@ -273,6 +278,7 @@ def load(
     sample_steps: int,
     vae: str | None,
     vae_revision: str | None,
+    compile_set: bool = False,
     **settings: Any,
 ) -> SiTGenerator:
     """See `kinds.Kind`; the folder is in the layout that `save` writes."""
@@ -286,6 +292,7 @@ def load(
         revision=loaded.commit,
         license=stated_license(loaded.folder),
         decoder=loaded.decoder,
+        compiled=compile_set,
         **settings,
     )
 

@@ -21,7 +21,7 @@ from distill_hub.generators.difffit import copy_pipeline, prepare, save
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import TUNING
 from distill_hub.generators.phases import Phases
-from distill_hub.making.start import GeneratorSetup, generator_options
+from distill_hub.making.generated import GeneratorSetup, generator_options
 from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.methods.tuning import LOSSES, Tuning, averaged, check, state_of, with_memory
 from distill_hub.options.minimax import TuningOptions
@@ -73,7 +73,8 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
     labels = torch.from_numpy(source.train.labels)[rows]
     config = with_memory(setup.config, labels)
     settings = {name: value for name, value in resolved(config).items() if name in options(config, TuningOptions)}
-    settings["seed"] = config.seed
+    compiled = {"compile_set": True} if config.compile_set else {}  # older records do not have it
+    settings |= {"seed": config.seed, **compiled}
     if setup.generator_record.tuning:
         _refuse_other(setup, facts["name"], settings)
         return setup
@@ -84,7 +85,7 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
     folders = {epoch: run.output_dir / f"generator-epoch-{epoch}" for epoch in config.epochs_to_save[:-1]}
     folders[config.tuning_epochs] = folder
     weights = setup.generator_record.sha256
-    identity = {"generator": weights, "source": source.fingerprint, "mirrored": source.mirrored}
+    identity = {"generator": weights, "source": source.fingerprint, "mirrored": source.mirrored, **compiled}
     done = run.state("tuned", {**identity, "settings": settings, "class_ids": setup.class_ids}) / "done"
     ids = {group.state: [setup.class_ids[c] for c in group.classes] for group in groups}
     if not run.agree(done.exists() and all(place.exists() for place in folders.values())):
@@ -104,6 +105,7 @@ def fine_tune(setup: GeneratorSetup, facts: Mapping[str, str]) -> GeneratorSetup
                 seed=config.seed,
                 identity=identity,
                 name=group.state,
+                compiled=config.compile_set,
             )
             cost, trained = tuning.train(), sum(weights.numel() for weights in tuning.parameters.values())
             run.accelerator.free_memory()  # which would hold on to the network

@@ -144,6 +144,7 @@ class Tuning:
         seed: Of every draw.
         identity: What else the result depends on; a checkpoint of other values is dropped.
         name: Of the folder of its state.
+        compiled: Whether to compile the network and the criteria.
 
     Its state in the run's folder stays after the end: the checkpoint, and the averaged weights of the epochs to save.
     """
@@ -161,6 +162,7 @@ class Tuning:
         seed: int,
         identity: Mapping[str, str],
         name: str = "tuning",
+        compiled: bool = False,
     ):
         self.run, self.latents, self.settings, self.seed = run, latents, settings, seed
         self.labels, self.class_ids = labels, torch.tensor(class_ids)
@@ -170,6 +172,10 @@ class Tuning:
         if settings.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
         self.parameters = prepare(self.transformer)
+        self.criteria = criteria
+        if compiled:
+            self.transformer.compile(dynamic=False)
+            self.criteria = torch.compile(criteria, dynamic=False)
         weights = list(self.parameters.values())
         self.optimizer = torch.optim.AdamW(weights, lr=settings.tuning_learning_rate, weight_decay=0.0, fused=True)
         # min_decay and update_after_step switch diffusers' warm-up off: the released code has one decay from the first step.
@@ -239,7 +245,7 @@ class Tuning:
                 results = [self._forward(batch.part(rows)) for rows in self.own]
             predicted = torch.cat([accelerator.gather(embedding.detach()) for _, embedding in results]).requires_grad_(True)
             forms = {"representativeness": settings.representativeness, "diversity": settings.diversity}
-            losses = criteria(predicted, batch.labels, self.real, self.generated, **forms)
+            losses = self.criteria(predicted, batch.labels, self.real, self.generated, **forms)
             (pull,) = torch.autograd.grad(settings.lambda_r * losses[0] + settings.lambda_d * losses[1], predicted)
             criteria_losses = torch.stack(losses).detach()
             self.real.add(batch.labels, batch.latents.flatten(1))  # after the loss, Alg. 1

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 
-import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision import models
 
 from distill_hub.config import InputError, refusing
 from distill_hub.networks.names import CONVNET, INSTANCE_NORM, TORCHVISION, refuse_network, student_name
@@ -162,6 +160,8 @@ def build(name: str, num_classes: int, image_size: int, *, field: str = "student
         return ResNet(num_classes, image_size, **INSTANCE_NORM[name])
     if name in TORCHVISION:
         return _torchvision(name, num_classes, image_size)
+    import timm  # takes seconds, as torchvision does
+
     architecture = name.removeprefix("timm/")
     if name.startswith("timm/") and architecture in timm.list_models():
         config = timm.get_pretrained_cfg(architecture)
@@ -171,6 +171,8 @@ def build(name: str, num_classes: int, image_size: int, *, field: str = "student
 
 
 def _torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
+    from torchvision import models
+
     model = getattr(models, TORCHVISION[name])(num_classes=num_classes)
     if isinstance(model, models.ResNet) and image_size <= 64:
         # The `_modified` ResNets of SRe2L and RDED, whose new convolution starts as PyTorch has it, not as the others do.

@@ -6,11 +6,11 @@ from typing import Literal
 from distill_hub.config import InputError, option
 from distill_hub.kinds import NonNegativeFloat
 from distill_hub.networks.names import check_one_teacher
-from distill_hub.options.recovery import ClassOptions, RecoverOptions
+from distill_hub.options.recovery import ClassOptions, CompiledRecovery
 
 
 @dataclass(frozen=True)
-class DedaConfig(ClassOptions, RecoverOptions):
+class DedaConfig(ClassOptions, CompiledRecovery):
     """DEDA: align means and covariances of each class's features, and spread out the last layer's."""
 
     gamma: NonNegativeFloat = option(50.0, "weight of the covariances in Eq. 6; 0 aligns the means alone", common=True)

@@ -7,7 +7,7 @@ from typing import Literal
 from distill_hub.config import InputError, option
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from distill_hub.networks.names import check_one_teacher
-from distill_hub.options.shared import PixelOptions
+from distill_hub.options.shared import COMPILE_SET_HELP, PixelOptions
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,14 @@ class RecoverOptions(PixelOptions):
 
 
 @dataclass(frozen=True)
-class StatisticsOptions(RecoverOptions):
+class CompiledRecovery(RecoverOptions):
+    """Recovery that can be compiled: what is minimised is the same in every step."""
+
+    compile_set: bool = option(False, COMPILE_SET_HELP)
+
+
+@dataclass(frozen=True)
+class StatisticsOptions(CompiledRecovery):
     """Alignment with BatchNorm statistics."""
 
     statistics_weight: NonNegativeFloat = option(

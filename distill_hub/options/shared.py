@@ -33,6 +33,10 @@ PROTOCOL_HELP = (
 FULL_DATA_HELP = (
     "also train students on all real images, with hard labels and as many epochs; --dry_run says how long that takes"
 )
+COMPILE_SET_HELP = (
+    "also compile the networks that make the set: a minute or so that long runs gain back; the numbers are others by "
+    "rounding, and so is the set"
+)
 DRY_RUN_HELP = "work on the first chunk of every stage, print what the whole would take, and keep nothing"
 
 
@@ -133,6 +137,7 @@ class GeneratorOptions:
         None,
         "what guidance of Stable Diffusion leads away from, and its images without a class show; default: empty",
     )
+    compile_set: bool = option(False, COMPILE_SET_HELP)
 
     def check_settings(self) -> None:
         """Refuse a generator or VAE that does not exist, and a revision of no VAE."""

@@ -3,16 +3,16 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from distill_hub.running.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MAX_CLASSES = 20
 MAX_IMAGES = 10  # per class
@@ -30,6 +30,8 @@ def spread(count: int, most: int) -> np.ndarray:
 
 def drawable(class_names: Sequence[str]) -> list[str]:
     """Return what classes are called in a picture: their names, or 'label 4' where the font lacks a character of one."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
     known = get_font(findfont(FontProperties())).get_charmap()
     return [
         name if all(ord(character) in known for character in name) else f"label {label}"
@@ -95,8 +97,7 @@ def embedding_map(embeddings: Mapping[str, Sequence[np.ndarray]], class_names: S
 
     first, *_ = embeddings.values()
     projection = PCA(2, svd_solver="full").fit(np.concatenate(first))  # exact: nothing is drawn at random
-    figure = Figure(figsize=(7, 5), dpi=100, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7, 5, layout="constrained")
     axes = figure.subplots()
     how = [
         {"marker": ".", "s": 34, "linewidth": 0, "alpha": 0.5},
@@ -132,8 +133,7 @@ def learning_curves(panels: Mapping[str, Mapping[str, np.ndarray]], looks: Mappi
         looks: Student to the epochs, from 1, after which the test split was looked at.
         path: The PNG file to write.
     """
-    figure = Figure(figsize=(max(5, 4 * len(panels)), 3.4), dpi=100, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(max(5, 4 * len(panels)), 3.4, layout="constrained")
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (student, sets) in zip(row, panels.items(), strict=True):
         for (name, curves), color, marker in zip(sets.items(), COLORS, "osD^v<>", strict=False):
@@ -156,8 +156,7 @@ def loss_curves(losses: np.ndarray, names: Sequence[str], path: Path) -> None:
         names: The n names.
         path: The PNG file to write.
     """
-    figure = Figure(figsize=(7, 1.6 * len(names)), dpi=100, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7, 1.6 * len(names), layout="constrained")
     width = max(1, len(losses) // 50)
     steps = np.arange(1, len(losses) + 1)
     for axes, name, values in zip(
@@ -183,8 +182,7 @@ def difficulty_chart(counts: Mapping[str, Mapping[str, np.ndarray]], target: np.
         path: The PNG file to write.
     """
     columns = len(next(iter(counts.values())))
-    figure = Figure(figsize=(3 * columns, 2.2 * len(counts)), dpi=100, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(3 * columns, 2.2 * len(counts), layout="constrained")
     panels = figure.subplots(len(counts), columns, sharex=True, squeeze=False)
     for row, (state, kinds) in zip(panels, counts.items(), strict=True):
         row[0].set_ylabel(f"{state}\nimages", fontsize=9, color=INK)
@@ -209,9 +207,8 @@ def _sheet(tiles: Sequence[Sequence[np.ndarray]], path: Path, *, rows: Sequence[
         for x, tile in enumerate(row):
             canvas[y * step : y * step + side, x * step : x * step + side] = tile
 
-    # Its own Figure, not pyplot's: no global state, no display looked for. One canvas pixel is one pixel of the file.
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
+    # One canvas pixel is one pixel of the file.
+    figure = _figure(width / 100, height / 100)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(canvas, interpolation="none", aspect="auto")
     axes.set_xticks([x * step + (side - 1) / 2 for x in range(len(columns))], columns)
@@ -222,14 +219,24 @@ def _sheet(tiles: Sequence[Sequence[np.ndarray]], path: Path, *, rows: Sequence[
     _write(figure, path, bbox_inches="tight", pad_inches=0.12)
 
 
-def _frame(axes: Axes, title: str) -> None:
+def _figure(width: float, height: float, **how: Any) -> "Figure":
+    """Return an empty page of so many hundred pixels: a Figure of its own, not pyplot's, which looks for a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a second, which only who draws waits for
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, facecolor="white", **how)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _frame(axes: "Axes", title: str) -> None:
     """Give a panel its title, and leave out the lines that say nothing."""
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     axes.tick_params(labelsize=8, labelcolor=INK)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _write(figure: Figure, path: Path, **how: Any) -> None:
+def _write(figure: "Figure", path: Path, **how: Any) -> None:
     buffer = io.BytesIO()
     # matplotlib's version in the file would change its bytes with every release
     figure.savefig(buffer, format="png", metadata={"Software": None}, **how)

@@ -35,6 +35,7 @@ FACTS = {
 }
 
 
+@torch.compiler.disable  # once for a batch
 def adjusted(teacher: Classifier, images: torch.Tensor, labels: torch.Tensor, rho: float, steps: int) -> Classifier:
     """Return the teacher with weights of its own, moved K steps up the mean cross-entropy of some images.
 

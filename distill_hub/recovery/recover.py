@@ -18,7 +18,7 @@ from distill_hub.augmentation.augment import Augmentation, denormalize, draw, no
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.methods.losses import first_and_last_tenth
-from distill_hub.options.recovery import RecoverOptions
+from distill_hub.options.recovery import CompiledRecovery, RecoverOptions
 from distill_hub.running.console import progress
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import cpu_generator, draw_seed
@@ -148,6 +148,12 @@ def recover(
     return (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu(), torch.stack(losses).cpu()
 
 
+def compiled(objectives: Sequence[Objective]) -> list[Objective]:
+    """Compile the objectives of one batch. What was compiled before is forgotten: nothing depends on who had which batch."""
+    torch.compiler.reset()
+    return [torch.compile(objective, dynamic=False) for objective in objectives]
+
+
 def recover_set(
     run: Run,
     teacher: Classifier,
@@ -182,13 +188,16 @@ def recover_set(
     Raises:
         InputError: See `recover`, and what `objectives` raises.
     """
+    compiles = isinstance(settings, CompiledRecovery) and settings.compile_set
+    if compiles:  # the compiler fuses the layers between convolutions best where channels come last
+        teacher.model.to(memory_format=torch.channels_last)
 
     def distil(chunk: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         labels = torch.tensor([label for label, _ in chunk])
         seeds = [draw_seed(settings.seed, "recover", class_names[label], index) for label, index in chunk]
         images, losses = recover(
             teacher,
-            objectives(labels),
+            compiled(objectives(labels)) if compiles else objectives(labels),
             seeds,
             start=start and start(chunk),
             size=size,

@@ -10,6 +10,7 @@ lives: it was stopped, or its machine hangs.
 
 import atexit
 import errno
+import functools
 import json
 import os
 import platform
@@ -251,6 +252,11 @@ def _now(folder: Path) -> float:
 
 def _this_process() -> dict[str, Any]:
     """Return what tells this process from all others on all machines, of which some may share a name."""
+    return {**_machine(), "process": os.getpid()}
+
+
+@functools.cache
+def _machine() -> dict[str, str]:
     boot = Path("/proc/sys/kernel/random/boot_id")
     machine = boot.read_text(encoding="ascii").strip() if boot.exists() else platform.node()
-    return {"machine": machine, "host": platform.node(), "process": os.getpid()}
+    return {"machine": machine, "host": platform.node()}

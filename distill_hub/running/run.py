@@ -15,12 +15,12 @@ from rich.table import Table
 
 from distill_hub.config import Done, InputError, nearest
 from distill_hub.running.claims import Claims, cut, damaged, order, read_markers, unfinished
-from distill_hub.running.console import Item, progress, show
+from distill_hub.running.console import Item, memory_text, progress, show
 from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import STATE, atomic_write, remove
 from distill_hub.running.folder import CONFIG, LOCK
 from distill_hub.running.lock import Lock
-from distill_hub.running.machine import environment, peak_memory, start_accelerator
+from distill_hub.running.machine import PEAKS, Peaks, environment, largest, start_accelerator, watched
 from distill_hub.running.memory import in_parts, told
 from distill_hub.running.once import missing, turn
 from distill_hub.running.place import KEY, Place
@@ -172,8 +172,8 @@ class Run:
     ) -> Stage:
         """Apply a function to work items, spread over processes, and keep every finished chunk on disk.
 
-        Chunks are cut by `chunk_size` alone and process r takes chunks r, r + P, r + 2P, ..., so what a chunk holds does
-        not depend on the number P of processes. A chunk that is there, made from the same items and settings and whole by
+        Chunks are cut by `chunk_size` alone, so what a chunk holds does not depend on the number of processes, each of which
+        takes one when it has made another. A chunk that is there, made from the same items and settings and whole by
         its checksum, is not redone. One that does not fit into memory is worked on in parts, and so are those after it.
 
         Args:
@@ -209,11 +209,11 @@ class Run:
             if not claim.is_mine:
                 continue
             part, meter, self.carried = parts[claim.index], Meter(self.device), NOTHING
-            with told(stage, lower):
+            with told(stage, lower), watched(self.device) as peaks:
                 result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
             if any(len(tensor) != len(part) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            facts: dict[str, Any] = {"items": len(part), "by": self._name, **added(self.carried, meter.read())}
+            facts: dict[str, Any] = {"items": len(part), "by": self._name, PEAKS: peaks, **added(self.carried, meter.read())}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time
             self.place.check()
@@ -225,6 +225,7 @@ class Run:
         self._note(
             stage, len(items), added(*made), started, reused=bool(finished), sha256=sha256,
             at_a_time=min((facts["at_a_time"] for facts in made if "at_a_time" in facts), default=None),
+            peaks=largest(*(facts.get(PEAKS) for facts in made)),
         )  # fmt: skip
         if self.is_main:
             for chunk in chunks_in(folder)[len(chunks) :]:  # of more items
@@ -267,14 +268,14 @@ class Run:
             with missing(makes, stage, self.say) if makes else self._turn(stage) as is_missing:
                 if is_missing or (makes is None and not (self.place.join and mark.is_finished(key))):
                     self.place.check()
-                    with told(stage, lower):
+                    with told(stage, lower), watched(self.device) as peaks:
                         function()
                     cost = meter.read()
-                    self._note(stage, 1, cost, started)
+                    self._note(stage, 1, cost, started, peaks=peaks)
                     if once:
-                        mark.store({}, key=key, items=1, **cost)
+                        mark.store({}, key=key, items=1, **cost, **{PEAKS: peaks})
                 elif mark.is_finished(key) and all(known["name"] != stage for known in self.stages):
-                    self._note(stage, 1, added(mark.facts()), started, reused=True)
+                    self._note(stage, 1, added(mark.facts()), started, reused=True, peaks=mark.facts().get(PEAKS))
         self.accelerator.wait_for_everyone()
         if makes:
             wait_until_seen(makes)
@@ -300,16 +301,16 @@ class Run:
         started, mark, key = time.perf_counter(), Chunk(self.output_dir / STATE / stage, 0), self._key_so_far(stage)
         with self._turn(stage):
             self.accelerator.wait_for_everyone()  # until it is this run's turn
-            with told(stage, lower):
+            with told(stage, lower), watched(self.device) as own:
                 cost = function()
-            self.accelerator.wait_for_everyone()
+            peaks = largest(*gather_object([own]))
             if self.place.join:
                 self._used.add(stage)
                 if self.is_main and not mark.is_finished(key):
                     mark.store({}, key=key, items=items, **cost)
                 self.accelerator.wait_for_everyone()
                 cost = added(mark.facts())
-        self._note(stage, items, cost, started)
+        self._note(stage, items, cost, started, peaks=peaks)
         self._end_at(stage)
 
     def _turn(self, stage: str) -> AbstractContextManager[None]:
@@ -325,11 +326,11 @@ class Run:
 
     def _note(
         self, name: str, items: int, cost: Cost, started: float, *,
-        reused: bool = False, sha256: str | None = None, at_a_time: int | None = None,
+        reused: bool = False, sha256: str | None = None, at_a_time: int | None = None, peaks: Peaks | None = None,
     ) -> None:  # fmt: skip
         wall, cost = time.perf_counter() - started, {key: value and round(value, 2) for key, value in cost.items()}
         note = {"name": name, "items": items, **cost, "wall": wall, "reused": reused, "sha256": sha256}
-        self.stages.append({**note, "at_a_time": at_a_time})
+        self.stages.append({**note, "at_a_time": at_a_time, PEAKS: peaks or None})
 
     def _end_at(self, stage: str) -> None:
         self._seen.append(stage)
@@ -379,13 +380,12 @@ class Run:
         return {**found, "processes": max(found["processes"], len(self._makers) if self.place.join else 0)}
 
     def summary(self) -> Table:
-        """Return the table of stage times of this run and peak memory."""
-        peaks = ", ".join(f"{name} {value / 2**20:,.0f} MiB" for name, value in peak_memory(self.accelerator).items())
-        table = Table("stage", "items", "time", caption=f"peak memory of one process: {peaks}", title="Stages")
+        """Return the table of this run's stages: time, and memory of the process that needed most."""
+        table = Table("stage", "items", "time", "memory of a process", title="Stages")
         for stage in self.stages:
             seconds = f"{stage['wall']:.1f} s" + (" (finished work reused)" if stage["reused"] else "")
-            table.add_row(stage["name"], str(stage["items"]), seconds)
-        table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s")
+            table.add_row(stage["name"], str(stage["items"]), seconds, memory_text(stage.get(PEAKS)))
+        table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s", "")
         return table
 
     def end(self, *, keep: bool = True) -> None:

@@ -21,6 +21,5 @@ measure() { # NAME and words: stops when the time is up; what is measured by the
     timeout "$left" python3 tests/bench/speed --json "$name-$1.json" "${@:2}" 2>&1 | tee "$name-$1.txt" || echo "$1: code $?"
 }
 # The targets first: refinement 20 x, sampling 10 x, a Minimax step 2 x the plain loop.
-measure speed --scale "$scale" --precision "$precision" --only cao2,sampling,minimax,evaluate,recover,relabel,psr
-measure compiled --scale "$scale" --precision "$precision" --compile --only evaluate
-measure digits --scale digits --only cao2,evaluate
+measure speed --scale "$scale" --precision "$precision" --variants compiled --only cao2,sampling,minimax,evaluate,recover,relabel,psr
+measure digits --scale digits --variants compiled --only cao2,evaluate

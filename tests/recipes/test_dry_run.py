@@ -15,18 +15,23 @@ from distill_hub.running.cost import NOTHING
 from distill_hub.running.dry_run import DryRun
 
 PIXELS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "2", "--view_epochs", "0"]
-END = ["package", "evaluate convnet-1-w16"]
+PACKAGE = ["images", "encode images", "package"]
+SCORE = [*(f"random real images, seed {seed}, 16 px" for seed in range(2)), "evaluate convnet-1-w16"]
+END = [*PACKAGE, *SCORE]
 FITS = ["fit generator", "fit teacher"]
-BANK = ["fit teacher", "statistics", "keep statistics", "recover", "package", "evaluate convnet-1-w16"]
+BANK = ["fit teacher", "statistics", "keep statistics", "recover", *END]
 PLANS = {  # recipe: its words, and the stages that its plan has
-    "cao2": (SMALL, [*FITS, "pool", "refine", "package", "views", "store views", "evaluate convnet-1-w16"]),
-    "dgs": ([*SMALL, "--view_epochs", "0"], [*FITS, "difficulty", "keep difficulty", "pool", "select", *END]),
+    "cao2": (SMALL, [*FITS, "pool", "refine", *PACKAGE, "views", "store views", "plain samples", *SCORE]),
+    "dgs": (
+        [*SMALL, "--view_epochs", "0"],
+        [*FITS, "difficulty", "keep difficulty", "pool", "select", *PACKAGE, "plain samples", *SCORE],
+    ),
     "minimax": (
         [*SMALL, "--view_epochs", "0", "--tuning_epochs", "4", "--tuning_batch_size", "32"],
-        [*FITS, "encode", "fine-tune", "save generator", "pool", "plain", *END],
+        [*FITS, "encode", "fine-tune", "save generator", "pool", "plain", *PACKAGE, "plain samples", *SCORE],
     ),
-    "rded": (PIXELS, ["fit teacher", "select", "package", "evaluate convnet-1-w16"]),
-    "sre2l": (PIXELS, ["fit teacher", "recover", "select", "package", "evaluate convnet-1-w16"]),
+    "rded": (PIXELS, ["fit teacher", "select", *END]),
+    "sre2l": (PIXELS, ["fit teacher", "recover", "select", *END]),
     "deda": (PIXELS, BANK),
     "fit_classifier": (["--network", "convnet-1-w16", "--epochs", "20"], ["decode", "fit"]),
     "fit_generator": (SMALL[:10], ["fit generator"]),

@@ -51,9 +51,9 @@ def test_a_launch_file_is_what_accelerate_reads(name, expected):
 
 
 def test_every_launch_file_is_tested_and_its_commands_are_read_as_they_stand():
-    *files, slurm = sorted(LAUNCHES.iterdir())
+    *files, slurm, array = sorted(LAUNCHES.iterdir())
     assert [file.stem for file in files] == ["cpu", "multi_gpu", "multi_node", "one_gpu"]
-    assert slurm.name == "slurm.sh"  # tested below
+    assert [slurm.name, array.name] == ["slurm.sh", "slurm_array.sh"]  # tested below
     for file in files:
         commands = [line.strip() for line in header(file) if is_command(line)]
         assert any("distill-hub make " in command for command in commands)
@@ -94,12 +94,22 @@ def cluster(tmp_path):
     return {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": "/home/someone", "HF_HOME": "/shared/hf", **job}
 
 
-def submitted():
-    """Return the words of the command in the header of slurm.sh."""
-    (command,) = [line.strip() for line in header(LAUNCHES / "slurm.sh") if line.startswith("  sbatch ")]
+def submitted(name="slurm.sh"):
+    """Return the words of the command in the header of a script."""
+    (command,) = [line.strip() for line in header(LAUNCHES / name) if line.startswith("  sbatch ")]
     _, script, *words = shlex.split(command)
-    assert (ROOT / script) == LAUNCHES / "slurm.sh"
+    assert (ROOT / script) == LAUNCHES / name
     return words
+
+
+def test_the_job_of_an_array_joins_the_others(cluster, tmp_path):
+    words = submitted("slurm_array.sh")
+    subprocess.run([LAUNCHES / "slurm_array.sh", *words], cwd=tmp_path, env={**cluster, "SLURM_NODEID": "0"}, check=True)
+    launch, *rest = (tmp_path / "words-0").read_text().split("\0")[:-1]
+    arguments = launch_command_parser().parse_args(rest)
+    assert launch == "launch" and load_config_from_file(arguments.config_file).num_processes == 1
+    assert [arguments.training_script, *arguments.training_script_args] == words
+    assert parse(RECIPES[Path(arguments.training_script).stem], arguments.training_script_args).join
 
 
 def test_the_job_of_a_cluster_starts_the_recipe_on_every_node(cluster, tmp_path):

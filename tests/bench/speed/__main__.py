@@ -1,6 +1,7 @@
 """Speed of every part of a distillation beside a plain loop that does the same, on the same hardware in the same run.
 
     python tests/bench/speed                                              # the offline default's size, on a CPU
+    python tests/bench/speed --variants none --only relabel,dm,idc,mtt    # no variants of our side
     python tests/bench/speed --scale xl --precision bf16 --only cao2,psr  # DiT-XL/2 at 256 px, ResNet-18 at 224 px, on a GPU
     python tests/bench/speed --processes                                  # what a second process brings, on two cores
     python tests/bench/speed --ipc 1,10,50                                # time and memory of matching against IPC
@@ -8,8 +9,10 @@
 The plain loop is what `plain.py` says, in float32 (on a GPU with TF32, as in the authors' scripts). Every side of a task is
 a process of its own; they take turns, and the median of the rounds counts. Before, both results are compared: from the same
 seeds, in float32, the largest difference relative to the largest value must be within the tolerance; where the run is in
-another precision, its difference is shown, too. Weights are random. Operations are those of matrix products, convolutions
-and attention; their rate is a share of that of one large matrix product in the same precision on the same threads.
+another precision, its difference is shown, too. Variants of our side, compiled (`--compile_set`, `--compile`) and in bf16,
+take turns with the others; their differences are shown and bound by nothing, as bfloat16 has three digits. Weights are
+random. Operations are those of matrix products, convolutions and attention; their rate is a share of that of one large
+matrix product in the same precision on the same threads.
 """
 
 import argparse
@@ -42,14 +45,17 @@ TOLERANCES = {
     "idc": 1e-2,
     "mtt": 1e-2,
 }
+# What can be compiled, and in which precision the variants of our side are.
+COMPILED = ("sampling", "cao2", "psr", "minimax", "recover", "evaluate")
+VARIANTS = {"compiled": ("no", True), "bf16": ("bf16", False), "compiled bf16": ("bf16", True)}
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "timm", "datasets")
 
 
 class Side:
     """A process that measures one side of a task; see `meter.Meter`."""
 
-    def __init__(self, side: str, task: str, precision: str, args: argparse.Namespace):
-        given = precision, side, task, args.scale, args.compile, args.workers
+    def __init__(self, side: str, task: str, precision: str, args: argparse.Namespace, compiled: bool = False):
+        given = precision, side, task, args.scale, compiled, args.workers
         self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), meter.start, given)
         self.ready = self.pool.submit(meter.ask, "facts")
 
@@ -77,15 +83,23 @@ def measure(task: str, args: argparse.Namespace) -> dict:
         result["difference"] = difference(own.ask("outcome"), expected)
     result["equal"] = max(result["difference"].values()) <= TOLERANCES[task]
     sides = {"plain": plain, "ours": own}
+    result["differences of variants"] = {}
+    for name in args.variants if task in COMPILED else ():
+        precision, compiled = VARIANTS[name]
+        sides[name] = Side("ours", task, args.precision if precision == "no" else precision, args, compiled)
+        result["differences of variants"][name] = difference(sides[name].ask("outcome"), expected)
     for side in sides.values():
         side.ask("rate")  # memory, kernels and compilation
     rounds = [{name: side.ask("rate") for name, side in sides.items()} for _ in range(args.rounds)]
     for name, side in sides.items():
         rate = statistics.median(one[name] for one in rounds)
         found = {"rate": rate, "rounds": [one[name] for one in rounds], "peak_bytes": side.ask("peak")}
-        found |= {"flops_per_unit": side.ask("flops"), "matmul_flops": side.ask("matmul")}
+        # Those of compiled code cannot be counted, and are as many.
+        counted = side if name in ("plain", "ours") else own
+        found |= {"flops_per_unit": counted.ask("flops"), "matmul_flops": side.ask("matmul")}
         result[name] = {**found, "share": rate * found["flops_per_unit"] / found["matmul_flops"]}
     result["ratio"] = result["ours"]["rate"] / result["plain"]["rate"]
+    result["ratios of variants"] = {name: result[name]["rate"] / result["plain"]["rate"] for name in list(sides)[2:]}
     result["other_rates"] = {}
     for other in result["others"]:
         own.ask("rate", other)
@@ -105,14 +119,17 @@ def show(task: str, found: dict) -> None:
     if "difference in this precision" in found:
         lossy = found["difference in this precision"].items()
         print("  in this precision: " + ", ".join(f"{name} {value:.1e}" for name, value in lossy))
-    for name in ("plain", "ours"):
+    for name in ("plain", "ours", *found["ratios of variants"]):
         side = found[name]
         spread = f"{min(side['rounds']):.4g} to {max(side['rounds']):.4g}"
         print(
-            f"  {name:5}  {side['rate']:10.4g} {unit}/s ({spread}), peak {side['peak_bytes'] / 2**20:,.0f} MiB, "
+            f"  {name:13} {side['rate']:10.4g} {unit}/s ({spread}), peak {side['peak_bytes'] / 2**20:,.0f} MiB, "
             f"{side['flops_per_unit'] / 1e9:.4g} GFLOP each, {100 * side['share']:.1f} % of the matrix product"
         )
-    print(f"  ratio  {found['ratio']:10.2f}")
+    print(f"  {'ratio':13} {found['ratio']:10.2f}")
+    for name, ratio in found["ratios of variants"].items():
+        worst = ", ".join(f"{part} {value:.1e}" for part, value in found["differences of variants"][name].items())
+        print(f"  {'ratio, ' + name:20} {ratio:.2f} (largest difference: {worst})")
     for other, rate in found["other_rates"].items():
         print(f"  {other}: {rate:.4g} {unit}/s, {rate / own['rate']:.2f} of ours")
 
@@ -153,7 +170,7 @@ def main() -> None:
     parser.add_argument("--scale", choices=["digits", "xl"], default="digits")
     parser.add_argument("--only", default=",".join(TOLERANCES), help=f"tasks, comma-separated: {', '.join(TOLERANCES)}")
     parser.add_argument("--precision", choices=["no", "bf16"], default="no", help="of our side")
-    parser.add_argument("--compile", action="store_true", help="compile our student")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="of our side, comma-separated, or none")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="of the plain DataLoader")
     parser.add_argument("--processes", action="store_true", help="compare numbers of processes instead")
@@ -161,6 +178,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file that everything is written to")
     args = parser.parse_args()
     tasks = args.only.split(",")
+    args.variants = [] if args.variants == "none" else args.variants.split(",")
+    if unknown := set(args.variants) - set(VARIANTS):
+        parser.error(f"--variants: {', '.join(sorted(unknown))} unknown; known: {', '.join(VARIANTS)}")
     if unknown := set(tasks) - set(TOLERANCES):
         parser.error(f"--only: {', '.join(sorted(unknown))} unknown; known: {', '.join(TOLERANCES)}")
     about = {

@@ -16,7 +16,7 @@ class Meter:
         side: 'ours' or 'plain'.
         task: See `ours.TASKS` and `matching.OURS`.
         scale: Key of `scene.SCALES`.
-        compiled: Whether the student is compiled.
+        compiled: Whether our networks are compiled.
         workers: Of a plain loop's DataLoader.
     """
 

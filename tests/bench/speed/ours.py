@@ -94,7 +94,7 @@ def tuning(scene: Scene) -> Work:
 
         latents = Latents(run.map("encode", range(len(scene.real)), encode, chunk_size=8))
         settings = MinimaxConfig(memory_size=64, **changes)
-        how = {"micro_batch_size": settings.tuning_batch_size, "seed": 0, "identity": {}}
+        how = {"micro_batch_size": settings.tuning_batch_size, "seed": 0, "identity": {}, "compiled": scene.compiled}
         own = Tuning(run, base, latents, scene.tuned_labels, scene.ids(10), settings, **how)
         return own, torch.inference_mode()(lambda count: base.posterior(scene.real[:count]))
 
@@ -127,11 +127,14 @@ def recover(scene: Scene) -> Work:
     count, steps = scene.scale.recover
     labels, seeds = torch.tensor(scene.ids(count)), scene.seeds("recover", count)
     how = {"size": scene.scale.pixels, "learning_rate": RECOVER_RATE, "views_seed": 0, "dtype": scene.run.dtype}
+    objectives = [sre2l.statistics_objective(scene.teacher, labels, 1)]
+    if scene.compiled:  # as `recover_set` does
+        scene.teacher.model.to(memory_format=torch.channels_last)
+        objectives = recovering.compiled(objectives)
 
     def loop(steps: int, roll: int = 0, smallest_crop: float = 1.0, flip: bool = False) -> Outcome:
-        objective = sre2l.statistics_objective(scene.teacher, labels, 1)
         views = recovering.Views(smallest_crop, flip, (0, roll))
-        images, losses = recovering.recover(scene.teacher, [objective], seeds, steps=steps, views=views, **how)
+        images, losses = recovering.recover(scene.teacher, objectives, seeds, steps=steps, views=views, **how)
         return {"images": images, "losses": losses[:, 0]}
 
     def work(*changes) -> Callable[[], int]:

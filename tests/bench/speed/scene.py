@@ -73,7 +73,7 @@ class Scene:
     Args:
         scale: See there.
         precise: Whether the generator is in float32, whatever the precision of the run: what is tuned is.
-        compiled: Whether the student is compiled.
+        compiled: Whether our networks are compiled.
     """
 
     def __init__(self, scale: Scale, *, precise: bool, compiled: bool):
@@ -114,7 +114,7 @@ class Scene:
         if self.dtype is not torch.float32:
             transformer.to(self.dtype)
         pipeline = DiTPipeline(transformer, vae, scheduler)
-        return DiTGenerator(pipeline, steps=50, guidance_scale=4.0, device=self.device)
+        return DiTGenerator(pipeline, steps=50, guidance_scale=4.0, device=self.device, compiled=self.compiled)
 
     @cached_property
     def teacher(self) -> Classifier:
