@@ -176,3 +176,8 @@ def size_text(size: int) -> str:
         if size >= length:
             return f"{size / length:.1f} {unit}"
     return f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size} bytes"
+
+
+def memory_text(peaks: Mapping[str, int] | None) -> str:
+    """Write peaks of memory, see `machine.watched`: that of the host as it is, that of a GPU with its name."""
+    return ", ".join(("" if name == "host" else f"{name} ") + size_text(size) for name, size in (peaks or {}).items())

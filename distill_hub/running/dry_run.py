@@ -1,9 +1,10 @@
 """What a run would take: the first chunk of every stage is worked on and timed, and the rest is counted."""
 
 import atexit
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 from accelerate.utils import gather_object
 from rich.table import Table
 
-from distill_hub.running.console import duration, size_text
+from distill_hub.running.console import duration, memory_text, size_text
 from distill_hub.running.cost import Cost
 from distill_hub.running.files import STATE, of_dry_run
 from distill_hub.running.folder import check_is_run
-from distill_hub.running.machine import peak_memory
+from distill_hub.running.machine import PEAKS, Peaks, largest, watched
+from distill_hub.running.mapped import ARRAY
 from distill_hub.running.memory import in_parts, told
 from distill_hub.running.run import Item, Run
 from distill_hub.running.stages import Stage
@@ -35,6 +37,8 @@ class Estimate:
     seconds: float
     bytes: int  # that it leaves on disk
     is_published: bool = False
+    mapped: int = 0  # bytes of these that are mapped into memory
+    peaks: Peaks = field(default_factory=dict)  # memory of the process that needs most, see `machine.watched`
 
 
 def open_run(
@@ -82,6 +86,7 @@ class DryRun(Run):
         self.planned_dir = output_dir
         self.estimates: list[Estimate] = []
         self._scale, self._left_out = 1.0, 0.0
+        self._peaks: Peaks = {}  # of what was timed since the last stage of the plan
 
     def cached(self, path: Path) -> Path:
         """Return a path in the cache where there is something, else one in this run's folder."""
@@ -106,18 +111,21 @@ class DryRun(Run):
         self.accelerator.wait_for_everyone()
         for _ in range(2):
             self._left_out, started = 0.0, time.perf_counter()
-            result = function()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            with watched(self.device) as peaks:
+                result = function()
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
             seconds = max(gather_object([time.perf_counter() - started]))
+            self._peaks = largest(self._peaks, *gather_object([peaks]))
             if seconds >= SHORT:
                 break
         return seconds + max(gather_object([self._left_out])), result
 
     def expect(
-        self, stage: str, items: int, seconds: float, size: int = 0, *, chunks: int = 1, is_published: bool = False
-    ) -> None:
-        """Add a stage to the plan.
+        self, stage: str, items: int, seconds: float, size: int = 0, *, chunks: int = 1, is_published: bool = False,
+        mapped: int = 0,
+    ) -> None:  # fmt: skip
+        """Add a stage to the plan. Its memory is the most that anything took which was timed since the last one.
 
         Args:
             stage: Its name.
@@ -126,9 +134,11 @@ class DryRun(Run):
             size: Bytes on disk.
             chunks: Of work, of the process that has most.
             is_published: Whether the bytes are part of what is uploaded.
+            mapped: How many of them are mapped into memory.
         """
-        self.estimates.append(Estimate(stage, items, chunks, seconds * self._scale, size, is_published))
-        self._scale = 1.0
+        seconds *= self._scale
+        self.estimates.append(Estimate(stage, items, chunks, seconds, size, is_published, mapped, self._peaks))
+        self._scale, self._peaks = 1.0, {}
 
     def shared(self, chunks: int) -> int:
         """Return how many of some chunks the process has that has most."""
@@ -138,12 +148,13 @@ class DryRun(Run):
         self,
         stage: str,
         items: Sequence[Item],
-        function: Callable[[Sequence[Item]], dict[str, torch.Tensor]],
+        function: Callable[..., dict[str, torch.Tensor]],
         *,
         chunk_size: int,
         made_from: Mapping[str, Any] | None = None,
         whole: bool = False,
         lower: str | None = None,
+        teams: bool = False,
     ) -> Stage:
         """Work on the first chunk, on every process at once, as they will; see `Run.map`."""
         first = items[:chunk_size]
@@ -153,7 +164,8 @@ class DryRun(Run):
         share = self.shared(-(-len(items) // chunk_size))
         seconds *= min(share * chunk_size, len(items)) / len(first)  # the last chunk may be smaller
         size = sum(tensor.nbytes for tensor in result.values()) * len(items) // len(first)
-        self.expect(stage, len(items), seconds, size, chunks=share)
+        mapped = (made.folder / ARRAY).stat().st_size if (made.folder / ARRAY).exists() else 0  # see `make_mapped`
+        self.expect(stage, len(items), seconds, size + mapped, chunks=share, mapped=mapped)
         return FirstChunk(made.folder, chunk_size, len(items))
 
     def on_main(
@@ -165,35 +177,42 @@ class DryRun(Run):
         if makes is not None and not makes.is_relative_to(self.output_dir):
             raise ValueError(f"a dry run makes nothing outside its folder, but stage {stage} would make {makes}")
         super().on_main(stage, function, makes=makes, lower=lower)
+        self._peaks = (self.stages[-1][PEAKS] if self.is_main else None) or {}
         self.expect(stage, 1, max(gather_object([self.stages[-1]["wall"] if self.is_main else 0.0])))
 
     def together(self, stage: str, items: int, function: Callable[[], Cost], *, lower: str | None = None) -> None:
         """Call it; it asks `part` how many steps to take; see `Run.together`."""
         super().together(stage, items, function, lower=lower)
+        self._peaks = self.stages[-1][PEAKS] or {}
         once = max(0.0, self.stages[-1]["wall"] - self.stages[-1]["seconds"])  # loading, which more steps do not repeat
         self.expect(stage, items, self.stages[-1]["seconds"] + once / self._scale)
 
     def plan(self) -> Table:
-        """Return the table of what the run would take. Call it on every process."""
-        peaks = peak_memory(self.accelerator)
-        memory = ", ".join(f"{device} {size_text(peak)}" for device, peak in peaks.items())
+        """Return the table of what the run would take, see `expect`."""
         seconds = sum(known.seconds for known in self.estimates)
         size = sum(known.bytes for known in self.estimates)
         upload = sum(known.bytes for known in self.estimates if known.is_published)
-        count = self.accelerator.num_processes
+        mapped = sum(known.mapped for known in self.estimates)
+        count, here = self.accelerator.num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        peaks = largest(*(known.peaks for known in self.estimates))
+        together = memory_text({name: here * peak for name, peak in peaks.items() if name == "host"})
+        all_here = f"{here} processes on this machine: {together}" if here > 1 and together else ""
+        files = f"mapped files, which need memory only to be quick: {size_text(mapped)}" if mapped else ""
         table = Table(
             "stage",
             "items",
             "chunks per process",
             "time",
             "on disk",
+            "memory of a process",
             title=f"Plan of {self.planned_dir}, {count} {'process' if count == 1 else 'processes'}",
-            caption=f"peak memory of one process so far: {memory}; to upload: {size_text(upload)}",
+            caption="; ".join(filter(None, [f"to upload: {size_text(upload)}", all_here, files])),
         )
         for known in self.estimates:
             cells = f"{known.items:,}", f"{known.chunks:,}", duration(known.seconds)
-            table.add_row(known.stage, *cells, size_text(known.bytes) if known.bytes else "")
-        table.add_row("total", "", "", duration(seconds), size_text(size))
+            on_disk = size_text(known.bytes) if known.bytes else ""
+            table.add_row(known.stage, *cells, on_disk, memory_text(known.peaks))
+        table.add_row("total", "", "", duration(seconds), size_text(size), memory_text(peaks))
         return table
 
     def close(self) -> None:

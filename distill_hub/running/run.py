@@ -1,5 +1,6 @@
 """One distillation run: the Accelerator, the output folder, and stages that survive kill -9 and any number of processes."""
 
+import functools
 import json
 import os
 import platform
@@ -20,14 +21,15 @@ from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import STATE, atomic_write, remove
 from distill_hub.running.folder import CONFIG, LOCK
 from distill_hub.running.lock import Lock
-from distill_hub.running.machine import environment, peak_memory, start_accelerator
+from distill_hub.running.machine import PEAKS, Peaks, environment, largest, stage_table, start_accelerator, watched
 from distill_hub.running.memory import in_parts, told
 from distill_hub.running.once import missing, turn
 from distill_hub.running.place import KEY, Place
 from distill_hub.running.processes import main_decides, wait_until_seen
 from distill_hub.running.seeds import draw_seed
-from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of
+from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of, remove_rest
 from distill_hub.running.versions import versions
+from distill_hub.teams.team import Led, divided
 
 STAGE = "stage.json"  # in a folder of the cache: what it took to measure what lies there
 
@@ -163,19 +165,19 @@ class Run:
         self,
         stage: str,
         items: Sequence[Item],
-        function: Callable[[Sequence[Item]], dict[str, torch.Tensor]],
+        function: Callable[..., dict[str, torch.Tensor]],
         *,
         chunk_size: int,
         made_from: Mapping[str, Any] | None = None,
         whole: bool = False,
         lower: str | None = None,
+        teams: bool = False,
     ) -> Stage:
         """Apply a function to work items, spread over processes, and keep every finished chunk on disk.
 
-        Chunks are cut by `chunk_size` alone, so what a chunk holds does not depend on the number P of processes. Process r
-        claims chunks r, r + P, r + 2P, ..., then what others have not begun or cannot finish, see `Claims`. A chunk that is
-        there, made from the same items and settings and whole by its checksum, is not redone. One that does not fit into
-        memory is worked on in parts, and so are those after it.
+        Chunks are cut by `chunk_size` alone, so what a chunk holds does not depend on the number of processes, which claim
+        them, see `Claims`. A chunk that is there, made from the same items and settings and whole by its checksum, is not
+        redone. One that does not fit into memory is worked on in parts, and so are those after it.
 
         Args:
             stage: Name of the stage and of its folder.
@@ -186,6 +188,8 @@ class Run:
             made_from: What the results depend on beside the items; see `key`.
             whole: What comes of an item depends on the others of its chunk, so that it cannot be worked on in parts.
             lower: What needs less memory when it is made smaller; for the error.
+            teams: Whether several processes may work on one chunk: where there are fewer to make than processes, these form
+                as many `Team`s. `function` gets its team as `team`, or None, and what the first member returns counts.
 
         Raises:
             InputError: When memory does not suffice for one item, or for a chunk that is not worked on in parts.
@@ -198,24 +202,30 @@ class Run:
         others = any(facts and facts.get("key") != key for facts, key in zip(made, keys, strict=True))
         if self.is_main and (others or len(chunks_in(folder)) > len(chunks)):
             show(f"{stage}: what it is made from has changed; what does not fit any more is done again")
-        start = draw_seed(self._name) if self.place.join else 0
+        start, shared, team = draw_seed(self._name) if self.place.join else 0, processes > 1 or self.place.join, None
+        if teams and 0 < (left := len(chunks) - len(done)) < processes:
+            (process, team), processes = divided(left), left
+        function = functools.partial(function, team=team) if teams else function
         todo = [index for index in order(len(chunks), process, processes, start) if index not in done]
         at_a_time = min((made[index].get("at_a_time") or chunk_size for index in done), default=chunk_size)
         started = time.perf_counter()
-        claims = Claims(chunks, keys, todo, shared=processes > 1 or self.place.join)
-        for claim in progress(claims, stage, unit="chunk", disable=not self.is_main or not todo):
+        claims = Claims(chunks, keys, todo, shared=shared)
+        claimed = Led(claims, team) if team else claims
+        for claim in progress(claimed, stage, unit="chunk", disable=not self.is_main or not todo):
             if not claim.is_mine:
                 continue
             part, meter, self.carried = parts[claim.index], Meter(self.device), NOTHING
-            with told(stage, lower):
+            with told(stage, lower), watched(self.device) as peaks:
                 result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
+            took = added(self.carried, meter.read())
             if any(len(tensor) != len(part) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            facts: dict[str, Any] = {"items": len(part), "by": self._name, **added(self.carried, meter.read())}
+            took = added(*team.gathered(took)) if team else took
+            facts: dict[str, Any] = {"items": len(part), "by": self._name, PEAKS: peaks, **took}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time
             self.place.check()
-            if not claim.is_lost:  # else somebody else makes it, with the same bits
+            if not claim.is_lost and not (team and team.rank):  # else somebody else makes it, with the same bits
                 chunks[claim.index].store(result, key=keys[claim.index], **facts)
         made = read_markers(self.accelerator, chunks) if todo else made
         sha256 = hash_of(facts["sha256"] for facts in made)
@@ -223,13 +233,10 @@ class Run:
         self._note(
             stage, len(items), added(*made), started, reused=bool(done), sha256=sha256,
             at_a_time=min((facts["at_a_time"] for facts in made if "at_a_time" in facts), default=None),
+            peaks=largest(*(facts.get(PEAKS) for facts in made)),
         )  # fmt: skip
         if self.is_main:
-            for chunk in chunks_in(folder)[len(chunks) :]:  # of more items
-                chunk.marker.unlink(missing_ok=True)
-                chunk.file.unlink(missing_ok=True)
-            for lease in folder.glob("*.lock*"):  # of processes that were killed
-                lease.unlink(missing_ok=True)
+            remove_rest(folder, len(chunks))
         self._end_at(stage)
         return Stage(folder, chunk_size, len(items), sha256)
 
@@ -266,14 +273,14 @@ class Run:
             with missing(makes, stage, self.say) if makes else self._turn(stage) as is_missing:
                 if is_missing or (makes is None and not (self.place.join and mark.is_finished(key))):
                     self.place.check()
-                    with told(stage, lower):
+                    with told(stage, lower), watched(self.device) as peaks:
                         function()
                     cost = meter.read()
-                    self._note(stage, 1, cost, started)
+                    self._note(stage, 1, cost, started, peaks=peaks)
                     if once:
-                        mark.store({}, key=key, items=1, **cost)
+                        mark.store({}, key=key, items=1, **cost, **{PEAKS: peaks})
                 elif mark.is_finished(key) and all(known["name"] != stage for known in self.stages):
-                    self._note(stage, 1, added(mark.facts()), started, reused=True)
+                    self._note(stage, 1, added(mark.facts()), started, reused=True, peaks=mark.facts().get(PEAKS))
         self.accelerator.wait_for_everyone()
         if makes:
             wait_until_seen(makes)
@@ -299,16 +306,16 @@ class Run:
         started, mark, key = time.perf_counter(), Chunk(self.output_dir / STATE / stage, 0), self._key_so_far(stage)
         with self._turn(stage):
             self.accelerator.wait_for_everyone()  # until it is this run's turn
-            with told(stage, lower):
+            with told(stage, lower), watched(self.device) as own:
                 cost = function()
-            self.accelerator.wait_for_everyone()
+            peaks = largest(*gather_object([own]))
             if self.place.join:
                 self._used.add(stage)
                 if self.is_main and not mark.is_finished(key):
                     mark.store({}, key=key, items=items, **cost)
                 self.accelerator.wait_for_everyone()
                 cost = added(mark.facts())
-        self._note(stage, items, cost, started)
+        self._note(stage, items, cost, started, peaks=peaks)
         self._end_at(stage)
 
     def _turn(self, stage: str) -> AbstractContextManager[None]:
@@ -324,11 +331,11 @@ class Run:
 
     def _note(
         self, name: str, items: int, cost: Cost, started: float, *,
-        reused: bool = False, sha256: str | None = None, at_a_time: int | None = None,
+        reused: bool = False, sha256: str | None = None, at_a_time: int | None = None, peaks: Peaks | None = None,
     ) -> None:  # fmt: skip
         wall, cost = time.perf_counter() - started, {key: value and round(value, 2) for key, value in cost.items()}
         note = {"name": name, "items": items, **cost, "wall": wall, "reused": reused, "sha256": sha256}
-        self.stages.append({**note, "at_a_time": at_a_time})
+        self.stages.append({**note, "at_a_time": at_a_time, PEAKS: peaks or None})
 
     def _end_at(self, stage: str) -> None:
         self._seen.append(stage)
@@ -378,14 +385,8 @@ class Run:
         return {**known, "processes": max(known["processes"], len(self._makers) if self.place.join else 0)}
 
     def summary(self) -> Table:
-        """Return the table of stage times of this run and peak memory."""
-        peaks = ", ".join(f"{name} {value / 2**20:,.0f} MiB" for name, value in peak_memory(self.accelerator).items())
-        table = Table("stage", "items", "time", caption=f"peak memory of one process: {peaks}", title="Stages")
-        for stage in self.stages:
-            seconds = f"{stage['wall']:.1f} s" + (" (finished work reused)" if stage["reused"] else "")
-            table.add_row(stage["name"], str(stage["items"]), seconds)
-        table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s")
-        return table
+        """Return the table of this run's stages: time, and memory of the process that needed most."""
+        return stage_table(self.stages)
 
     def end(self, *, keep: bool = True) -> None:
         """Remove what no stage of this run needs, let go of the folder, and leave the process group.

@@ -67,32 +67,44 @@ def write_source(folder: Path, means: torch.Tensor, names: list[str]) -> None:
         )
 
 
-def write_teacher(folder: Path, means: torch.Tensor, names: list[str]) -> None:
-    """Write a network whose logits fall with the squared distance of an image's mean colour from each class's."""
-    name = "convnet-1-w8-bn"
-    model = build(name, len(names), SIZE).eval()
+def write_teacher(
+    folder: Path, means: torch.Tensor, names: list[str], name: str = "convnet-1-w8-bn", size: int = SIZE
+) -> None:
+    """Write a ConvNet whose logits fall with the squared distance of an image's mean colour from each class's."""
+    model = build(name, len(names), size).eval()
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
-    conv, norm = model.features[0], model.features[1]
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     with torch.no_grad():
-        for channel in range(3):
-            conv.weight[channel, channel, 1, 1] = 1
-        norm.weight.fill_(1)
-        norm.bias.fill_(3)  # above 0 for any colour, so that ReLU lets it pass
+        for conv, norm in zip(model.features[0:-1:4], model.features[1::4], strict=True):
+            for channel in range(3):
+                conv.weight[channel, channel, 1, 1] = 1
+            norm.weight.fill_(1)
+        model.features[1].bias.fill_(3)  # above 0 for any colour, so that ReLU lets it pass
         goals = ((means + 1) / 2 - mean) / std + 3  # what the features are for each class, (C, 3)
-        cells = (SIZE // 2) ** 2
+        cells = model.classifier.in_features // model.features[0].out_channels
         model.classifier.weight[:, : 3 * cells] = 20 * goals.repeat_interleave(cells, 1) / cells
         model.classifier.bias.copy_(-10 * goals.square().sum(1))
-    save_network(model, folder, name, names, SIZE)
+    save_network(model, folder, name, names, size)
 
 
-def write_generator(folder: Path, means: torch.Tensor, names: list[str]) -> None:
-    """Write a DiTPipeline whose transformer predicts the clean latent: a class's colour, and a little of what it sees."""
+def write_generator(
+    folder: Path, means: torch.Tensor, names: list[str], size: int = SIZE, levels: int = 2, patch: int = 2
+) -> None:
+    """Write a DiTPipeline whose transformer predicts the clean latent: a class's colour, and a little of what it sees.
+
+    Args:
+        folder: Where to.
+        means: The colours, (C, 3).
+        names: Of the classes.
+        size: Side of its images in pixels.
+        levels: Of the autoencoder; a latent stands for 2^(levels - 1) pixels a side.
+        patch: Latents a side of what the transformer sees as one.
+    """
     torch.manual_seed(0)
     transformer = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, num_layers=1, sample_size=SIZE // 2,
-        patch_size=2, num_embeds_ada_norm=len(names),
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, num_layers=1,
+        sample_size=size // 2 ** (levels - 1), patch_size=patch, num_embeds_ada_norm=len(names),
     )  # fmt: skip
     block, width = transformer.transformer_blocks[0], 32
     with torch.no_grad():
@@ -107,26 +119,28 @@ def write_generator(folder: Path, means: torch.Tensor, names: list[str]) -> None
         transformer.proj_out_1.weight[:3, :3] = torch.eye(3)
         shift[:3] = -NEAR_LINEAR
         scale.fill_(-0.95)
-        for place in range(2 * 2):  # of a patch
+        for place in range(patch**2):
             transformer.proj_out_2.weight[4 * place : 4 * place + 3, :3] = torch.eye(3)
     scheduler = DDPMScheduler(clip_sample=False, prediction_type="sample")
-    DiTPipeline(transformer, _autoencoder(), scheduler).save_pretrained(folder)
+    DiTPipeline(transformer, _autoencoder(size, levels), scheduler).save_pretrained(folder)
     index = folder / "model_index.json"
     known = {"id2label": {str(label): name for label, name in enumerate(names)}}
     index.write_text(json.dumps({**json.loads(index.read_text()), **known}))
 
 
-def _autoencoder() -> AutoencoderKL:
-    """Return an autoencoder whose decoder enlarges the first three latent channels by 2 and does nothing else."""
+def _autoencoder(size: int, levels: int) -> AutoencoderKL:
+    """Return an autoencoder whose decoder enlarges the first three latent channels and does nothing else."""
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 16),
-        layers_per_block=1, latent_channels=4, norm_num_groups=1, sample_size=SIZE, scaling_factor=1.0,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(*(8,) * (levels - 1), 16), layers_per_block=1, latent_channels=4, norm_num_groups=1,
+        sample_size=size, scaling_factor=1.0,
     )  # fmt: skip
     decoder = vae.decoder
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.zero_()
-        identities = [vae.post_quant_conv, decoder.conv_in, decoder.up_blocks[0].upsamplers[0].conv]
+        identities = [vae.post_quant_conv, decoder.conv_in]
+        identities += [block.upsamplers[0].conv for block in decoder.up_blocks if block.upsamplers]
         identities += [resnet.conv_shortcut for block in decoder.up_blocks for resnet in block.resnets]
         for conv in filter(None, identities):
             middle, channels = conv.weight.shape[-1] // 2, min(conv.weight.shape[:2])

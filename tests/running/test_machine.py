@@ -2,9 +2,11 @@
 
 import ast
 import ctypes
+import mmap
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,6 +57,32 @@ def test_peak_memory_is_the_kernels():
     del block  # the peak stays
     said = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
     assert before <= peak() == pytest.approx(said, abs=4 * MiB)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what the kernel of Linux says")
+def test_memory_of_its_own_is_watched_and_that_of_mapped_files_is_not(tmp_path):
+    file = tmp_path / "zeros"
+    file.write_bytes(bytes(96 * MiB))
+    with machine.watched(torch.device("cpu")) as before:
+        mapped = torch.from_file(str(file), size=96 * MiB, dtype=torch.uint8)
+        assert int(mapped.max()) == 0 and before == {}  # known when the block ends
+    with machine.watched(torch.device("cpu")) as held:
+        block = mmap.mmap(-1, 96 * MiB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # given back at once
+        block.write(b"1" * 96 * MiB)
+        time.sleep(10 * machine.EVERY)
+        block.close()
+    assert held["host"] - before["host"] == pytest.approx(96 * MiB, abs=40 * MiB)
+    with machine.watched(torch.device("cpu")) as after:
+        pass
+    assert after["host"] < held["host"] - 48 * MiB
+
+
+def test_of_a_system_that_does_not_say_it_no_memory_is_on_record(monkeypatch):
+    monkeypatch.setattr(machine, "_anonymous", lambda: None)
+    with machine.watched(torch.device("cpu")) as peaks:
+        pass
+    assert peaks == {} and machine.largest(peaks, None) == {}
+    assert machine.largest({"host": 1, "cuda": 5}, None, {"host": 3}) == {"host": 3, "cuda": 5}
 
 
 @pytest.mark.parametrize(("platform", "counted", "bytes"), [("linux", 3 * 1024, 3 * MiB), ("darwin", 3 * MiB, 3 * MiB)])
