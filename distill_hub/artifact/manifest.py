@@ -71,6 +71,7 @@ class CostRecord(Record):
     core_seconds: Seconds | None = None  # CPU time of all processes; None: unknown
     gpu_seconds: Seconds | None = None  # 0 without a GPU; None: unknown
     hardware: str
+    processes: int | None = Field(default=None, gt=1)  # that fitted a model together; None: one did
 
 
 # How the logits of several teachers are combined: their mean; the same, once each network's have the same norm.
