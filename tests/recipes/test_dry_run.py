@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import time
 from contextlib import redirect_stdout
 
@@ -11,8 +12,10 @@ from helpers import LAUNCH, SMALL, run, run_here
 from processes import run_python
 
 from distill_hub.running import dry_run
+from distill_hub.running.console import size_text
 from distill_hub.running.cost import NOTHING
 from distill_hub.running.dry_run import DryRun
+from distill_hub.running.run import Run
 
 PIXELS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "2", "--view_epochs", "0"]
 PACKAGE = ["images", "encode images", "package"]
@@ -132,6 +135,23 @@ def test_time_is_that_of_the_first_chunk_times_their_number(tmp_path, clock, sec
     assert seen == [[0, 1, 2, 3]] * (2 if seconds < 2 else 1)
     assert (known.seconds, known.bytes, known.chunks) == (seconds * 10 / 4, 80, 3)
     assert stage.rows(2, 7, "x")["x"].tolist() == [2, 3, 0, 1, 2]  # the first chunk stands for the others
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say what a process holds")
+def test_memory_is_that_of_the_run(tmp_path):
+    def work(chunk):
+        torch.ones(len(chunk), 2**26, dtype=torch.uint8)
+        return {"x": torch.tensor(chunk)}
+
+    planned, run = DryRun(tmp_path / "set", {}), Run(tmp_path / "set", {})
+    for own in (planned, run):
+        own.map("small", [1], work, chunk_size=1)
+        own.map("work", list(range(16)), work, chunk_size=8)
+    small, foreseen = (known.peaks["host"] for known in planned.estimates)
+    taken = run.stages[-1]["peak_memory_bytes"]["host"]
+    assert foreseen == pytest.approx(taken, rel=0.25) and foreseen - small > 6 * 2**26
+    assert [*planned.plan().columns[-1].cells][-1] == size_text(foreseen)
+    assert size_text(taken) in list(run.summary().columns[-1].cells)
 
 
 def test_a_loop_is_cut_short_and_its_time_multiplied(tmp_path, clock):
