@@ -16,8 +16,9 @@ from distill_hub.options.cao2 import Cao2Config
 
 def main(config: Cao2Config) -> Path | None:
     """Draw a pool, select, refine, label, package and score."""
+    from distill_hub.making.chosen import choose_from_pool
     from distill_hub.making.finish import package_and_score
-    from distill_hub.making.start import set_up_generator
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.methods import cao2
     from distill_hub.methods.candidates import HALF, render, verdicts_of
     from distill_hub.methods.losses import first_and_last_tenth
@@ -27,21 +28,21 @@ def main(config: Cao2Config) -> Path | None:
     by_kind = {"refine_learning_rate": cao2.learning_rate}
     setup = set_up_generator(config, "cao2", without_class=without_class, by_kind=by_kind)
     config = setup.config
-    generator, teacher, class_ids = setup.generator, setup.teacher, setup.class_ids
+    generator, teacher, class_ids, names = setup.generator, setup.teacher, setup.class_ids, setup.source.class_names
 
     # Stage 1: objective-guided sample selection from a pool of m * IPC.
     per_class = config.pool_factor * config.ipc
     pool = setup.draw(per_class, keep=["latents"])
     judged = setup.judge(pool)
-    chosen, short = [], {}
-    for label, class_name in enumerate(setup.source.class_names):
+
+    def choose(label):
         verdicts = verdicts_of(judged, label, per_class)
-        fill_seed = draw_seed(config.seed, "fill", class_name)
+        fill_seed = draw_seed(config.seed, "fill", names[label])
         indices = cao2.select(verdicts, config.ipc, order=config.order, fill=config.fill, seed=fill_seed)
-        chosen += [label * per_class + int(index) for index in indices]
-        correct = int(verdicts.correct.sum())
-        if correct < config.ipc:
-            short[class_name] = correct
+        return {"indices": indices, "correct": verdicts.correct.sum()}
+
+    chosen, found = choose_from_pool(setup, pool, choose, {"judged": judged.sha256})
+    short = {name: count for name, count in zip(names, found["correct"].tolist(), strict=True) if count < config.ipc}
 
     # Stage 2: condition-aware latent optimisation of what was selected.
     def refine(chunk):

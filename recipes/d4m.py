@@ -18,9 +18,9 @@ def main(config: D4mConfig) -> Path | None:
     """Find prototypes, noise and denoise them, label, package and score."""
     from distill_hub.guidance import d4m
     from distill_hub.making.finish import package_and_score
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.making.guided import distances, draw_guided, find_modes
     from distill_hub.making.pictures import guidance
-    from distill_hub.making.start import set_up_generator
 
     setup = set_up_generator(config, "d4m")
 

@@ -16,8 +16,9 @@ from distill_hub.options.dgs import DgsConfig
 
 def main(config: DgsConfig) -> Path | None:
     """Measure the real images' difficulty, draw a pool, select, label, package and score."""
+    from distill_hub.making.chosen import choose_from_pool
     from distill_hub.making.finish import package_and_score
-    from distill_hub.making.start import set_up_generator
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.methods import dgs
     from distill_hub.methods.candidates import keep, verdicts_of
     from distill_hub.methods.real_difficulty import real_difficulties
@@ -33,8 +34,8 @@ def main(config: DgsConfig) -> Path | None:
     per_class = config.pool_factor * config.ipc
     pool = setup.draw(per_class)
     judged = setup.judge(pool)
-    samplings, chosen = [], []
-    for label, class_name in enumerate(names):
+
+    def choose(label):
         sampling = dgs.select(
             verdicts_of(judged, label, per_class).difficulty.numpy(),
             config.ipc,
@@ -43,10 +44,12 @@ def main(config: DgsConfig) -> Path | None:
             transformed=config.transform == "log",
             weight=config.similarity_weight,
             limit=config.ipc // 2 if config.threshold_range == "ipc" else None,
-            seed=draw_seed(config.seed, "difficulty", class_name),
+            seed=draw_seed(config.seed, "difficulty", names[label]),
         )
-        samplings.append(sampling)
-        chosen += [label * per_class + index for index in sampling.indices.tolist()]
+        return sampling.as_tensors()
+
+    chosen, found = choose_from_pool(setup, pool, choose, {"judged": judged.sha256})
+    samplings = dgs.samplings(found)
     selected = keep(run, pool, chosen)
 
     target = sum(sampling.target for sampling in samplings)

@@ -20,7 +20,7 @@ def main(config: FitGeneratorConfig) -> None:
 
     from distill_hub.data.size import with_size
     from distill_hub.data.sources import fit_folder, load_source
-    from distill_hub.generating.fit import fit_generator, fit_on_main, fitted_name
+    from distill_hub.generating.fit import fit_generator, fit_in_run, fitted_name
     from distill_hub.running.console import show
     from distill_hub.running.dry_run import DryRun
     from distill_hub.running.lock import hold
@@ -36,7 +36,7 @@ def main(config: FitGeneratorConfig) -> None:
         folder = (config.output_dir or fit_folder(source, fitted_name(config.kind), fit)).absolute()
     if config.dry_run:
         run = DryRun(folder, fit)
-        fit_on_main(run, source, run.output_dir / "generator", config.kind, fit)
+        fit_in_run(run, source, run.output_dir / "generator", config.kind, fit)
         run.end()
         return
     if accelerator.is_main_process:

@@ -19,8 +19,8 @@ from distill_hub.options.glad import GladConfig
 def main(config: GladConfig) -> Path | None:
     """Encode real images, match what their latents decode to, label, refine on request, package and score."""
     from distill_hub.making.finish import package_and_score
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.making.matched import match_latents_by_class
-    from distill_hub.making.start import set_up_generator
     from distill_hub.matching import glad
     from distill_hub.methods import psr
     from distill_hub.methods.losses import loss_note

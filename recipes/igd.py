@@ -19,9 +19,9 @@ def main(config: IgdConfig) -> Path | None:
     """Train a surrogate, draw guided samples, refine on request, label, package and score."""
     from distill_hub.guidance import igd
     from distill_hub.making.finish import package_and_score
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.making.influence import Surrogate, draw_guided, notes_of
     from distill_hub.making.pictures import guidance, refinement
-    from distill_hub.making.start import set_up_generator
     from distill_hub.methods import psr
 
     setup = set_up_generator(config, "igd", kinds=("dit", "text"))

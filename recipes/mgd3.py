@@ -20,9 +20,9 @@ def main(config: Mgd3Config) -> Path | None:
     from distill_hub.guidance import mgd3
     from distill_hub.guidance.modes import centres
     from distill_hub.making.finish import package_and_score
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.making.guided import distances, draw_guided, find_modes
     from distill_hub.making.pictures import guidance
-    from distill_hub.making.start import set_up_generator
 
     setup = set_up_generator(config, "mgd3")
 

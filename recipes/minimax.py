@@ -19,7 +19,7 @@ def main(config: MinimaxConfig) -> Path | None:
     """Fine-tune, sample with the averaged weights, label, package and score."""
     from distill_hub.generators import difffit
     from distill_hub.making.finish import package_and_score
-    from distill_hub.making.start import set_up_generator
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.making.tuned import fine_tune
     from distill_hub.methods import minimax
 

@@ -16,7 +16,7 @@ from distill_hub.options.plain import PlainConfig
 def main(config: PlainConfig) -> Path | None:
     """Draw IPC samples of every class, label, package and score them."""
     from distill_hub.making.finish import package_and_score
-    from distill_hub.making.start import set_up_generator
+    from distill_hub.making.generated import set_up_generator
 
     setup = set_up_generator(config, None)
     samples = setup.draw(config.ipc)

@@ -16,13 +16,17 @@ from distill_hub.options.psr import PsrConfig
 
 def main(config: PsrConfig) -> Path | None:
     """Draw a pool, select, refine, package and score."""
+    import torch
+
+    from distill_hub.making.chosen import choose_from_pool
     from distill_hub.making.finish import package_and_score
-    from distill_hub.making.start import set_up_generator
+    from distill_hub.making.generated import set_up_generator
     from distill_hub.methods import psr
     from distill_hub.methods.candidates import keep, pool_of
     from distill_hub.running.seeds import draw_seed
 
     setup = set_up_generator(config, "psr")
+    names = setup.source.class_names
 
     # Stage I: IPC-constrained selection from a pool of m * IPC, or of any size.
     per_class = config.pool_size or config.pool_factor * config.ipc
@@ -30,11 +34,10 @@ def main(config: PsrConfig) -> Path | None:
     given = config.reliability_weight, config.entropy_weight, config.diversity_weight
     presets = psr.selection_weights(config.ipc)
     alpha, beta, gamma = (preset if weight is None else weight for weight, preset in zip(given, presets, strict=True))
-    chosen, short = [], {}
-    for label, class_name in enumerate(setup.source.class_names):
-        candidates = pool_of(pool, label, per_class)
+
+    def choose(label):
         selection = psr.select(
-            candidates,
+            pool_of(pool, label, per_class),
             config.ipc,
             alpha=alpha,
             beta=beta,
@@ -43,11 +46,13 @@ def main(config: PsrConfig) -> Path | None:
             rule=config.selection,
             filtered=not config.unfiltered,
             normalized=not config.unnormalized,
-            seed=draw_seed(config.seed, "selection", class_name),
+            seed=draw_seed(config.seed, "selection", names[label]),
         )
-        chosen += [label * per_class + index for index in selection.indices.tolist()]
-        if selection.filled:
-            short[class_name] = config.ipc - selection.filled
+        return {"indices": selection.indices, "filled": torch.tensor(selection.filled)}
+
+    chosen, found = choose_from_pool(setup, pool, choose)
+    filled = dict(zip(names, found["filled"].tolist(), strict=True))
+    short = {name: config.ipc - count for name, count in filled.items() if count}
 
     # Stage II: soft-label-guided refinement of the latents.
     notes = {"correct_candidates_of_short_classes": short}

@@ -44,6 +44,13 @@ def loaded(*words: str, **how) -> tuple[subprocess.CompletedProcess, set[str]]:
 # What is loaded.
 
 
+def test_a_recipe_without_a_generator_loads_neither_diffusers_nor_timm():
+    """What it draws with and other classifiers, which take longer to load than all the rest, it leaves alone."""
+    code = "import distill_hub.making.finish, distill_hub.making.matched, json, sys; print(json.dumps(list(sys.modules)))"
+    found = json.loads(subprocess.check_output([sys.executable, "-c", code], text=True, timeout=300))
+    assert not {"diffusers", "transformers", "timm", "torchvision", "matplotlib"} & set(found)
+
+
 @pytest.mark.parametrize("words", [("--help",), *((name, "--help") for name in COMMANDS)])
 def test_help_explains_and_loads_nothing_heavy(words):
     result, found = loaded(*words)

@@ -6,11 +6,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "distill_hub"
 FLOORS = [
     ["text"],
-    ["kinds", "parsing", "ending", "starter"],
+    ["kinds", "parsing", "ending", "starter", "teams", "feed"],
     ["config"],
     ["hub", "running"],
     ["networks", "data"],
-    ["augmentation"],
+    ["augmentation", "fitting"],
     ["classifiers"],
     ["statistics"],
     ["generators"],

@@ -96,6 +96,8 @@ class EvaluationRecord(Record):
     source_revision: str | None = None
     content_sha256: str
     environment: EnvironmentRecord
+    # Most that trained one student together, which is the same up to rounding; None: each was trained by one, or unknown.
+    processes_per_student: Annotated[int, Field(gt=1, le=1_000_000)] | None = None
     seconds: Seconds
     date: Moment
     # Account on the Hub; None: the author of the set. Another one may have sent the record, see `hub.last_authors`.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from distill_hub.artifact.records import REAL
 from distill_hub.evaluation.scores import Trial
 from distill_hub.running.dry_run import DryRun
+from distill_hub.teams.team import at_work, divided
 from distill_hub.training.settings import Settings
 from distill_hub.training.subject import Subject
 from distill_hub.training.train import train_students
@@ -16,6 +17,8 @@ def expect_students(
     run: DryRun, subject: Subject, student: str, trials: Mapping[str, Trial], repeats: int, *, compiled: bool
 ) -> None:
     """Add students to a plan: one of each kind is trained for an epoch, and looks at the test split once.
+
+    Where there are fewer than processes, teams train them as those of the run will.
 
     Args:
         run: The dry run.
@@ -28,7 +31,8 @@ def expect_students(
     groups: dict[tuple[Settings, bool], list[Trial]] = {}  # those that take the same time
     for name, trial in trials.items():
         groups.setdefault((trial.settings, name == REAL), []).append(trial)
-    total = 0.0
+    total, jobs = 0.0, len(trials) * repeats
+    team = divided(jobs)[1] if jobs < run.accelerator.num_processes else None
     for (settings, _), group in groups.items():
         sets = [trial.make(seed) for trial in group for seed in range(repeats)]
         labels, data = settings.labels, sets[0]
@@ -41,11 +45,12 @@ def expect_students(
         def train(looks: tuple[int, ...], *, data=data, test=test, settings=settings, labels=labels) -> None:
             short = dataclasses.replace(settings, epochs=1, looks=looks, labels=labels)
             how = {"teacher": subject.teacher, "dtype": run.dtype, "compiled": compiled}
-            train_students(student, [data], test, len(subject.test.classes), short, [0], **how)
+            with at_work(team, len(data.images), short.batch_size) as (workers, processes):
+                if processes:
+                    train_students(student, [data], test, len(subject.test.classes), short, [0], team=workers, **how)
 
         epoch, with_look = (run.timed(functools.partial(train, looks))[0] for looks in ((), (1,)))
         seconds = settings.epochs * epoch + len(settings.looks) * max(0.0, with_look - epoch)
         total += len(group) * repeats * seconds
-    jobs = len(trials) * repeats
     share = run.shared(jobs)
     run.expect(f"evaluate {student}", jobs, total * share / jobs, chunks=share)

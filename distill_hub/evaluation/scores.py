@@ -17,11 +17,13 @@ from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Sc
 from distill_hub.artifact.sizes import data_bytes
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
+from distill_hub.feed import placed
 from distill_hub.networks.build import check_student
 from distill_hub.running.console import loud
 from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
 from distill_hub.running.stages import key_of
+from distill_hub.teams.team import Team, at_work
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.settings import Settings, Task
 from distill_hub.training.subject import Subject
@@ -179,6 +181,8 @@ def measure(
 ) -> EvaluationRecord:
     """Train one student per trial and seed, spread over the processes of a run, and record how they did.
 
+    Where there are fewer students to train than processes, these train them together, in teams.
+
     Args:
         run: Keeps every finished student's accuracies.
         subject: The set.
@@ -208,34 +212,41 @@ def measure(
 
     @functools.cache
     def held_out() -> tuple[torch.Tensor, torch.Tensor]:
-        return subject.test_images(settings).to(run.device), test.labels.to(run.device)
+        return placed(subject.test_images(settings), run.device), test.labels.to(run.device)
 
-    def train(chunk: Sequence[tuple[str, int, str]]) -> dict[str, torch.Tensor]:
+    def train(chunk: Sequence[tuple[str, int, str]], team: Team | None = None) -> dict[str, torch.Tensor]:
         name, own_seeds = chunk[0][0], [seed for _, seed, _ in chunk]
-        trainings = train_students(
-            student,
-            [sets[name, seed].at(trials[name].settings, run.device) for seed in own_seeds],
-            held_out(),
-            len(test.classes),
-            trials[name].settings,
-            own_seeds,
-            teacher=subject.teacher,
-            dtype=run.dtype,
-            compiled=compiled,
-            title=f"{name}, seed {', '.join(map(str, own_seeds))}" if run.is_main else "",
-        )
+        chosen = [sets[name, seed].at(trials[name].settings, run.device) for seed in own_seeds]
+        with at_work(team, len(chosen[0].images), trials[name].settings.batch_size) as (team, processes):
+            if not processes:
+                return {}
+            trainings = train_students(
+                student,
+                chosen,
+                held_out(),
+                len(test.classes),
+                trials[name].settings,
+                own_seeds,
+                teacher=subject.teacher,
+                dtype=run.dtype,
+                compiled=compiled,
+                team=team,
+                title=f"{name}, seed {', '.join(map(str, own_seeds))}" if run.is_main else "",
+            )
         looks = torch.tensor([[training.last, training.best] for training in trainings], dtype=torch.float64)
         return {
             "accuracies": looks,
             "best_epoch": torch.tensor([training.best_epoch for training in trainings]),
             "curve": torch.tensor([training.curve for training in trainings], dtype=torch.float64),
+            "processes": torch.tensor([processes] * len(own_seeds)),
         }
 
-    done = run.map(stage, jobs, train, **spread, lower="a smaller network in --students")
-    scores = {}
+    done = run.map(stage, jobs, train, **spread, teams=not together, lower="a smaller network in --students")
+    scores, processes = {}, 1
     for place, name in enumerate(trials):
         part = done.rows(place * len(seeds), (place + 1) * len(seeds))
         last, best = part["accuracies"].T.tolist()
+        processes = max(processes, *part["processes"].tolist())
         known = trials[name].settings.looks == settings.looks  # the record has those of the set
         curve = part["curve"].tolist() if known else None
         scores[name] = Score(last=last, best=best, best_epoch=part["best_epoch"].tolist(), curve=curve)
@@ -256,6 +267,7 @@ def measure(
         source_revision=subject.test.source.revision,
         content_sha256=subject.content_sha256,
         environment=EnvironmentRecord(**run.environment()),
+        processes_per_student=processes if processes > 1 else None,
         seconds=next(known["seconds"] for known in run.stages if known["name"] == stage),
         date=now(),
     )

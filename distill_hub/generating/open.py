@@ -10,7 +10,7 @@ from huggingface_hub import hf_hub_download
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED
 from distill_hub.data.sources import Source, fit_folder
-from distill_hub.generating.fit import LATENT_CHANNELS, fit_on_main, fitted_name
+from distill_hub.generating.fit import LATENT_CHANNELS, fit_in_run, fitted_name
 from distill_hub.generating.kinds import KINDS
 from distill_hub.generators.base import Generator
 from distill_hub.generators.dit import check_guided_channels
@@ -98,7 +98,7 @@ def open_generator(
     name = id = found.name
     if name is None:
         folder = run.cached(fit_folder(source, fitted_name(found.kind), dict(fit)))
-        fit_on_main(run, source, folder, found.kind, fit)
+        fit_in_run(run, source, folder, found.kind, fit)
         name, id = str(folder), FITTED + source.name
     taken = {option: options[option] for option in kind.DEFAULTS}
     where = {"revision": found.revision, "device": run.device, "dtype": run.dtype}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from distill_hub.guidance.modes import posteriors
-from distill_hub.making.start import GeneratorSetup
+from distill_hub.making.generated import GeneratorSetup
 from distill_hub.methods.candidates import HALF, render
 from distill_hub.running.run import Stage
 from distill_hub.running.seeds import draw_seed

@@ -9,7 +9,7 @@ from torch import nn
 from distill_hub.augmentation.augment import normalize
 from distill_hub.config import options
 from distill_hub.guidance import igd
-from distill_hub.making.start import GeneratorSetup
+from distill_hub.making.generated import GeneratorSetup
 from distill_hub.matching import experts
 from distill_hub.matching.networks import fresh, resolve
 from distill_hub.matching.pixels import normalization

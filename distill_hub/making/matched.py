@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from distill_hub.config import options
 from distill_hub.making.by_class import make_by_class
-from distill_hub.making.start import GeneratorSetup, Setup
+from distill_hub.making.start import Setup
 from distill_hub.matching import dc, dm, glad
 from distill_hub.matching import pixels as pixel
 from distill_hub.matching.networks import embed, fresh, resolve
@@ -18,6 +18,9 @@ from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.options.psr import RefineOptions
 from distill_hub.running.checkpoint import steps
 from distill_hub.running.run import Stage
+
+if TYPE_CHECKING:
+    from distill_hub.making.generated import GeneratorSetup  # with diffusers
 
 
 def match_by_class(setup: Setup, total: int, match: Callable[..., None], rules: Any, space: Space) -> Stage:
@@ -91,7 +94,7 @@ def match_together(setup: Setup, total: int, match: Callable[..., None], rules: 
     return run.map("match", setup.labels, make, chunk_size=len(setup.labels), **how)
 
 
-def match_latents_by_class(setup: GeneratorSetup, rules: dm.Rules | dc.Rules) -> Stage:
+def match_latents_by_class(setup: "GeneratorSetup", rules: dm.Rules | dc.Rules) -> Stage:
     """Match what latents of every class decode to with real images; see `match_by_class` and `matching.glad`.
 
     Args:

@@ -21,7 +21,7 @@ from distill_hub.generators.difffit import copy_pipeline, prepare, save
 from distill_hub.generators.dit import DiTGenerator
 from distill_hub.generators.known import TUNING
 from distill_hub.generators.phases import Phases
-from distill_hub.making.start import GeneratorSetup, generator_options
+from distill_hub.making.generated import GeneratorSetup, generator_options
 from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.methods.tuning import LOSSES, Tuning, averaged, check, state_of, with_memory
 from distill_hub.options.minimax import TuningOptions

@@ -10,7 +10,7 @@ the released code's, which gave the paper's numbers. Where that code is not foll
   thresholds leaves one empty goes without thresholds).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ FACTS = {
 }""",
 }
 BINS = 10  # of equal width over [0, 1], from easy to hard
+KINDS = ("real", "pool", "chosen")  # of images whose difficulties are counted
 INNER_EDGES = np.linspace(0, 1, BINS + 1)[1:-1]
 FLOOR = 1e-4  # ε of Eq. 7: least transformed difficulty, and least lower bound
 EMPTY = 1e-12  # share that an empty bin counts as, so that divergences from it stay finite
@@ -68,6 +69,13 @@ class Sampling:
     filled: int  # how many of them stand in for one that their bin did not have
     before: dict[str, np.ndarray]  # of the 'real' images, the 'pool' and the 'chosen' candidates, as measured
     after: dict[str, np.ndarray]  # the same, transformed if they were
+
+    def as_tensors(self) -> dict[str, torch.Tensor]:
+        """Return it for a stage; see `samplings`."""
+        counts = {name: torch.from_numpy(np.stack(list(getattr(self, name).values()))) for name in ("before", "after")}
+        thresholds = {"thresholds": torch.tensor(self.thresholds)} if self.thresholds else {}
+        plain = {"indices": self.indices, "filled": torch.tensor(self.filled), "target": torch.from_numpy(self.target)}
+        return {**plain, **thresholds, **counts}
 
 
 def bin_of(difficulties: np.ndarray) -> np.ndarray:
@@ -256,9 +264,25 @@ def select(
         thresholds=found,
         target=target,
         filled=ipc - len(drawn),
-        before={"real": histogram(real), "pool": histogram(pool), "chosen": histogram(pool[chosen])},
-        after={"real": histogram(flat_real), "pool": histogram(flat_pool), "chosen": histogram(flat_pool[chosen])},
+        before=dict(zip(KINDS, map(histogram, (real, pool, pool[chosen])), strict=True)),
+        after=dict(zip(KINDS, map(histogram, (flat_real, flat_pool, flat_pool[chosen])), strict=True)),
     )
+
+
+def samplings(found: Mapping[str, torch.Tensor]) -> list[Sampling]:
+    """Return those of C classes from what `Sampling.as_tensors` gave, (C, ...) each, but for the indices."""
+    classes = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+    return [
+        Sampling(
+            torch.empty(0, dtype=torch.int64),
+            thresholds=tuple(own["thresholds"].tolist()) if "thresholds" in own else None,
+            target=own["target"].numpy(),
+            filled=int(own["filled"]),
+            before=dict(zip(KINDS, own["before"].numpy(), strict=True)),
+            after=dict(zip(KINDS, own["after"].numpy(), strict=True)),
+        )
+        for own in classes
+    ]
 
 
 def totals(samplings: Sequence[Sampling]) -> dict[str, dict[str, np.ndarray]]:

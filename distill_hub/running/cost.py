@@ -59,11 +59,11 @@ def from_metadata(facts: Mapping[str, str]) -> Cost:
     return {name: float(facts[name]) if name in facts else None for name in NOTHING}
 
 
-def write_cost(folder: Path, cost: Cost, device: "torch.device | str") -> None:
+def write_cost(folder: Path, cost: Cost, device: "torch.device | str", *, processes: int = 1) -> None:
     """Keep in a model's folder what fitting it took, and on what."""
     import torch  # `compare`, which adds costs up, starts without it
 
     from distill_hub.running.machine import hardware
 
-    facts = {**cost, "hardware": hardware(torch.device(device))}
+    facts = {**cost, "hardware": hardware(torch.device(device)), **({"processes": processes} if processes > 1 else {})}
     atomic_write(folder / COST, json.dumps(facts, indent=2).encode())

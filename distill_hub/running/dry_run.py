@@ -148,12 +148,13 @@ class DryRun(Run):
         self,
         stage: str,
         items: Sequence[Item],
-        function: Callable[[Sequence[Item]], dict[str, torch.Tensor]],
+        function: Callable[..., dict[str, torch.Tensor]],
         *,
         chunk_size: int,
         made_from: Mapping[str, Any] | None = None,
         whole: bool = False,
         lower: str | None = None,
+        teams: bool = False,
     ) -> Stage:
         """Work on the first chunk, on every process at once, as they will; see `Run.map`."""
         first = items[:chunk_size]

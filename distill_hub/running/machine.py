@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import metadata
@@ -15,6 +15,9 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from rich.table import Table
+
+from distill_hub.running.console import memory_text
 
 EVERY = 0.02  # seconds between two looks at the memory of a process
 PEAKS = "peak_memory_bytes"  # in the marker of a chunk, and in the record of a stage: see `watched`
@@ -158,3 +161,13 @@ def _keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):  # glibc, not musl
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: up to 2 GiB of free memory stay
+
+
+def stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of what a run's stages took: time, and memory of the process that needed most."""
+    table = Table("stage", "items", "time", "memory of a process", title="Stages")
+    for stage in stages:
+        seconds = f"{stage['wall']:.1f} s" + (" (finished work reused)" if stage["reused"] else "")
+        table.add_row(stage["name"], str(stage["items"]), seconds, memory_text(stage.get(PEAKS)))
+    table.add_row("total", "", f"{sum(stage['wall'] for stage in stages):.1f} s", "")
+    return table

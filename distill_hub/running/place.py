@@ -53,7 +53,7 @@ class Place:
         with self.door():
             alone = self._hold(self.state / LOCK)
             try:
-                if others := self._others():
+                if others := self.others():
                     self._refuse_to_join(others, settings, overwrite)
                     self.came_later = True
                 else:
@@ -76,7 +76,7 @@ class Place:
         advice = "wait for its end, or name another --output_dir"
         return hold(file, "output_dir", self.folder, advice, again=True)
 
-    def _others(self) -> list[str]:
+    def others(self) -> list[str]:
         """Say who else works there; whoever gave no sign of life for long is shut out."""
         found = []
         for file in (self.state / WORKERS).glob("*.lock"):
@@ -126,7 +126,7 @@ class Place:
             return
         with self.door():
             lock.release()
-            if not (self.join and self._others()):
+            if not (self.join and self.others()):
                 self._tidy(keep)
 
     def _tidy(self, keep: Collection[str] | None) -> None:

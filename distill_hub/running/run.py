@@ -1,5 +1,6 @@
 """One distillation run: the Accelerator, the output folder, and stages that survive kill -9 and any number of processes."""
 
+import functools
 import json
 import os
 import platform
@@ -14,20 +15,21 @@ from accelerate.utils import broadcast_object_list, gather_object
 from rich.table import Table
 
 from distill_hub.config import Done, InputError, nearest
-from distill_hub.running.claims import Claims, cut, damaged, order, read_markers, unfinished
-from distill_hub.running.console import Item, memory_text, progress, show
+from distill_hub.running.claims import Claims, cut, found, order, read_markers
+from distill_hub.running.console import Item, progress, show
 from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import STATE, atomic_write, remove
 from distill_hub.running.folder import CONFIG, LOCK
 from distill_hub.running.lock import Lock
-from distill_hub.running.machine import PEAKS, Peaks, environment, largest, start_accelerator, watched
+from distill_hub.running.machine import PEAKS, Peaks, environment, largest, stage_table, start_accelerator, watched
 from distill_hub.running.memory import in_parts, told
 from distill_hub.running.once import missing, turn
 from distill_hub.running.place import KEY, Place
 from distill_hub.running.processes import main_decides, wait_until_seen
 from distill_hub.running.seeds import draw_seed
-from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of, says
+from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of, remove_rest
 from distill_hub.running.versions import versions
+from distill_hub.teams.team import Led, divided
 
 STAGE = "stage.json"  # in a folder of the cache: what it took to measure what lies there
 
@@ -163,18 +165,19 @@ class Run:
         self,
         stage: str,
         items: Sequence[Item],
-        function: Callable[[Sequence[Item]], dict[str, torch.Tensor]],
+        function: Callable[..., dict[str, torch.Tensor]],
         *,
         chunk_size: int,
         made_from: Mapping[str, Any] | None = None,
         whole: bool = False,
         lower: str | None = None,
+        teams: bool = False,
     ) -> Stage:
         """Apply a function to work items, spread over processes, and keep every finished chunk on disk.
 
-        Chunks are cut by `chunk_size` alone, so what a chunk holds does not depend on the number of processes, each of which
-        takes one when it has made another. A chunk that is there, made from the same items and settings and whole by
-        its checksum, is not redone. One that does not fit into memory is worked on in parts, and so are those after it.
+        Chunks are cut by `chunk_size` alone, so what a chunk holds does not depend on the number of processes, which claim
+        them, see `Claims`. A chunk that is there, made from the same items and settings and whole by its checksum, is not
+        redone. One that does not fit into memory is worked on in parts, and so are those after it.
 
         Args:
             stage: Name of the stage and of its folder.
@@ -185,6 +188,8 @@ class Run:
             made_from: What the results depend on beside the items; see `key`.
             whole: What comes of an item depends on the others of its chunk, so that it cannot be worked on in parts.
             lower: What needs less memory when it is made smaller; for the error.
+            teams: Whether several processes may work on one chunk: where there are fewer to make than processes, these form
+                as many `Team`s. `function` gets its team as `team`, or None, and what the first member returns counts.
 
         Raises:
             InputError: When memory does not suffice for one item, or for a chunk that is not worked on in parts.
@@ -192,47 +197,46 @@ class Run:
         folder = self.output_dir / STATE / stage
         self._used.add(stage)
         parts, keys = cut(items, chunk_size, self.key(made_from))
-        chunks = [Chunk(folder, index) for index in range(len(parts))]
-        if self.is_main and any(chunk.facts().get("key") not in keys for chunk in chunks_in(folder)):
-            show(f"{stage}: what it is made from has changed; what does not fit any more is done again")
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        made = read_markers(self.accelerator, chunks)
-        finished = {index for index, facts in enumerate(made) if says(facts, keys[index])}
-        if not self._came_later:  # else those that were there before have looked
-            finished -= damaged(self.accelerator, chunks, made, sorted(finished))
-        start = draw_seed(self._name) if self.place.join else 0
-        todo = [index for index in order(len(chunks), process, processes, start) if index not in finished]
-        at_a_time = min((made[index].get("at_a_time") or chunk_size for index in finished), default=chunk_size)
+        chunks, made, done = found(self.accelerator, folder, keys, look=not self._came_later)
+        others = any(facts and facts.get("key") != key for facts, key in zip(made, keys, strict=True))
+        if self.is_main and (others or len(chunks_in(folder)) > len(chunks)):
+            show(f"{stage}: what it is made from has changed; what does not fit any more is done again")
+        start, shared, team = draw_seed(self._name) if self.place.join else 0, processes > 1 or self.place.join, None
+        if teams and 0 < (left := len(chunks) - len(done)) < processes:
+            (process, team), processes = divided(left), left
+        function = functools.partial(function, team=team) if teams else function
+        todo = [index for index in order(len(chunks), process, processes, start) if index not in done]
+        at_a_time = min((made[index].get("at_a_time") or chunk_size for index in done), default=chunk_size)
         started = time.perf_counter()
-        claims = Claims(chunks, keys, todo, shared=processes > 1 or self.place.join)
-        for claim in progress(claims, stage, unit="chunk", disable=not self.is_main or not todo):
+        claims = Claims(chunks, keys, todo, shared=shared)
+        claimed = Led(claims, team) if team else claims
+        for claim in progress(claimed, stage, unit="chunk", disable=not self.is_main or not todo):
             if not claim.is_mine:
                 continue
             part, meter, self.carried = parts[claim.index], Meter(self.device), NOTHING
             with told(stage, lower), watched(self.device) as peaks:
                 result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
+            took = added(self.carried, meter.read())
             if any(len(tensor) != len(part) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            facts: dict[str, Any] = {"items": len(part), "by": self._name, PEAKS: peaks, **added(self.carried, meter.read())}
+            took = added(*team.gathered(took)) if team else took
+            facts: dict[str, Any] = {"items": len(part), "by": self._name, PEAKS: peaks, **took}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time
             self.place.check()
-            if not claim.is_lost:  # else somebody else makes it, with the same bits
+            if not claim.is_lost and not (team and team.rank):  # else somebody else makes it, with the same bits
                 chunks[claim.index].store(result, key=keys[claim.index], **facts)
         made = read_markers(self.accelerator, chunks) if todo else made
         sha256 = hash_of(facts["sha256"] for facts in made)
         self._makers |= {facts["by"] for facts in made if "by" in facts}
         self._note(
-            stage, len(items), added(*made), started, reused=bool(finished), sha256=sha256,
+            stage, len(items), added(*made), started, reused=bool(done), sha256=sha256,
             at_a_time=min((facts["at_a_time"] for facts in made if "at_a_time" in facts), default=None),
             peaks=largest(*(facts.get(PEAKS) for facts in made)),
         )  # fmt: skip
         if self.is_main:
-            for chunk in chunks_in(folder)[len(chunks) :]:  # of more items
-                chunk.marker.unlink(missing_ok=True)
-                chunk.file.unlink(missing_ok=True)
-            for lease in folder.glob("*.lock*"):  # of processes that were killed
-                lease.unlink(missing_ok=True)
+            remove_rest(folder, len(chunks))
         self._end_at(stage)
         return Stage(folder, chunk_size, len(items), sha256)
 
@@ -241,12 +245,13 @@ class Run:
     ) -> list[Item]:
         """Return the items that `map` would work on, the same on every process."""
         parts, keys = cut(items, chunk_size, self.key(made_from))
-        return unfinished(self.accelerator, self.output_dir / STATE / stage, parts, keys)
+        _, _, done = found(self.accelerator, self.output_dir / STATE / stage, keys, look=not self._came_later)
+        return [item for index, part in enumerate(parts) if index not in done for item in part]
 
     def on_main(
         self, stage: str, function: Callable[[], None], *, makes: Path | None = None, lower: str | None = None
     ) -> None:
-        """Call a function on the main process while the others wait.
+        """Call a function on the main process while the others wait. Of runs that have joined one does it, and once.
 
         Args:
             stage: Name of the stage.
@@ -287,7 +292,7 @@ class Run:
         return self.key({"settings": self.settings, "stage": stage, "after": made[-1:]})
 
     def together(self, stage: str, items: int, function: Callable[[], Cost], *, lower: str | None = None) -> None:
-        """Call a function on all processes at once.
+        """Call a function on all processes at once; of runs that have joined, in one after the other.
 
         Args:
             stage: Name of the stage.
@@ -376,17 +381,12 @@ class Run:
 
         Of joined runs the processes are those that made chunks.
         """
-        found = environment(self.accelerator)
-        return {**found, "processes": max(found["processes"], len(self._makers) if self.place.join else 0)}
+        known = environment(self.accelerator)
+        return {**known, "processes": max(known["processes"], len(self._makers) if self.place.join else 0)}
 
     def summary(self) -> Table:
         """Return the table of this run's stages: time, and memory of the process that needed most."""
-        table = Table("stage", "items", "time", "memory of a process", title="Stages")
-        for stage in self.stages:
-            seconds = f"{stage['wall']:.1f} s" + (" (finished work reused)" if stage["reused"] else "")
-            table.add_row(stage["name"], str(stage["items"]), seconds, memory_text(stage.get(PEAKS)))
-        table.add_row("total", "", f"{sum(stage['wall'] for stage in self.stages):.1f} s", "")
-        return table
+        return stage_table(self.stages)
 
     def end(self, *, keep: bool = True) -> None:
         """Remove what no stage of this run needs, let go of the folder, and leave the process group.

@@ -14,6 +14,7 @@ from distill_hub.running.folder import LOCK
 from distill_hub.running.lock import Lock, hold
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.mapped import ARRAY
+from distill_hub.running.place import Place
 from distill_hub.running.processes import main_decides
 from distill_hub.running.run import Run
 from distill_hub.running.versions import versions
@@ -77,6 +78,8 @@ def working_in(run: Run, folder: Path) -> Iterator[None]:
     def take() -> None:
         if not run.is_dry:
             check_folder(folder, "location")
+            if others := Place(folder).others():
+                raise InputError("location", str(folder), f"{others[0]}; wait for its end")
             locks.append(hold(folder / STATE / LOCK, "location", folder, "wait for its end", again=True))
             remove_temporary(folder)
 

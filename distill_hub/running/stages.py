@@ -124,6 +124,15 @@ def chunks_in(folder: Path) -> list[Chunk]:
     return [Chunk(folder, int(file.stem)) for file in sorted(folder.glob("[0-9]*.json")) if file.stem.isdecimal()]
 
 
+def remove_rest(folder: Path, count: int) -> None:
+    """Remove what lies in the folder of a finished stage beside its chunks: those of more items, leases of the killed."""
+    for chunk in chunks_in(folder)[count:]:
+        chunk.marker.unlink(missing_ok=True)
+        chunk.file.unlink(missing_ok=True)
+    for lease in folder.glob("*.lock*"):
+        lease.unlink(missing_ok=True)
+
+
 def hash_of(hashes: Iterable[str]) -> str:
     """Return the sha256 of a stage: over the hexadecimal ones of its chunks."""
     return hashlib.sha256("".join(hashes).encode()).hexdigest()

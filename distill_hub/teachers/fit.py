@@ -27,6 +27,7 @@ from distill_hub.config import InputError, resolved, words
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source
+from distill_hub.feed import ahead, placed, taken
 from distill_hub.networks.build import build, check_student
 from distill_hub.networks.names import student_name
 from distill_hub.options.fit_classifier import FitClassifierConfig
@@ -37,6 +38,7 @@ from distill_hub.running.console import progress
 from distill_hub.running.cost import NOTHING, Cost, Meter, added, write_cost
 from distill_hub.running.dry_run import open_run
 from distill_hub.running.files import STATE, atomic_write, folder_name
+from distill_hub.running.mapped import make_mapped
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.training.settings import Task
@@ -74,6 +76,18 @@ def rate(step: int, steps: int, per_epoch: int) -> float:
     return (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up))) / 2
 
 
+def check_disk(images: int, size: int, folder: Path) -> None:
+    """Refuse images that do not fit on the disk once they are decoded.
+
+    Raises:
+        InputError: Naming needed and free space.
+    """
+    needed, free = images * 3 * size**2, shutil.disk_usage(folder).free
+    if needed > free:
+        valid = f"{images} decoded images need {needed / 1e9:,.2f} GB in {folder}, {free / 1e9:,.2f} GB are free"
+        raise InputError("image_size", size, f"{valid}; pass a smaller one, or another --output_dir")
+
+
 def check_memory(images: int, size: int, accelerator: Accelerator) -> None:
     """Refuse images that do not fit into memory, where each process keeps all of them.
 
@@ -104,7 +118,7 @@ class Fit:
 
     Raises:
         InputError: When a batch cannot be shared evenly or exceeds the source, the share of a process is too small for the
-            network's BatchNorm, or the images do not fit into memory.
+            network's BatchNorm, or the decoded images do not fit on the disk.
     """
 
     def __init__(self, run: Run, source: Source, task: Task, config: FitClassifierConfig):
@@ -117,7 +131,8 @@ class Fit:
             raise InputError("batch_size", size, f"the source has {task.images} training images")
         self.share = size // accelerator.num_processes
         check_student(task.student, task.classes, task.image_size, self.share, field="network")
-        check_memory(task.images, task.image_size, accelerator)
+        if not (run.output_dir / STATE / "decode").exists():
+            check_disk(task.images, task.image_size, run.output_dir)
         self.rules = usual_augmentation(task.image_size, task.mirrored)
         self.per_epoch = task.images // size  # the rest of an epoch, other images each time, is left out
         self.steps = config.epochs * self.per_epoch
@@ -135,38 +150,38 @@ class Fit:
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
 
     def load_images(self) -> None:
-        """Decode the training split, spread over processes and once for all attempts, and put it on the device."""
-        size, device = self.task.image_size, self.run.device
-        rows, train = range(self.task.images), self.source.train
-        decoded = self.run.map(
-            "decode", rows, lambda part: {"images": train.pixels(part, size)}, chunk_size=DECODED_AT_A_TIME,
-            made_from={"source": self.source.fingerprint, "image_size": size},
+        """Decode the training split, spread over processes and once for all attempts; put it on the device if it fits."""
+        size, train = self.task.image_size, self.source.train
+        decoded = make_mapped(
+            self.run, "decode", (self.task.images, 3, size, size), lambda rows: train.pixels(rows, size),
+            chunk_size=DECODED_AT_A_TIME, made_from={"source": self.source.fingerprint, "image_size": size},
         )  # fmt: skip
-        self.images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8, device=device)
-        for start in range(0, len(rows), DECODED_AT_A_TIME):
-            stop = min(start + DECODED_AT_A_TIME, len(rows))
-            self.images[start:stop] = decoded.rows(start, stop, "images")["images"]
-        self.labels = torch.from_numpy(train.labels).to(device)
+        self.images = placed(decoded, self.run.device)
+        self.labels = torch.from_numpy(train.labels).to(self.images.device)
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return this process's share of a step's batch: augmented images (b, 3, S, S), and labels (b,)."""
+    def batch(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """Return this process's share of a step's batch: images (b, 3, S, S), their draws, and labels (b,)."""
         epoch, place = divmod(step, self.per_epoch)
         size, batch_size, process = self.task.image_size, self.config.batch_size, self.run.accelerator.process_index
         if self.drawn != epoch:
             generator = cpu_generator(draw_seed(self.config.seed, "classifier epoch", epoch))
             draws = draw(self.rules, self.task.images, batch_size, size, generator)
-            self.draws = {name: rows.to(self.run.device) for name, rows in draws.items()}
+            self.draws = {name: rows.to(self.images.device) for name, rows in draws.items()}
             self.drawn = epoch
-            torch.manual_seed(draw_seed(self.config.seed, "classifier dropout", epoch, process))
         start = place * batch_size + process * self.share
-        part = batch_of(self.draws, start, start + self.share)
-        return augment(self.images[part["order"]], part, *self.task.normalization), self.labels[part["order"]]
+        part, device = batch_of(self.draws, start, start + self.share), self.run.device
+        return taken(self.images, part["order"], device), part, taken(self.labels, part["order"], device)
 
-    def update(self, step: int) -> torch.Tensor:
-        """Take one optimiser step; return the mean loss of this process's share."""
+    def update(self, step: int, batch: tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Take one optimiser step on a `batch`; return the mean loss of this process's share."""
+        epoch, place = divmod(step, self.per_epoch)
+        if place == 0:
+            process = self.run.accelerator.process_index
+            torch.manual_seed(draw_seed(self.config.seed, "classifier dropout", epoch, process))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate(step, self.steps, self.per_epoch)
-        images, labels = self.batch(step)
+        pixels, draws, labels = batch
+        images = augment(pixels, draws, *self.task.normalization)
         loss = F.cross_entropy(
             self.model(images.contiguous(memory_format=self.layout)), labels
         )  # averaged over processes with the gradients
@@ -188,8 +203,8 @@ class Fit:
         meter, before, pending, done = Meter(self.run.device), self.cost, [], self.epoch * self.per_epoch
         todo = range(done, done + self.run.part(self.steps - done))
         steps = progress(todo, "fit", unit="step", done=done, disable=not self.run.is_main)
-        for step in steps:
-            pending.append(self.update(step))
+        for step, batch in zip(steps, ahead(self.batch, todo, by_thread=self.images.device != self.run.device), strict=True):
+            pending.append(self.update(step, batch))
             is_end = (step + 1) % self.per_epoch == 0
             if len(pending) == WINDOW or is_end:
                 losses = self.run.accelerator.reduce(torch.stack(pending), "mean")

@@ -21,10 +21,12 @@ from distill_hub.classifiers import (
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED, NORMALIZATIONS
 from distill_hub.data.sources import Source, fit_folder
+from distill_hub.fitting import fit_once
 from distill_hub.networks.names import split_teachers, student_name
 from distill_hub.running.cost import Meter, write_cost
 from distill_hub.running.run import Run
 from distill_hub.teachers.ensemble import Ensemble
+from distill_hub.teams.team import Team, at_work
 from distill_hub.training.contract import OTHER_CLASSES, refuse_chance
 from distill_hub.training.protocols import protocol
 from distill_hub.training.settings import Settings, Task
@@ -47,7 +49,7 @@ def open_teacher(
     """Load the teacher of a run, fitting a small one first when there is none for the source, and measure it.
 
     Args:
-        run: The run; its main process fits while the others wait.
+        run: The run, which fits; see `fit_once`.
         test: Test images of the classes that the teacher is to know; its logits come in their order.
         image_size: Side of the images that a fitted teacher is made for, and that it is measured on; None: the side that a
             teacher expects, which a fitted one does not know.
@@ -97,9 +99,12 @@ def _open_one(
         network = student_name(network, image_size)
         settings = fit_settings(source, network, image_size, teacher_epochs)
         config = run.cached(fit_folder(source, "teacher", network, image_size, settings.epochs, seed) / "config.json")
-        run.on_main(
+        fit_once(
+            run,
             f"fit teacher {network}" if several else "fit teacher",
-            lambda: _fit(run, source, config.parent, network, image_size, settings, seed),
+            lambda images, team: _fit(run, source, images(), config.parent, network, settings, seed, team),
+            source,
+            image_size,
             makes=config,
             lower="a smaller image size, or a --teacher that is there,",
         )
@@ -253,12 +258,17 @@ def fit_settings(source: Source, network: str, size: int, epochs: int | None = N
     return dataclasses.replace(settings, epochs=epochs, looks=())
 
 
-def _fit(run: Run, source: Source, folder: Path, name: str, size: int, settings: Settings, seed: int) -> None:
-    """Train a network as the settings say, and save it, with what it took."""
-    meter = Meter(run.device)
+def _fit(
+    run: Run, source: Source, images: torch.Tensor, folder: Path, name: str, settings: Settings, seed: int, team: Team | None
+) -> None:
+    """Train a network as the settings say; the first member of a team saves it, with what it took."""
+    meter, title = Meter(run.device), "fit teacher" if run.is_main else ""
     settings = dataclasses.replace(settings, epochs=run.part(settings.epochs))
-    whole = TrainingSet(source.train.pixels(None, size), torch.from_numpy(source.train.labels))
-    train = whole.at(settings, run.device)
-    (fitted,) = train_students(name, [train], None, len(source.classes), settings, [seed], title="fit teacher")
-    write_cost(folder, meter.read(), run.device)  # before config.json, which says that the folder is complete
-    save_network(fitted.model, folder, name, source.class_names, settings.image_size)
+    train = TrainingSet(images, torch.from_numpy(source.train.labels)).at(settings, run.device)
+    with at_work(team, len(images), settings.batch_size) as (workers, processes):
+        if processes:
+            (fitted,) = train_students(name, [train], None, len(source.classes), settings, [seed], team=workers, title=title)
+    cost = run.summed(meter.read()) if team else meter.read()
+    if run.is_main:
+        write_cost(folder, cost, run.device, processes=processes)  # before config.json: the folder is complete then
+        save_network(fitted.model, folder, name, source.class_names, settings.image_size)

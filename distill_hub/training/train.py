@@ -1,4 +1,4 @@
-"""Training of students: images stay on the device as uint8, and are augmented there, a batch at a time."""
+"""Training of students: images wait as uint8, on the device where they fit, and are augmented there, a batch at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,15 @@ from distill_hub.augmentation.augment import augment, batch_of, denormalize, dra
 from distill_hub.augmentation.tiles import decode
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.feed import ahead, placed, taken
 from distill_hub.networks.build import build
 from distill_hub.running.console import progress
 from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.teams.batch_norm import normalise_together
+from distill_hub.teams.team import Team
+from distill_hub.training.losses import nearest_temperatures, squared_error
 from distill_hub.training.settings import Settings, learning_rate, teacher_temperature
 from distill_hub.views.files import Views
 from distill_hub.views.replay import order, probabilities, strongest, view_draws
@@ -27,7 +31,7 @@ TEST_BATCH = 256  # test images classified at a time; no number depends on it
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a student is trained on, on one device."""
+    """What a student is trained on, on the device of its labels; images that do not fit there are on the CPU."""
 
     images: torch.Tensor  # uint8 (N, 3, S, S), or float: of free pixels in units of [0, 1], or whitened
     labels: torch.Tensor  # int64 (N,)
@@ -55,10 +59,10 @@ class TrainingSet:
         return TrainingSet(shown, self.labels.repeat_interleave(each, 0), soft, self.views)
 
     def at(self, settings: Settings, device: torch.device | str) -> "TrainingSet":
-        """Return the same set on a device, its images scaled to the side at which their augmentation starts."""
+        """Return the same set on a device, see `placed`, its images scaled to the side at which augmentation starts."""
         size = settings.start_size(self.images.shape[-1])
         soft_labels = None if self.soft_labels is None else self.soft_labels.to(device)
-        return TrainingSet(resized(self.images, size).to(device), self.labels.to(device), soft_labels, self.views)
+        return TrainingSet(placed(resized(self.images, size), device), self.labels.to(device), soft_labels, self.views)
 
 
 def resized(images: torch.Tensor, size: int, batch_size: int = 256) -> torch.Tensor:
@@ -139,14 +143,18 @@ def train_students(
     teacher: Classifier | None = None,
     dtype: torch.dtype = torch.float32,
     compiled: bool = False,
+    team: Team | None = None,
     title: str = "",
 ) -> list[Training]:
     """Train networks from scratch, side by side, and look at the test split as often as the settings say.
 
+    A team trains one network on the same batches as a single process, up to the rounding of sums; only what a network drops
+    at random is drawn by every member for itself.
+
     Args:
         student: Name for `networks.build`.
         sets: What each is trained on: of one size, on the device to train on; see `TrainingSet.at`.
-        test: Images (M, 3, S, S) as those of `sets` are, and int64 labels (M,), on the same device; None where it is never
+        test: Images (M, 3, S, S) as those of `sets` are, and int64 labels (M,) on the same device; None where it is never
             looked at.
         num_classes: Number of classes, C.
         settings: Optimiser, schedule, augmentation, labels.
@@ -154,18 +162,23 @@ def train_students(
         teacher: For settings whose labels a teacher gives.
         dtype: float32, or what forward passes are autocast to; losses, weights and targets are float32.
         compiled: Whether to compile the networks.
+        team: Who trains a single network together, from the same arguments; None: this process alone.
         title: Of a progress bar over the epochs; none without it.
 
     Raises:
         InputError: For several students with running statistics.
     """
-    device = sets[0].images.device
+    device = sets[0].labels.device
     students = Students([_initial(student, num_classes, settings, seed) for seed in seeds]).to(device)
     if any(isinstance(module, nn.BatchNorm2d) for module in students.modules()):
         students.to(memory_format=torch.channels_last)  # instance norm would copy back and forth
     optimizer = _optimizer(students, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    network = torch.compile(students) if compiled else students
+    network = trained = torch.compile(students) if compiled else students
+    if team:
+        normalise_together(students, team)
+        torch.manual_seed(draw_seed(seeds[0], "student dropout", team.rank))
+        trained = team.shared(network)
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
     weights = [tensor.detach() for _, tensor, _ in students.trained()]
     averages = [tensor.clone() for tensor in weights] if settings.weight_average else []
@@ -174,23 +187,25 @@ def train_students(
     steps = -(-len(sets[0].images) // settings.batch_size)
     for epoch in progress(range(settings.epochs), title, unit="epoch", disable=not title):
         labels_at = teacher_temperature(settings, epoch)
-        for step, (images, draws) in enumerate(_batches(sets, settings, seeds, epoch)):
+        for step, (images, draws, part) in enumerate(_batches(sets, settings, seeds, epoch, team)):
             done = epoch + step / steps if settings.schedule == "cosine-steps" else epoch
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, done)
             with autocast, torch.no_grad():
                 targets = _targets(settings, sets, images, draws, teacher, num_classes, labels_at)
             with autocast:
-                predicted = network(images.unflatten(0, (len(seeds), -1)))
+                predicted = trained(images.unflatten(0, (len(seeds), -1)))
             # The sum over networks of each one's mean over its batch: their gradients do not mix.
             if settings.loss == "mse":
-                logits, labels = predicted.float().flatten(0, 1), _own_labels(sets, draws)
+                logits, labels = predicted.float().flatten(0, 1), _own_labels(sets, draws)[: len(images)]
                 loss = len(seeds) * squared_error(logits, targets, labels, settings.hard_weight)
             else:
                 log_predicted = F.log_softmax((predicted.float() / temperature).flatten(0, 1), dim=1)
                 loss = F.kl_div(log_predicted, targets, reduction="sum") * len(seeds) / len(images)
                 if settings.temperature_squared:
                     loss = loss * labels_at**2
+            if team:
+                loss = loss * part  # of what the gradients are the mean over the members
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -198,11 +213,11 @@ def train_students(
             if averages:
                 torch._foreach_lerp_(averages, weights, 1 - settings.weight_average)
         if settings.temperature_found:
-            temperature = nearest_temperatures(predicted.detach().float(), targets.view_as(predicted))
+            temperature = nearest_temperatures(predicted.detach().float(), targets.view_as(predicted), team)
         if epoch + 1 in settings.looks:
             _swap(weights, averages)
             with autocast:
-                now = accuracies(network, *test, settings)
+                now = accuracies(network, *test, settings, team=team)
             _swap(weights, averages)
             best = [max(old, (new, epoch + 1), key=lambda look: look[0]) for old, new in zip(best, now, strict=True)]
             curves = [(*curve, new) for curve, new in zip(curves, now, strict=True)]
@@ -211,42 +226,28 @@ def train_students(
     return [Training(model.eval(), curve[-1] if curve else 0.0, *top, curve) for model, top, curve in ends]
 
 
-def nearest_temperatures(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the temperature at which each student is nearest to the labels (LPQLD: Xiao and He, 2026).
-
-    Args:
-        logits: Of K students, float32 (K, B, C).
-        targets: Probabilities, alike.
-
-    Returns:
-        float32 (K, 1, 1): of 0.01, 0.02, ..., 1 that with the least Kullback-Leibler divergence, the first of equal ones.
-    """
-    grid = torch.arange(1, 101, device=logits.device) / 100
-    # Without the labels' own entropy, which no temperature changes; ten at a time, as B times C may be large.
-    parts = (F.log_softmax(logits / some.view(-1, 1, 1, 1), dim=3) for some in grid.split(10))
-    divergences = torch.cat([-(targets * part).sum((2, 3)) for part in parts])  # (100, K)
-    return grid[divergences.argmin(0)].view(-1, 1, 1)
-
-
-def squared_error(logits: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor, hard_weight: float) -> torch.Tensor:
-    """Return EDC's loss (Shao et al., 2024): the mean squared difference of logits (B, C), and some of the cross-entropy."""
-    return F.mse_loss(logits, wanted) + hard_weight * F.cross_entropy(logits, labels)
-
-
 @torch.inference_mode()
 def accuracies(
-    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, settings: Settings, batch_size: int = TEST_BATCH
+    network: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    settings: Settings,
+    batch_size: int = TEST_BATCH,
+    team: Team | None = None,
 ) -> list[float]:
     """Return the share of images (M, 3, S, S), uint8 or float, with labels (M,) that each of the `Students` gets right."""
     network.eval()
-    hits = torch.zeros((), device=images.device)
+    hits, count = torch.zeros(len(network.models), dtype=torch.long, device=labels.device), len(labels)
+    if team:  # each member looks at its part
+        images, labels = images[team.share(count)], labels[team.share(count)]
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        batch = batch.to(labels.device)
         values = batch if batch.is_floating_point() else batch.float() / 255
         prepared = normalize(values, settings.mean, settings.std)
         logits = network(prepared.expand(len(network.models), *prepared.shape))  # (K, B, C)
         hits = hits + (logits.argmax(2) == target).sum(1)
     network.train()
-    return [int(hit) / len(labels) for hit in hits]
+    return [hit / count for hit in (team.summed(hits) if team else hits).tolist()]
 
 
 def _initial(student: str, num_classes: int, settings: Settings, seed: int) -> nn.Module:
@@ -283,10 +284,14 @@ Draws = Mapping[str, torch.Tensor]
 
 
 def _batches(
-    sets: Sequence[TrainingSet], settings: Settings, seeds: Sequence[int], epoch: int
-) -> Iterator[tuple[torch.Tensor, Draws]]:
-    """Yield one epoch: augmented images (K * B, 3, S, S), and the draws that made them; see `augmentation.augment.draw`."""
-    device, count = sets[0].images.device, len(sets[0].images)
+    sets: Sequence[TrainingSet], settings: Settings, seeds: Sequence[int], epoch: int, team: Team | None
+) -> Iterator[tuple[torch.Tensor, Draws, float]]:
+    """Yield one epoch: augmented images (K * B, 3, S, S), and the draws that made them; see `augmentation.augment.draw`.
+
+    Of a team each member has the images of its share, of b rows, and the draws of these first, followed by what is mixed
+    into them. The third is the weight of its mean over b beside those of the others.
+    """
+    device, waiting, count = sets[0].labels.device, sets[0].images.device, len(sets[0].images)
     if sets[0].views is not None:
         parts = zip(*(_replayed(own.views, seed, epoch) for own, seed in zip(sets, seeds, strict=True)), strict=True)
     else:
@@ -301,17 +306,36 @@ def _batches(
             )
             for seed in seeds
         ]
-        drawn = [{key: tensor.to(device) for key, tensor in own.items()} for own in drawn]
+        drawn = [{key: tensor.to(waiting) for key, tensor in own.items()} for own in drawn]
         starts = range(0, count, settings.batch_size)
         parts = ([batch_of(own, start, start + settings.batch_size) for own in drawn] for start in starts)
-    for part in parts:
-        draws = {key: torch.cat([own[key] for own in part]).to(device) for key in part[0]}
-        size = len(part[0]["order"])
-        if "partner" in draws:
-            draws["partner"] = draws["partner"] + size * torch.arange(len(sets), device=device).repeat_interleave(size)
-        chosen = zip(sets, draws["order"].split(size), strict=True)
-        pixels = torch.cat([training_set.images[rows] for training_set, rows in chosen])
-        yield augment(pixels, draws, settings.mean, settings.std, settings.image_size), draws
+
+    def gathered(part: Sequence[Draws]) -> tuple[torch.Tensor, Draws, int, float]:
+        draws = {key: torch.cat([own[key] for own in part]).to(waiting) for key in part[0]}
+        size = own = len(draws["order"]) // len(sets)
+        if team:
+            draws, own = _share(draws, team)
+        elif "partner" in draws:
+            places = torch.arange(len(sets), device=waiting).repeat_interleave(size)
+            draws["partner"] = draws["partner"] + size * places
+        chosen = zip(sets, draws["order"].split(len(draws["order"]) // len(sets)), strict=True)
+        pixels = torch.cat([taken(training_set.images, rows, device) for training_set, rows in chosen])
+        draws = {key: rows.to(device, non_blocking=True) for key, rows in draws.items()}
+        return pixels, draws, own * len(sets), team.weight(size) if team else 1.0
+
+    for pixels, draws, own, weight in ahead(gathered, parts, by_thread=waiting != device):
+        yield augment(pixels, draws, settings.mean, settings.std, settings.image_size)[:own], draws, weight
+
+
+def _share(draws: Draws, team: Team) -> tuple[Draws, int]:
+    """Return the draws of a member's share of a batch, and of what is mixed into that, if anything; and the share's size."""
+    count = len(draws["order"])
+    rows = torch.arange(count, device=draws["order"].device)[team.share(count)]
+    if "partner" not in draws:
+        return {name: of_batch[rows] for name, of_batch in draws.items()}, len(rows)
+    both = torch.cat([rows, draws["partner"][rows]])
+    places = torch.arange(len(rows), len(both), device=both.device).repeat(2)  # nothing is mixed into the partners
+    return {**{name: of_batch[both] for name, of_batch in draws.items()}, "partner": places}, len(rows)
 
 
 def _replayed(views: Views, seed: int, epoch: int) -> Iterator[Draws]:
@@ -332,7 +356,7 @@ def _targets(
     num_classes: int,
     temperature: float,
 ) -> torch.Tensor:
-    """Return what the students should say of a batch: probabilities (K * B, C), float32, or for `mse` logits."""
+    """Return what the students should say of the images: probabilities (K * B, C), float32, or for `mse` logits."""
     if settings.labels == "teacher":
         logits = teacher.logits(denormalize(images, settings.mean, settings.std), as_is=settings.teacher_as_is)
         if settings.loss == "mse":
@@ -340,18 +364,18 @@ def _targets(
         top_k = sets[0].views.record.top_k if sets[0].views else None
         return probabilities(*strongest(logits, top_k), num_classes, temperature)
     if settings.labels == "views":
-        return probabilities(draws["logits"], draws.get("class_index"), num_classes, temperature)
+        return probabilities(draws["logits"], draws.get("class_index"), num_classes, temperature)[: len(images)]
     if settings.labels == "hard":
         targets = F.one_hot(_own_labels(sets, draws), num_classes).float()
     else:
-        chosen = zip(sets, draws["order"].split(len(images) // len(sets)), strict=True)
+        chosen = zip(sets, draws["order"].split(len(draws["order"]) // len(sets)), strict=True)
         stored = torch.cat([training_set.soft_labels[rows] for training_set, rows in chosen])
         targets = probabilities(stored.log(), None, num_classes, temperature)
     if "partner" in draws:
         # The mixed loss, share * loss(a) + (1 - share) * loss(b), has the gradient of the loss to mixed targets.
         share = draws["share"][:, None]
         targets = share * targets + (1 - share) * targets[draws["partner"]]
-    return targets
+    return targets[: len(images)]
 
 
 def _own_labels(sets: Sequence[TrainingSet], draws: Draws) -> torch.Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from helpers import ROOT, run_here, unscored
+from helpers import ROOT, run_here
 from processes import hear_signals
 
 from distill_hub import InputError, load_distilled
@@ -45,8 +45,7 @@ WORDS = ["--ipc", "2", "--teacher_epochs", "2", "--view_epochs", "0"]
 def made(tmp_path_factory):
     """Two random real images per class."""
     folder = tmp_path_factory.mktemp("made") / "digits-ipc2-random"
-    with unscored():
-        run_here("recipes/random_real.py", *WORDS, "--output_dir", str(folder))
+    run_here("recipes/random_real.py", *WORDS, "--score", "no", "--output_dir", str(folder))
     return folder
 
 

@@ -13,7 +13,7 @@ from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.config import InputError, resolved
 from distill_hub.evaluation import views as drawing
 from distill_hub.generating.open import Located
-from distill_hub.making import start
+from distill_hub.making import generated, start
 from distill_hub.methods import cao2
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.minimax import MinimaxConfig
@@ -26,45 +26,45 @@ def masked(monkeypatch):
     """A generator of another kind; whatever comes after its opening fails."""
     facts = SimpleNamespace(name="MAR", classes=None)
     generator = SimpleNamespace(facts=facts, class_names=list("0123456789"), image_size=16)
-    monkeypatch.setattr("distill_hub.generating.open.open_generator", lambda *args, **kwargs: (generator, "org/mar-base"))
-    monkeypatch.setattr("distill_hub.generating.open.locate", lambda *_: Located("dit", "org/mar-base"))
-    monkeypatch.setattr(start, "open_teacher", lambda *args, **kwargs: (_ for _ in ()).throw(LookupError("the teacher")))
+    monkeypatch.setattr(generated, "open_generator", lambda *args, **kwargs: (generator, "org/mar-base"))
+    monkeypatch.setattr(generated, "locate", lambda *_: Located("dit", "org/mar-base"))
+    monkeypatch.setattr(generated, "open_teacher", lambda *args, **kwargs: (_ for _ in ()).throw(LookupError("the teacher")))
     return generator
 
 
 def test_a_generator_that_a_method_cannot_tune_is_refused_before_a_teacher_is_fitted(masked, tmp_path):
     with pytest.raises(InputError, match=r"^generator: 'auto' cannot be used; it is of the kind dit; minimax needs sit$"):
-        start.set_up_generator(MinimaxConfig(output_dir=tmp_path / "a"), "minimax", kinds=["sit"])
+        generated.set_up_generator(MinimaxConfig(output_dir=tmp_path / "a"), "minimax", kinds=["sit"])
     assert not (tmp_path / "a").exists()
     with pytest.raises(LookupError, match="the teacher"):  # other methods go on
-        start.set_up_generator(PlainConfig(output_dir=tmp_path / "b"), "dit")
+        generated.set_up_generator(PlainConfig(output_dir=tmp_path / "b"), "dit")
 
 
 def test_what_a_generator_tuned_in_groups_cannot_draw_is_refused_before_a_teacher_is_fitted(masked, tmp_path):
     masked.facts.classes = frozenset(range(8))
     with pytest.raises(InputError, match=r"^generator: 'org/mar-base' .* tuned in groups of classes, and not on: 8, 9$"):
-        start.set_up_generator(PlainConfig(output_dir=tmp_path / "a"), "dit")
+        generated.set_up_generator(PlainConfig(output_dir=tmp_path / "a"), "dit")
     masked.facts.classes = frozenset(range(10))
     with pytest.raises(InputError, match=r"^condition: 'null' cannot be used; the generator was tuned in groups"):
-        start.set_up_generator(PlainConfig(output_dir=tmp_path / "b"), "cao2", without_class=True)
+        generated.set_up_generator(PlainConfig(output_dir=tmp_path / "b"), "cao2", without_class=True)
     with pytest.raises(LookupError, match="the teacher"):
-        start.set_up_generator(PlainConfig(output_dir=tmp_path / "c"), "dit")
+        generated.set_up_generator(PlainConfig(output_dir=tmp_path / "c"), "dit")
 
 
 @pytest.mark.parametrize(("kind", "given", "taken"), [("mar", None, 1e-4), ("dit", None, 6e-4), ("mar", 0.5, 0.5)])
 def test_an_option_may_have_a_default_for_each_kind(masked, monkeypatch, tmp_path, kind, given, taken):
-    monkeypatch.setattr("distill_hub.generating.open.locate", lambda *_: Located(kind, "org/mar-base"))
+    monkeypatch.setattr(generated, "locate", lambda *_: Located(kind, "org/mar-base"))
     monkeypatch.setattr(start, "open_run", lambda folder, settings, **_: (_ for _ in ()).throw(LookupError(settings)))
     config, rate = Cao2Config(output_dir=tmp_path / "a", refine_learning_rate=given), cao2.learning_rate
     with pytest.raises(LookupError) as opened:
-        start.set_up_generator(config, "cao2", by_kind={"refine_learning_rate": rate})
+        generated.set_up_generator(config, "cao2", by_kind={"refine_learning_rate": rate})
     assert opened.value.args[0]["refine_learning_rate"] == taken  # before the run's folder is opened
 
 
 def test_views_that_are_too_large_are_offered_before_work_and_made_where_asked_for(masked, monkeypatch, tmp_path, capsys):
     def said(**asked):
         with pytest.raises(LookupError, match="the teacher"):
-            start.set_up_generator(PlainConfig(output_dir=tmp_path / str(asked), **asked), "dit")
+            generated.set_up_generator(PlainConfig(output_dir=tmp_path / str(asked), **asked), "dit")
         return capsys.readouterr().out
 
     assert "Views are not stored" not in said()
@@ -111,7 +111,7 @@ def test_what_is_made_depends_on_what_decodes_latents_and_on_prompts():
         parts = dict.fromkeys((*names, "selector", "selector_record"))
         parts["generator"] = SimpleNamespace(facts=SimpleNamespace(prompts=prompts))
         run, teacher = SimpleNamespace(settings={"vae": "folder"}), SimpleNamespace(sha256="2" * 64)
-        setup = start.GeneratorSetup(PlainConfig(), run=run, teacher_record=teacher, generator_record=record, **parts)
+        setup = generated.GeneratorSetup(PlainConfig(), run=run, teacher_record=teacher, generator_record=record, **parts)
         return setup.made_from
 
     one, other = (ModelRecord(id="folder", architecture="AutoencoderKL", sha256=s * 64) for s in "34")
@@ -142,4 +142,4 @@ def test_students_too_deep_for_the_images_are_refused_before_a_teacher_is_fitted
         start.set_up(PixelOptions(students="convnet-5", output_dir=tmp_path / "a"), "herding")
     assert not (tmp_path / "a").exists()
     with pytest.raises(InputError, match=r"^students: 'convnet-5' cannot be used; 16 px allow a depth of 4$"):
-        start.set_up_generator(PlainConfig(students="convnet-5", output_dir=tmp_path / "b"), "dit")
+        generated.set_up_generator(PlainConfig(students="convnet-5", output_dir=tmp_path / "b"), "dit")

@@ -1,5 +1,6 @@
 """Difficulty-guided sampling against loops over values, bins and pairs of thresholds, fractions and hand-worked numbers."""
 
+import dataclasses
 import math
 from collections import Counter
 from fractions import Fraction
@@ -354,7 +355,11 @@ def test_without_the_transform_difficulties_are_binned_as_they_are():
     there = np.minimum(sampling.target, plain_histogram(pool))
     assert (chosen >= there).all() and sampling.filled == 8 - there.sum()
     assert dgs.totals([sampling, sampling]).keys() == {"as measured"}
-    assert dgs.totals([dgs.select(pool, 8, real)]).keys() == {"as measured", "transformed"}
+    transformed = dgs.select(pool, 8, real)
+    assert dgs.totals([transformed]).keys() == {"as measured", "transformed"}
+    for own in (sampling, transformed):  # as they come back from a stage, but for the indices
+        (again,) = dgs.samplings({name: tensor[None] for name, tensor in own.as_tensors().items() if name != "indices"})
+        assert repr(dataclasses.replace(again, indices=own.indices)) == repr(own)
 
 
 def test_same_seed_same_draw_other_seed_other_draw():

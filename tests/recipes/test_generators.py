@@ -10,7 +10,7 @@ from helpers import RECIPES, ROOT
 from distill_hub.config import InputError
 from distill_hub.generating.kinds import FITTED_KINDS, KINDS
 from distill_hub.generating.open import Located
-from distill_hub.making import start
+from distill_hub.making import generated, start
 from distill_hub.networks.names import FITTED_GENERATORS
 from distill_hub.options.fit_generator import FitGeneratorConfig
 from distill_hub.options.shared import SampleOptions
@@ -38,7 +38,7 @@ def test_what_needs_no_torch_knows_the_kinds_that_are_fitted():
 @pytest.mark.parametrize("kind", COLUMNS)
 @pytest.mark.parametrize("recipe", TABLE)
 def test_what_does_not_work_is_refused_before_anything_is_loaded(recipe, kind, monkeypatch, tmp_path):
-    monkeypatch.setattr(start, "locate", lambda *_: Located(kind, str(tmp_path)))
+    monkeypatch.setattr(generated, "locate", lambda *_: Located(kind, str(tmp_path)))
 
     def begun(*_, **__):
         raise LookupError("the run begins")

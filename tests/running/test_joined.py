@@ -17,6 +17,7 @@ from distill_hub.running.cost import NOTHING
 from distill_hub.running.lock import Busy, Lock
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.running.session import working_in
 from distill_hub.running.stages import Chunk
 
 COUNT = 24
@@ -158,6 +159,13 @@ def test_who_does_not_fit_is_refused_while_others_live(beside, settings, how, li
     beside.map("stage", [1], lambda chunk: {"x": torch.tensor(chunk)}, chunk_size=1)
     beside.end()
     Run(beside.output_dir, settings, **how).end()
+
+
+def test_nobody_relabels_what_others_are_making(beside, tmp_path):
+    run, out = Run(tmp_path / "other", {}), beside.output_dir
+    with pytest.raises(InputError, match=r"^location: .* is at work there, .*; wait for its end$"), working_in(run, out):
+        pass
+    run.end()
 
 
 def test_nobody_joins_a_run_that_works_alone(tmp_path):

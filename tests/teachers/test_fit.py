@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from distill_hub.augmentation.augment import Augmentation, draw, usual_augmentat
 from distill_hub.classifiers import load_classifier
 from distill_hub.config import InputError, resolved
 from distill_hub.data.size import with_size
+from distill_hub.feed import ahead
 from distill_hub.networks.build import build
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.running.run import Run
@@ -74,7 +76,7 @@ def test_the_first_two_steps_are_those_of_a_loop_written_by_hand(tmp_path, digit
     """With 40 epochs of 1 step both are part of the warm-up, of 2 steps; with 10 there is none."""
     source = first_images(digits, 40)
     fit = prepared(tmp_path / "c", source, epochs=epochs, batch_size=32, seed=5, weight_decay=0.01)
-    losses = [fit.update(step).item() for step in range(2)]
+    losses = [fit.update(step, fit.batch(step)).item() for step in range(2)]
 
     rates = [0.1 / 3, 0.2 / 3] if epochs == 40 else [0.1, 0.1 * (1 + np.cos(np.pi / 10)) / 2]
     torch.manual_seed(draw_seed(5, "classifier weights"))
@@ -145,17 +147,17 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path, digits, monkeypatch
     fit_in(tmp_path / "whole", source, **settings)
     update = Fit.update
 
-    def until_step_11(self, step):
+    def until_step_11(self, step, batch):
         if step == 10:
             raise Killed
-        return update(self, step)
+        return update(self, step, batch)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Fit, "update", until_step_11)
         fit_in(tmp_path / "killed", source, **settings)
     assert (tmp_path / "killed" / ".run" / "fit" / "checkpoint.safetensors").is_file()
     steps = []
-    monkeypatch.setattr(Fit, "update", lambda self, step: steps.append(step) or update(self, step))
+    monkeypatch.setattr(Fit, "update", lambda self, step, batch: steps.append(step) or update(self, step, batch))
     fit_in(tmp_path / "killed", source, **settings)
     assert steps == list(range(8, 16))
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
@@ -183,7 +185,7 @@ def test_the_loss_scale_of_half_precision_is_kept(tmp_path, digits):
         fit.load_images()
         fit.resume()
         for step in range(start, stop):
-            fit.update(step)
+            fit.update(step, fit.batch(step))
         fit.epoch = stop // 4
         fit.save()
         return fit.network.state_dict()
@@ -197,10 +199,10 @@ def test_the_loss_scale_of_half_precision_is_kept(tmp_path, digits):
 
 
 def test_a_run_on_other_images_begins_anew_and_says_so(tmp_path, digits, monkeypatch, capsys):
-    def killed(fit, step):
+    def killed(fit, step, batch):
         if step == 2 * fit.per_epoch:
             raise Killed
-        return update(fit, step)
+        return update(fit, step, batch)
 
     update, first = Fit.update, first_images(digits, 70)
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -372,8 +374,8 @@ def test_a_folder_of_something_else_or_of_other_settings(finished, digits, tmp_p
 def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(tmp_path, digits, monkeypatch):
     source, update = first_images(digits, 64), Fit.update
 
-    def broken_at_step_4(self, step):
-        return update(self, step) * (float("nan") if step == 3 else 1.0)
+    def broken_at_step_4(self, step, batch):
+        return update(self, step, batch) * (float("nan") if step == 3 else 1.0)
 
     monkeypatch.setattr(Fit, "update", broken_at_step_4)
     folder = tmp_path / "c"
@@ -390,10 +392,25 @@ def test_weights_that_are_not_finite_stop_it_too(tmp_path, digits):
         fit_in(tmp_path / "c", first_images(digits, 64), epochs=1, learning_rate=3e38, weight_decay=3e38)
 
 
-def test_images_that_do_not_fit_into_memory_are_refused(tmp_path, digits, monkeypatch):
-    memory = functools.partial(dataclasses.make_dataclass("Memory", ["available"]), 249_023)
-    monkeypatch.setattr(module.psutil, "virtual_memory", memory)
-    with pytest.raises(InputError, match=r"image_size: 8 .* 1297 images need 0.00 GB for 1 processes, 0.00 GB are free"):
+def test_images_that_do_not_fit_on_the_disk_are_refused(tmp_path, digits, monkeypatch):
+    usage = functools.partial(dataclasses.make_dataclass("Usage", ["free"]), 249_023)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage())
+    with pytest.raises(InputError, match=r"image_size: 8 .* 1297 decoded images need 0.00 GB in .*, 0.00 GB are free"):
         fit_in(tmp_path / "c", digits)  # 1297 * 3 * 8 * 8 = 249,024 bytes
-    monkeypatch.setattr(module.psutil, "virtual_memory", functools.partial(memory.func, 249_024))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage.func(249_024))
     prepared(tmp_path / "d", digits)
+
+
+def test_batches_that_a_thread_gathers_give_the_same_weights(finished, tmp_path, digits, monkeypatch):
+    gather, threads = Fit.batch, set()
+
+    def watched(self, step):
+        threads.add(threading.current_thread())
+        return gather(self, step)
+
+    monkeypatch.setattr(Fit, "batch", watched)
+    monkeypatch.setattr(module, "ahead", lambda function, items, by_thread: ahead(function, items, by_thread=True))
+    fit_in(tmp_path / "c", digits)
+    one, other = (load_file(folder / "model.safetensors") for folder in (finished[0], tmp_path / "c"))
+    assert threading.current_thread() not in threads and len(threads) == 1
+    assert all(other[name].equal(tensor) for name, tensor in one.items())

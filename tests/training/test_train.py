@@ -210,7 +210,7 @@ def test_crops_are_taken_from_the_stored_image_where_the_released_code_does_it(n
     rules = dataclasses.replace(rules, augmentation=Augmentation(**{k: getattr(rules.augmentation, k) for k in kept}))
     images, labels = stripes(3, 0, size=256)
     images = torch.randint_like(images, 256)  # white noise, of which scaling takes most
-    ((got, draws),) = engine._batches([TrainingSet(images, labels).at(rules, "cpu")], rules, [5], 0)
+    ((got, draws, _),) = engine._batches([TrainingSet(images, labels).at(rules, "cpu")], rules, [5], 0, None)
     first = F.interpolate(images, (224, 224), mode="bilinear", antialias=True) if name == "idc-hard" else images
     side = first.shape[-1]
     for place, row in enumerate(draws["order"].tolist()):
@@ -296,7 +296,7 @@ def test_it_learns_and_every_look_counts():
 
 def test_best_is_the_best_look_and_the_first_of_equals(monkeypatch):
     looks = iter([[0.5], [0.7], [0.7], [0.6]])
-    monkeypatch.setattr(engine, "accuracies", lambda *_: next(looks))
+    monkeypatch.setattr(engine, "accuracies", lambda *_, team: next(looks))
     rules = settings(epochs=4, looks=(1, 2, 3, 4))
     got = train_students("convnet-2", [training_set()], stripes(30, 1), CLASSES, rules, [0])[0]
     assert (got.last, got.best, got.best_epoch) == (0.6, 0.7, 2)
