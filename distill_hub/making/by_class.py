@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from distill_hub.making.start import GeneratorSetup, Setup
-from distill_hub.methods.coresets import embed_class
+from distill_hub.methods.coresets import embed
 from distill_hub.running.run import Stage
 
 CLASSES_AT_A_TIME = 8  # of which a process chooses; a class takes too short a time to be written down by itself
@@ -94,6 +94,5 @@ def choose_by_embedding(setup: Setup, select: Callable[[torch.Tensor, int], torc
         select: From the embeddings of a class, (N, D), and IPC to indices, e.g. `coresets.herding`.
     """
     how = {"image_size": setup.image_size, "batch_size": setup.config.embed_batch_size}
-    return choose_by_class(
-        setup, lambda label: select(embed_class(setup.source, setup.teacher, label, **how), setup.config.ipc)
-    )
+    embeddings = embed(setup.run, setup.source, setup.teacher, setup.teacher_record.sha256, **how)
+    return choose_by_class(setup, lambda label: select(embeddings(label), setup.config.ipc))

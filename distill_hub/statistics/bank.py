@@ -6,8 +6,10 @@ has others, see `statistics.moving`.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from distill_hub.data.sources import Source, fit_folder
 from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 from distill_hub.statistics.features import Features, captured, feature_layers, full
-from distill_hub.statistics.moving import MovingAverage, moving_statistics
+from distill_hub.statistics.moving import MovingAverage, averages, moving_statistics
 
 RECORD = "bank.json"  # written last: a bank without it is not finished
+FEW = 64  # classes: of fewer, the batches of one are measured by several processes; of so many a class is one process's
 
 
 class Moments:
@@ -40,12 +43,22 @@ class Moments:
     def add(self, vectors: torch.Tensor) -> None:
         """Take in a batch (B, D)."""
         vectors = vectors.double()
-        count, mean = len(vectors), vectors.mean(0)
-        centred, shift = vectors - mean, mean - self.mean
-        total = self.count + count
-        self.scatter = self.scatter + centred.T @ centred + torch.outer(shift, shift) * (self.count * count / total)
+        mean = vectors.mean(0)
+        centred = vectors - mean
+        self.merge(len(vectors), mean, centred.T @ centred)
+
+    def merge(self, count: int, mean: torch.Tensor, scatter: torch.Tensor) -> None:
+        """Take in what is known of a part of the vectors: of their scatter all, (D, D), or the diagonal alone, (D,)."""
+        shift, total = mean - self.mean, self.count + count
+        between = torch.outer(shift, shift) if scatter.ndim == 2 else shift.square()
+        self.scatter = self.scatter + scatter + between * (self.count * count / total)
         self.mean = self.mean + shift * (count / total)
         self.count = total
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Variance (D,) with 1 / N."""
+        return (self.scatter if self.scatter.ndim == 1 else self.scatter.diagonal()) / self.count
 
     @property
     def covariance(self) -> torch.Tensor:
@@ -54,21 +67,21 @@ class Moments:
 
 
 @torch.inference_mode()
-def class_statistics(
+def moments_of(
     teacher: Classifier, batches: Iterator[torch.Tensor], layers: Sequence[nn.Module], at: Features, *, covariance: bool
 ) -> dict[str, torch.Tensor]:
-    """Measure the features of one class.
+    """Measure the features of some images of one class.
 
     Args:
         teacher: The classifier.
-        batches: Its images, uint8 (B, 3, S, S).
+        batches: The images, uint8 (B, 3, S, S).
         layers: Of the teacher.
         at: Where at them.
-        covariance: Whether to return covariances.
+        covariance: Whether covariances are wanted.
 
     Returns:
-        For layer i, float32: `i.mean` (D,); `i.variance` (D,), over images and positions, as BatchNorm has it; and
-        `i.covariance` (D, D) of the spatially pooled features (DEDA, Eq. 3-5). Variances are those of the population.
+        For `class_statistics`, float64: their number, `count`; and for layer i of the spatially pooled features the mean
+        and the scatter, or its diagonal, and the sum of the variances within images.
     """
     pooled, within = [Moments() for _ in layers], [0.0 for _ in layers]
     with captured(layers, at, lambda maps: torch.var_mean(full(maps), (2, 3), correction=0)) as found:
@@ -77,12 +90,32 @@ def class_statistics(
             for place, (variance, mean) in enumerate(found):
                 pooled[place].add(mean)
                 within[place] += variance.double().sum(0)
-    statistics = {}
+    found = {"count": torch.tensor(pooled[0].count)}
     for place, (among, inside) in enumerate(zip(pooled, within, strict=True)):
+        scatter = among.scatter if covariance else among.scatter.diagonal()
+        found |= {f"{place}.mean": among.mean, f"{place}.scatter": scatter.contiguous(), f"{place}.within": inside}
+    return found
+
+
+def class_statistics(parts: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the statistics of a class from what `moments_of` says of its images, part by part in their order.
+
+    Returns:
+        For layer i, float32: `i.mean` (D,); `i.variance` (D,), over images and positions, as BatchNorm has it; and
+        `i.covariance` (D, D) of the spatially pooled features (DEDA, Eq. 3-5). Variances are those of the population.
+    """
+    pooled: dict[str, Moments] = defaultdict(Moments)
+    within: dict[str, Any] = defaultdict(float)
+    for part in parts:
+        for place in (name.removesuffix(".mean") for name in part if name.endswith(".mean")):
+            pooled[place].merge(int(part["count"]), part[f"{place}.mean"], part[f"{place}.scatter"])
+            within[place] += part[f"{place}.within"]
+    statistics = {}
+    for place, among in pooled.items():
         statistics[f"{place}.mean"] = among.mean.float()
         # The law of total variance: maps of one layer all have the same number of positions.
-        statistics[f"{place}.variance"] = (inside / among.count + among.covariance.diagonal()).float()
-        if covariance:
+        statistics[f"{place}.variance"] = (within[place] / among.count + among.variance).float()
+        if among.scatter.ndim == 2:
             statistics[f"{place}.covariance"] = among.covariance.float()
     return statistics
 
@@ -137,11 +170,11 @@ def open_bank(
 ) -> Bank:
     """Open a bank, measuring the training images first when there is none: the stage 'statistics', one pass.
 
-    A class is measured by one process, image by image in the same order, so that the bank is the same for any number of
-    processes, and no process holds more than one class.
+    What is measured of a class's batches is put together in their order, so that the bank is the same for any number of
+    processes.
 
     Args:
-        run: Spreads the classes over its processes.
+        run: Spreads the batches over its processes.
         source: The real images.
         teacher: The classifier; see `feature_layers`.
         teacher_sha256: Of its weights.
@@ -175,17 +208,24 @@ def open_bank(
     folder = folder or fit_folder(source, "statistics", teacher_sha256, image_size, at, covariance, *pass_of)
     folder = run.cached(folder / RECORD).parent
 
-    def measure(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
-        own, sizes = list(layers.values()), {"image_size": image_size, "batch_size": batch_size}
-        if moving:
-            found = moving_statistics(teacher, source, chunk[0], own, at, moving, **sizes)
-        else:
-            rows = source.train.by_class[chunk[0]]
-            batches = (source.train.pixels(rows[i : i + batch_size], image_size) for i in range(0, len(rows), batch_size))
-            found = class_statistics(teacher, batches, own, at, covariance=covariance)
-        return {name: tensor[None] for name, tensor in found.items()}
+    own = list(layers.values())
 
-    keep_by_class(run, folder, record, measure)
+    def starts(label: int) -> range:
+        return range(0, counts[label], batch_size)
+
+    def measure(label: int, some: slice) -> dict[str, torch.Tensor]:
+        rows = source.train.by_class[label]
+        batches = (source.train.pixels(rows[i : i + batch_size], image_size) for i in starts(label)[some])
+        return moments_of(teacher, batches, own, at, covariance=covariance)
+
+    def measure_moving(label: int, some: slice) -> dict[str, torch.Tensor]:
+        how = {"image_size": image_size, "batch_size": batch_size}
+        return moving_statistics(teacher, source, label, own, at, moving, some, **how)
+
+    if moving:
+        keep_by_class(run, folder, record, lambda c: len(moving.parts(source, c, batch_size)), measure_moving, averages)
+    else:
+        keep_by_class(run, folder, record, lambda c: len(starts(c)), measure, class_statistics)
     return Bank(folder, range(len(layers)), teacher.device)
 
 
@@ -193,29 +233,44 @@ def keep_by_class(
     run: Run,
     folder: Path,
     record: Mapping[str, Any],
-    measure: Callable[[Sequence[int]], dict[str, torch.Tensor]],
+    batches: Callable[[int], int],
+    measure: Callable[[int, slice], dict[str, torch.Tensor]],
+    put_together: Callable[[Iterable[dict[str, torch.Tensor]]], dict[str, torch.Tensor]],
     *,
     stage: str = "statistics",
 ) -> None:
     """Measure every class, unless a folder holds what is wanted, and keep a file for each.
 
     Args:
-        run: Spreads the classes over its processes.
+        run: Spreads the batches of few classes, or many classes, over its processes.
         folder: Of the bank.
         record: What is measured of what, ready for JSON; `classes` names them.
-        measure: From one class to tensors with one row each.
+        batches: From a class to the number of batches that it is measured in.
+        measure: From a class and which of its batches to what is known of them.
+        put_together: From that, batch by batch or of all at once, to the statistics of the class.
         stage: Name of the stage.
 
     Raises:
         InputError: When the folder holds something else.
     """
     if not run.agree((folder / RECORD).exists()):
-        measured = run.map(stage, range(len(record["classes"])), measure, chunk_size=1, made_from=record)
+        classes = range(len(record["classes"]))
+        parts = [batches(label) if len(classes) < FEW else 1 for label in classes]
+        items = [(label, part, parts[label]) for label in classes for part in range(parts[label])]
+
+        def measure_part(chunk: Sequence[tuple[int, int, int]]) -> dict[str, torch.Tensor]:
+            ((label, part, of),) = chunk
+            return {name: tensor[None] for name, tensor in measure(label, slice(part, None, of)).items()}
+
+        how = {"made_from": record, "whole": True, "lower": "a smaller --image_size"}
+        measured = run.map(stage, items, measure_part, chunk_size=1, **how)
 
         def keep() -> None:
-            for label in range(len(measured)):
-                found = {name: tensor[0] for name, tensor in measured.rows(label, label + 1).items()}
-                atomic_write(_file(folder, label), save(found))
+            rows = iter(range(len(items)))
+            for label in classes:
+                own = (measured.rows(row, row + 1) for row in islice(rows, parts[label]))
+                found = ({name: tensor[0] for name, tensor in part.items()} for part in own)
+                atomic_write(_file(folder, label), save(put_together(found)))
             run.leave_stage(folder)
             atomic_write(folder / RECORD, json.dumps(record, indent=2).encode())
             run.drop(stage)

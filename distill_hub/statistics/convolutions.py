@@ -10,7 +10,7 @@ the mixture of the classes'. Where the released codes depart from what is done h
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,16 +109,17 @@ def layers_of(teacher: Classifier, image_size: int) -> Layers:
 
 
 @torch.inference_mode()
-def class_statistics(teacher: Classifier, batches: Iterator[torch.Tensor], layers: Layers) -> dict[str, torch.Tensor]:
-    """Measure what layers see of one class.
+def batch_statistics(teacher: Classifier, batches: Iterator[torch.Tensor], layers: Layers) -> dict[str, torch.Tensor]:
+    """Measure what layers see of some images of one class.
 
     Args:
         teacher: The network.
-        batches: Images of the class, (B, 3, S, S) in [0, 1], on its device.
+        batches: The images, (B, 3, S, S) in [0, 1], on its device.
         layers: Of the network.
 
     Returns:
-        For layer i, float32: `i.mean` and `i.variance` (D,), and of convolutions `i.patch_mean` and `i.patch_variance` (P,).
+        For `class_statistics`, float64: of each of K batches the number of images, `count` (K,), and for layer i `i.mean`
+        and `i.variance` (K, D), and of convolutions `i.patch_mean` and `i.patch_variance` (K, P).
     """
     counts, parts = [], []
     convolutions, norms = list(layers.convolutions.values()), list(layers.norms.values())
@@ -131,11 +132,26 @@ def class_statistics(teacher: Classifier, batches: Iterator[torch.Tensor], layer
             teacher(images)
         counts.append(size)
         parts.append([_mixtures([1] * size, layer) for layer in (*seen, *normalized)])
-    result = {}
+    result = {"count": torch.tensor(counts)}
     for place, batches_of_layer in enumerate(zip(*parts, strict=True)):
-        stacked = [torch.stack(values) for values in zip(*batches_of_layer, strict=True)]
-        for name, value in zip((*CHANNELS, *PATCHES), _mixtures(counts, stacked), strict=False):
-            result[f"{place}.{name}"] = value.float()
+        for name, values in zip((*CHANNELS, *PATCHES), zip(*batches_of_layer, strict=True), strict=False):
+            result[f"{place}.{name}"] = torch.stack(values)
+    return result
+
+
+def class_statistics(parts: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return what layers see of one class, from what `batch_statistics` says of its images, in their order.
+
+    Returns:
+        For layer i, float32: `i.mean` and `i.variance` (D,), and of convolutions `i.patch_mean` and `i.patch_variance` (P,).
+    """
+    found = list(parts)
+    joined = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    counts, result = joined.pop("count").tolist(), {}
+    for name, means in joined.items():
+        if name.endswith("mean"):
+            variance = name.removesuffix("mean") + "variance"
+            result[name], result[variance] = (value.float() for value in mixture(counts, means, joined[variance]))
     return result
 
 
@@ -172,11 +188,11 @@ def measure(
     """Measure a network's statistics on the training images, or read them from the user's cache: a stage of one pass.
 
     Each image is seen once as networks are usually trained on it, and as in the released codes: up to 64 px in a padded
-    crop, above in a RandomResizedCrop, and half of them mirrored. A class is measured by one process, so that the numbers
-    are the same for any number of them.
+    crop, above in a RandomResizedCrop, and half of them mirrored. What is measured of a class's batches is put together in
+    their order, so that the numbers are the same for any number of processes.
 
     Args:
-        run: Spreads the classes over its processes.
+        run: Spreads the batches over its processes.
         source: The real images.
         teacher: The network.
         teacher_sha256: Of its weights.
@@ -202,23 +218,27 @@ def measure(
     folder = fit_folder(source, "statistics", teacher_sha256, size, "convolutions", seed, rules.flip)
     folder = run.cached(folder / RECORD).parent
 
-    def of_class(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
-        rows = source.train.by_class[chunk[0]]
-        generator = cpu_generator(draw_seed(seed, "convolution statistics", source.class_names[chunk[0]]))
+    counts = np.bincount(source.train.labels, minlength=len(source.classes)).tolist()
+
+    def starts(label: int) -> range:
+        return range(0, counts[label], batch_size)
+
+    def of_batches(label: int, some: slice) -> dict[str, torch.Tensor]:
+        rows = source.train.by_class[label]
+        generator = cpu_generator(draw_seed(seed, "convolution statistics", source.class_names[label]))
         draws = draw(rules, len(rows), len(rows), size, generator)
 
         def batches() -> Iterator[torch.Tensor]:
-            for start in range(0, len(rows), batch_size):
+            for start in starts(label)[some]:
                 images = source.train.pixels(rows[start : start + batch_size], size).to(teacher.device)
                 yield augment(images, batch_of(draws, start, start + batch_size), (0, 0, 0), (1, 1, 1))
 
-        return {name: tensor[None] for name, tensor in class_statistics(teacher, batches(), layers).items()}
+        return batch_statistics(teacher, batches(), layers)
 
     stage = f"statistics {teacher.architecture}".replace("/", "-")
-    keep_by_class(run, folder, record, of_class, stage=stage)
+    keep_by_class(run, folder, record, lambda label: len(starts(label)), of_batches, class_statistics, stage=stage)
     first, last = len(layers.convolutions), len(layers.convolutions) + len(layers.norms)
     banks = Bank(folder, range(first), teacher.device), Bank(folder, range(first, last), teacher.device)
-    counts = np.bincount(source.train.labels, minlength=len(source.classes)).tolist()
     whole = _read(banks, range(len(counts)), counts)[:first]
     whole += [(norm.running_mean, norm.running_var) for norm in layers.norms.values()]
     return Measured(teacher, layers, whole, banks)

@@ -1,7 +1,8 @@
 """The moving averages that LPLD's released code (63eee18) takes for the statistics of a class."""
 
 import functools
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,11 @@ class MovingAverage:
         sizes = np.unique(places // self.batch_size, return_counts=True)[1][-UPDATES:]
         return shuffled[places[-sizes.sum() :]], sizes
 
+    def parts(self, source: Source, label: int, batch_size: int) -> list[np.ndarray]:
+        """Return which updates of one class are measured at a time: whole ones, of about so many images."""
+        _, sizes = self.order(source, label)
+        return np.split(np.arange(len(sizes)), np.flatnonzero(np.diff((sizes.cumsum() - 1) // batch_size)) + 1)
+
 
 @functools.lru_cache(maxsize=1)  # one pass meets all classes, and a class is measured at a time
 def _shuffled(count: int, seed: int) -> np.ndarray:
@@ -48,6 +54,7 @@ def moving_statistics(
     layers: Sequence[nn.Module],
     at: Features,
     moving: MovingAverage,
+    some: slice,
     *,
     image_size: int,
     batch_size: int,
@@ -68,19 +75,18 @@ def moving_statistics(
         layers: Of the teacher.
         at: Where at them.
         moving: The pass.
+        some: Which of its `parts`.
         image_size: Side in pixels at which the images are cropped, and to which the crops are brought.
         batch_size: Images per forward pass, but for updates with more.
 
     Returns:
-        For layer i, float32: `i.mean` (D,) and `i.variance` (D,).
+        For `averages`, float64: of each part the number of `updates` (P,), and for layer i what these leave of means and
+        variances, `i.mean` and `i.variance` (P, D).
     """
     rows, sizes = moving.order(source, label)
     generator = cpu_generator(draw_seed(moving.seed, "moving average", source.class_names[label]))
     draws = draw(Augmentation(crop_scale=(0.08, 1.0), flip=moving.flip), len(rows), len(rows), image_size, generator)
-    ends = sizes.cumsum()
-    parts = np.split(np.arange(len(sizes)), np.flatnonzero(np.diff((ends - 1) // batch_size)) + 1)  # of whole updates
-    means = [torch.zeros((), dtype=torch.float64) for _ in layers]
-    variances = [torch.ones((), dtype=torch.float64) for _ in layers]
+    ends, parts, left = sizes.cumsum(), moving.parts(source, label, batch_size)[some], defaultdict(list)
     with captured(layers, at, lambda maps: torch.var_mean(full(maps), (2, 3), correction=0)) as found:
         for part in parts:
             start, end = ends[part[0]] - sizes[part[0]], ends[part[-1]]
@@ -94,8 +100,24 @@ def moving_statistics(
                 within, own = within.double().cpu(), own.double().cpu()
                 mean = shares @ own
                 variance = shares @ (within + (own - mean[update]).square())  # the law of total variance
-                kept = (1 - MOMENTUM) ** len(part)
-                means[place] = kept * means[place] + weights @ mean
-                variances[place] = kept * variances[place] + weights @ variance
-    named = {"mean": means, "variance": variances}
-    return {f"{place}.{name}": value.float() for name, values in named.items() for place, value in enumerate(values)}
+                left[f"{place}.mean"].append(weights @ mean)
+                left[f"{place}.variance"].append(weights @ variance)
+    return {"updates": torch.tensor([len(part) for part in parts]), **{name: torch.stack(own) for name, own in left.items()}}
+
+
+def averages(parts: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the moving averages of a class from what `moving_statistics` says of its updates, in their order.
+
+    Returns:
+        For layer i, float32: `i.mean` (D,) and `i.variance` (D,).
+    """
+    found: dict[str, torch.Tensor] = {}
+    for part in parts:
+        updates = part["updates"].tolist()
+        for name, left in part.items():
+            if name != "updates":
+                average = found.get(name, torch.tensor(float(name.endswith("variance")), dtype=torch.float64))
+                for count, own in zip(updates, left, strict=True):
+                    average = (1 - MOMENTUM) ** count * average + own
+                found[name] = average
+    return {name: average.float() for name, average in found.items()}

@@ -3,14 +3,16 @@
 import itertools
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.sources import Split, load_source
-from distill_hub.methods.coresets import draw, embed_class, herding, k_center, k_means
+from distill_hub.methods.coresets import draw, embed, herding, k_center, k_means
 from distill_hub.networks.build import build
+from distill_hub.running.run import Run
 
 
 def distance(a, b):
@@ -126,17 +128,18 @@ def test_more_than_there_are_is_refused(rule):
         rule(torch.zeros(5, 2), 6)
 
 
-def test_a_class_is_embedded_in_batches_and_decoded_once(monkeypatch):
+def test_classes_are_embedded_in_batches_of_their_own_and_decoded_once(monkeypatch, tmp_path):
     source = load_source("digits")
     torch.manual_seed(0)
     names = source.class_names
     facts = {"id": "x", "architecture": "convnet-1", "classes": source.classes, "class_names": names, "image_size": 16}
     teacher = Classifier(build("convnet-1", 10, 16), **facts)
-    rows = [row for row, label in enumerate(source.train.labels) if label == 3]
-    with torch.inference_mode():
-        expected = teacher.embed(source.train.pixels(rows, 16).float() / 255)
     decoded, decode = [], Split.image
     monkeypatch.setattr(Split, "image", lambda split, row: decoded.append(row) or decode(split, row))
-    found = embed_class(source, teacher, 3, image_size=16, batch_size=50)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert decoded == rows and len(rows) % 50
+    embeddings = embed(Run(tmp_path, {}), source, teacher, "a" * 64, image_size=16, batch_size=50)
+    assert sorted(decoded) == list(range(len(source.train)))
+    for label in (0, 3, 9):
+        rows = np.flatnonzero(source.train.labels == label)
+        batches = [source.train.pixels(rows[start : start + 50], 16).float() / 255 for start in range(0, len(rows), 50)]
+        with torch.inference_mode():
+            assert embeddings(label).equal(torch.cat([teacher.embed(batch) for batch in batches])) and len(batches[-1]) < 50

@@ -21,8 +21,9 @@ from distill_hub.data.sources import load_source
 from distill_hub.networks.build import build
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.statistics import bank as bank_module
 from distill_hub.statistics import moving as moving_module
-from distill_hub.statistics.bank import Moments, class_statistics, open_bank
+from distill_hub.statistics.bank import Moments, class_statistics, moments_of, open_bank
 from distill_hub.statistics.convolutions import measure
 from distill_hub.statistics.features import batch_norms, captured, feature_layers
 from distill_hub.statistics.moving import MovingAverage
@@ -73,7 +74,8 @@ def test_statistics_are_those_of_all_maps_of_the_class(source, sizes):
     images = source.train.pixels(range(30), 16)
     teacher = make_teacher(source.classes)
     layers = list(batch_norms(teacher).values())
-    found = class_statistics(teacher, iter(images.split(sizes)), layers, "inputs", covariance=True)
+    parts = [moments_of(teacher, iter([part]), layers, "inputs", covariance=True) for part in images.split(sizes)]
+    found = class_statistics(parts)
     for place, maps in enumerate(maps_of(make_teacher(source.classes), images)):
         pooled = maps.mean((2, 3))
         np.testing.assert_allclose(found[f"{place}.mean"], pooled.mean(0), rtol=1e-5, atol=1e-6)
@@ -88,7 +90,7 @@ def test_outputs_are_what_the_layers_return(source):
     teacher = make_teacher(source.classes)
     images = source.train.pixels(range(12), 16)
     layer = teacher.model[1]
-    found = class_statistics(teacher, iter([images]), [layer], "outputs", covariance=True)
+    found = class_statistics([moments_of(teacher, iter([images]), [layer], "outputs", covariance=True)])
     seen = maps_of(make_teacher(source.classes), images)[0]
     scale = (layer.weight / (layer.running_var + layer.eps).sqrt()).double().numpy().reshape(1, -1, 1, 1)
     returned = (seen - layer.running_mean.numpy().reshape(1, -1, 1, 1)) * scale + layer.bias.numpy().reshape(1, -1, 1, 1)
@@ -164,13 +166,36 @@ def test_a_bank_reads_every_image_once_and_keeps_a_file_per_class(bank_of, sourc
     teacher = make_teacher(source.classes)
     rows = np.flatnonzero(source.train.labels == 7)
     layers = list(batch_norms(teacher).values())
-    expected = class_statistics(teacher, iter([source.train.pixels(rows, 16)]), layers, "inputs", covariance=True)
+    expected = class_statistics(
+        [moments_of(teacher, iter([source.train.pixels(rows, 16)]), layers, "inputs", covariance=True)]
+    )
     for place, (covariance, mean) in enumerate(bank.read([3, 7], "covariance", "mean")):
         torch.testing.assert_close(mean[1], expected[f"{place}.mean"], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(covariance[1], expected[f"{place}.covariance"], rtol=1e-5, atol=1e-6)
     asked.clear()
     bank_of()
     assert not asked  # it is there
+
+
+def test_batches_that_are_measured_apart_give_what_a_class_gives_at_once(bank_of, source, tmp_path, monkeypatch):
+    """To the last bit: banks of few classes and of many are of one kind."""
+    monkeypatch.setenv("DISTILL_HUB_CACHE", str(tmp_path / "cache"))
+    ways = {"exact": {}, "variances": {"covariance": False}, "moving": {"covariance": False, "moving": MOVING}}
+    found = {}
+    for few in (64, 1):
+        monkeypatch.setattr(bank_module, "FEW", few)
+        found[few] = []
+        for way, words in ways.items():
+            bank_of(folder=tmp_path / way, batch_size=100, **words)
+            found[few].append(contents(tmp_path / way))
+            shutil.rmtree(tmp_path / way)
+        run = Run(tmp_path / "run", {})
+        measure(run, source, make_teacher(source.classes), "a" * 64, image_size=16, seed=3, batch_size=100)
+        (cached,) = (tmp_path / "cache").glob("digits-statistics-*/")
+        found[few].append(contents(cached))
+        shutil.rmtree(cached)
+        assert run.stages[0]["items"] == (20 if few > 1 else 10)
+    assert found[64] == found[1]
 
 
 def test_a_bank_of_something_else_is_refused(bank_of, source, tmp_path):

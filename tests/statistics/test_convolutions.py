@@ -12,7 +12,14 @@ from distill_hub.data.classes import SourceClass
 from distill_hub.data.sources import load_source
 from distill_hub.running.run import Run
 from distill_hub.statistics import convolutions
-from distill_hub.statistics.convolutions import class_statistics, layers_of, measure, mixture, patch_moments
+from distill_hub.statistics.convolutions import (
+    batch_statistics,
+    class_statistics,
+    layers_of,
+    measure,
+    mixture,
+    patch_moments,
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,8 @@ def seen_by(teacher, images: torch.Tensor) -> list[np.ndarray]:
 def test_statistics_of_a_class_are_those_of_all_its_maps(source, sizes):
     images = source.train.pixels(range(20), 16).float() / 255
     teacher = make_teacher(source.classes)
-    found = class_statistics(teacher, iter(images.split(sizes)), layers_of(teacher, 16))
+    layers = layers_of(teacher, 16)
+    found = class_statistics([batch_statistics(teacher, iter([part]), layers) for part in images.split(sizes)])
     for place, maps in enumerate(seen_by(make_teacher(source.classes), images)):
         np.testing.assert_allclose(found[f"{place}.mean"], maps.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found[f"{place}.variance"], maps.var((0, 2, 3)), rtol=1e-5, atol=1e-7)
@@ -115,7 +123,7 @@ def test_all_images_and_those_of_some_classes(measured, source):
 def test_it_is_measured_once_and_what_is_of_something_else_is_refused(measured, source, tmp_path, monkeypatch):
     measured()
     (folder,) = (tmp_path / "cache").glob("digits-statistics-*/")
-    monkeypatch.setattr(convolutions, "class_statistics", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(convolutions, "batch_statistics", lambda *_: pytest.fail("measured again"))
     measured()
     file = folder / "class-00004.safetensors"
     content = file.read_bytes()
