@@ -16,7 +16,7 @@ from distill_hub.options.cao2 import Cao2Config
 
 def main(config: Cao2Config) -> Path | None:
     """Draw a pool, select, refine, label, package and score."""
-    from distill_hub.making.by_class import choose_from_pool
+    from distill_hub.making.chosen import choose_from_pool
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.generated import set_up_generator
     from distill_hub.methods import cao2

@@ -16,7 +16,7 @@ from distill_hub.options.dgs import DgsConfig
 
 def main(config: DgsConfig) -> Path | None:
     """Measure the real images' difficulty, draw a pool, select, label, package and score."""
-    from distill_hub.making.by_class import choose_from_pool
+    from distill_hub.making.chosen import choose_from_pool
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.generated import set_up_generator
     from distill_hub.methods import dgs

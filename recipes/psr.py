@@ -18,7 +18,7 @@ def main(config: PsrConfig) -> Path | None:
     """Draw a pool, select, refine, package and score."""
     import torch
 
-    from distill_hub.making.by_class import choose_from_pool
+    from distill_hub.making.chosen import choose_from_pool
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.generated import set_up_generator
     from distill_hub.methods import psr

@@ -14,13 +14,13 @@ from distill_hub.artifact.manifest import (
     Manifest,
     MethodRecord,
     ModelRecord,
-    SourceRecord,
     StageRecord,
     TuningRecord,
     ViewsFacts,
 )
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord, Score
+from distill_hub.artifact.source import SourceRecord
 from distill_hub.publishing.card import render_card
 from distill_hub.views.files import write_views
 

@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import Field
 
 from distill_hub.artifact.base import Moment, Record, Seconds, Share
-from distill_hub.artifact.manifest import EnvironmentRecord, SourceRecord
+from distill_hub.artifact.manifest import EnvironmentRecord
+from distill_hub.artifact.source import SourceRecord
 from distill_hub.running.files import slug
 
 

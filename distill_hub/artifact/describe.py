@@ -18,10 +18,10 @@ from distill_hub.artifact.manifest import (
     MethodRecord,
     ModelRecord,
     SelectorRecord,
-    SourceRecord,
     StageRecord,
 )
 from distill_hub.artifact.names import public_name, source_name
+from distill_hub.artifact.source import SourceRecord
 from distill_hub.classifiers import Classifier
 from distill_hub.data.citations import SOURCES
 from distill_hub.data.known import FITTED

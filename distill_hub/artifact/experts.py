@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
 from distill_hub.artifact.base import MANIFEST_BYTES, Count, Moment, Name, Record, Share
-from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, ExpertsFacts, SourceRecord, ZcaRecord
+from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, ExpertsFacts, ZcaRecord
 from distill_hub.artifact.names import public_name
+from distill_hub.artifact.source import SourceRecord
 from distill_hub.config import InputError, refusing
 from distill_hub.data.known import RGB
 from distill_hub.hub import fetch, look

@@ -8,10 +8,11 @@ import torch
 
 from distill_hub.artifact.find import find, read_description, read_records
 from distill_hub.artifact.load import load_artifact
-from distill_hub.artifact.manifest import Manifest, SourceRecord
+from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.rows import encode_images, images_of, rows
+from distill_hub.artifact.source import SourceRecord
 from distill_hub.data.known import FITTED
 from distill_hub.evaluation.scores import in_words, measure, score_table
 from distill_hub.evaluation.views import draw_views, store_views

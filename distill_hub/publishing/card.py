@@ -17,10 +17,11 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from distill_hub.artifact.cost import cost_parts, own_stages, total_cost
 from distill_hub.artifact.find import folder_bytes
 from distill_hub.artifact.findings import warnings
-from distill_hub.artifact.manifest import Manifest, SourceRecord
+from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.names import RECIPES, model_name, source_name
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
+from distill_hub.artifact.source import SourceRecord
 from distill_hub.hub import address, page_of
 from distill_hub.publishing.markdown import code, fenced, link, one_line, plain
 from distill_hub.running.console import duration, size_text

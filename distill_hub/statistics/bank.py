@@ -211,7 +211,7 @@ def open_bank(
     own = list(layers.values())
 
     def starts(label: int) -> range:
-        return range(0, counts[label], batch_size)
+        return range(0, len(source.train.by_class[label]), batch_size)
 
     def measure(label: int, some: slice) -> dict[str, torch.Tensor]:
         rows = source.train.by_class[label]

@@ -218,10 +218,8 @@ def measure(
     folder = fit_folder(source, "statistics", teacher_sha256, size, "convolutions", seed, rules.flip)
     folder = run.cached(folder / RECORD).parent
 
-    counts = np.bincount(source.train.labels, minlength=len(source.classes)).tolist()
-
     def starts(label: int) -> range:
-        return range(0, counts[label], batch_size)
+        return range(0, len(source.train.by_class[label]), batch_size)
 
     def of_batches(label: int, some: slice) -> dict[str, torch.Tensor]:
         rows = source.train.by_class[label]
@@ -239,6 +237,7 @@ def measure(
     keep_by_class(run, folder, record, lambda label: len(starts(label)), of_batches, class_statistics, stage=stage)
     first, last = len(layers.convolutions), len(layers.convolutions) + len(layers.norms)
     banks = Bank(folder, range(first), teacher.device), Bank(folder, range(first, last), teacher.device)
+    counts = np.bincount(source.train.labels, minlength=len(source.classes)).tolist()
     whole = _read(banks, range(len(counts)), counts)[:first]
     whole += [(norm.running_mean, norm.running_var) for norm in layers.norms.values()]
     return Measured(teacher, layers, whole, banks)

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from distill_hub.artifact.find import find
-from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, SourceRecord, ViewsFacts
+from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, ViewsFacts
+from distill_hub.artifact.source import SourceRecord
 from distill_hub.evaluation.views import predicted_bytes
 from distill_hub.running.console import size_text
 from distill_hub.views.files import open_views, write_views

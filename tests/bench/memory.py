@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from distill_hub.artifact.load import load_artifact
-from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, SourceRecord
+from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord
 from distill_hub.artifact.package import write_artifact
+from distill_hub.artifact.source import SourceRecord
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.running.machine import start_accelerator
 from distill_hub.training import train

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from distill_hub.artifact.describe import source_record
-from distill_hub.artifact.manifest import ClassRecord, SourceRecord
+from distill_hub.artifact.manifest import ClassRecord
+from distill_hub.artifact.source import SourceRecord
 from distill_hub.config import InputError
 from distill_hub.data.known import KNOWN
 from distill_hub.data.sources import load_source

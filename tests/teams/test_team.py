@@ -91,7 +91,7 @@ def fit_all(run, folder) -> None:
     os.environ["DISTILL_HUB_CACHE"] = str(folder / "cache")
     digits = load_source("digits")
     fit_in_run(run, digits, folder / "generator", "dit", {f"fit_{name}": value for name, value in TINY.items()})
-    how = {"teacher": "auto", "teacher_revision": None, "teacher_epochs": 2, "seed": 0}
+    how = {"teacher": "auto", "teacher_revision": None, "teacher_epochs": 1, "seed": 0}
     open_teacher(run, HeldOut(digits), 16, **how, networks=("convnet-1-w16",))
 
 
@@ -141,7 +141,7 @@ def test_models_of_large_sources_are_fitted_by_all_to_what_one_fits(by_a_team, t
             # Adam blows up rounding where a gradient is 0: at biases before a norm of each channel, or of a softmax's keys.
             assert key.endswith("bias") or (off.mean() < 2e-5 and off.max() < 1e-3), key
     (teacher,) = (folder / "cache").glob("digits-teacher-*/model.safetensors")
-    settings = fit_settings(digits, "convnet-1-w16", 16, 2)
+    settings = fit_settings(digits, "convnet-1-w16", 16, 1)
     data = TrainingSet(digits.train.pixels(None, 16), torch.from_numpy(digits.train.labels))
     (fitted,) = train_students("convnet-1-w16", [data], None, 10, settings, [0])
     for key, tensor in fitted.model.state_dict().items():

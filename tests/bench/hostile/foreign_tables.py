@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill_hub.artifact.base import now
-from distill_hub.artifact.manifest import Manifest, MethodRecord, SourceRecord
+from distill_hub.artifact.manifest import Manifest, MethodRecord
 from distill_hub.artifact.package import write_artifact
+from distill_hub.artifact.source import SourceRecord
 from tests.bench.hostile.attack import Attack, refused, used
 from tests.bench.hostile.foreign import (
     CLASSES,

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from distill_hub.artifact.manifest import ClassRecord, EnvironmentRecord, Manifest, MethodRecord, SourceRecord, StageRecord
+from distill_hub.artifact.manifest import ClassRecord, EnvironmentRecord, Manifest, MethodRecord, StageRecord
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord, Score
+from distill_hub.artifact.source import SourceRecord
 from tests.bench.hostile.attack import Attack, Outcome, either, refused, scratch, used
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from distill_hub.artifact.find import find
-from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, SourceRecord, ViewsFacts
+from distill_hub.artifact.manifest import ClassRecord, Manifest, MethodRecord, ModelRecord, ViewsFacts
 from distill_hub.artifact.package import write_artifact
+from distill_hub.artifact.source import SourceRecord
 from distill_hub.publishing.card import render_card
 from distill_hub.views.files import write_views
 
