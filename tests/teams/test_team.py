@@ -145,6 +145,7 @@ def test_models_of_large_sources_are_fitted_by_all_to_what_one_fits(by_a_team, t
     data = TrainingSet(digits.train.pixels(None, 16), torch.from_numpy(digits.train.labels))
     (fitted,) = train_students("convnet-1-w16", [data], None, 10, settings, [0])
     for key, tensor in fitted.model.state_dict().items():
-        torch.testing.assert_close(load_file(teacher)[key], tensor, rtol=1e-3, atol=1e-4)
+        off = (load_file(teacher)[key] - tensor).abs()  # one process with another number of threads is as far away
+        assert off.mean() < 1e-4 and off.max() < 2e-3, key
     costs = [json.loads(file.read_bytes()) for file in (folder / "generator" / "cost.json", teacher.with_name("cost.json"))]
     assert [cost["processes"] for cost in costs] == [MEMBERS] * 2
