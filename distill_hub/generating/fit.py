@@ -27,7 +27,7 @@ from distill_hub.running.cost import COST, NOTHING, Cost, Meter, added, write_co
 from distill_hub.running.files import remove
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
-from distill_hub.teams.team import Team, at_work
+from distill_hub.teams.team import Team, at_work, gathered
 
 LATENT_CHANNELS = 4  # of every generator that is fitted
 
@@ -144,7 +144,7 @@ def fit_generator(
 
 def _spent(meter: Meter, team: Team | None) -> Cost:
     own = meter.read()
-    return {**added(*team.gathered(own)), "seconds": own["seconds"]} if team else own
+    return {**added(*gathered(team, own)), "seconds": own["seconds"]}
 
 
 def _size(source: Source, image_size: int | None) -> int:

@@ -29,7 +29,7 @@ from distill_hub.running.processes import main_decides, wait_until_seen
 from distill_hub.running.seeds import draw_seed
 from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of, remove_rest
 from distill_hub.running.versions import versions
-from distill_hub.teams.team import Led, divided
+from distill_hub.teams.team import Led, divided, gathered
 
 STAGE = "stage.json"  # in a folder of the cache: what it took to measure what lies there
 
@@ -217,10 +217,9 @@ class Run:
             part, meter, self.carried = parts[claim.index], Meter(self.device), NOTHING
             with told(stage, lower), watched(self.device) as peaks:
                 result, at_a_time = in_parts(part, function, at_a_time, whole=whole)
-            took = added(self.carried, meter.read())
             if any(len(tensor) != len(part) for tensor in result.values()):
                 raise ValueError(f"stage {stage}: {len(part)} items gave { ({k: len(v) for k, v in result.items()}) } rows")
-            took = added(*team.gathered(took)) if team else took
+            took = added(*gathered(team, added(self.carried, meter.read())))
             facts: dict[str, Any] = {"items": len(part), "by": self._name, PEAKS: peaks, **took}
             if at_a_time < len(part):
                 facts["at_a_time"] = at_a_time

@@ -37,9 +37,7 @@ class Team:
     def shared(self, module: nn.Module) -> DistributedDataParallel:
         """Return a module whose gradients are the mean over the members, as they all start from the first one's weights."""
         # Weights without a part in the loss, as some of timm's networks have, are the same at every step.
-        return DistributedDataParallel(
-            module, process_group=self.group, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
-        )
+        return DistributedDataParallel(module, process_group=self.group, gradient_as_bucket_view=True, static_graph=True)
 
     def weight(self, count: int) -> float:
         """Return by what the mean over this member's `share` of rows is multiplied for the gradients of that over all."""
@@ -51,12 +49,6 @@ class Team:
         told = [value]
         dist.broadcast_object_list(told, group=self.group, group_src=0)
         return told[0]
-
-    def gathered(self, value: Any) -> list[Any]:
-        """Return what every member says."""
-        said: list[Any] = [None] * self.size
-        dist.all_gather_object(said, value, group=self.group)
-        return said
 
     def summed(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over the members. A gradient through it is the one of what all of them make of the sum."""
@@ -135,6 +127,14 @@ def at_work(team: Team | None, images: int, batch_size: int) -> Iterator[tuple[T
         torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     yield working, working.size if working else 1
     torch.set_num_threads(threads)
+
+
+def gathered(team: Team | None, value: Any) -> list[Any]:
+    """Return what every member says; of one process, which is no team, what it says itself."""
+    said = [value] * (team.size if team else 1)
+    if team:
+        dist.all_gather_object(said, value, group=team.group)
+    return said
 
 
 def divided(count: int) -> tuple[int, Team | None]:
