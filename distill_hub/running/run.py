@@ -88,8 +88,8 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Device of this process."""
-        return self.accelerator.device
+        """Device of this process; without an index where it is the CPU, or `.to` would copy what lies there already."""
+        return torch.device("cpu") if self.accelerator.device.type == "cpu" else self.accelerator.device
 
     @property
     def dtype(self) -> torch.dtype:
