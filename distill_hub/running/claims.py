@@ -1,7 +1,7 @@
 """Chunks of a stage, claimed one after the other by all processes that share its folder."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from distill_hub.running.console import Item
 from distill_hub.running.lock import Busy, Lock
-from distill_hub.running.stages import Chunk, key_of
+from distill_hub.running.stages import Chunk, key_of, says
 
 LOOK_EVERY = 1.0  # seconds between two looks at what others have made, while there is work
 FIRST_PAUSE, LAST_PAUSE = 0.005, 1.0  # seconds between two, while there is none
@@ -105,37 +105,28 @@ def cut(items: Sequence[Item], chunk_size: int, key: str) -> tuple[list[Sequence
     return parts, [key_of(key, list(part)) for part in parts]
 
 
-def unfinished(accelerator: Accelerator, folder: Path, parts: Sequence[Sequence[Item]], keys: Sequence[str]) -> list[Item]:
-    """Return the items of chunks that are not finished; the main process looks for all.
+def found(
+    accelerator: Accelerator, folder: Path, keys: Sequence[str], *, look: bool
+) -> tuple[list[Chunk], list[dict[str, Any]], set[int]]:
+    """Return what there is of a stage. Markers of chunks that are not as they were written go.
 
     Args:
-        accelerator: Of the processes.
+        accelerator: Of the processes; each reads its share of the chunks.
         folder: Of the stage.
-        parts: See `cut`, as the next.
-        keys: Of the chunks.
+        keys: What its chunks are made from.
+        look: Whether to read them; else others have.
+
+    Returns:
+        The chunks, what their markers say, and which of them need not be made.
     """
-    todo: list[Item] = []
-    for index, (part, key) in enumerate(zip(parts, keys, strict=True) if accelerator.is_main_process else ()):
-        todo += [] if Chunk(folder, index).is_finished(key) else part
-    return broadcast_object_list([todo])[0]
-
-
-def damaged(
-    accelerator: Accelerator, chunks: Sequence[Chunk], made: Sequence[Mapping[str, Any]], finished: Sequence[int]
-) -> set[int]:
-    """Return which chunks are not as they were written, and remove their markers; each process looks at its share.
-
-    Args:
-        accelerator: Of the processes.
-        chunks: Of the stage.
-        made: What their markers say.
-        finished: Those to look at.
-    """
-    share = finished[accelerator.process_index :: accelerator.num_processes]
-    found = [index for index in share if not chunks[index].is_whole(made[index]["sha256"])]
-    for index in found:
+    chunks = [Chunk(folder, index) for index in range(len(keys))]
+    made = read_markers(accelerator, chunks)
+    marked = [index for index, facts in enumerate(made) if says(facts, keys[index])]
+    share = marked[accelerator.process_index :: accelerator.num_processes] if look else []
+    damaged = [index for index in share if not chunks[index].is_whole(made[index]["sha256"])]
+    for index in damaged:
         chunks[index].marker.unlink(missing_ok=True)
-    return set(gather_object(found))
+    return chunks, made, set(marked) - set(gather_object(damaged))
 
 
 def order(count: int, process: int, processes: int, start: int = 0) -> list[int]:

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from rich.table import Table
 
 from distill_hub.config import Done, InputError, nearest
-from distill_hub.running.claims import Claims, cut, damaged, order, read_markers, unfinished
+from distill_hub.running.claims import Claims, cut, found, order, read_markers
 from distill_hub.running.console import Item, progress, show
 from distill_hub.running.cost import NOTHING, Cost, Meter, added
 from distill_hub.running.files import STATE, atomic_write, remove
@@ -27,7 +27,7 @@ from distill_hub.running.once import missing, turn
 from distill_hub.running.place import KEY, Place
 from distill_hub.running.processes import main_decides, wait_until_seen
 from distill_hub.running.seeds import draw_seed
-from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of, remove_rest, says
+from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of, remove_rest
 from distill_hub.running.versions import versions
 from distill_hub.teams.team import Led, divided
 
@@ -175,9 +175,9 @@ class Run:
     ) -> Stage:
         """Apply a function to work items, spread over processes, and keep every finished chunk on disk.
 
-        Chunks are cut by `chunk_size` alone, so what a chunk holds does not depend on the number of processes, each of which
-        takes one when it has made another. A chunk that is there, made from the same items and settings and whole by
-        its checksum, is not redone. One that does not fit into memory is worked on in parts, and so are those after it.
+        Chunks are cut by `chunk_size` alone, so what a chunk holds does not depend on the number of processes, which claim
+        them, see `Claims`. A chunk that is there, made from the same items and settings and whole by its checksum, is not
+        redone. One that does not fit into memory is worked on in parts, and so are those after it.
 
         Args:
             stage: Name of the stage and of its folder.
@@ -197,20 +197,17 @@ class Run:
         folder = self.output_dir / STATE / stage
         self._used.add(stage)
         parts, keys = cut(items, chunk_size, self.key(made_from))
-        chunks = [Chunk(folder, index) for index in range(len(parts))]
-        if self.is_main and any(chunk.facts().get("key") not in keys for chunk in chunks_in(folder)):
-            show(f"{stage}: what it is made from has changed; what does not fit any more is done again")
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        made = read_markers(self.accelerator, chunks)
-        finished = {index for index, facts in enumerate(made) if says(facts, keys[index])}
-        if not self._came_later:  # else those that were there before have looked
-            finished -= damaged(self.accelerator, chunks, made, sorted(finished))
+        chunks, made, done = found(self.accelerator, folder, keys, look=not self._came_later)
+        others = any(facts and facts.get("key") != key for facts, key in zip(made, keys, strict=True))
+        if self.is_main and (others or len(chunks_in(folder)) > len(chunks)):
+            show(f"{stage}: what it is made from has changed; what does not fit any more is done again")
         start, shared, team = draw_seed(self._name) if self.place.join else 0, processes > 1 or self.place.join, None
-        if teams and 0 < (left := len(chunks) - len(finished)) < processes:
+        if teams and 0 < (left := len(chunks) - len(done)) < processes:
             (process, team), processes = divided(left), left
         function = functools.partial(function, team=team) if teams else function
-        todo = [index for index in order(len(chunks), process, processes, start) if index not in finished]
-        at_a_time = min((made[index].get("at_a_time") or chunk_size for index in finished), default=chunk_size)
+        todo = [index for index in order(len(chunks), process, processes, start) if index not in done]
+        at_a_time = min((made[index].get("at_a_time") or chunk_size for index in done), default=chunk_size)
         started = time.perf_counter()
         claims = Claims(chunks, keys, todo, shared=shared)
         claimed = Led(claims, team) if team else claims
@@ -234,7 +231,7 @@ class Run:
         sha256 = hash_of(facts["sha256"] for facts in made)
         self._makers |= {facts["by"] for facts in made if "by" in facts}
         self._note(
-            stage, len(items), added(*made), started, reused=bool(finished), sha256=sha256,
+            stage, len(items), added(*made), started, reused=bool(done), sha256=sha256,
             at_a_time=min((facts["at_a_time"] for facts in made if "at_a_time" in facts), default=None),
             peaks=largest(*(facts.get(PEAKS) for facts in made)),
         )  # fmt: skip
@@ -248,12 +245,13 @@ class Run:
     ) -> list[Item]:
         """Return the items that `map` would work on, the same on every process."""
         parts, keys = cut(items, chunk_size, self.key(made_from))
-        return unfinished(self.accelerator, self.output_dir / STATE / stage, parts, keys)
+        _, _, done = found(self.accelerator, self.output_dir / STATE / stage, keys, look=not self._came_later)
+        return [item for index, part in enumerate(parts) if index not in done for item in part]
 
     def on_main(
         self, stage: str, function: Callable[[], None], *, makes: Path | None = None, lower: str | None = None
     ) -> None:
-        """Call a function on the main process while the others wait.
+        """Call a function on the main process while the others wait. Of runs that have joined one does it, and once.
 
         Args:
             stage: Name of the stage.
@@ -294,7 +292,7 @@ class Run:
         return self.key({"settings": self.settings, "stage": stage, "after": made[-1:]})
 
     def together(self, stage: str, items: int, function: Callable[[], Cost], *, lower: str | None = None) -> None:
-        """Call a function on all processes at once.
+        """Call a function on all processes at once; of runs that have joined, in one after the other.
 
         Args:
             stage: Name of the stage.
@@ -383,8 +381,8 @@ class Run:
 
         Of joined runs the processes are those that made chunks.
         """
-        found = environment(self.accelerator)
-        return {**found, "processes": max(found["processes"], len(self._makers) if self.place.join else 0)}
+        known = environment(self.accelerator)
+        return {**known, "processes": max(known["processes"], len(self._makers) if self.place.join else 0)}
 
     def summary(self) -> Table:
         """Return the table of this run's stages: time, and memory of the process that needed most."""

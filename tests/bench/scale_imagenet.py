@@ -172,7 +172,7 @@ def run(folder: Path, code: Path, recipe: str, classes: int, ipc: int, processes
     manifest = json.loads(file.read_text()) if (file := output / "manifest.json").exists() else {"stages": []}
     found = {
         **{"recipe": recipe, "classes": classes, "ipc": ipc, "processes": processes, "stopped": stopped},
-        **{"last_line": text.strip().splitlines()[-1] if stopped else "", "seconds": seconds},
+        **{"last_line": text.strip().rpartition("\n")[2], "seconds": seconds},
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "stages": {name: float(wall) for name, wall in re.findall(r"│ (\S.*?) +│ +[\d,]+ +│ ([\d.]+) s", text)},
         "core_seconds": {stage["name"]: stage.get("core_seconds") for stage in manifest["stages"]},

@@ -3,8 +3,8 @@
     python -m tests.bench.workers --folder /tmp/workers                    # a stage of noise
     python -m tests.bench.workers --folder /tmp/workers --recipe cao2      # a recipe on digits; the first fits its models
 
-Three runs of the same: one process; eight runs that join each other, of which every second one is killed, or stopped for
-longer or shorter than a lease, and another one started; and process groups of 1 to 8, killed whole and started with another
+Three runs of the same: one process; runs that join each other, of which now and then one at work is killed, or stopped for
+longer or shorter than a lease, and another one started; and process groups, killed whole and started with another
 number of processes. Every chunk that is begun is written to a log. One that is begun again is right when whoever began it
 before was killed, or stood still for longer than a lease.
 """
@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -29,7 +30,6 @@ sys.path.insert(1, str(ROOT / "tests"))
 from processes import FORKED, hear_signals, start_processes  # noqa: E402
 
 LOST = 4.0  # seconds without a sign of life, after which a lease is taken over
-WORKERS = 8
 CHUNKS, SECONDS = 400, 1.0  # of the stage of noise; for the one process they take no time
 TINY = [
     *("--ipc", "2", "--pool_factor", "6", "--sample_batch_size", "3", "--sample_steps", "10", "--refine_batch_size", "1"),
@@ -52,14 +52,18 @@ def work(out: Path, log: Path, recipe: str | None, join: bool, seconds: float) -
     from distill_hub.running import run as run_module
 
     lock.LOST_AFTER, lock.SIGN_EVERY = LOST, 0.2
-    in_parts = run_module.in_parts
+    in_parts, told, at_work = run_module.in_parts, run_module.told, [""]
+
+    def named(stage, lower):
+        at_work[0] = stage
+        return told(stage, lower)
 
     def noted(part, function, *more, **how):
-        chunk = hashlib.sha256(f"{function.__qualname__} {list(part)}".encode()).hexdigest()[:12]
+        chunk = hashlib.sha256(f"{at_work[0]} {list(part)}".encode()).hexdigest()[:12]
         note(log, "begin", os.getpid(), chunk)
         return in_parts(part, function, *more, **how)
 
-    run_module.in_parts = noted
+    run_module.in_parts, run_module.told = noted, named
     if recipe:
         from helpers import run_here
 
@@ -87,10 +91,11 @@ def work(out: Path, log: Path, recipe: str | None, join: bool, seconds: float) -
 class Folder:
     """One run, by processes that come and go."""
 
-    def __init__(self, folder: Path, recipe: str | None, seed: int):
+    def __init__(self, folder: Path, recipe: str | None, seed: int, workers: int):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.folder, self.out, self.log, self.recipe = folder, folder / "out", folder / "log", recipe
+        self.workers = workers
         self.chance, self.number, self.events = random.Random(seed), 0, collections.Counter()
 
     def start(self, world: int, *, join: bool, seconds: float = SECONDS) -> list[BaseProcess]:
@@ -102,18 +107,20 @@ class Folder:
     def strike(self, one: BaseProcess, kind: str) -> None:
         note(self.log, kind, one.pid)
         self.events[kind] += 1
-        os.kill(one.pid, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "go": signal.SIGCONT}[kind])
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(one.pid, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "go": signal.SIGCONT}[kind])
 
     def joined(self, pause: float) -> None:
-        """Let eight runs join; every now and then one is killed or stopped, and another one comes."""
+        """Let runs join; every now and then one is killed or stopped, and another one comes."""
         alive, wakes, at = [*self.start(1, join=True)], {}, time.monotonic()
         while any(one.is_alive() for one in alive):
             ended = [one for one in alive if one.exitcode == 0]
-            if len(alive) < WORKERS and not ended:
+            if len(alive) < self.workers and not ended:
                 alive += self.start(1, join=True)
             if time.monotonic() > at and not ended:
                 at = time.monotonic() + self.chance.uniform(0.5, 1.5) * pause
-                if awake := [one for one in alive if one.is_alive() and one not in wakes]:
+                begun = {line.split()[1] for line in self.log.read_text().splitlines()} if self.log.exists() else set()
+                if awake := [one for one in alive if one.is_alive() and one not in wakes and str(one.pid) in begun]:
                     one = self.chance.choice(awake)
                     if self.chance.random() < 0.7:
                         self.strike(one, "kill")
@@ -130,7 +137,7 @@ class Folder:
     def groups(self, pause: float) -> None:
         """Start process groups of other sizes, and kill each after a while, until one comes to the end."""
         while True:
-            group = self.start(self.chance.randint(1, WORKERS), join=False)
+            group = self.start(self.chance.randint(1, self.workers), join=False)
             until = time.monotonic() + self.chance.uniform(1, 3) * pause
             while any(one.is_alive() for one in group) and time.monotonic() < until:
                 time.sleep(0.05)
@@ -168,6 +175,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for everything")
     parser.add_argument("--recipe", choices=["cao2"], help="instead of a stage of noise")
     parser.add_argument("--pause", type=float, default=1.2, help="seconds between two events, about")
+    parser.add_argument("--workers", type=int, default=8, help="processes at a time, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
     hear_signals()
@@ -175,12 +183,15 @@ def main() -> None:
     FORKED.set_forkserver_preload(["helpers", "distill_hub.running.run", "distill_hub.making.start", "sklearn.datasets"])
     ways = {
         "one process": lambda folder: [one.join() for one in folder.start(1, join=False, seconds=0)],
-        "eight that join": functools.partial(Folder.joined, pause=args.pause),
+        "that join": functools.partial(Folder.joined, pause=args.pause),
         "groups": functools.partial(Folder.groups, pause=2 * args.pause),
     }
     found = {}
     for name, way in ways.items():
-        folder, started = Folder(args.folder / name.replace(" ", "-"), args.recipe, args.seed), time.monotonic()
+        folder, started = (
+            Folder(args.folder / name.replace(" ", "-"), args.recipe, args.seed, args.workers),
+            time.monotonic(),
+        )
         way(folder)
         found[name] = {**folder.facts(), "seconds": round(time.monotonic() - started)}
         print(name, found[name], flush=True)

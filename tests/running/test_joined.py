@@ -162,10 +162,9 @@ def test_who_does_not_fit_is_refused_while_others_live(beside, settings, how, li
 
 
 def test_nobody_relabels_what_others_are_making(beside, tmp_path):
-    run = Run(tmp_path / "other", {})
-    with pytest.raises(InputError, match=r"^location: .* is at work there, .*; wait for its end$"):
-        with working_in(run, beside.output_dir):
-            pass
+    run, out = Run(tmp_path / "other", {}), beside.output_dir
+    with pytest.raises(InputError, match=r"^location: .* is at work there, .*; wait for its end$"), working_in(run, out):
+        pass
     run.end()
 
 
