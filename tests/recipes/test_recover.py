@@ -106,7 +106,9 @@ def test_a_bank_is_measured_once(made, teacher, tmp_path):
         [stage for stage in own_stages(load_distilled(place).manifest) if "statistics" in stage.name]
         for place in (made / "deda", tmp_path / "set")
     )
-    assert [stage.name for stage in measured] == ["measure statistics"] and measured == found and measured[0].core_seconds > 0
+    assert (
+        [stage.name for stage in measured] == ["measure statistics"] and measured == found and measured[0].core_seconds > 0
+    )
 
 
 def test_lplds_released_statistics_are_an_option(teacher, tmp_path):
