@@ -1,7 +1,9 @@
 """--dry_run: a recipe says what it would take, and leaves nothing behind."""
 
 import io
+import mmap
 import os
+import sys
 import time
 from contextlib import redirect_stdout
 
@@ -10,9 +12,11 @@ import torch
 from helpers import LAUNCH, SMALL, run, run_here
 from processes import run_python
 
-from distill_hub.running import dry_run
+from distill_hub.running import dry_run, machine
+from distill_hub.running.console import size_text
 from distill_hub.running.cost import NOTHING
 from distill_hub.running.dry_run import DryRun
+from distill_hub.running.run import Run
 
 PIXELS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "2", "--view_epochs", "0"]
 PACKAGE = ["images", "encode images", "package"]
@@ -132,6 +136,26 @@ def test_time_is_that_of_the_first_chunk_times_their_number(tmp_path, clock, sec
     assert seen == [[0, 1, 2, 3]] * (2 if seconds < 2 else 1)
     assert (known.seconds, known.bytes, known.chunks) == (seconds * 10 / 4, 80, 3)
     assert stage.rows(2, 7, "x")["x"].tolist() == [2, 3, 0, 1, 2]  # the first chunk stands for the others
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say what a process holds")
+def test_memory_is_that_of_the_run(tmp_path):
+    def work(chunk):
+        block = mmap.mmap(-1, 2**24 * len(chunk), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # given back at once
+        block.write(b"1" * len(block))
+        time.sleep(5 * machine.EVERY)
+        block.close()
+        return {"x": torch.tensor(chunk)}
+
+    planned, run = DryRun(tmp_path / "set", {}), Run(tmp_path / "set", {})
+    for own in (planned, run):
+        own.map("small", [1], work, chunk_size=1)
+        own.map("work", list(range(24)), work, chunk_size=8)
+    small, foreseen = (known.peaks["host"] for known in planned.estimates)
+    taken = run.stages[-1]["peak_memory_bytes"]["host"]
+    assert foreseen == pytest.approx(taken, rel=0.25) and foreseen - small > 5 * 2**24
+    assert [*planned.plan().columns[-1].cells][-1] == size_text(foreseen)
+    assert size_text(taken) in list(run.summary().columns[-1].cells)
 
 
 def test_a_loop_is_cut_short_and_its_time_multiplied(tmp_path, clock):

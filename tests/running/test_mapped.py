@@ -58,6 +58,8 @@ def test_a_dry_run_makes_the_first_chunk(tmp_path):
     made = make(run, file=tmp_path / "cache" / "images")
     assert made.shape == SHAPE and made[:4].equal(wanted(range(4))) and not made[4:].any()
     assert not (tmp_path / "cache").exists()
+    (known,) = run.estimates
+    assert known.bytes == known.mapped == made.nbytes  # all rows
     run.end()
 
 
