@@ -168,7 +168,7 @@ def open_bank(
     folder: Path | None = None,
     batch_size: int = 128,
 ) -> Bank:
-    """Open a bank, measuring the training images first when there is none: the stage 'statistics', one pass.
+    """Open a bank, measuring the training images first when there is none: the stage 'measure statistics', one pass.
 
     What is measured of a class's batches is put together in their order, so that the bank is the same for any number of
     processes.
@@ -263,7 +263,9 @@ def keep_by_class(
             return {name: tensor[None] for name, tensor in measure(label, slice(part, None, of)).items()}
 
         how = {"made_from": record, "whole": True, "lower": "a smaller --image_size"}
-        measured = run.map(stage, items, measure_part, chunk_size=1, **how)
+        # Of another name than where older versions measured a class at a time: the two do not compare.
+        measuring = f"measure {stage}"
+        measured = run.map(measuring, items, measure_part, chunk_size=1, **how)
 
         def keep() -> None:
             rows = iter(range(len(items)))
@@ -273,7 +275,7 @@ def keep_by_class(
                 atomic_write(_file(folder, label), save(put_together(found)))
             run.leave_stage(folder)
             atomic_write(folder / RECORD, json.dumps(record, indent=2).encode())
-            run.drop(stage)
+            run.drop(measuring)
 
         run.on_main(f"keep {stage}", keep, makes=folder / RECORD)
     else:

@@ -61,7 +61,7 @@ def test_another_batch_size_of_the_refinement_keeps_the_pool(fresh, tmp_path, ca
     before = {stage: written(folder, stage) for stage in ("pool", "refine")}
     assert done(folder, "--refine_batch_size", "5", "--students", "convnet-1", "--overwrite") == fresh
     assert kept(folder, before, "pool", "refine") == ["pool", "refine"]
-    assert sorted(os.listdir(folder / ".run")) == ["config.json", "pool", "refine"]
+    assert sorted(os.listdir(folder / ".run")) == ["choose", "config.json", "pool", "refine"]
 
 
 def test_another_guidance_redoes_what_was_drawn_and_a_library_everything(tmp_path, monkeypatch, capfd):

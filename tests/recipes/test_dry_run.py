@@ -23,12 +23,12 @@ PACKAGE = ["images", "encode images", "package"]
 SCORE = [*(f"random real images, seed {seed}, 16 px" for seed in range(2)), "evaluate convnet-1-w16"]
 END = [*PACKAGE, *SCORE]
 FITS = ["fit generator", "fit teacher"]
-BANK = ["fit teacher", "statistics", "keep statistics", "recover", *END]
+BANK = ["fit teacher", "measure statistics", "keep statistics", "recover", *END]
 PLANS = {  # recipe: its words, and the stages that its plan has
-    "cao2": (SMALL, [*FITS, "pool", "refine", *PACKAGE, "views", "store views", "plain samples", *SCORE]),
+    "cao2": (SMALL, [*FITS, "pool", "choose", "refine", *PACKAGE, "views", "store views", "plain samples", *SCORE]),
     "dgs": (
         [*SMALL, "--view_epochs", "0"],
-        [*FITS, "difficulty", "keep difficulty", "pool", "select", *PACKAGE, "plain samples", *SCORE],
+        [*FITS, "difficulty", "keep difficulty", "pool", "choose", "select", *PACKAGE, "plain samples", *SCORE],
     ),
     "minimax": (
         [*SMALL, "--view_epochs", "0", "--tuning_epochs", "4", "--tuning_batch_size", "32"],

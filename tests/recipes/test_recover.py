@@ -100,13 +100,15 @@ def test_a_bank_is_measured_once(made, teacher, tmp_path):
     words = ("--teacher", teacher, "--bank", str(made / "bank"), "--seed", "1", "--output_dir", str(tmp_path / "set"))
     with unscored():
         run_here("recipes/deda.py", *WORDS, *words, "--recover_steps", "10")
-    assert not (tmp_path / "set" / ".run" / "statistics").exists()
+    assert not (tmp_path / "set" / ".run" / "measure statistics").exists()
     # A set costs the same whether it was measured in its run or before.
     measured, found = (
         [stage for stage in own_stages(load_distilled(place).manifest) if "statistics" in stage.name]
         for place in (made / "deda", tmp_path / "set")
     )
-    assert [stage.name for stage in measured] == ["statistics"] and measured == found and measured[0].core_seconds > 0
+    assert (
+        [stage.name for stage in measured] == ["measure statistics"] and measured == found and measured[0].core_seconds > 0
+    )
 
 
 def test_lplds_released_statistics_are_an_option(teacher, tmp_path):

@@ -162,7 +162,7 @@ def test_a_bank_reads_every_image_once_and_keeps_a_file_per_class(bank_of, sourc
     assert sorted(np.concatenate(asked)) == list(range(len(source.train)))
     assert all(len(set(source.train.labels[rows])) == 1 for rows in asked)
     assert contents(tmp_path / "bank").keys() == {f"class-{label:05d}.safetensors" for label in range(10)} | {"bank.json"}
-    assert not (tmp_path / "run" / ".run" / "statistics").exists()
+    assert not (tmp_path / "run" / ".run" / "measure statistics").exists()
     teacher = make_teacher(source.classes)
     rows = np.flatnonzero(source.train.labels == 7)
     layers = list(batch_norms(teacher).values())
