@@ -19,12 +19,12 @@ from distill_hub.augmentation.augment import LUMA, normalize
 from distill_hub.config import InputError, nearest
 from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
 from distill_hub.data.known import NORMALIZATIONS
+from distill_hub.disk.files import atomic_write
 from distill_hub.networks.build import build
 from distill_hub.networks.configs import OwnConfig, ProcessorConfig, TransformersConfig
 from distill_hub.networks.folders import building, check_extent, check_loaded, check_weights, checked, read_json
 from distill_hub.networks.names import TEACHER, is_own
 from distill_hub.networks.processors import inputs_of
-from distill_hub.running.files import atomic_write
 
 IMAGENET_MEAN, IMAGENET_STD = NORMALIZATIONS["imagenet"]
 _OF_THE_NETWORK = ("fixed_input_size", "first_conv", "classifier")

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from distill_hub.data.sources import Source
+from distill_hub.disk.once import missing
 from distill_hub.running.cost import Cost, Meter
 from distill_hub.running.mapped import map_rows
-from distill_hub.running.once import missing
 from distill_hub.running.processes import wait_until_seen
 from distill_hub.running.run import Run
 from distill_hub.teams.team import Team, divided

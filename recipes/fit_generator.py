@@ -20,10 +20,10 @@ def main(config: FitGeneratorConfig) -> None:
 
     from distill_hub.data.size import with_size
     from distill_hub.data.sources import fit_folder, load_source
+    from distill_hub.disk.lock import hold
     from distill_hub.generating.fit import fit_generator, fit_in_run, fitted_name
     from distill_hub.running.console import show
     from distill_hub.running.dry_run import DryRun
-    from distill_hub.running.lock import hold
     from distill_hub.running.machine import start_accelerator
     from distill_hub.running.memory import told
 

@@ -20,8 +20,8 @@ from distill_hub import load_distilled
 from distill_hub.artifact.describe import weights_sha256
 from distill_hub.classifiers import load_classifier
 from distill_hub.data.sources import load_source
-from distill_hub.running.files import cache_dir
-from distill_hub.running.lock import release_all
+from distill_hub.disk.files import cache_dir
+from distill_hub.disk.lock import release_all
 from distill_hub.training.protocols import Protocol
 
 # Everything small: what is tested is the path, not the pictures. The first for any recipe with a generator, then CaO2's.

@@ -15,8 +15,8 @@ from distill_hub.artifact.manifest import ClassRecord, EnvironmentRecord, Manife
 from distill_hub.artifact.package import write_artifact
 from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.data.sources import load_source
+from distill_hub.disk.files import atomic_write
 from distill_hub.evaluation import scores
-from distill_hub.running.files import atomic_write
 
 NOW = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
 ENVIRONMENT = EnvironmentRecord(

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from distill_hub.config import InputError, launch
+from distill_hub.disk.files import atomic_write
 from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.running import processes as process_module
-from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 

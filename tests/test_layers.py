@@ -8,6 +8,7 @@ FLOORS = [
     ["text"],
     ["kinds", "parsing", "ending", "starter", "teams", "feed"],
     ["config"],
+    ["disk"],
     ["hub", "running"],
     ["networks", "data"],
     ["augmentation", "fitting"],

@@ -7,7 +7,7 @@ from pydantic import Field
 from distill_hub.artifact.base import Moment, Record, Seconds, Share
 from distill_hub.artifact.manifest import EnvironmentRecord
 from distill_hub.artifact.source import SourceRecord
-from distill_hub.running.files import slug
+from distill_hub.disk.files import slug
 
 
 class ClassifierRecord(Record):

@@ -20,10 +20,10 @@ from distill_hub.artifact.names import public_name
 from distill_hub.artifact.source import SourceRecord
 from distill_hub.config import InputError, refusing
 from distill_hub.data.known import RGB
+from distill_hub.disk.files import slug
 from distill_hub.hub import fetch, look
 from distill_hub.networks.build import build
 from distill_hub.networks.names import EXPERTS
-from distill_hub.running.files import slug
 from distill_hub.running.stages import hash_of
 
 VALID = f"a folder or Hub id of expert trajectories, with {EXPERTS}, is needed"

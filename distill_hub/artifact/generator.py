@@ -7,8 +7,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from distill_hub.artifact.manifest import ModelRecord, TuningRecord
 from distill_hub.artifact.names import model_name
+from distill_hub.disk.files import slug
 from distill_hub.generators.known import IMAGENET_DIT, TUNING
-from distill_hub.running.files import slug
 
 
 def read_tuning(folder: Path | None) -> TuningRecord | None:

@@ -5,8 +5,8 @@ from pathlib import PurePath
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.source import SourceRecord
 from distill_hub.data.known import FITTED
+from distill_hub.disk.files import slug
 from distill_hub.kinds import is_path, local_name
-from distill_hub.running.files import slug
 
 # Of methods that are not called as their recipes are.
 RECIPES = {

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.schema import check_labels, check_soft_labels, features, hash_row
-from distill_hub.running.files import STATE, atomic_write
+from distill_hub.disk.files import STATE, atomic_write
 
 ROW_GROUP_ROWS = 100  # the Hub's viewer reads whole row groups, and images are large rows
 SHARD_BYTES = 500_000_000  # a shard is closed once it has reached this size

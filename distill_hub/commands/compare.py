@@ -2,11 +2,11 @@
 
 import json
 
+from distill_hub.disk.files import atomic_write
 from distill_hub.options.commands import CompareConfig
 from distill_hub.publishing.compare import compare, read_sets
 from distill_hub.publishing.compare_table import explain, group_table
 from distill_hub.running.console import show
-from distill_hub.running.files import atomic_write
 
 
 def run(config: CompareConfig) -> None:

@@ -13,10 +13,10 @@ from huggingface_hub import constants
 
 import distill_hub
 from distill_hub.config import InputError
+from distill_hub.disk.files import cache_dir
 from distill_hub.hub import address, read_token
 from distill_hub.options.commands import EnvConfig
 from distill_hub.running.console import size_text
-from distill_hub.running.files import cache_dir
 
 # What changes how a run behaves. None of them holds a secret; others are not shown.
 VARIABLES = (

@@ -10,10 +10,10 @@ from distill_hub.artifact.find import Found, find, read_description
 from distill_hub.artifact.findings import collapsed, warnings
 from distill_hub.artifact.records import Comparison
 from distill_hub.config import InputError, options, say_loading
+from distill_hub.disk.files import atomic_write
 from distill_hub.foreign.layout import check_layout
 from distill_hub.options.commands import EvaluateConfig, ForeignOptions, RealOptions
 from distill_hub.running.console import loud, show
-from distill_hub.running.files import atomic_write
 from distill_hub.text import typed
 
 

@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_hub.data.known import FITTED
+from distill_hub.disk.files import atomic_write
 from distill_hub.ending import tell
 from distill_hub.options.commands import ReproduceConfig
 from distill_hub.running.console import show
-from distill_hub.running.files import atomic_write
 from distill_hub.text import printable
 
 if TYPE_CHECKING:

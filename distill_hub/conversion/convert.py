@@ -16,6 +16,7 @@ from distill_hub.config import InputError, refusing
 from distill_hub.conversion.dit import dit
 from distill_hub.conversion.mar import MAR_VAE, mar, mar_vae
 from distill_hub.data.classes import imagenet_classes
+from distill_hub.disk.files import remove
 from distill_hub.generating.kinds import KINDS
 from distill_hub.generators.known import DIT_LICENSE
 from distill_hub.generators.mar import COSINE
@@ -23,7 +24,6 @@ from distill_hub.generators.pipeline import load_vae
 from distill_hub.networks.configs import MarConfig, TransformerConfig
 from distill_hub.networks.folders import check_loaded, checked
 from distill_hub.networks.mar import MAR
-from distill_hub.running.files import remove
 
 State = dict[str, torch.Tensor]
 

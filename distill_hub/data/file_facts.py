@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 
 from distill_hub.config import InputError
 from distill_hub.data.images import check
+from distill_hub.disk.files import atomic_write, cache_dir, slug
+from distill_hub.disk.lock import wait_for
 from distill_hub.running.console import progress
-from distill_hub.running.files import atomic_write, cache_dir, slug
-from distill_hub.running.lock import wait_for
 from distill_hub.running.machine import cores
 
 LARGEST = 2**29  # bytes of one file

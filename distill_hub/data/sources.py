@@ -27,9 +27,9 @@ from distill_hub.data.rows import label_column as find_label_column
 from distill_hub.data.split import Split
 from distill_hub.data.split_names import TEST_SPLITS, find_split
 from distill_hub.data.tables import choose_config, open_hub, open_tables
+from distill_hub.disk.files import cache_dir, slug
 from distill_hub.parsing import CARD_BYTES
 from distill_hub.running.console import show
-from distill_hub.running.files import cache_dir, slug
 from distill_hub.running.versions import versions
 
 FIT_VERSION = 2  # raised when the code that fits generators or teachers changes what it makes

@@ -18,7 +18,7 @@ from distill_hub.config import InputError
 from distill_hub.data.file_facts import Facts, locked
 from distill_hub.data.images import decode, size_of, square
 from distill_hub.data.rows import Origin
-from distill_hub.running.files import atomic_write, cache_dir
+from distill_hub.disk.files import atomic_write, cache_dir
 from distill_hub.running.machine import own_cores
 from distill_hub.text import shortened
 

@@ -10,9 +10,9 @@ from accelerate.utils import broadcast_object_list
 
 from distill_hub.artifact.find import Found, read_description
 from distill_hub.artifact.load import Artifact, arrays_of, read_artifact, rows_of
-from distill_hub.running.files import cache_dir, check_folder
+from distill_hub.disk.files import cache_dir, check_folder
+from distill_hub.disk.lock import Lock, hold, remove_unlocked
 from distill_hub.running.folder import LOCK
-from distill_hub.running.lock import Lock, hold, remove_unlocked
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.processes import main_decides, wait_until_seen
 

@@ -19,12 +19,12 @@ from diffusers.training_utils import EMAModel
 
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source
+from distill_hub.disk.files import remove
 from distill_hub.feed import placed, taken
 from distill_hub.fitting import fit_once
 from distill_hub.generating.kinds import FITTED_KINDS, Fittable
 from distill_hub.running.console import progress
 from distill_hub.running.cost import COST, NOTHING, Cost, Meter, added, write_cost
-from distill_hub.running.files import remove
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.teams.team import Team, at_work, gathered

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill_hub.config import Done, InputError, check_settings, from_values, nearest
+from distill_hub.disk.files import shipped
+from distill_hub.disk.lock import release_all
 from distill_hub.options.shared import SetOptions
-from distill_hub.running.files import shipped
-from distill_hub.running.lock import release_all
 
 if TYPE_CHECKING:
     from distill_hub.evaluation.reevaluate import DistilledSet

@@ -24,6 +24,7 @@ from distill_hub.config import InputError, options, resolved, words
 from distill_hub.data.known import FITTED
 from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source, fit_folder
+from distill_hub.disk.files import atomic_write, folder_name
 from distill_hub.making.space import open_space
 from distill_hub.making.start import Setup
 from distill_hub.matching.experts import fit
@@ -38,7 +39,6 @@ from distill_hub.publishing.experts import experts_card
 from distill_hub.publishing.readme import card_files
 from distill_hub.running.cost import added
 from distill_hub.running.dry_run import open_run
-from distill_hub.running.files import atomic_write, folder_name
 from distill_hub.running.run import Run
 from distill_hub.running.stages import Stage
 from distill_hub.text import typed

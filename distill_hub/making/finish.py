@@ -14,6 +14,7 @@ from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.rows import encode_images, images_of, rows
 from distill_hub.artifact.source import SourceRecord
 from distill_hub.data.known import FITTED
+from distill_hub.disk.files import atomic_write, folder_name
 from distill_hub.evaluation.scores import in_words, measure, score_table
 from distill_hub.evaluation.views import draw_views, store_views
 from distill_hub.making.pictures import Picture, curves, embedding, refinement
@@ -24,7 +25,6 @@ from distill_hub.matching.space import Space
 from distill_hub.publishing.plots import preview_grid
 from distill_hub.publishing.publish import publish
 from distill_hub.publishing.readme import card_of, readme_files
-from distill_hub.running.files import atomic_write, folder_name
 from distill_hub.running.run import Stage
 from distill_hub.text import typed
 from distill_hub.training.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance

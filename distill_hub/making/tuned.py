@@ -15,6 +15,7 @@ from distill_hub.artifact.base import now
 from distill_hub.artifact.describe import generator_record, source_record
 from distill_hub.artifact.manifest import CostRecord, EnvironmentRecord, TuningRecord, method_record
 from distill_hub.config import InputError, options, resolved
+from distill_hub.disk.files import STATE, atomic_write, folder_name, remove
 from distill_hub.generating.latents import Latents, encode
 from distill_hub.generating.open import Located, open_generator
 from distill_hub.generators.difffit import copy_pipeline, prepare, save
@@ -28,7 +29,6 @@ from distill_hub.options.minimax import TuningOptions
 from distill_hub.publishing.generator import model_card
 from distill_hub.publishing.plots import loss_curves
 from distill_hub.running.cost import Cost, added
-from distill_hub.running.files import STATE, atomic_write, folder_name, remove
 from distill_hub.running.seeds import cpu_generator, draw_seed
 
 

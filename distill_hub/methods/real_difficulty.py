@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save
 
 from distill_hub.classifiers import Classifier
 from distill_hub.data.sources import Source, fit_folder
+from distill_hub.disk.files import atomic_write
 from distill_hub.methods.judging import judge_images
-from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 
 

@@ -22,6 +22,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save
 
 from distill_hub.config import InputError
+from distill_hub.disk.files import atomic_write
 from distill_hub.generating.latents import Latents
 from distill_hub.generators.difffit import prepare
 from distill_hub.generators.dit import DiTGenerator
@@ -31,7 +32,6 @@ from distill_hub.options.minimax import TuningOptions
 from distill_hub.running.checkpoint import Checkpoint
 from distill_hub.running.console import progress
 from distill_hub.running.cost import NOTHING, Cost, Meter, added
-from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 

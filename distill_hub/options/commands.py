@@ -106,7 +106,7 @@ def _check_set(config: "EvaluateConfig | RelabelConfig | AdoptConfig | Reproduce
 
 
 def _check_files(**files: Path | None) -> None:
-    from distill_hub.running.files import check_file
+    from distill_hub.disk.files import check_file
 
     for field, file in files.items():
         if file:
@@ -275,7 +275,7 @@ class ReproduceConfig(RealOptions):
 
     def check_settings(self) -> None:
         """Refuse a set and networks that do not exist, and a folder or a file that cannot be written to."""
-        from distill_hub.running.files import check_folder
+        from distill_hub.disk.files import check_folder
 
         _check_set(self, None)
         _check_files(json=self.json)

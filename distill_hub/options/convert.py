@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from distill_hub.config import InputError, argument, option
+from distill_hub.disk.files import check_folder
 from distill_hub.kinds import Location
 from distill_hub.networks.names import check_vae
-from distill_hub.running.files import check_folder
 
 
 @dataclass(frozen=True, kw_only=True)

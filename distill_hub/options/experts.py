@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from distill_hub.config import InputError, option
+from distill_hub.disk.files import check_folder
 from distill_hub.kinds import NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import check_network, student_name
 from distill_hub.options.shared import DRY_RUN_HELP, SourceOptions
-from distill_hub.running.files import check_folder
 
 SMALL = 16  # px: up to here the defaults are those of handwritten digits, above the papers' for CIFAR-10
 _Options = TypeVar("_Options", bound="ExpertOptions")

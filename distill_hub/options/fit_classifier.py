@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill_hub.config import option
+from distill_hub.disk.files import check_folder
 from distill_hub.kinds import NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import check_network
 from distill_hub.options.shared import DRY_RUN_HELP, SourceOptions
-from distill_hub.running.files import check_folder
 
 
 @dataclass(frozen=True)

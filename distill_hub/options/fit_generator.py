@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from distill_hub.config import option
+from distill_hub.disk.files import cache_dir, check_folder
 from distill_hub.options.shared import DRY_RUN_HELP, GeneratorFitOptions, SourceOptions
-from distill_hub.running.files import cache_dir, check_folder
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from distill_hub.config import InputError, option
+from distill_hub.disk.files import shipped
 from distill_hub.kinds import NonNegativeInt
-from distill_hub.running.files import shipped
 
 Port = Annotated[int, (">=", 0), ("<=", 65535)]
 Count = Annotated[int, (">", 0), ("<=", 4096)]  # of processes or machines

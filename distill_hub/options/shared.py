@@ -271,8 +271,8 @@ class OutputOptions:
 
     def check_settings(self) -> None:
         """Refuse a folder and a repository that cannot be written to."""
+        from distill_hub.disk.files import check_folder
         from distill_hub.hub import check_target
-        from distill_hub.running.files import check_folder
 
         check_folder(self.output_dir or Path("outputs"))
         if self.push_to_hub:

@@ -22,10 +22,10 @@ from distill_hub.artifact.names import RECIPES, model_name, source_name
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import features
 from distill_hub.artifact.source import SourceRecord
+from distill_hub.disk.files import shipped, slug
 from distill_hub.hub import address, page_of
 from distill_hub.publishing.markdown import code, fenced, link, one_line, plain
 from distill_hub.running.console import duration, size_text
-from distill_hub.running.files import shipped, slug
 from distill_hub.views.columns import stored_name, view_features
 
 # https://huggingface.co/docs/hub/repositories-licenses; anything else is "other" with a name

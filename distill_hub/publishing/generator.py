@@ -9,13 +9,13 @@ from huggingface_hub import ModelCard, ModelCardData
 from distill_hub.artifact.generator import base_name, generator_name, is_on_hub, read_tuning
 from distill_hub.artifact.manifest import TuningRecord
 from distill_hub.config import InputError
+from distill_hub.disk.files import folder_name
 from distill_hub.generators.known import PHASES, TUNING
 from distill_hub.hub import RemoteSet, address, fetch, page_of
 from distill_hub.publishing.card import cited, fill_template, license_fields, source_argument
 from distill_hub.publishing.destination import Content, Kind, Publication, check_destination, commit
 from distill_hub.publishing.markdown import link
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
-from distill_hub.running.files import folder_name
 
 TUNED_GENERATOR = Kind(
     *("model", "tuned generator", TUNING, TuningRecord), "`distill-hub make plain --generator {0}` draws a set from it"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
-from distill_hub.running.files import atomic_write
+from distill_hub.disk.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

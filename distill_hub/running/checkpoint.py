@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from distill_hub.config import InputError
+from distill_hub.disk.files import atomic_write
 from distill_hub.running.console import progress
 from distill_hub.running.cost import NOTHING, Cost, Meter, added, from_metadata, to_metadata
-from distill_hub.running.files import atomic_write
 from distill_hub.running.run import Run
 
 SAVED_AFTER = 30.0  # seconds of the clock between two checkpoints inside a chunk; the bits do not depend on it

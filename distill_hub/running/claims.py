@@ -9,8 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
+from distill_hub.disk.lock import Busy, Lock
 from distill_hub.running.console import Item
-from distill_hub.running.lock import Busy, Lock
 from distill_hub.running.stages import Chunk, key_of, says
 
 LOOK_EVERY = 1.0  # seconds between two looks at what others have made, while there is work

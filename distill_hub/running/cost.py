@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill_hub.running.files import atomic_write
+from distill_hub.disk.files import atomic_write
 
 if TYPE_CHECKING:
     import torch

@@ -12,9 +12,9 @@ import torch
 from accelerate.utils import gather_object
 from rich.table import Table
 
+from distill_hub.disk.files import STATE, of_dry_run
 from distill_hub.running.console import duration, memory_text, size_text
 from distill_hub.running.cost import Cost
-from distill_hub.running.files import STATE, of_dry_run
 from distill_hub.running.folder import check_is_run
 from distill_hub.running.machine import PEAKS, Peaks, largest, watched
 from distill_hub.running.mapped import ARRAY

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from distill_hub.config import InputError, refusing
+from distill_hub.disk.files import STATE, check_folder, remove
 from distill_hub.parsing import read_object
-from distill_hub.running.files import STATE, check_folder, remove
 
 CONFIG = "config.json"  # in STATE: what the run was made with
 LOCK = "lock"  # in STATE

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from distill_hub.running.files import STATE, remove
+from distill_hub.disk.files import STATE, remove
 from distill_hub.running.processes import wait_until_seen
 from distill_hub.running.run import Run
 

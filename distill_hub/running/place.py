@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from distill_hub.config import InputError
+from distill_hub.disk.files import STATE, atomic_write, of_dry_run, remove_temporary
+from distill_hub.disk.lock import Busy, Lock, hold, remove_unlocked, wait_for
 from distill_hub.running.console import show
-from distill_hub.running.files import STATE, atomic_write, of_dry_run, remove_temporary
 from distill_hub.running.folder import CONFIG, LOCK, check_is_run, clear, made_with, refuse_other, refuse_unlike
-from distill_hub.running.lock import Busy, Lock, hold, remove_unlocked, wait_for
 from distill_hub.running.stages import chunks_in
 
 KEY = "key"  # in the folder of work that is no chunk of a stage: what it is made from

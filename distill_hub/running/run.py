@@ -15,15 +15,15 @@ from accelerate.utils import broadcast_object_list, gather_object
 from rich.table import Table
 
 from distill_hub.config import Done, InputError, nearest
+from distill_hub.disk.files import STATE, atomic_write, remove
+from distill_hub.disk.lock import Lock
+from distill_hub.disk.once import missing, turn
 from distill_hub.running.claims import Claims, cut, found, order, read_markers
 from distill_hub.running.console import Item, progress, show
 from distill_hub.running.cost import NOTHING, Cost, Meter, added
-from distill_hub.running.files import STATE, atomic_write, remove
 from distill_hub.running.folder import CONFIG, LOCK
-from distill_hub.running.lock import Lock
 from distill_hub.running.machine import PEAKS, Peaks, environment, largest, stage_table, start_accelerator, watched
 from distill_hub.running.memory import in_parts, told
-from distill_hub.running.once import missing, turn
 from distill_hub.running.place import KEY, Place
 from distill_hub.running.processes import main_decides, wait_until_seen
 from distill_hub.running.seeds import draw_seed

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from distill_hub.config import InputError
+from distill_hub.disk.files import STATE, cache_dir, check_folder, remove, remove_temporary
+from distill_hub.disk.lock import Lock, hold
 from distill_hub.running.dry_run import DryRun
-from distill_hub.running.files import STATE, cache_dir, check_folder, remove, remove_temporary
 from distill_hub.running.folder import LOCK
-from distill_hub.running.lock import Lock, hold
 from distill_hub.running.machine import start_accelerator
 from distill_hub.running.mapped import ARRAY
 from distill_hub.running.place import Place

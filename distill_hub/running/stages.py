@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from distill_hub.running.files import atomic_write
+from distill_hub.disk.files import atomic_write
 
 
 @dataclass(frozen=True)

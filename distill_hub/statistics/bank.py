@@ -22,7 +22,7 @@ from torch import nn
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.data.sources import Source, fit_folder
-from distill_hub.running.files import atomic_write
+from distill_hub.disk.files import atomic_write
 from distill_hub.running.run import Run
 from distill_hub.statistics.features import Features, captured, feature_layers, full
 from distill_hub.statistics.moving import MovingAverage, averages, moving_statistics

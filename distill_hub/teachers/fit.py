@@ -27,6 +27,7 @@ from distill_hub.config import InputError, resolved, words
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source
+from distill_hub.disk.files import STATE, atomic_write, folder_name
 from distill_hub.feed import ahead, placed, taken
 from distill_hub.networks.build import build, check_student
 from distill_hub.networks.names import student_name
@@ -37,7 +38,6 @@ from distill_hub.running.checkpoint import Checkpoint
 from distill_hub.running.console import progress
 from distill_hub.running.cost import NOTHING, Cost, Meter, added, write_cost
 from distill_hub.running.dry_run import open_run
-from distill_hub.running.files import STATE, atomic_write, folder_name
 from distill_hub.running.mapped import make_mapped
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed

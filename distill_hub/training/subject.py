@@ -19,8 +19,8 @@ from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.data.images import DECODER
 from distill_hub.data.known import KNOWN, known_by_id
 from distill_hub.data.sources import Source, load_source
+from distill_hub.disk.files import cache_dir, slug
 from distill_hub.kinds import Kind, PositiveFloat
-from distill_hub.running.files import cache_dir, slug
 from distill_hub.running.mapped import make_mapped, map_rows
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import draw_seed

@@ -27,8 +27,8 @@ from distill_hub import load_distilled
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.classifiers import Classifier, load_classifier
 from distill_hub.data.sources import Source, load_source
+from distill_hub.disk.files import STATE
 from distill_hub.running.console import show
-from distill_hub.running.files import STATE
 from distill_hub.running.seeds import cpu_generator
 from distill_hub.running.stages import Stage, chunks_in
 

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from distill_hub.classifiers import IMAGENET_MEAN, IMAGENET_STD, save_network
+from distill_hub.disk.files import atomic_write
 from distill_hub.networks.build import build
-from distill_hub.running.files import atomic_write
 
 ROOT = Path(__file__).parents[2]
 SIZE, TRAIN, TEST = 16, 60, 10  # pixels; images of a class

@@ -29,7 +29,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from scale import ROOT, colours, fit, write_generator, write_teacher
 
-from distill_hub.running.files import atomic_write
+from distill_hub.disk.files import atomic_write
 
 CLASSES, SIZE = 1000, 224
 TRAIN, TEST, STORED = 20, 5, (500, 375)  # images of a class; sides in pixels, as most of ImageNet's

@@ -48,7 +48,7 @@ def note(log: Path, *facts: object) -> None:
 
 def work(out: Path, log: Path, recipe: str | None, join: bool, seconds: float) -> None:
     """Do what one process does."""
-    from distill_hub.running import lock
+    from distill_hub.disk import lock
     from distill_hub.running import run as run_module
 
     lock.LOST_AFTER, lock.SIGN_EVERY = LOST, 0.2

@@ -22,7 +22,7 @@ from distill_hub.data.known import KNOWN
 from distill_hub.data.rows import Opened, Rows
 from distill_hub.data.sources import check_ipc, fit_folder, load_source
 from distill_hub.data.split import Split
-from distill_hub.running.files import slug
+from distill_hub.disk.files import slug
 
 IMAGENET = ImageNetInfo()
 WNIDS = IMAGENET.label_names()

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from distill_hub import load_distilled
 from distill_hub.data.sources import load_source
+from distill_hub.disk.files import cache_dir
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.running.files import cache_dir
 
 WORDS = [*SMALL, "--view_epochs", "0", "--network", "convnet-2-w8", "--match_steps", "8", "--real_batch_size", "16"]
 WORDS += ["--decode_batch_size", "1"]

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from distill_hub import load_distilled
 from distill_hub.data.sources import load_source
+from distill_hub.disk.files import cache_dir
 from distill_hub.generating.kinds import KINDS
 from distill_hub.generators.dit import DiTGenerator
-from distill_hub.running.files import cache_dir
 
 WORDS = [*SMALL, "--view_epochs", "0"]
 MGD3 = [*WORDS, "--scheduler", "ddim", "--guidance_strength", "0.4", "--stop_fraction", "0.8"]

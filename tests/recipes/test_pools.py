@@ -15,7 +15,7 @@ from distill_hub import load_distilled
 from distill_hub.artifact.cost import own_stages
 from distill_hub.classifiers import load_classifier, save_network
 from distill_hub.data.sources import load_source
-from distill_hub.running.files import cache_dir
+from distill_hub.disk.files import cache_dir
 
 WORDS = [*SMALL, "--view_epochs", "0", "--repeats", "1", "--pool_factor", "4"]
 

@@ -11,10 +11,10 @@ import torch
 from processes import end_process, start_processes, wait_for
 
 from distill_hub.config import Done, InputError
-from distill_hub.running import lock as lock_module
+from distill_hub.disk import lock as lock_module
+from distill_hub.disk.lock import Busy, Lock
 from distill_hub.running.claims import Claims, order
 from distill_hub.running.cost import NOTHING
-from distill_hub.running.lock import Busy, Lock
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.running.session import working_in

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import distill_hub.running.run
 import distill_hub.running.stages
 from distill_hub.config import InputError
-from distill_hub.running.files import atomic_write
+from distill_hub.disk.files import atomic_write
 from distill_hub.running.run import Run, Stage
 from distill_hub.running.seeds import cpu_generator, draw_seed
 from distill_hub.running.session import working_in

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from distill_hub.config import InputError
-from distill_hub.running.files import check_folder, remove
+from distill_hub.disk.files import check_folder, remove
 
 PLACES = {
     "name too long": ("x" * 300, "File name too long"),

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from distill_hub.config import InputError
+from distill_hub.disk.files import remove
 from distill_hub.ending import FULL
-from distill_hub.running.files import remove
 from distill_hub.text import printable
 
 SIGN_EVERY = 15.0  # seconds between two signs of life

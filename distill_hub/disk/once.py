@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from distill_hub.config import InputError
+from distill_hub.disk.files import cache_dir
+from distill_hub.disk.lock import wait_for
 from distill_hub.ending import FULL
-from distill_hub.running.files import cache_dir
-from distill_hub.running.lock import wait_for
 
 Say = Callable[[str], Any]
 

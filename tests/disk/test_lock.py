@@ -13,10 +13,10 @@ import torch
 from processes import end_process, start_processes, wait_for
 
 from distill_hub.config import InputError
-from distill_hub.running import lock as lock_module
+from distill_hub.disk import lock as lock_module
+from distill_hub.disk.lock import LOST_AFTER, Busy, Lock, hold
+from distill_hub.disk.once import missing
 from distill_hub.running.dry_run import DryRun
-from distill_hub.running.lock import LOST_AFTER, Busy, Lock, hold
-from distill_hub.running.once import missing
 from distill_hub.running.run import Run
 
 
