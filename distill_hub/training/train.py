@@ -11,7 +11,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from distill_hub.augmentation.augment import augment, batch_of, denormalize, draw, normalize
 from distill_hub.augmentation.tiles import decode
-from distill_hub.classifiers import Classifier
+from distill_hub.classifiers import Classifier, classified_at_a_time
 from distill_hub.config import InputError
 from distill_hub.feed import ahead, placed, taken
 from distill_hub.networks.build import build
@@ -25,8 +25,6 @@ from distill_hub.training.losses import nearest_temperatures, squared_error
 from distill_hub.training.settings import Settings, learning_rate, teacher_temperature
 from distill_hub.views.files import Views
 from distill_hub.views.replay import order, probabilities, strongest, view_draws
-
-TEST_BATCH = 256  # test images classified at a time; no number depends on it
 
 
 @dataclass(frozen=True)
@@ -232,7 +230,6 @@ def accuracies(
     images: torch.Tensor,
     labels: torch.Tensor,
     settings: Settings,
-    batch_size: int = TEST_BATCH,
     team: Team | None = None,
 ) -> list[float]:
     """Return the share of images (M, 3, S, S), uint8 or float, with labels (M,) that each of the `Students` gets right."""
@@ -240,7 +237,8 @@ def accuracies(
     hits, count = torch.zeros(len(network.models), dtype=torch.long, device=labels.device), len(labels)
     if team:  # each member looks at its part
         images, labels = images[team.share(count)], labels[team.share(count)]
-    for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    some = classified_at_a_time(images.shape[-1])
+    for batch, target in zip(images.split(some), labels.split(some), strict=True):
         batch = batch.to(labels.device)
         values = batch if batch.is_floating_point() else batch.float() / 255
         prepared = normalize(values, settings.mean, settings.std)

@@ -303,14 +303,15 @@ def test_best_is_the_best_look_and_the_first_of_equals(monkeypatch):
     assert got.curve == (0.5, 0.7, 0.7, 0.6)
 
 
-def test_accuracy_counts():
+def test_accuracy_counts(monkeypatch):
     class Brightness(nn.Module):
         def forward(self, images):
             return F.one_hot((images.mean((1, 2, 3)) > 0).long(), 2).float()
 
     images = torch.cat([torch.zeros(3, 3, 4, 4), torch.full((2, 3, 4, 4), 255)]).to(torch.uint8)
     labels = torch.tensor([0, 0, 1, 1, 0])
-    assert accuracies(Students([Brightness()]), images, labels, settings(), batch_size=2) == [3 / 5]
+    monkeypatch.setattr("distill_hub.training.train.classified_at_a_time", lambda size: 2)
+    assert accuracies(Students([Brightness()]), images, labels, settings()) == [3 / 5]
 
 
 def test_a_larger_set_is_scaled_as_pillow_does():
