@@ -290,7 +290,9 @@ class RunOptions:
         common=True,
     )
     stage: str | None = option(
-        None, "end when the stage of this name is finished; the same command without it goes on", identity=False
+        None,
+        "end when the stage of this name is finished, of those that --dry_run lists; the same command without it goes on",
+        identity=False,
     )
     keep_run: Literal["yes", "no"] = option(
         "yes",
