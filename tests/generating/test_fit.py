@@ -133,7 +133,7 @@ class TestOpening:
         run = SimpleNamespace(device="cpu", dtype=torch.float32)
         how = {"scheduler": "ddim", "sample_steps": 7, "guidance_scale": 1.5, "timestep_features": timestep_features}
         found = locate(digits, str(generator), None)
-        given = {**how, "guided_channels": 3, "vae": None, "vae_revision": None}
+        given = {**how, "guided_channels": 3, "vae": None, "vae_revision": None, "compile_set": False}
         return open_generator(run, digits, found, resolve(found, given), fit={})
 
     def test_the_settings_reach_the_generator(self, digits, folder):
