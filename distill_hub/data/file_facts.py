@@ -206,9 +206,12 @@ def _remembered(file: Path) -> pa.Table:
     try:
         with pa.OSFile(str(file), "rb") as opened:
             table = pa.ipc.open_file(opened).read_all()
-    except (OSError, pa.ArrowInvalid):  # none yet, or damaged: it is made again
-        return _SCHEMA.empty_table()
-    return table if table.schema == _SCHEMA else _SCHEMA.empty_table()  # of another version
+        table.validate(full=True)  # where it is damaged, the process might end
+        if table.schema == _SCHEMA and not any(column.null_count for column in table.columns):
+            return table
+    except (OSError, ValueError, pa.ArrowException):  # none yet, or damaged
+        pass
+    return _SCHEMA.empty_table()  # it is made again, also that of another version
 
 
 def _remember(file: Path, paths: pa.Array, states: np.ndarray, facts: Facts, rows: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """One split of a real dataset: its images, which are read and decoded one by one, and their labels."""
 
 import hashlib
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -86,9 +87,11 @@ class Split:
             return known
         file = cache_dir() / "sources" / f"{known[:16]}.sha256"
         with locked(file):
-            if not file.is_file():
-                atomic_write(file, self._read_all(digest).encode())
-            return file.read_text(encoding="ascii")
+            written = file.read_bytes() if file.is_file() else b""
+            if not re.fullmatch(rb"[0-9a-f]{64}", written):  # none yet, or damaged
+                written = self._read_all(digest).encode()
+                atomic_write(file, written)
+            return written.decode()
 
     def _read_all(self, digest: Any) -> str:
         """Take in the encoded images."""

@@ -133,6 +133,9 @@ def test_tables_are_read_once_for_their_fingerprint_and_again_when_a_file_change
     after = load_source(str(root))
     assert after.fingerprint != before.fingerprint and after.test.fingerprint == before.fingerprint
     assert reads == ["train", "test", "some", "train"]
+    for file in (file_facts.cache_dir() / "sources").glob("*.sha256"):
+        file.write_bytes(b"\xff")
+    assert load_source(str(root)).fingerprint == after.fingerprint and reads[4:] == ["train"]
 
 
 # Splits
