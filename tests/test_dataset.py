@@ -46,10 +46,10 @@ def test_an_epoch_has_the_batches_and_the_gradient_of_a_student(artifact, labels
     sampler = dataset.sampler(seed=5)
     sampler.set_epoch(2)
     theirs = list(DataLoader(dataset, batch_size=4, sampler=sampler))
-    ours = list(engine._batches([own], rules, [5], epoch=2))
+    ours = list(engine._batches([own], rules, [5], epoch=2, team=None))
     assert len(theirs) == len(ours) == 2 and len(sampler) == len(dataset) == 6
     model = build("convnet-1-w16", 3, 8)
-    for (images, targets), (expected, draws) in zip(theirs, ours, strict=True):
+    for (images, targets), (expected, draws, _) in zip(theirs, ours, strict=True):
         assert torch.equal(images, expected)
         wanted = engine._targets(rules, [own], expected, draws, None, 3, rules.temperature)
         logits = model(images)
@@ -154,8 +154,8 @@ def test_replayed_views_are_those_of_a_student_under_fkd(with_views):
     loader = DataLoader(dataset, batch_size=dataset.manifest.views.batch_size, sampler=sampler)
     for epoch in (2, 0):
         sampler.set_epoch(epoch)
-        ours = list(engine._batches([own], rules, [0], epoch))
-        for (images, logits), (expected, draws) in zip(loader, ours, strict=True):
+        ours = list(engine._batches([own], rules, [0], epoch, team=None))
+        for (images, logits), (expected, draws, _) in zip(loader, ours, strict=True):
             assert torch.equal(images, expected)
             wanted = engine._targets(rules, [own], expected, draws, None, 3, rules.temperature)
             student = (model(images) / 20).log_softmax(1)

@@ -145,7 +145,7 @@ def test_a_process_that_fails_says_why_and_does_not_wait_for_the_others(tmp_path
     assert end_process(processes[rank]) == code
     assert line in logs[rank].read_text().splitlines()
     processes[1 - rank].terminate()
-    assert end_process(processes[1 - rank], 5) in (-signal.SIGTERM, 1)
+    assert end_process(processes[1 - rank], 5) in (-signal.SIGTERM, 1, code)  # it may have taken over what failed
 
 
 def fail_on_main(out):
@@ -318,7 +318,7 @@ def test_a_disk_that_fills_up_at_any_write_costs_nothing_but_the_file(tmp_path, 
                 break
             except SystemExit as stop:
                 assert stop.code == 2
-        errors = [line for line in capfd.readouterr().err.splitlines() if line]
+        errors = [line for line in capfd.readouterr().err.splitlines() if line and "chunk/s]" not in line]
         assert len(errors) == 1 and errors[0].startswith("error: disk: no space left for "), errors
         assert not [file for file in tmp_path.glob("out/**/.*.tmp")]
     assert limit > 5

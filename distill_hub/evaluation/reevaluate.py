@@ -27,7 +27,7 @@ from distill_hub.foreign.align import align
 from distill_hub.foreign.labels import LabelKind
 from distill_hub.foreign.read import read_foreign
 from distill_hub.running.console import show
-from distill_hub.running.machine import start_accelerator
+from distill_hub.running.machine import check_compiler, start_accelerator
 from distill_hub.running.run import Run
 from distill_hub.running.session import session
 from distill_hub.teachers.open import open_known_teacher
@@ -276,6 +276,8 @@ def _measure(
     }
     subjects, opened = {}, {}  # by whether views are replayed, which name the set's rows and classes as they are stored
     with session("evaluations", settings, dry_run=how.dry_run) as run:
+        if how.compile:
+            check_compiler("compile", run.device)
         comparisons = []
         for place, (job, record, wants) in enumerate(zip(jobs, recorded, taught, strict=True)):
             replays = job.rules.labels == "views"

@@ -152,8 +152,10 @@ def trials_of(
 def _seen(
     run: Run, subject: Subject, name: str, make: Callable[[], TrainingSet], views: Views | None, size: int
 ) -> Callable[[int], TrainingSet]:
+    """Return another set as the students of this one see it, mapped once: it is the same for all seeds."""
     stage = name.replace("/", "-")
-    return lambda seed: dataclasses.replace(subject.seen(run, stage, _at(run, stage, make(), size)), views=views)
+    seen = functools.cache(lambda: dataclasses.replace(subject.seen(run, stage, _at(run, stage, make(), size)), views=views))
+    return lambda seed: seen()
 
 
 def _at(run: Run, stage: str, made: TrainingSet, size: int, made_from: Mapping[str, Any] | None = None) -> TrainingSet:

@@ -1,6 +1,7 @@
 """The start of every recipe with a generator; see `making.start`. It loads diffusers, which takes seconds."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -85,6 +86,7 @@ class GeneratorSetup(Setup):
     def plain_samples(self, pool: Stage) -> Callable[[], TrainingSet]:
         """Return a baseline for `package_and_score`: of every class, the first IPC candidates of a pool."""
 
+        @functools.cache  # for all students
         def samples() -> TrainingSet:
             starts = range(0, len(pool), len(pool) // len(self.source.classes))
             first = [start + index for start in starts for index in range(self.config.ipc)]

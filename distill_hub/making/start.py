@@ -34,6 +34,7 @@ from distill_hub.options.shared import (
 from distill_hub.publishing.destination import Destination, check_destination
 from distill_hub.running.dry_run import open_run
 from distill_hub.running.folder import is_bare
+from distill_hub.running.machine import check_compiler
 from distill_hub.running.run import Run
 from distill_hub.teachers.ensemble import members_of, teacher_classes
 from distill_hub.teachers.open import open_teacher
@@ -224,6 +225,9 @@ def begin(
         more = "`distill-hub evaluate` scores it, `distill-hub push` publishes it, --overwrite makes it anew"
         raise Done(f"The finished set is in {folder}, {kept}: {more}", folder)
     check_precision(config, run)
+    for option in ("compile", "compile_set"):
+        if getattr(config, option, False):
+            check_compiler(option, run.device)
     if config.view_epochs is None and not stores_views and not has_free_pixels(config):
         run.say(offer(images, len(source.classes)))
     return config, source, name, destination, run

@@ -221,7 +221,6 @@ class EvaluationOptions(StudentOptions):
         "yes",
         "whether students are trained at all; no: the set is made and packaged, and the same command without it scores it",
         identity=False,
-        common=True,
     )
 
     def check_settings(self) -> None:
@@ -287,7 +286,6 @@ class RunOptions:
         False,
         "work in the folder together with other runs of the same command with --join; each may come and go",
         identity=False,
-        common=True,
     )
     stage: str | None = option(
         None, "end when the stage of this name is finished; the same command without it goes on", identity=False

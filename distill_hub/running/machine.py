@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from rich.table import Table
 
+from distill_hub.config import InputError
 from distill_hub.running.console import memory_text
 
 EVERY = 0.02  # seconds between two looks at the memory of a process
@@ -147,6 +149,22 @@ def start_accelerator() -> Accelerator:
         torch.set_num_threads(cores())
         _keep_freed_memory()
     return accelerator
+
+
+def check_compiler(option: str, device: torch.device) -> None:
+    """Refuse to compile networks where PyTorch would not find the C++ compiler that it needs on a CPU.
+
+    Args:
+        option: Its name, for the error.
+        device: To compile for.
+
+    Raises:
+        InputError: As above.
+    """
+    needed = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", needed)
+    if device.type == "cpu" and not shutil.which(compiler):
+        raise InputError(option, True, f"there is no C++ compiler {compiler!r} here; install one, or leave {option} out")
 
 
 def _keep_freed_memory() -> None:

@@ -86,6 +86,7 @@ def make_mapped(
         made = function(rows).cpu().contiguous()
         if made.shape != (len(rows), *shape[1:]) or made.dtype != dtype:
             raise ValueError(f"stage {stage}: rows of {made.dtype} {tuple(made.shape)} for {dtype} {tuple(shape)}")
+        wait_until_seen(array)
         with open(array, "r+b") as opened:
             opened.seek(rows[0] * row_bytes)
             opened.write(made.numpy().data)
@@ -96,9 +97,9 @@ def make_mapped(
     run.decide(make_room)
     if file and run.agree(is_there(file)):  # another run of those that joined was faster
         return open_mapped(file, shape, dtype)
-    wait_until_seen(array)
     run.map(stage, range(shape[0]), write, chunk_size=chunk_size, made_from=made_from, lower=lower)
     if file is None or run.is_dry:
+        wait_until_seen(array)
         return open_mapped(array, shape, dtype)
 
     def keep() -> None:

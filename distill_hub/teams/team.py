@@ -47,7 +47,7 @@ class Team:
     def tell(self, value: Any) -> Any:
         """Return on every member what the first one says."""
         told = [value]
-        dist.broadcast_object_list(told, group=self.group, group_src=0)
+        dist.broadcast_object_list(told, src=self.members[0], group=self.group)
         return told[0]
 
     def summed(self, tensor: torch.Tensor) -> torch.Tensor:

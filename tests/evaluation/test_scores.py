@@ -162,6 +162,15 @@ def test_random_real_images_have_the_size_of_the_set_where_its_images_are_croppe
         assert real.make(0).images.shape[-1] == size
 
 
+def test_other_sets_are_made_and_scaled_once_for_all_seeds(make_subject, run):
+    subject, rules = make_subject(), protocol("quick")
+    smaller = dataclasses.replace(subject.own, images=subject.own.images[..., :8, :8])
+    found = trials_of(run, subject, rules, "convnet-1", {"plain samples": lambda: smaller})["plain samples"]
+    first, second = found.make(0), found.make(1)
+    assert first.images.shape[-1] == 16 and first is second
+    assert [stage["name"] for stage in run.stages] == ["plain samples, 16 px"]
+
+
 @pytest.fixture
 def pretended(monkeypatch, tmp_path_factory):
     """Students that reach what is written in `accuracy`, by (labels, augmented, number of images) and seed."""

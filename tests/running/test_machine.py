@@ -140,3 +140,13 @@ def test_a_session_is_open_once_and_then_gone(monkeypatch, tmp_path):
             with pytest.raises(InputError, match="running already"), session("views", {"x": 1}):
                 pass
         assert list((tmp_path / "views").iterdir()) == []
+
+
+def test_compiling_for_a_cpu_is_refused_where_there_is_no_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    machine.check_compiler("compile_set", torch.device("cuda"))
+    with pytest.raises(InputError, match=r"^compile_set: True cannot be used; there is no C.. compiler"):
+        machine.check_compiler("compile_set", torch.device("cpu"))
+    monkeypatch.setenv("CXX", sys.executable)
+    machine.check_compiler("compile_set", torch.device("cpu"))

@@ -93,3 +93,19 @@ def test_an_item_may_be_several_rows(tmp_path, monkeypatch):
 
     made = mapped.map_rows(run, "twice", twice, 10)
     assert made.equal(wanted(range(10)).repeat_interleave(2, 0)) and read == [(0, 1), (0, 4), (4, 8), (8, 10)]
+
+
+def test_a_run_that_joined_may_move_the_file_at_any_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill_hub.running.processes.SEEN_AFTER", 1)
+    run, other = (Run(tmp_path / "run", {}, join=True) for _ in range(2))
+    file, looks = tmp_path / "cache" / "images", []
+
+    def look(found, agree=run.agree):
+        looks.append(found)
+        if len(looks) == 2:  # there is room for the rows, and they are not there yet
+            make(other, file=file)
+        return agree(found)
+
+    monkeypatch.setattr(run, "agree", look)
+    made = make(run, lambda rows: pytest.fail("it is there"), file=file)
+    assert looks == [False, False] and made.equal(wanted(range(10)))
