@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from distill_hub.disk.files import STATE, remove
+from distill_hub.disk.files import STATE, check_folder, remove
 from distill_hub.running.processes import wait_until_seen
 from distill_hub.running.run import Run
 
@@ -60,14 +60,23 @@ def make_mapped(
 
     Returns:
         The tensor, see `open_mapped`.
+
+    Raises:
+        InputError: When nothing can be written to the user's cache; see also `Run.map`.
     """
-    if file and run.agree(file.exists()):
-        return open_mapped(file, shape, dtype)
     folder = run.output_dir / STATE / stage
     array, row_bytes = folder / ARRAY, math.prod(shape[1:]) * dtype.itemsize
 
+    def is_there(place: Path | None) -> bool:  # and whole
+        return place is not None and place.is_file() and place.stat().st_size == shape[0] * row_bytes
+
+    if file and run.agree(is_there(file)):
+        return open_mapped(file, shape, dtype)
+
     def make_room() -> None:
-        if not (file and file.exists()) and not (array.is_file() and array.stat().st_size == shape[0] * row_bytes):
+        if file:
+            check_folder(file.parent, "DISTILL_HUB_CACHE")
+        if not is_there(file) and not is_there(array):
             remove(folder)  # its markers, if any, speak of another file
             folder.mkdir(parents=True)
             with open(array, "wb") as opened:
@@ -86,7 +95,7 @@ def make_mapped(
         return {}
 
     run.decide(make_room)
-    if file and run.agree(file.exists()):  # another run of those that joined was faster
+    if file and run.agree(is_there(file)):  # another run of those that joined was faster
         return open_mapped(file, shape, dtype)
     run.map(stage, range(shape[0]), write, chunk_size=chunk_size, made_from=made_from, lower=lower)
     if file is None or run.is_dry:
@@ -94,7 +103,7 @@ def make_mapped(
         return open_mapped(array, shape, dtype)
 
     def keep() -> None:
-        if file.exists():
+        if is_there(file):
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         moved = file.with_name(f".{file.name}.{os.getpid()}.tmp")

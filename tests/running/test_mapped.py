@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from distill_hub.config import InputError
 from distill_hub.running import mapped
 from distill_hub.running.dry_run import DryRun
 from distill_hub.running.mapped import make_mapped, open_mapped
@@ -45,6 +46,20 @@ def test_a_file_of_the_cache_serves_every_run(tmp_path):
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     made = make(Run(tmp_path / "other", {}), lambda rows: pytest.fail("it is there"), file=file)
     assert made.equal(wanted(range(10))) and open_mapped(file, SHAPE).equal(made)
+
+
+def test_a_file_of_the_cache_that_was_cut_short_is_made_again(tmp_path):
+    file = tmp_path / "cache" / "test-images"
+    make(Run(tmp_path / "one", {}), file=file)
+    file.write_bytes(file.read_bytes()[:100])
+    assert make(Run(tmp_path / "other", {}), file=file).equal(wanted(range(10)))
+    assert open_mapped(file, SHAPE).equal(wanted(range(10)))
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "cache").write_bytes(b"")
+    with pytest.raises(InputError, match="DISTILL_HUB_CACHE"):
+        make(Run(tmp_path / "run", {}), lambda rows: pytest.fail("in vain"), file=tmp_path / "cache" / "test-images")
 
 
 def test_what_is_written_to_the_tensor_stays_out_of_the_file(tmp_path):
