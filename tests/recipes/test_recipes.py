@@ -16,7 +16,7 @@ CHUNKS = {"pool": 5, "refine": 4, "views": 2, "evaluate convnet-1-w16": 6}  # 60
 
 
 def markers(folder: Path) -> dict[str, int]:
-    """Finished chunks and when they were finished; not of images mapped and encoded for what follows, which go at the end."""
+    """Finished chunks and when they were finished; images mapped or encoded for what follows go at the end."""
     gone = {"encode images", *(file.parent.name for file in (folder / ".run").glob("*/array"))}
     found = (file for file in sorted((folder / ".run").rglob("0*.json")) if file.parent.name not in gone)
     return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in found}
