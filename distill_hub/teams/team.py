@@ -125,8 +125,10 @@ def at_work(team: Team | None, images: int, batch_size: int) -> Iterator[tuple[T
     working, threads = team.first(smallest), torch.get_num_threads()
     if working:
         torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    yield working, working.size if working else 1
-    torch.set_num_threads(threads)
+    try:
+        yield working, working.size if working else 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def gathered(team: Team | None, value: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from distill_hub.data.known import KNOWN, known_by_id
 from distill_hub.data.sources import Source, load_source
 from distill_hub.disk.files import cache_dir, slug
 from distill_hub.kinds import Kind, PositiveFloat
-from distill_hub.running.mapped import make_mapped, map_rows
+from distill_hub.running.mapped import AT_A_TIME, make_mapped, map_rows
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import draw_seed
 from distill_hub.running.stages import key_of
@@ -29,7 +29,6 @@ from distill_hub.training.settings import Settings
 from distill_hub.training.train import TrainingSet
 
 _MANY = 2**26  # bytes of decoded test images from which on they are kept in a file
-_AT_A_TIME = 256  # of them
 
 
 class HeldOut:
@@ -90,7 +89,7 @@ class HeldOut:
         if key not in self._images:
             self._images[key] = make_mapped(
                 run, stage, shape, lambda part: test.pixels(self._rows[part], size, resize=key[1]),
-                chunk_size=_AT_A_TIME, made_from=of, file=file,
+                chunk_size=AT_A_TIME, made_from=of, file=file,
             )  # fmt: skip
             run.drop(stage, now=False)
         return not run.is_dry or run.agree(file.exists())

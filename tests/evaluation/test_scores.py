@@ -77,7 +77,7 @@ def test_many_held_out_images_are_decoded_once_for_all_runs(digits, tmp_path, mo
     assert plain.prepare(Run(tmp_path / "run", {}), 16) and not (tmp_path / "cache").exists()
     expected = plain.images(16, 18)
     monkeypatch.setattr(subject_module, "_MANY", 1)
-    monkeypatch.setattr(subject_module, "_AT_A_TIME", 30)
+    monkeypatch.setattr(subject_module, "AT_A_TIME", 30)
     part = HeldOut(digits, [7, 2])
     assert not part.prepare(DryRun(tmp_path / "run", {}), 16, 18) and not (tmp_path / "cache").exists()
     assert part.images(16, 18)[:30].equal(expected[:30]) and not part.images(16, 18)[30:].any()
