@@ -10,7 +10,7 @@ from rich.console import Console
 from distill_hub import cli
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.records import Score
-from distill_hub.publishing.compare_table import group_table
+from distill_hub.comparing.table import group_table
 
 
 def score(*last: float) -> Score:

@@ -21,7 +21,7 @@ FLOORS = [
     ["methods", "matching", "guidance", "artifact"],
     ["recovery", "views"],
     ["foreign", "publishing"],
-    ["training"],
+    ["training", "comparing"],
     ["teachers", "dataset"],
     ["evaluation"],
     ["making"],

@@ -2,10 +2,10 @@
 
 import json
 
+from distill_hub.comparing.compare import compare, read_sets
+from distill_hub.comparing.table import explain, group_table
 from distill_hub.disk.files import atomic_write
 from distill_hub.options.commands import CompareConfig
-from distill_hub.publishing.compare import compare, read_sets
-from distill_hub.publishing.compare_table import explain, group_table
 from distill_hub.running.console import show
 
 
@@ -26,7 +26,7 @@ def run(config: CompareConfig) -> None:
         content = json.dumps([group.as_json() for group in groups], indent=2)
         atomic_write(config.json, content.encode())
     if config.html:
-        from distill_hub.publishing.compare_page import render_page  # loads matplotlib
+        from distill_hub.comparing.page import render_page  # loads matplotlib
 
         atomic_write(config.html, render_page(sets, groups).encode())
         show(f"The page is in {config.html}\nNext: open it in a browser; it loads nothing from elsewhere")

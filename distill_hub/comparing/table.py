@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_hub.artifact.cost import is_whole, total_cost
-from distill_hub.publishing.compare import AUTHOR, DescribedSet, Group, Row
+from distill_hub.comparing.compare import AUTHOR, DescribedSet, Group, Row
 from distill_hub.running.console import loud
 
 NOTHING = "-"

@@ -14,10 +14,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from distill_hub.artifact.names import model_name, source_name
+from distill_hub.comparing.compare import RANDOM, DescribedSet, Group, Row, pooled
+from distill_hub.comparing.table import ACCURACY, EXPLANATIONS, WORDS, columns
 from distill_hub.hub import page_of
 from distill_hub.publishing.card import PICTURES, templates
-from distill_hub.publishing.compare import RANDOM, DescribedSet, Group, Row, pooled
-from distill_hub.publishing.compare_table import ACCURACY, EXPLANATIONS, WORDS, columns
 from distill_hub.publishing.markdown import web_address
 from distill_hub.publishing.plots import short
 from distill_hub.running.console import size_text

@@ -12,12 +12,12 @@ from compared import Page, run, score, shown, teacher
 from distill_hub.artifact import find
 from distill_hub.artifact.manifest import FreePixelsRecord, ModelRecord, StageRecord, ZcaRecord
 from distill_hub.artifact.records import DataBytes, DDRanking
+from distill_hub.comparing.compare import compare, pooled, read_sets
+from distill_hub.comparing.page import render_page
+from distill_hub.comparing.table import explain
 from distill_hub.config import parse
 from distill_hub.hub import RemoteFile, RemoteSet
 from distill_hub.options.commands import CompareConfig
-from distill_hub.publishing.compare import compare, pooled, read_sets
-from distill_hub.publishing.compare_page import render_page
-from distill_hub.publishing.compare_table import explain
 
 
 def groups_of(*folders):

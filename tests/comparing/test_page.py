@@ -15,8 +15,8 @@ import pytest
 from compared import Page, run, score, shown, teacher
 
 from distill_hub.artifact.records import DDRanking
-from distill_hub.publishing.compare import compare, read_sets
-from distill_hub.publishing.compare_page import SERIES, THEMES, render_page
+from distill_hub.comparing.compare import compare, read_sets
+from distill_hub.comparing.page import SERIES, THEMES, render_page
 from distill_hub.publishing.markdown import web_address
 
 
