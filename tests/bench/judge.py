@@ -54,7 +54,18 @@ def make(args: argparse.Namespace, name: str, ipc: int) -> Path:
     folder = args.folder / f"{name}-ipc{ipc}"
     if not (folder / "README.md").is_file():
         recipe, *own = SETS[name]
-        words = ["--source", args.source, "--teacher", args.teacher, "--ipc", str(ipc), "--score", "no", "--view_epochs", "0"]
+        words = [
+            "--source",
+            args.source,
+            "--teacher",
+            args.teacher,
+            "--ipc",
+            str(ipc),
+            "--score",
+            "no",
+            "--view_epochs",
+            "0",
+        ]
         words += ["--normalization", args.normalization] if args.normalization else []
         words += ["--dynamics", args.dynamics] if args.dynamics and recipe == "coreset" else []
         command = [sys.executable, "-m", "distill_hub.cli", "make", recipe, *words, *own, "--output_dir", str(folder)]
@@ -68,7 +79,9 @@ def main() -> None:
     parser.add_argument("--source", required=True)
     parser.add_argument("--normalization", help="of the source; see the recipes")
     parser.add_argument("--teacher", required=True, help="folder of recipes/fit_classifier.py")
-    parser.add_argument("--dynamics", help="folder of recipes/fit_classifier.py that recorded them; default: the recipe's own")
+    parser.add_argument(
+        "--dynamics", help="folder of recipes/fit_classifier.py that recorded them; default: the recipe's own"
+    )
     parser.add_argument("--student", required=True)
     parser.add_argument("--protocols", nargs="+", default=["dsa-hard", "rded-soft"])
     parser.add_argument("--ipc", type=int, nargs="+", default=[10, 50])
