@@ -10,6 +10,7 @@ from distill_hub.kinds import is_path, local_name
 
 # Methods that choose real images by a score, and what records call them as baselines.
 CORESETS = ("herding", "kcenter", "el2n", "forgetting", "aum", "ccs", "facility-location", "kmeans")
+REAL_IMAGES = ("random", *CORESETS, "rded")  # methods whose sets hold real images, or crops of them, as they are
 # Of methods that are not called as their recipes are.
 RECIPES = {
     "random": "random_real",
