@@ -65,7 +65,7 @@ class PushConfig:
     gated: Literal["auto", "manual"] | None = option(None, GATED_HELP, common=True)
     teacher: str | None = option(
         None,
-        "of a set: the id under which its teacher was published meanwhile, of several by commas; its manifest then names it, so "
+        "of a set: the id under which its teacher was published since, of several by commas; its manifest then names it, so "
         "that others fetch it in place of fitting one",
         common=True,
     )
