@@ -5,12 +5,11 @@ from typing import get_args
 
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.source import SourceRecord
-from distill_hub.coresets.names import CORESETS, CoresetMethod
+from distill_hub.coresets.names import CORESETS as CORESETS
+from distill_hub.coresets.names import CoresetMethod
 from distill_hub.data.known import FITTED
 from distill_hub.disk.files import slug
 from distill_hub.kinds import is_path, local_name
-
-__all__ = ["CORESETS", "RECIPES", "model_name", "public_name", "set_name", "source_name"]
 
 # Of methods that are not called as their recipes are.
 RECIPES = {

@@ -31,5 +31,6 @@ def run(config: PushConfig) -> None:
         revision=config.revision,
         create_pr=config.create_pr,
         tag=config.tag,
+        gated=config.gated,
     )
     show(f"Published as {publication}\n{publication.next_step}")

@@ -21,6 +21,7 @@ from distill_hub.networks.names import (
 from distill_hub.options.shared import (
     DRY_RUN_HELP,
     FULL_DATA_HELP,
+    GATED_HELP,
     PROTOCOL_HELP,
     KeptLabelsOptions,
     OutputOptions,
@@ -61,6 +62,7 @@ class PushConfig:
     revision: str | None = option(None, "branch to publish to; made when there is none; default main", common=True)
     create_pr: bool = option(False, "open a pull request instead of committing", common=True)
     tag: str | None = option(None, "tag the commit, e.g. v1", common=True)
+    gated: Literal["auto", "manual"] | None = option(None, GATED_HELP, common=True)
 
 
 @dataclass(frozen=True)
