@@ -13,7 +13,7 @@ DYNAMICS = "dynamics.safetensors"  # in the folder of a classifier
 VALID_DYNAMICS = f"a classifier that fit_classifier --dynamics trained, with {DYNAMICS}: a folder or a Hub id"
 
 
-def check_dynamics(names: str) -> None:
+def check_dynamics(names: str, field: str = "dynamics") -> None:
     """Refuse what cannot hold training dynamics: neither auto, nor folders of classifiers or Hub ids, by commas.
 
     Raises:
@@ -23,7 +23,7 @@ def check_dynamics(names: str) -> None:
         from distill_hub.hub import check_model  # not above: --help needs no Hub
 
         for name in names.split(","):
-            check_model("dynamics", name.strip(), DYNAMICS, f"{VALID_DYNAMICS}, is needed")
+            check_model(field, name.strip(), DYNAMICS, f"{VALID_DYNAMICS}, is needed")
 
 
 def split_baselines(names: str) -> tuple[str, ...]:

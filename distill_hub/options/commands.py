@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill_hub.config import InputError, argument, option
+from distill_hub.coresets.names import check_dynamics, split_baselines
 from distill_hub.data.known import Normalization
 from distill_hub.data.prompts import check_prompts
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
@@ -19,6 +20,8 @@ from distill_hub.networks.names import (
     split_students,
 )
 from distill_hub.options.shared import (
+    BASELINE_DYNAMICS_HELP,
+    BASELINES_HELP,
     DRY_RUN_HELP,
     FULL_DATA_HELP,
     GATED_HELP,
@@ -160,6 +163,10 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
         common=True,
     )
     repeats: PositiveInt | None = option(None, "students per set; default: as the set's record says, else 3", common=True)
+    baselines: str | None = option(
+        None, BASELINES_HELP + "; default: random, unless the set's record brings baselines", common=True
+    )
+    baseline_dynamics: Location = option("auto", BASELINE_DYNAMICS_HELP)
     teacher: Location | None = option(
         None,
         "for protocols whose labels a teacher gives: timm/NAME, a transformers Hub id, a folder, or auto to fit one; "
@@ -189,6 +196,9 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
         _check_files(json=self.json)
         if self.students:
             split_students(self.students, self.protocol)
+        if self.baselines:
+            split_baselines(self.baselines)
+        check_dynamics(self.baseline_dynamics, "baseline_dynamics")
 
 
 @dataclass(frozen=True, kw_only=True)
