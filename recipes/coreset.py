@@ -17,7 +17,6 @@ from distill_hub.options.coresets import CoresetConfig
 def main(config: CoresetConfig) -> Path | None:
     """Choose images of every class, label, package and score them."""
     from distill_hub.coresets.facts import FACTS
-    from distill_hub.coresets.names import OF_DYNAMICS
     from distill_hub.evaluation.coresets import open_chooser
     from distill_hub.making.by_class import choose_by_class
     from distill_hub.making.finish import package_and_score
@@ -28,8 +27,7 @@ def main(config: CoresetConfig) -> Path | None:
     chooser = open_chooser(setup.run, setup.source, config, *teacher, setup.image_size, "embed")
     made_from = {**setup.made_from, "chosen_by": chooser.made_from}
     stage = choose_by_class(setup, lambda label: chooser.choose(label, config.ipc, config.seed), made_from)
-    notes = {"dynamics_sha256": chooser.made_from} if config.method in OF_DYNAMICS else {}
-    return package_and_score(setup, stage, setup.manifest(FACTS[config.method], notes))
+    return package_and_score(setup, stage, setup.manifest(FACTS[config.method], chooser.notes))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ No pass is made for it; EL2N's paper has one over all images at the end of an ep
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -111,6 +111,7 @@ class Dynamics:
 
     files: Sequence[Path]  # one per network
     sha256: str  # over the files
+    revision: str | None = None  # commit of a single one on the Hub
 
     def difficulty(self, by: Difficulty, el2n_epochs: int) -> torch.Tensor:
         """Return how difficult the images are, the mean over the networks, float64 (N,); larger is harder.
@@ -151,7 +152,10 @@ def read_dynamics(source: Source, names: str, revision: str | None = None) -> Dy
         InputError: When they hold none, it is damaged, or of other images.
         HubError: When the Hub fails.
     """
-    return dynamics_of(source, [(name, _find(name, revision)) for name in map(str.strip, names.split(","))])
+    each = [name.strip() for name in names.split(",")]
+    files, commits = zip(*(_find(name, revision) for name in each), strict=True)
+    found = dynamics_of(source, list(zip(each, files, strict=True)))
+    return replace(found, revision=commits[0] if len(each) == 1 else None)
 
 
 def dynamics_of(source: Source, files: Sequence[tuple[str, Path]]) -> Dynamics:
@@ -175,14 +179,14 @@ def dynamics_of(source: Source, files: Sequence[tuple[str, Path]]) -> Dynamics:
     return Dynamics([file for _, file in files], digest.hexdigest())
 
 
-def _find(name: str, revision: str | None) -> Path:
-    """Return the file of a classifier, downloaded where it is on the Hub."""
+def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
+    """Return the file of a classifier; and of one on the Hub, which is downloaded, the commit."""
     if Path(name).is_dir():
         folder = Path(name)
         if not (folder / DYNAMICS).is_file():
             raise InputError("dynamics", name, f"{VALID_DYNAMICS}, is needed (there is no {DYNAMICS} in it)")
-        return folder / DYNAMICS
+        return folder / DYNAMICS, None
     remote = look(name, revision, "model")
     if DYNAMICS not in remote.files:
         raise InputError("dynamics", name, f"{VALID_DYNAMICS}, is needed (there is no {DYNAMICS} in it)")
-    return fetch(remote, [DYNAMICS]) / DYNAMICS
+    return fetch(remote, [DYNAMICS]) / DYNAMICS, remote.commit

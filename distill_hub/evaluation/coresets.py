@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class Chooser:
     source: Source
     of_class: Callable[[int], torch.Tensor]  # embeddings or difficulties, see `Rule.choose`
     made_from: str  # hash of the weights of who embedded, or of the dynamics
+    notes: Mapping[str, str] = field(default_factory=dict)  # of a method that was made by it
 
     def choose(self, label: int, ipc: int, seed: int) -> torch.Tensor:
         """Return IPC indices, int64, into the images of a class in the order of the training split."""
@@ -65,7 +66,9 @@ def open_chooser(
         return Chooser(rule, source, embed(run, source, members_of(teacher)[0], teacher_sha256, **how), teacher_sha256)
     dynamics = open_dynamics(run, source, size, **options(config, DynamicsOptions), seed=config.fit_seed)
     difficulty = dynamics.difficulty(rule.score, rule.el2n_epochs)
-    return Chooser(rule, source, lambda label: difficulty[source.train.by_class[label]], dynamics.sha256)
+    notes = {"dynamics_sha256": dynamics.sha256}
+    notes |= {"dynamics_revision": dynamics.revision} if dynamics.revision else {}
+    return Chooser(rule, source, lambda label: difficulty[source.train.by_class[label]], dynamics.sha256, notes)
 
 
 @dataclass(frozen=True)

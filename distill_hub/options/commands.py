@@ -280,6 +280,9 @@ class ReproduceConfig(RealOptions):
         None, "where its selector lies now, if that is not its teacher; default: as the set's record says"
     )
     experts: Location | None = option(None, "where its experts lie now: Hub id or folder; default: as the set's record says")
+    dynamics: Location | None = option(
+        None, "where the classifiers lie now by whose training dynamics it was chosen; default: as the set's record says"
+    )
     print_command: bool = option(False, "print the line that would be run, and stop", common=True)
     output_dir: Path | None = option(None, "folder of the rebuild; default outputs/<name>-reproduced", common=True)
     overwrite: bool = option(False, "replace what the folder holds; finished stages that still fit are used", common=True)
@@ -299,4 +302,6 @@ class ReproduceConfig(RealOptions):
             check_teacher(self.selector, "selector")
         if self.experts:
             check_experts(self.experts)
+        if self.dynamics:
+            check_dynamics(self.dynamics)
         check_folder(self.output_dir or Path("outputs"))
