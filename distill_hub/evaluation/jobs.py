@@ -18,6 +18,9 @@ class Request:
         protocol: Name of a protocol; needed where the set has no record.
         students: Names of networks, comma-separated; default: as recorded, or what suits the image size.
         repeats: Students per set, with seeds 0, 1, ...; default 3 where protocol or students are given.
+        baselines: Real images that are trained on, too, see `scores.trials_of`, comma-separated; default: random ones where
+            there is no claim of the set's author, which brought its own.
+        baseline_dynamics: See `Baselines.dynamics`.
         teacher: Name for `load_classifier`, or 'auto' to fit one; for protocols whose labels a teacher gives.
         teacher_revision: Branch, tag or commit of the teacher on the Hub.
         compile: Compile the students.
@@ -33,6 +36,8 @@ class Request:
     protocol: str | None = None
     students: str | None = None
     repeats: int | None = None
+    baselines: str | None = None
+    baseline_dynamics: str = "auto"
     teacher: str | None = None
     teacher_revision: str | None = None
     compile: bool = False

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill_hub.config import InputError, argument, option
+from distill_hub.coresets.names import check_dynamics, split_baselines
 from distill_hub.data.known import Normalization
 from distill_hub.data.prompts import check_prompts
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
@@ -19,6 +20,8 @@ from distill_hub.networks.names import (
     split_students,
 )
 from distill_hub.options.shared import (
+    BASELINE_DYNAMICS_HELP,
+    BASELINES_HELP,
     DRY_RUN_HELP,
     FULL_DATA_HELP,
     GATED_HELP,
@@ -166,6 +169,10 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
         common=True,
     )
     repeats: PositiveInt | None = option(None, "students per set; default: as the set's record says, else 3", common=True)
+    baselines: str | None = option(
+        None, BASELINES_HELP + "; default: random, unless the set's record brings baselines", common=True
+    )
+    baseline_dynamics: Location = option("auto", BASELINE_DYNAMICS_HELP)
     teacher: Location | None = option(
         None,
         "for protocols whose labels a teacher gives: timm/NAME, a transformers Hub id, a folder, or auto to fit one; "
@@ -195,6 +202,9 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
         _check_files(json=self.json)
         if self.students:
             split_students(self.students, self.protocol)
+        if self.baselines:
+            split_baselines(self.baselines)
+        check_dynamics(self.baseline_dynamics, "baseline_dynamics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +286,9 @@ class ReproduceConfig(RealOptions):
         None, "where its selector lies now, if that is not its teacher; default: as the set's record says"
     )
     experts: Location | None = option(None, "where its experts lie now: Hub id or folder; default: as the set's record says")
+    dynamics: Location | None = option(
+        None, "where the classifiers lie now by whose training dynamics it was chosen; default: as the set's record says"
+    )
     print_command: bool = option(False, "print the line that would be run, and stop", common=True)
     output_dir: Path | None = option(None, "folder of the rebuild; default outputs/<name>-reproduced", common=True)
     overwrite: bool = option(False, "replace what the folder holds; finished stages that still fit are used", common=True)
@@ -295,4 +308,6 @@ class ReproduceConfig(RealOptions):
             check_teacher(self.selector, "selector")
         if self.experts:
             check_experts(self.experts)
+        if self.dynamics:
+            check_dynamics(self.dynamics)
         check_folder(self.output_dir or Path("outputs"))
