@@ -63,8 +63,8 @@ class PushConfig:
     tag: str | None = option(None, "tag the commit, e.g. v1", common=True)
     teacher: str | None = option(
         None,
-        "of a set: the id under which its teacher was published meanwhile, of several by commas; its manifest then names it, so "
-        "that others fetch it in place of fitting one",
+        "of a set: the id under which its teacher was published meanwhile, of several by commas; its manifest then names it, "
+        "and others fetch it in place of fitting one",
         common=True,
     )
 
