@@ -29,6 +29,7 @@ class Request:
         real_accuracy: For LRS: accuracy, a fraction, of the student on all real data with hard labels; else it is trained.
         full_data: Also train students on all real images, with hard labels.
         mmd: Also measure the distance of the teacher's embeddings of the set to those of the real images.
+        save_students: Folder to keep the trained students in; None: they are measured and forgotten.
         check: Whether each is to be compared with a claim of the set's author.
         dry_run: Print what it would take, and measure nothing.
     """
@@ -46,6 +47,7 @@ class Request:
     real_accuracy: float | None = None
     full_data: bool = False
     mmd: bool = False
+    save_students: str | None = None
     check: bool = False
     dry_run: bool = False
 

@@ -68,8 +68,8 @@ class PushConfig:
     gated: Literal["auto", "manual"] | None = option(None, GATED_HELP, common=True)
     teacher: str | None = option(
         None,
-        "of a set: the id under which its teacher was published since, of several by commas; its manifest then names it, so "
-        "that others fetch it in place of fitting one",
+        "of a set: the id under which its teacher was published meanwhile, of several by commas; its manifest then names "
+        "it, and others fetch it in place of fitting one",
         common=True,
     )
 
@@ -188,6 +188,11 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     )
     full_data: bool = option(False, FULL_DATA_HELP, common=True)
     mmd: bool = option(False, "also measure the distance between the teacher's features of the set and of the real images")
+    save_students: Location | None = option(
+        None,
+        "keep the students that are trained on the set in this folder, each as a classifier for --teacher and push",
+        common=True,
+    )
     check: bool = option(False, "exit with code 1 when a measured accuracy does not agree with the claimed one", common=True)
     json: Path | None = option(None, "write claimed and measured records to this file", common=True)
     dry_run: bool = option(False, DRY_RUN_HELP, common=True)
