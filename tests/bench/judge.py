@@ -3,9 +3,9 @@
     distill-hub make fit_classifier --source cifar10 --network resnet-18-bn --output_dir outputs/teacher
     python tests/bench/judge.py --folder outputs/judge --source cifar10 --teacher outputs/teacher --student convnet-3-bn
 
-Every set is made by its recipe, once, and trains a student for each seed; random real images are drawn anew for each. The same
-command goes on where it was stopped. A set that is in --folder already, as NAME-ipcN, is scored as it is. The records are written
-into the sets, and `distill-hub leaderboard` makes a page of them:
+Every set is made by its recipe, once, and trains a student for each seed; random real images are drawn anew for each.
+The same command goes on where it was stopped. A set that is in --folder already, as NAME-ipcN, is scored as it is. The
+records are written into the sets, and `distill-hub leaderboard` makes a page of them:
 
     distill-hub leaderboard outputs/judge/*-ipc* --html outputs/judge.html
 """
@@ -54,7 +54,18 @@ def make(args: argparse.Namespace, name: str, ipc: int) -> Path:
     folder = args.folder / f"{name}-ipc{ipc}"
     if not (folder / "README.md").is_file():
         recipe, *own = SETS[name]
-        words = ["--source", args.source, "--teacher", args.teacher, "--ipc", str(ipc), "--score", "no", "--view_epochs", "0"]
+        words = [
+            "--source",
+            args.source,
+            "--teacher",
+            args.teacher,
+            "--ipc",
+            str(ipc),
+            "--score",
+            "no",
+            "--view_epochs",
+            "0",
+        ]
         words += ["--normalization", args.normalization] if args.normalization else []
         words += ["--dynamics", args.dynamics] if args.dynamics and recipe == "coreset" else []
         command = [sys.executable, "-m", "distill_hub.cli", "make", recipe, *words, *own, "--output_dir", str(folder)]
@@ -68,7 +79,9 @@ def main() -> None:
     parser.add_argument("--source", required=True)
     parser.add_argument("--normalization", help="of the source; see the recipes")
     parser.add_argument("--teacher", required=True, help="folder of recipes/fit_classifier.py")
-    parser.add_argument("--dynamics", help="folder of recipes/fit_classifier.py that recorded them; default: the recipe's own")
+    parser.add_argument(
+        "--dynamics", help="folder of recipes/fit_classifier.py that recorded them; default: the recipe's own"
+    )
     parser.add_argument("--student", required=True)
     parser.add_argument("--protocols", nargs="+", default=["dsa-hard", "rded-soft"])
     parser.add_argument("--ipc", type=int, nargs="+", default=[10, 50])
