@@ -135,6 +135,7 @@ def _steps(manifest: Manifest) -> dict[str, str]:
         "vae": generator.vae.sha256 if generator and generator.vae else None,
         "stage fit experts": stages.pop("stage fit experts", None),
         "experts": manifest.experts.sha256 if manifest.experts else None,
+        "dynamics": manifest.method.notes.get("dynamics_sha256"),
         **stages,
     }
     return {name: sha256 for name, sha256 in steps.items() if sha256}
@@ -266,7 +267,7 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     folders = [("source", known.name)] if known.is_folder else []
     fitted = generator is not None and generator.id.startswith(FITTED)
-    for field in ("generator", "vae", "prompts", "teacher", "selector", "experts"):
+    for field in ("generator", "vae", "prompts", "teacher", "selector", "experts", "dynamics"):
         name = str(recorded.get(field) or "auto")
         if field == "generator" and fitted and is_fitted(name):
             continue  # a kind that was fitted, not a folder of that name
@@ -327,6 +328,13 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         settings |= {"experts": config.experts, "experts_revision": None}
     elif manifest.experts and manifest.experts.revision:
         settings["experts_revision"] = manifest.experts.revision
+    notes = manifest.method.notes
+    if config.dynamics:
+        if "dynamics_sha256" not in notes:
+            raise InputError("dynamics", config.dynamics, "the set was made without any")
+        settings |= {"dynamics": config.dynamics, "dynamics_revision": None}
+    elif notes.get("dynamics_revision"):
+        settings["dynamics_revision"] = notes["dynamics_revision"]
     return settings
 
 
