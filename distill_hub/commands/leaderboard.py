@@ -1,15 +1,18 @@
 """`distill-hub leaderboard`."""
 
 import json
+import shlex
 from functools import partial
 
 from distill_hub.comparing.compare import compare
 from distill_hub.comparing.listing import list_sets
 from distill_hub.comparing.table import explain, group_table
-from distill_hub.config import InputError, options
+from distill_hub.config import InputError, options, words
 from distill_hub.disk.files import atomic_write
 from distill_hub.ending import tell
-from distill_hub.options.commands import FilterOptions, LeaderboardConfig
+from distill_hub.hub import page_of
+from distill_hub.kinds import local_name
+from distill_hub.options.commands import BoardOptions, FilterOptions, LeaderboardConfig
 from distill_hub.running.console import show
 
 
@@ -42,7 +45,7 @@ def run(config: LeaderboardConfig) -> None:
     for one in left_out:
         tell(f"left out: {one.location} ({one.why})")
     if not sets:
-        raise InputError("leaderboard", None, "no set that fits was found; `distill-hub search` lists those on the Hub")
+        raise InputError("distilled sets", None, "none that fits was found; `distill-hub search` lists those on the Hub")
     groups = compare(sets)
     for group in groups:
         show(group_table(group))
@@ -58,8 +61,11 @@ def run(config: LeaderboardConfig) -> None:
         atomic_write(config.html, page.encode())
         show(f"The page is in {config.html}\nNext: open it in a browser; it loads nothing from elsewhere")
     if destination:
-        space = publish_page(destination, config.title, sets, page, rows)
-        show(f"Published as {space}")
+        command = shlex.join(
+            ["distill-hub", "leaderboard", *map(local_name, config.locations), *words(config, BoardOptions)]
+        )
+        space = publish_page(destination, config.title, sets, page=page, rows=rows, command=command)
+        show(f"Published as {space}\nThe page is at {page_of(space.repo_id, 'space')}")
         if config.collection:
             show(f"Collected in {collect(space, config.title, sets).url}")
         show(space.next_step)

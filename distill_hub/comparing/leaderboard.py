@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from distill_hub.comparing.compare import DescribedSet, read_set, told_apart
-from distill_hub.comparing.page import PREVIEW, PREVIEW_BYTES
+from distill_hub.comparing.page import MOST_PREVIEWS, PREVIEW, PREVIEW_BYTES
 from distill_hub.config import HubError, InputError
 from distill_hub.disk.files import slug
 from distill_hub.kinds import local_name
@@ -42,7 +42,7 @@ def gather(
         InputError: For a folder that cannot be read.
     """
 
-    def read(location: str) -> DescribedSet | LeftOut | None:
+    def read(place: int, location: str) -> DescribedSet | LeftOut | None:
         try:
             own = read_set(location)
             remote = own.found.remote
@@ -53,7 +53,7 @@ def gather(
             if is_public and (remote.private or remote.gated):
                 what = "private" if remote.private else "gated"
                 return LeftOut(location, f"it is {what}, and a page for everybody must not show it; --private makes another")
-            if own.found.files.get(PREVIEW, PREVIEW_BYTES + 1) <= PREVIEW_BYTES:
+            if place < MOST_PREVIEWS and own.found.files.get(PREVIEW, PREVIEW_BYTES + 1) <= PREVIEW_BYTES:
                 own.found.fetch([PREVIEW])  # found damaged here, it does not stop the page
             return own
         except (InputError, HubError) as error:
@@ -63,7 +63,7 @@ def gather(
 
     names = list(dict.fromkeys(locations))
     with ThreadPoolExecutor(READERS) as pool:
-        results = pool.map(read, names)
+        results = pool.map(read, range(len(names)), names)
         bar = progress(names, "read sets", unit="set", disable=len(names) < MANY)
         found = [result for _, result in zip(bar, results, strict=True)]
     sets = told_apart([one for one in found if isinstance(one, DescribedSet)])

@@ -18,14 +18,14 @@ ROWS = "leaderboard.json"
 STYLE = "style.css"  # of the page that a new Space comes with
 LEADERBOARD = Kind(
     *("space", "leaderboard", ROWS, None),
-    "`distill-hub leaderboard --push_to_space {0}` again takes up new sets and measurements",
+    "the same command again takes up new sets and measurements",
     frozenset({".gitattributes", README, PAGE, STYLE}),
 )
 DESCRIPTION = "Distilled datasets and the page that compares them, by their records"
 SIGNATURE = " (noted by distill-hub)"  # ends the notes that may be written anew
 
 
-def space_card(title: str, sets: Sequence[DescribedSet], location: str) -> str:
+def space_card(title: str, sets: Sequence[DescribedSet], command: str) -> str:
     """Write the README.md of the Space: what a static Space needs, and how one gets onto the page."""
     data = SpaceCardData(
         title=title,
@@ -36,11 +36,13 @@ def space_card(title: str, sets: Sequence[DescribedSet], location: str) -> str:
         tags=["leaderboard", *GENERAL],
         datasets=[own.found.remote.repo_id for own in sets if own.found.remote],
     )
-    text = fill_template("space_card.md.jinja", yaml=data.to_yaml(), title=title, location=location, rows=ROWS)
+    text = fill_template("space_card.md.jinja", yaml=data.to_yaml(), title=title, command=command, rows=ROWS)
     return str(SpaceCard(text))  # which refuses broken YAML
 
 
-def publish_page(destination: Destination, title: str, sets: Sequence[DescribedSet], page: str, rows: str) -> Publication:
+def publish_page(
+    destination: Destination, title: str, sets: Sequence[DescribedSet], *, page: str, rows: str, command: str
+) -> Publication:
     """Publish a page and its rows in one commit; none, where nothing has changed. What people wrote in the card stays.
 
     Args:
@@ -49,6 +51,7 @@ def publish_page(destination: Destination, title: str, sets: Sequence[DescribedS
         sets: What is on the page.
         page: HTML.
         rows: JSON.
+        command: What to type to make the page again, without its destination.
 
     Raises:
         InputError, HubError: See `destination.commit`.
@@ -56,7 +59,7 @@ def publish_page(destination: Destination, title: str, sets: Sequence[DescribedS
 
     def stage(remote: RemoteSet) -> tuple[Content, set[str]]:
         there = fetch(remote, {README, GENERATED} & remote.files.keys(), most_bytes=CARD_BYTES)
-        card = card_files(space_card(title, sets, remote.repo_id), [card_of(there)])
+        card = card_files(space_card(title, sets, f"{command} --push_to_space {remote.repo_id}"), [card_of(there)])
         return {**card, PAGE: page.encode(), ROWS: rows.encode()}, set() if ROWS in remote.files else {STYLE}
 
     return commit(destination, stage, f"Publish {title}", "run the same command again")

@@ -81,14 +81,20 @@ class SearchConfig(FilterOptions):
         _check_files(json=self.json)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeaderboardConfig(FilterOptions):
-    """The page."""
+@dataclass(frozen=True)
+class BoardOptions(FilterOptions):
+    """What is on the page."""
 
-    locations: list[Location] = argument("distilled sets: ids on the Hub, or folders; none: all that the Hub lists", ())
     protocol: str | None = option(None, "measurements by this protocol alone", common=True)
     student: str | None = option(None, "measurements with this student network alone", common=True)
     title: str = option("Distilled datasets", "title of page and collection", common=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardConfig(BoardOptions):
+    """The page."""
+
+    locations: list[Location] = argument("distilled sets: ids on the Hub, or folders; none: all that the Hub lists", ())
     html: Path | None = option(None, "write the page to this file", common=True)
     json: Path | None = option(None, "write the rows to this file, with unrounded numbers", common=True)
     push_to_space: str | None = option(

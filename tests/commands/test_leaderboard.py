@@ -103,6 +103,7 @@ def test_a_stranger_s_measurement_gets_onto_the_leaderboard(hub, authors, carol,
     assert space.head().sha in done(carol, *words)["out"] and len(space.history()) == 2
     assert not [request for request in hub.requests if request.method != "GET" and "/collections/" in request.path]
     readme = space.tree()["README.md"].decode()
+    assert "distill-hub leaderboard --title 'Digits judged' --push_to_space carol/board\n" in readme
     hub.commit(BOARD, {"README.md": readme.replace("emoji: 📊", "emoji: 🏆").encode() + b"\nBy Carol.\n"}, author="carol")
     del hub.repos["bob/c"]
     done(carol, *words)

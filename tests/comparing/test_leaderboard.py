@@ -120,7 +120,7 @@ def test_sets_and_measurements_are_chosen(on_the_hub, make_set):
         (["--push_to_space", "a/b/c"], "NAMESPACE/NAME"),
         (["--push_to_space", "org/board"], "HF_HUB_OFFLINE"),
         (["--html", "one", "--json", "one"], "--html names the same file"),
-        (["SET", "--ipc", "99"], "no set that fits was found"),
+        (["SET", "--ipc", "99"], "none that fits was found"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make_set, monkeypatch, capsys, words, reason):
