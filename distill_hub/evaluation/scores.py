@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from distill_hub.artifact.base import now
+from distill_hub.artifact.base import now, package_record
 from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import EnvironmentRecord, Manifest
 from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Score
@@ -19,6 +19,7 @@ from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.feed import placed
 from distill_hub.networks.build import check_student
+from distill_hub.networks.names import more_networks, more_protocols
 from distill_hub.running.console import loud
 from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
@@ -197,8 +198,13 @@ def measure(
         stage: Name of the run's stage.
         made_from: What the trials' images and labels depend on, see `Run.key`; None: all settings of the run.
     """
+    packages = {
+        "protocol_package": package_record(more_protocols().get(rules.name)),
+        "student_package": package_record(more_networks().get(student)),
+    }
+    others = {name: package.model_dump() for name, package in packages.items() if package}
     # With its rules, each by itself: a trial that is added leaves the finished ones as they are.
-    rules_of = {name: key_of(dataclasses.asdict(trial.settings)) for name, trial in trials.items()}
+    rules_of = {name: key_of({**dataclasses.asdict(trial.settings), **others}) for name, trial in trials.items()}
     if REAL in trials:
         run.say(tell_real(subject, trials[REAL].settings, len(seeds)))
     jobs = [(name, seed, rules_of[name]) for name in trials for seed in seeds]
@@ -258,6 +264,7 @@ def measure(
         standard=settings.non_standard is None,
         settings=json.loads(json.dumps(dataclasses.asdict(settings))),  # as a reader of the record sees it
         student=student,
+        **packages,
         seeds=list(seeds),
         score=scores[own],
         baselines={name: scores[name] for name in baselines},
