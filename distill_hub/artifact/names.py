@@ -8,6 +8,8 @@ from distill_hub.data.known import FITTED
 from distill_hub.disk.files import slug
 from distill_hub.kinds import is_path, local_name
 
+# Methods that choose real images by a score, and what records call them as baselines.
+CORESETS = ("herding", "kcenter", "el2n", "forgetting", "aum", "ccs", "facility-location", "kmeans")
 # Of methods that are not called as their recipes are.
 RECIPES = {
     "random": "random_real",

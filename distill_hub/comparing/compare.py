@@ -4,6 +4,7 @@ Two accuracies compare when the students were trained by the same version of a p
 of the same teacher where one gives them, and were tested on the same classes of the same source. Rows are grouped by that.
 """
 
+import dataclasses
 import itertools
 import statistics
 from collections import Counter
@@ -265,22 +266,25 @@ def read_sets(locations: Sequence[str]) -> list[DescribedSet]:
         InputError: For what is neither, or no set in this format.
         HubError: When the Hub fails.
     """
-    read = []
-    for found in map(find, dict.fromkeys(locations)):
-        if not found.is_artifact:
-            valid = "it holds no manifest.json; `distill-hub adopt` brings a set made elsewhere into this format"
-            raise InputError("distilled set", found.location, valid)
-        read.append((found, *read_description(found)))
-    names = Counter(manifest.name for _, manifest, _ in read)
+    return told_apart([read_set(location) for location in dict.fromkeys(locations)])
+
+
+def read_set(location: str) -> DescribedSet:
+    """Read manifest and records of one set; see `read_sets`."""
+    found = find(location)
+    if not found.is_artifact:
+        valid = "it holds no manifest.json; `distill-hub adopt` brings a set made elsewhere into this format"
+        raise InputError("distilled set", found.location, valid)
+    manifest, records = read_description(found)
+    return DescribedSet(manifest.name, found, manifest, records, frozenset(signed(found, records)))
+
+
+def told_apart(sets: Sequence[DescribedSet]) -> list[DescribedSet]:
+    """Call sets that share a name by where they lie."""
+    names = Counter(own.manifest.name for own in sets)
     return [
-        DescribedSet(
-            manifest.name if names[manifest.name] == 1 else printable(found.location),
-            found,
-            manifest,
-            records,
-            frozenset(signed(found, records)),
-        )
-        for found, manifest, records in read
+        own if names[own.manifest.name] == 1 else dataclasses.replace(own, label=printable(own.found.location))
+        for own in sets
     ]
 
 

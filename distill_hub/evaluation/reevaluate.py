@@ -313,10 +313,13 @@ def _measure(
 
 
 def _recorded_teacher(given: Given, job: Job) -> ModelRecord | None:
-    """Return the teacher that the claim was measured with, or else the set was made with."""
-    if job.claim and job.claim.teacher:
-        return job.claim.teacher
-    return given.manifest.teacher if given.manifest else None
+    """Return the teacher that the claim was measured with, or else the set was made with.
+
+    Of one and the same the manifest may know where it was published since.
+    """
+    of_set = given.manifest.teacher if given.manifest else None
+    claimed = job.claim and job.claim.teacher
+    return claimed if claimed and not (of_set and of_set.sha256 == claimed.sha256) else of_set
 
 
 def _trials(run: Run, subject: Subject, job: Job, how: Request) -> dict[str, Trial]:

@@ -263,6 +263,9 @@ def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, pub
 def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -> dict[str, Any]:
     """Return the settings that say where real images and networks lie: as pinned by the record, or as named now."""
     recorded, known, generator, teacher = manifest.method.config, manifest.source, manifest.generator, manifest.teacher
+    members = (teacher.members or [teacher]) if teacher else []
+    if members and all(member.revision for member in members):  # on the Hub, wherever they lay when the set was made
+        recorded = {**recorded, "teacher": ",".join(member.id for member in members)}
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     folders = [("source", known.name)] if known.is_folder else []
     fitted = generator is not None and generator.id.startswith(FITTED)
@@ -308,13 +311,12 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     if generator and recorded.get("timestep_features", "auto"):
         settings["timestep_features"] = generator.timestep_features or "diffusers"
     if config.teacher:
-        members = teacher.members or [teacher] if teacher else []
         if members and config.teacher != "auto" and len(split_teachers(config.teacher)) != len(members):
             valid = f"the set was labelled by {len(members)}; name as many, by commas and in the order of its record"
             raise InputError("teacher", config.teacher, valid)
         settings |= {"teacher": config.teacher, "teacher_revision": None}
-    elif any(revisions := [m.revision or "" for m in (teacher.members or [teacher] if teacher else [])]):
-        settings["teacher_revision"] = ",".join(revisions)
+    elif any(revisions := [member.revision or "" for member in members]):
+        settings |= {"teacher": recorded.get("teacher", "auto"), "teacher_revision": ",".join(revisions)}
     selects = recorded.get("selector", "auto") != "auto"
     if config.selector:
         if not selects:

@@ -217,7 +217,9 @@ def begin(
     check_space(config, rules, size)
     check_matching(config, source, size)
     name = set_name(source.name, config.ipc, method)
-    destination = check_destination(config.push_to_hub, name, private=config.private) if config.push_to_hub else None
+    destination = None
+    if config.push_to_hub:
+        destination = check_destination(config.push_to_hub, name, private=config.private, gated=config.gated)
     folder = config.output_dir or Path("outputs", name)
     run = open_run(
         folder, settings, overwrite=config.overwrite, dry_run=config.dry_run, join=config.join, until=config.stage

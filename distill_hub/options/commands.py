@@ -21,6 +21,7 @@ from distill_hub.networks.names import (
 from distill_hub.options.shared import (
     DRY_RUN_HELP,
     FULL_DATA_HELP,
+    GATED_HELP,
     PROTOCOL_HELP,
     KeptLabelsOptions,
     OutputOptions,
@@ -55,12 +56,19 @@ class CompareConfig:
 class PushConfig:
     """Publishing."""
 
-    path: Location = argument("folder of a distilled set, or of a tuned generator")
+    path: Location = argument("folder of a distilled set, classifier, student, tuned generator, or of experts")
     repository: str = argument("NAMESPACE/NAME on the Hub; auto: its own name, in your namespace", "auto")
     private: bool = option(False, "make a new repository private; one that exists must already be", common=True)
     revision: str | None = option(None, "branch to publish to; made when there is none; default main", common=True)
     create_pr: bool = option(False, "open a pull request instead of committing", common=True)
     tag: str | None = option(None, "tag the commit, e.g. v1", common=True)
+    gated: Literal["auto", "manual"] | None = option(None, GATED_HELP, common=True)
+    teacher: str | None = option(
+        None,
+        "of a set: the id under which its teacher was published since, of several by commas; its manifest then names it, so "
+        "that others fetch it in place of fitting one",
+        common=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ COMPILE_SET_HELP = (
     "also compile the networks that make the set: a minute or so that long runs gain back; the numbers are others by "
     "rounding, and so is the set"
 )
+GATED_HELP = (
+    "whoever reads a new repository must accept its terms: auto: and is let in at once, manual: once you agree; for images "
+    "that may not be passed on to all, such as ImageNet's own"
+)
 DRY_RUN_HELP = "work on the first chunk of every stage, print what the whole would take, and keep nothing"
 
 
@@ -269,6 +273,7 @@ class OutputOptions:
         common=True,
     )
     private: bool = option(False, "make a new repository on the Hub private", identity=False)
+    gated: Literal["auto", "manual"] | None = option(None, GATED_HELP, identity=False)
 
     def check_settings(self) -> None:
         """Refuse a folder and a repository that cannot be written to."""
