@@ -181,7 +181,7 @@ def _of_package(found: Extension, num_classes: int, image_size: int) -> nn.Modul
         raise found.broken(f"{found.entry.value} is no function of the number of classes and the image size")
     model = function(num_classes, image_size)
     if not isinstance(model, nn.Module):
-        raise found.broken(f"{found.entry.value} returns a {type(model).__name__}, which is no torch.nn.Module")
+        raise found.broken(f"{found.entry.value} returns no torch.nn.Module, but {type(model).__name__}")
     return model
 
 
