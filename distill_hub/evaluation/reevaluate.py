@@ -20,7 +20,7 @@ from distill_hub.data.known import Normalization
 from distill_hub.data.sources import Source, load_source
 from distill_hub.evaluation.coresets import Baselines
 from distill_hub.evaluation.given import Given
-from distill_hub.evaluation.jobs import Job, Request, jobs_of
+from distill_hub.evaluation.jobs import Job, Request, jobs_of, other_versions
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
 from distill_hub.evaluation.read import read_together, scratch
@@ -294,6 +294,8 @@ def _measure(
     }
     subjects, opened = {}, {}  # by whether views are replayed, which name the set's rows and classes as they are stored
     with session("evaluations", settings, dry_run=how.dry_run) as run:
+        for line in other_versions(jobs):
+            run.say(line)
         if how.compile:
             check_compiler("compile", run.device)
         comparisons = []

@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from distill_hub.artifact.base import now
+from distill_hub.artifact.base import now, package_record
 from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import EnvironmentRecord, Manifest
 from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Score
@@ -21,6 +21,7 @@ from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation.coresets import ONLY_RANDOM, Baselines, coreset_as_large
 from distill_hub.feed import placed
 from distill_hub.networks.build import check_student
+from distill_hub.networks.names import more_networks, more_protocols
 from distill_hub.running.console import loud
 from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
@@ -223,9 +224,16 @@ def measure(
         keep: What the main process does with the record and the finished stage, whose first items are then the students of
             the set, one per seed, and hold their weights, too: `WEIGHTS` and the name of each.
     """
+    packages = {
+        "protocol_package": package_record(more_protocols().get(rules.name)),
+        "student_package": package_record(more_networks().get(student)),
+    }
+    others = {name: package.model_dump() for name, package in packages.items() if package}
     # With its rules, each by itself: a trial that is added leaves the finished ones as they are.
     rules_of = {
-        name: key_of({**dataclasses.asdict(trial.settings), **({"made_from": trial.made_from} if trial.made_from else {})})
+        name: key_of(
+            dataclasses.asdict(trial.settings) | others | ({"made_from": trial.made_from} if trial.made_from else {})
+        )
         for name, trial in trials.items()
     }
     if REAL in trials:
@@ -288,6 +296,7 @@ def measure(
         standard=settings.non_standard is None,
         settings=json.loads(json.dumps(dataclasses.asdict(settings))),  # as a reader of the record sees it
         student=student,
+        **packages,
         seeds=list(seeds),
         score=scores[own],
         baselines={name: scores[name] for name in baselines},

@@ -10,10 +10,10 @@ from distill_hub.data.known import Normalization
 from distill_hub.data.prompts import check_prompts
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import (
-    ProtocolName,
     check_experts,
     check_generator,
     check_one_teacher,
+    check_protocol,
     check_teacher,
     check_teachers,
     check_vae,
@@ -150,6 +150,14 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
+class NewMethodConfig:
+    """The package."""
+
+    name: str = argument("of the method, and of its Python package: lower-case letters, digits and '_'")
+    output_dir: Path | None = option(None, "folder of the package; default: one of that name", common=True)
+
+
+@dataclass(frozen=True)
 class RealOptions:
     """The real dataset: by default what a set's own record names."""
 
@@ -233,9 +241,7 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
 
     location: Location = argument("a distilled set: folder, or id on the Hub")
     revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
-    protocol: ProtocolName | None = option(
-        None, PROTOCOL_HELP + "; default: as the set's record says, or quick", common=True
-    )
+    protocol: str | None = option(None, PROTOCOL_HELP + "; default: as the set's record says, or quick", common=True)
     students: str | None = option(
         None,
         "student networks, comma-separated: convnet-D, resnetap-10, resnet-18, resnet-18-bn, ..., timm/NAME; "
@@ -274,8 +280,10 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     even_if_collapsed: bool = option(False, "with --submit: send scores of students that did not train, too")
 
     def check_settings(self) -> None:
-        """Refuse a set, a teacher and students that do not exist, and a file that cannot be written."""
+        """Refuse a set, a teacher, a protocol and students that do not exist, and a file that cannot be written."""
         _check_set(self, self.teacher_revision)
+        if self.protocol:
+            check_protocol(self.protocol)
         if self.mmd and self.teacher:
             check_one_teacher(self.teacher, "--mmd measures the embeddings of one network")
         _check_files(json=self.json)
