@@ -110,7 +110,7 @@ class Dynamics:
     """What one or more networks said of a source's training images."""
 
     files: Sequence[Path]  # one per network
-    sha256: str  # over the files
+    sha256: str  # over what they said
     revision: str | None = None  # commit of a single one on the Hub
 
     def difficulty(self, by: Difficulty, el2n_epochs: int) -> torch.Tensor:
@@ -165,7 +165,6 @@ def dynamics_of(source: Source, files: Sequence[tuple[str, Path]]) -> Dynamics:
         with refusing((OSError, SafetensorError, KeyError, RuntimeError), "dynamics", name, f"{VALID_DYNAMICS}, is needed"):
             with safe_open(file, "pt") as opened:
                 facts, tensors = opened.metadata() or {}, [opened.get_tensor(key) for key in ("margin", "error")]
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
         if facts.get("source_fingerprint") != source.fingerprint:
             valid = (
                 f"it was recorded on other images, of {facts.get('source', '?')!s:.80}; here they are those of {source.name}"
@@ -176,6 +175,8 @@ def dynamics_of(source: Source, files: Sequence[tuple[str, Path]]) -> Dynamics:
             raise InputError("dynamics", name, f"{DYNAMICS} holds {tuple(shape)} values for {len(source.train)} images")
         if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors):
             raise InputError("dynamics", name, f"{DYNAMICS} holds what is no finite number")
+        for tensor in tensors:  # not of the file, whose header is in any order
+            digest.update(tensor.contiguous().numpy().data)
     return Dynamics([file for _, file in files], digest.hexdigest())
 
 
