@@ -23,7 +23,7 @@ from distill_hub.disk.files import atomic_write
 from distill_hub.networks.build import build
 from distill_hub.networks.configs import OwnConfig, ProcessorConfig, TransformersConfig
 from distill_hub.networks.folders import building, check_extent, check_loaded, check_weights, checked, read_json
-from distill_hub.networks.names import TEACHER, is_own
+from distill_hub.networks.names import TEACHER, is_built
 from distill_hub.networks.processors import inputs_of
 
 IMAGENET_MEAN, IMAGENET_STD = NORMALIZATIONS["imagenet"]
@@ -203,6 +203,8 @@ def save_network(
     *,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
+    resize: int | None = None,
+    license: str | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> None:
     """Save a trained network as `model.safetensors` and then `config.json`, in timm's layout.
@@ -215,7 +217,9 @@ def save_network(
         image_size: Side of its input, in pixels.
         mean: Of the normalisation, per channel.
         std: Of the normalisation, per channel.
-        record: How it was trained, for people: `distill_hub` in the configuration.
+        resize: Side that images were scaled to before their centre was cropped, where that is another: for timm, and people.
+        license: Licence of the weights.
+        record: How it was trained: `distill_hub` in the configuration, see `artifact.classifier`.
     """
     # What timm needs to build its own network anew: whether its size is fixed, and which layers depend on the input's
     # channels and on the classes.
@@ -225,7 +229,8 @@ def save_network(
         "mean": mean,
         "std": std,
         "interpolation": "bilinear",
-        "crop_pct": 1.0,
+        "crop_pct": image_size / (resize or image_size),
+        **({"license": license} if license else {}),
     }
     config = {
         "architecture": name.removeprefix("timm/"),
@@ -261,24 +266,8 @@ def load_classifier(
         InputError: When it cannot be loaded, its weights are not those that its configuration describes, or it does not know
             a class.
     """
-    network = None
-    if revision is None and name.startswith("timm/"):
-        from distill_hub.networks.of_timm import pretrained
-
-        network = pretrained(name)
-    if network is None:
-        folder = _folder(name, revision)
-        content = read_json(folder / "config.json", "teacher", name)
-        if is_own(str(content.get("architecture"))):
-            network = _own(name, folder, content)
-        elif "architecture" in content:
-            from distill_hub.networks.of_timm import from_folder
-
-            network = from_folder(name, folder, content)
-        else:
-            network = _transformers(name, folder, content)
-    network["class_names"] = network["class_names"] or imagenet_classes()[0]
-    classifier = Classifier(**network, id=name, classes=classes, device=device, revision=revision)
+    network = read_network(name, revision)
+    classifier = Classifier(**network, id=name, classes=classes, device=device)
     size, runs = classifier.image_size, f"a network that runs on {classifier.image_size} px images is needed"
     with building("teacher", name, runs), torch.inference_mode():
         classifier(torch.zeros(1, 3, size, size, device=device))
@@ -286,17 +275,48 @@ def load_classifier(
     return classifier
 
 
-def _folder(name: str, revision: str | None) -> Path:
-    """Return where the files of a classifier lie, those of one on the Hub in its cache."""
+def read_network(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Return what `Classifier` needs of a network but its classes: model, class_names, image_size, revision, ...
+
+    Args:
+        name: See `load_classifier`, as the next one.
+        revision: Branch, tag or commit on the Hub; what is returned is the commit.
+
+    Raises:
+        InputError: See `load_classifier`.
+    """
+    network = None
+    if name.startswith("timm/"):
+        from distill_hub.networks.of_timm import pretrained
+
+        network = pretrained(name, revision)
+    if network is None:
+        folder, commit = _folder(name, revision)
+        content = read_json(folder / "config.json", "teacher", name)
+        if is_built(str(content.get("architecture"))):
+            network = _own(name, folder, content)
+        elif "architecture" in content:
+            from distill_hub.networks.of_timm import from_folder
+
+            network = from_folder(name, folder, content)
+        else:
+            network = _transformers(name, folder, content)
+        network["revision"] = commit
+    return {**network, "class_names": network["class_names"] or imagenet_classes()[0]}
+
+
+def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:
+    """Return where the files of a classifier lie, those of one on the Hub in its cache, and the commit there."""
     if Path(name).is_dir():
-        return Path(name)
+        return Path(name), None
     known: list[str] = []
     if name.startswith("timm/"):
         from distill_hub.networks.of_timm import names
 
         known = names()
     with building("teacher", name, f"{TEACHER}{nearest(name, known)}"):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    return folder, folder.name  # .../snapshots/<commit>
 
 
 def _own(name: str, folder: Path, content: dict) -> dict[str, Any]:
@@ -312,7 +332,7 @@ def _own(name: str, folder: Path, content: dict) -> dict[str, Any]:
     check_loaded(model, "teacher", name)
     names, size = config.label_names, data.input_size[-1]
     return {"model": model, "architecture": config.architecture, "class_names": names, "image_size": size, "mean": data.mean,
-            "std": data.std}  # fmt: skip
+            "std": data.std, "license": data.license}  # fmt: skip
 
 
 def _transformers(name: str, folder: Path, content: dict) -> dict[str, Any]:

@@ -8,7 +8,7 @@ FLOORS = [
     ["text"],
     ["kinds", "parsing", "ending", "starter", "teams", "feed"],
     ["config"],
-    ["disk"],
+    ["disk", "extensions"],
     ["hub", "running"],
     ["networks", "data"],
     ["augmentation", "fitting"],

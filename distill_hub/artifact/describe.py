@@ -1,7 +1,7 @@
 """From a finished run to its manifest."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -34,9 +34,14 @@ from distill_hub.running.run import Run
 
 def weights_sha256(*modules: nn.Module) -> str:
     """Hash all weights of some modules, by name: the same for any file layout and device."""
+    return hash_of_weights(*(module.state_dict() for module in modules))
+
+
+def hash_of_weights(*weights: Mapping[str, torch.Tensor]) -> str:
+    """Hash the weights of modules; see `weights_sha256`."""
     digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
+    for own in weights:
+        for name, tensor in sorted(own.items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

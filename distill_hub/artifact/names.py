@@ -11,6 +11,7 @@ from distill_hub.data.known import FITTED
 from distill_hub.disk.files import slug
 from distill_hub.kinds import is_path, local_name
 
+REAL_IMAGES = ("random", *CORESETS, "rded")  # methods whose sets hold real images, or crops of them, as they are
 # Of methods that are not called as their recipes are.
 RECIPES = {
     "random": "random_real",

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from torch import nn
 
-from distill_hub.artifact.base import now
+from distill_hub.artifact.base import now, package_record
 from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import EnvironmentRecord, Manifest
 from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Score
@@ -20,16 +21,20 @@ from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation.coresets import ONLY_RANDOM, Baselines, coresets_as_large
 from distill_hub.feed import placed
 from distill_hub.networks.build import check_student
+from distill_hub.networks.names import more_networks, more_protocols
 from distill_hub.running.console import loud
 from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
-from distill_hub.running.stages import key_of
+from distill_hub.running.stages import Stage, key_of
 from distill_hub.teams.team import Team, at_work
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.settings import Settings, Task
 from distill_hub.training.subject import Subject
 from distill_hub.training.train import TrainingSet, resized, train_students
 from distill_hub.views.files import Views
+
+WEIGHTS = "weights."  # before the names of tensors of students that are kept
+_NUMBERS = ("accuracies", "best_epoch", "curve", "processes")  # of every student
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,7 @@ def measure(
     compiled: bool = False,
     stage: str = "evaluate",
     made_from: Mapping[str, Any] | None = None,
+    keep: Callable[[EvaluationRecord, Stage], None] | None = None,
 ) -> EvaluationRecord:
     """Train one student per trial and seed, spread over the processes of a run, and record how they did.
 
@@ -213,10 +219,19 @@ def measure(
         compiled: Compile the students.
         stage: Name of the run's stage.
         made_from: What the trials' images and labels depend on, see `Run.key`; None: all settings of the run.
+        keep: What the main process does with the record and the finished stage, whose first items are then the students of
+            the set, one per seed, and hold their weights, too: `WEIGHTS` and the name of each.
     """
+    packages = {
+        "protocol_package": package_record(more_protocols().get(rules.name)),
+        "student_package": package_record(more_networks().get(student)),
+    }
+    others = {name: package.model_dump() for name, package in packages.items() if package}
     # With its rules, each by itself: a trial that is added leaves the finished ones as they are.
     rules_of = {
-        name: key_of({**dataclasses.asdict(trial.settings), **({"made_from": trial.made_from} if trial.made_from else {})})
+        name: key_of(
+            dataclasses.asdict(trial.settings) | others | ({"made_from": trial.made_from} if trial.made_from else {})
+        )
         for name, trial in trials.items()
     }
     if REAL in trials:
@@ -261,23 +276,25 @@ def measure(
             "best_epoch": torch.tensor([training.best_epoch for training in trainings]),
             "curve": torch.tensor([training.curve for training in trainings], dtype=torch.float64),
             "processes": torch.tensor([processes] * len(own_seeds)),
+            **(_weights([training.model for training in trainings]) if keep and name == own else {}),
         }
 
     done = run.map(stage, jobs, train, **spread, teams=not together, lower="a smaller network in --students")
     scores, processes = {}, 1
     for place, name in enumerate(trials):
-        part = done.rows(place * len(seeds), (place + 1) * len(seeds))
+        part = done.rows(place * len(seeds), (place + 1) * len(seeds), *_NUMBERS)
         last, best = part["accuracies"].T.tolist()
         processes = max(processes, *part["processes"].tolist())
         known = trials[name].settings.looks == settings.looks  # the record has those of the set
         curve = part["curve"].tolist() if known else None
         scores[name] = Score(last=last, best=best, best_epoch=part["best_epoch"].tolist(), curve=curve)
-    return EvaluationRecord(
+    record = EvaluationRecord(
         protocol=rules.name,
         protocol_version=rules.version,
         standard=settings.non_standard is None,
         settings=json.loads(json.dumps(dataclasses.asdict(settings))),  # as a reader of the record sees it
         student=student,
+        **packages,
         seeds=list(seeds),
         score=scores[own],
         baselines={name: scores[name] for name in baselines},
@@ -293,6 +310,15 @@ def measure(
         seconds=next(known["seconds"] for known in run.stages if known["name"] == stage),
         date=now(),
     )
+    if keep:
+        run.on_main(f"{stage}, keep", lambda: keep(record, done))
+    return record
+
+
+def _weights(models: Sequence[nn.Module]) -> dict[str, torch.Tensor]:
+    """Return the weights of some students, a row for each, as the results of a stage."""
+    states = [model.state_dict() for model in models]
+    return {f"{WEIGHTS}{name}": torch.stack([state[name].cpu() for state in states]).contiguous() for name in states[0]}
 
 
 def tell_real(subject: Subject, settings: Settings, students: int) -> str:

@@ -23,6 +23,7 @@ from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.kinds import is_path
 from distill_hub.launching.launcher import with_launch_options
 from distill_hub.launching.recipes import find_set_recipe, recipes_folder, word
+from distill_hub.making.packages import more_methods
 from distill_hub.networks.names import is_fitted, split_teachers
 from distill_hub.options.commands import RealOptions, ReproduceConfig
 from distill_hub.options.shared import EvaluationOptions, ViewsOptions
@@ -93,8 +94,8 @@ class Reproduction:
     @property
     def environment(self) -> dict[str, tuple[str, str]]:
         """Versions, hardware, processes and precision that are not as recorded: what was recorded, and what is here."""
-        before, after = ({**m.environment.packages, **dict(m.environment)} for m in (self.recorded, self.rebuilt))
-        names = [*dict.fromkeys([*self.recorded.environment.packages, *self.rebuilt.environment.packages])]
+        before, after = ({**m.packages, **dict(m.environment)} for m in (self.recorded, self.rebuilt))
+        names = [*dict.fromkeys([*self.recorded.packages, *self.rebuilt.packages])]
         names += ["python", "hardware", "processes", "mixed_precision"]
         pairs = {name: (str(before.get(name, "-")), str(after.get(name, "-"))) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -206,8 +207,8 @@ def _run(words: list[str]) -> None:
 
 def _refuse_stale(folder: Path) -> None:
     """Refuse a finished rebuild by other versions: its recipe would take up what they made."""
-    made = Manifest.read(folder / MANIFEST).environment if (folder / MANIFEST).is_file() else None
-    for name, version in made.packages.items() if made else ():
+    made = Manifest.read(folder / MANIFEST).packages if (folder / MANIFEST).is_file() else {}
+    for name, version in made.items():
         if version != metadata.version(name):
             valid = f"it was rebuilt with {name} {version}, here is {metadata.version(name)}; --overwrite starts afresh"
             raise InputError("output_dir", str(folder), valid)
@@ -226,7 +227,7 @@ def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, pub
 
     Raises:
         InputError: When the set was made elsewhere, or the manifest lacks something that a rebuild needs; its recipe is
-            gone, or does not know one of its settings; or the folder of its source is not on this machine.
+            gone, its package not installed, or it does not know a setting; or its source is not on this machine.
     """
     recorded = manifest.method.config
     if manifest.origin == "external":
@@ -235,13 +236,15 @@ def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, pub
         if value in (None, {}):
             raise InputError(f"{MANIFEST}: {field}", value, "without it the set cannot be rebuilt")
     method = manifest.method.name
+    if package := manifest.method.package:
+        package.check("methods", method, more_methods().get(method))
     recipe = find_set_recipe(RECIPES.get(method, method), f"{MANIFEST}: method.name")
     defaults = resolved(recipe.config_class())
     for name in recorded:
         # What may not be set is no option here, either: a stranger's manifest names no folder to write or overwrite.
         if name not in defaults:
             near = nearest(name, list(defaults))
-            valid = f"{recipe.file.name} has no such option{near}: the set was made by another version"
+            valid = f"the recipe {recipe.name} has no such option{near}: the set was made by another version"
             raise InputError(f"{MANIFEST}: method.config", name, valid)
     settings = {**_done_then(manifest), **recorded, **_lies_now(manifest, config, published=published)}
     words = [
@@ -261,6 +264,9 @@ def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, pub
 def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -> dict[str, Any]:
     """Return the settings that say where real images and networks lie: as pinned by the record, or as named now."""
     recorded, known, generator, teacher = manifest.method.config, manifest.source, manifest.generator, manifest.teacher
+    members = (teacher.members or [teacher]) if teacher else []
+    if members and all(member.revision for member in members):  # on the Hub, wherever they lay when the set was made
+        recorded = {**recorded, "teacher": ",".join(member.id for member in members)}
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     folders = [("source", known.name)] if known.is_folder else []
     fitted = generator is not None and generator.id.startswith(FITTED)
@@ -306,13 +312,12 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     if generator and recorded.get("timestep_features", "auto"):
         settings["timestep_features"] = generator.timestep_features or "diffusers"
     if config.teacher:
-        members = teacher.members or [teacher] if teacher else []
         if members and config.teacher != "auto" and len(split_teachers(config.teacher)) != len(members):
             valid = f"the set was labelled by {len(members)}; name as many, by commas and in the order of its record"
             raise InputError("teacher", config.teacher, valid)
         settings |= {"teacher": config.teacher, "teacher_revision": None}
-    elif any(revisions := [m.revision or "" for m in (teacher.members or [teacher] if teacher else [])]):
-        settings["teacher_revision"] = ",".join(revisions)
+    elif any(revisions := [member.revision or "" for member in members]):
+        settings |= {"teacher": recorded.get("teacher", "auto"), "teacher_revision": ",".join(revisions)}
     selects = recorded.get("selector", "auto") != "auto"
     if config.selector:
         if not selects:

@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import snapshot_download
 from torch import nn
 
 from distill_hub.config import InputError, nearest
@@ -34,13 +35,18 @@ def names() -> list[str]:
     return [f"timm/{known}" for known in (*timm.list_models(), *timm.list_pretrained())]
 
 
-def pretrained(name: str) -> dict[str, Any] | None:
-    """Return 'timm/NAME' with timm's own weights; None where it has none of that name."""
+def pretrained(name: str, revision: str | None = None) -> dict[str, Any] | None:
+    """Return 'timm/NAME' with timm's own weights, at a commit of their repository; None where it has none of that name."""
     architecture = name.removeprefix("timm/")
     if not timm.is_model_pretrained(architecture):
         return None
+    place, commit = timm.get_pretrained_cfg(architecture).hf_hub_id, None
     with building("teacher", name, TEACHER):
-        return _described(name, timm.create_model(architecture, pretrained=True), None)
+        if place:  # of the few that lie elsewhere, the hash of the weights alone tells which they are
+            commit = Path(snapshot_download(place, revision=revision, allow_patterns=["config.json"])).name
+        pinned = {"hf_hub_id": f"{place}@{commit}", "url": ""} if place else {}  # nor from a cache of before the Hub
+        model = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=pinned)
+    return {**_described(name, model, None), "revision": commit}
 
 
 def from_folder(name: str, folder: Path, content: dict) -> dict[str, Any]:

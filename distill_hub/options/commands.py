@@ -10,10 +10,10 @@ from distill_hub.data.known import Normalization
 from distill_hub.data.prompts import check_prompts
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import (
-    ProtocolName,
     check_experts,
     check_generator,
     check_one_teacher,
+    check_protocol,
     check_teacher,
     check_teachers,
     check_vae,
@@ -59,18 +59,32 @@ class CompareConfig:
 class PushConfig:
     """Publishing."""
 
-    path: Location = argument("folder of a distilled set, or of a tuned generator")
+    path: Location = argument("folder of a distilled set, classifier, student, tuned generator, or of experts")
     repository: str = argument("NAMESPACE/NAME on the Hub; auto: its own name, in your namespace", "auto")
     private: bool = option(False, "make a new repository private; one that exists must already be", common=True)
     revision: str | None = option(None, "branch to publish to; made when there is none; default main", common=True)
     create_pr: bool = option(False, "open a pull request instead of committing", common=True)
     tag: str | None = option(None, "tag the commit, e.g. v1", common=True)
     gated: Literal["auto", "manual"] | None = option(None, GATED_HELP, common=True)
+    teacher: str | None = option(
+        None,
+        "of a set: the id under which its teacher was published meanwhile, of several by commas; its manifest then names "
+        "it, and others fetch it in place of fitting one",
+        common=True,
+    )
 
 
 @dataclass(frozen=True)
 class EnvConfig:
     """What a bug report needs."""
+
+
+@dataclass(frozen=True)
+class NewMethodConfig:
+    """The package."""
+
+    name: str = argument("of the method, and of its Python package: lower-case letters, digits and '_'")
+    output_dir: Path | None = option(None, "folder of the package; default: one of that name", common=True)
 
 
 @dataclass(frozen=True)
@@ -153,9 +167,7 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
 
     location: Location = argument("a distilled set: folder, or id on the Hub")
     revision: str | None = option(None, "branch, tag or commit on the Hub", common=True)
-    protocol: ProtocolName | None = option(
-        None, PROTOCOL_HELP + "; default: as the set's record says, or quick", common=True
-    )
+    protocol: str | None = option(None, PROTOCOL_HELP + "; default: as the set's record says, or quick", common=True)
     students: str | None = option(
         None,
         "student networks, comma-separated: convnet-D, resnetap-10, resnet-18, resnet-18-bn, ..., timm/NAME; "
@@ -182,6 +194,11 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     )
     full_data: bool = option(False, FULL_DATA_HELP, common=True)
     mmd: bool = option(False, "also measure the distance between the teacher's features of the set and of the real images")
+    save_students: Location | None = option(
+        None,
+        "keep the students that are trained on the set in this folder, each as a classifier for --teacher and push",
+        common=True,
+    )
     check: bool = option(False, "exit with code 1 when a measured accuracy does not agree with the claimed one", common=True)
     json: Path | None = option(None, "write claimed and measured records to this file", common=True)
     dry_run: bool = option(False, DRY_RUN_HELP, common=True)
@@ -189,8 +206,10 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     even_if_collapsed: bool = option(False, "with --submit: send scores of students that did not train, too")
 
     def check_settings(self) -> None:
-        """Refuse a set, a teacher and students that do not exist, and a file that cannot be written."""
+        """Refuse a set, a teacher, a protocol and students that do not exist, and a file that cannot be written."""
         _check_set(self, self.teacher_revision)
+        if self.protocol:
+            check_protocol(self.protocol)
         if self.mmd and self.teacher:
             check_one_teacher(self.teacher, "--mmd measures the embeddings of one network")
         _check_files(json=self.json)

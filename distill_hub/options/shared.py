@@ -15,9 +15,9 @@ from distill_hub.data.prompts import check_prompts
 from distill_hub.data.tiles import MOST_TILES, can_hold
 from distill_hub.kinds import Fraction, Location, NonNegativeFloat, NonNegativeInt, Pixels, PositiveInt
 from distill_hub.networks.names import (
-    ProtocolName,
     check_generator,
     check_one_teacher,
+    check_protocol,
     check_teacher,
     check_teachers,
     check_vae,
@@ -28,7 +28,8 @@ PROTOCOL_HELP = (
     "how the students are trained: quick (smoke runs, not of the literature), dsa-hard (DC, DSA, DM, MTT; DC-BENCH, "
     "DD-Ranking), dsa-soft (the same on the set's soft labels: DATM), idc-hard (Minimax, DGS, CaO2), idc-hard-100 (IDC at "
     "100 classes, where Minimax differs), rded-soft (RDED, CaO2), kd (Pool-Select-Refine), fkd (stored views), sre2l "
-    "(SRe2L; DEDA on CIFAR), lpld (LPLD; DEDA on larger images), lpqld (LPQLD, stored views), edc (EDC)"
+    "(SRe2L; DEDA on CIFAR), lpld (LPLD; DEDA on larger images), lpqld (LPQLD, stored views), edc (EDC), or one that an "
+    "installed package adds"
 )
 
 FULL_DATA_HELP = (
@@ -218,7 +219,7 @@ class StudentOptions:
 class EvaluationOptions(StudentOptions):
     """Evaluation: students trained on the set and on its baselines."""
 
-    protocol: ProtocolName = option("quick", PROTOCOL_HELP, common=True)
+    protocol: str = option("quick", PROTOCOL_HELP, common=True)
     students: str = option(
         "auto",
         "student networks, comma-separated: convnet-D, resnetap-10, resnet-18, resnet-18-bn, ..., timm/NAME; "
@@ -236,7 +237,8 @@ class EvaluationOptions(StudentOptions):
     )
 
     def check_settings(self) -> None:
-        """Refuse students that do not exist, or not for this protocol, and baselines that do not."""
+        """Refuse a protocol, students and baselines that do not exist, and students that the protocol does not take."""
+        check_protocol(self.protocol)
         split_students(self.students, self.protocol)
         split_baselines(self.baselines)
         check_dynamics(self.baseline_dynamics, "baseline_dynamics")

@@ -6,6 +6,8 @@ one does, up to the rounding of sums, unless the network has BatchNorm or dropou
 share by itself, and the running statistics kept are those of the main process.
 """
 
+import dataclasses
+import functools
 import math
 import shlex
 import shutil
@@ -43,6 +45,7 @@ from distill_hub.running.dry_run import open_run
 from distill_hub.running.mapped import make_mapped
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.teachers.pretrained import Pretrained, open_pretrained
 from distill_hub.training.settings import Task
 from distill_hub.training.subject import HeldOut
 
@@ -51,22 +54,25 @@ DECODED_AT_A_TIME = 1024
 STAGES = ("decode", "fit")  # what a killed run goes on from
 
 
-def classifier_task(config: FitClassifierConfig, source: Source) -> Task:
+def classifier_task(config: FitClassifierConfig, source: Source, start: Pretrained | None = None) -> Task:
     """Resolve what is trained on what, before any work.
 
     Args:
         config: The recipe's settings.
         source: The real dataset.
+        start: What training starts from; None: from scratch.
 
     Raises:
         InputError: When the network is unknown, does not run on such images or is no classifier that a recipe can use.
     """
     size = config.image_size or source.image_size
     network = f"{student_name('auto', size)}-bn" if config.network == "auto" else config.network
+    normalization = NORMALIZATIONS[source.normalization]
+    if start:
+        network, normalization = start.network, start.normalization
     check_student(network, len(source.classes), size, field="network")
     with torch.device("meta"):
         find_head(build(network, len(source.classes), size), len(source.classes), network, field="network")
-    normalization = NORMALIZATIONS[source.normalization]
     return Task(len(source.train), len(source.classes), size, source.mirrored, normalization, network)
 
 
@@ -117,15 +123,17 @@ class Fit:
         source: The real dataset.
         task: See `classifier_task`.
         config: The recipe's settings.
+        start: What training starts from; None: from scratch.
 
     Raises:
         InputError: When a batch cannot be shared evenly or exceeds the source, the share of a process is too small for the
             network's BatchNorm, or the decoded images do not fit on the disk.
     """
 
-    def __init__(self, run: Run, source: Source, task: Task, config: FitClassifierConfig):
+    def __init__(self, run: Run, source: Source, task: Task, config: FitClassifierConfig, start: Pretrained | None = None):
         accelerator, size = run.accelerator, config.batch_size
-        self.run, self.source, self.task, self.config = run, source, task, config
+        self.run, self.source, self.task, self.config, self.start = run, source, task, config, start
+        self.learning_rate = config.learning_rate or (0.01 if start else 0.1)
         if size % accelerator.num_processes:
             valid = f"{accelerator.num_processes} processes share it: valid is a multiple of {accelerator.num_processes}"
             raise InputError("batch_size", size, valid)
@@ -142,13 +150,14 @@ class Fit:
         self.recorder = Recorder(config.epochs, task.images, run.device) if config.dynamics else None
         self.checkpoint = Checkpoint(run.state("fit") / "checkpoint.safetensors")  # its steps are epochs
         torch.manual_seed(draw_seed(config.seed, "classifier weights"))
-        self.network = build(task.student, task.classes, task.image_size).train()
+        make = start.with_new_head if start else functools.partial(build, task.student)
+        self.network = make(task.classes, task.image_size).train()
         has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in self.network.modules())
         # Instance norm would copy back and forth.
         self.layout = torch.channels_last if has_batch_norm else torch.contiguous_format
         self.network.to(run.device, memory_format=self.layout)
         optimizer = torch.optim.SGD(
-            self.network.parameters(), config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
+            self.network.parameters(), self.learning_rate, momentum=0.9, weight_decay=config.weight_decay
         )
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
 
@@ -182,7 +191,7 @@ class Fit:
             process = self.run.accelerator.process_index
             torch.manual_seed(draw_seed(self.config.seed, "classifier dropout", epoch, process))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * rate(step, self.steps, self.per_epoch)
+            group["lr"] = self.learning_rate * rate(step, self.steps, self.per_epoch)
         pixels, draws, labels = batch
         images = augment(pixels, draws, *self.task.normalization)
         logits = self.model(images.contiguous(memory_format=self.layout))
@@ -292,7 +301,8 @@ class Fit:
         """
         folder, task, (mean, std) = self.run.output_dir, self.task, self.task.normalization
         own = ("epochs", "batch_size", "learning_rate", "weight_decay", "seed")
-        settings = {name: value for name, value in resolved(self.config).items() if name in own}
+        said = {**resolved(self.config), "learning_rate": self.learning_rate}
+        settings, base = {name: value for name, value in said.items() if name in own}, self.start and self.start.record
         fixed = {"optimizer": "SGD, momentum 0.9", "schedule": "linear warm-up, then cosine to 0, step by step"}
         crops = {"pad": self.rules.pad, "crop_scale": self.rules.crop_scale, "flip": self.rules.flip}
         record = ClassifierRecord(
@@ -306,6 +316,7 @@ class Fit:
             seconds=round(self.cost["seconds"], 1),
             environment=environment,
             created=now(),
+            pretrained=base,
         )
         atomic_write(folder / "README.md", classifier_card(record, location=folder_name(folder)).encode())
         decoded = next(stage for stage in self.run.stages if stage["name"] == "decode")
@@ -315,8 +326,9 @@ class Fit:
             write_dynamics(folder / DYNAMICS, state, self.source, task.student, task.image_size, seed)
         facts = record.model_dump(mode="json")
         save_network(
-            self.network, folder, task.student, self.source.class_names, task.image_size, mean=mean, std=std, record=facts
-        )
+            self.network, folder, task.student, self.source.class_names, task.image_size, mean=mean, std=std, record=facts,
+            license=base and base.license,
+        )  # fmt: skip
         for stage in STAGES:
             shutil.rmtree(folder / STATE / stage, ignore_errors=True)
         return record
@@ -337,16 +349,20 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
     Raises:
         InputError: See `classifier_task`, `Run`, `Fit` and `Fit.train`; or when the test split holds no image of a class.
     """
+    start = open_pretrained(config.pretrained, config.pretrained_revision) if config.pretrained else None
+    if start and not config.image_size:
+        config = dataclasses.replace(config, image_size=start.image_size)
     config = with_size(config, source, "image_size")
-    task = classifier_task(config, source)
+    task = classifier_task(config, source, start)
     folder = config.output_dir or Path("outputs", classifier_name(source.name, task.student))
     settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # decoded images and checkpoint depend on it
+    settings["pretrained_sha256"] = start and start.record.sha256
     run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
     if (run.output_dir / "config.json").is_file():
         run.say(f"The classifier in {folder} is finished already; --overwrite trains it anew")
         return run
     test = HeldOut(source)
-    fit = Fit(run, source, task, config)
+    fit = Fit(run, source, task, config, start)
     fit.load_images()
     run.together("fit", fit.steps, fit.train, lower="a smaller --batch_size")
     if run.is_dry:

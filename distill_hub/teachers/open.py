@@ -1,6 +1,7 @@
 """The teachers of a run: loaded, or small ones fitted to a source without pretrained ones; measured, and on record."""
 
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,10 @@ from typing import Any
 
 import torch
 
-from distill_hub.artifact.describe import ensemble_record, teacher_record
-from distill_hub.artifact.manifest import Combination, ModelRecord
+from distill_hub.artifact.base import now
+from distill_hub.artifact.classifier import CONFIG, ClassifierRecord
+from distill_hub.artifact.describe import ensemble_record, source_record, teacher_record
+from distill_hub.artifact.manifest import Combination, EnvironmentRecord, ModelRecord
 from distill_hub.classifiers import (
     IMAGENET_TEACHER,
     IMAGENET_TEACHERS,
@@ -98,11 +101,12 @@ def _open_one(
     elif teacher == "auto":
         network = student_name(network, image_size)
         settings = fit_settings(source, network, image_size, teacher_epochs)
-        config = run.cached(fit_folder(source, "teacher", network, image_size, settings.epochs, seed) / "config.json")
+        config = run.cached(fit_folder(source, "teacher", network, image_size, settings.epochs, seed) / CONFIG)
+        environment = EnvironmentRecord(**run.environment())
         fit_once(
             run,
             f"fit teacher {network}" if several else "fit teacher",
-            lambda images, team: _fit(run, source, images(), config.parent, network, settings, seed, team),
+            lambda images, team: _fit(run, source, images(), config.parent, network, settings, seed, team, environment),
             source,
             image_size,
             makes=config,
@@ -259,9 +263,17 @@ def fit_settings(source: Source, network: str, size: int, epochs: int | None = N
 
 
 def _fit(
-    run: Run, source: Source, images: torch.Tensor, folder: Path, name: str, settings: Settings, seed: int, team: Team | None
+    run: Run,
+    source: Source,
+    images: torch.Tensor,
+    folder: Path,
+    name: str,
+    settings: Settings,
+    seed: int,
+    team: Team | None,
+    environment: EnvironmentRecord,
 ) -> None:
-    """Train a network as the settings say; the first member of a team saves it, with what it took."""
+    """Train a network as the settings say; the first member of a team saves it, with what it took and its record."""
     meter, title = Meter(run.device), "fit teacher" if run.is_main else ""
     settings = dataclasses.replace(settings, epochs=run.part(settings.epochs))
     train = TrainingSet(images, torch.from_numpy(source.train.labels)).at(settings, run.device)
@@ -271,4 +283,17 @@ def _fit(
     cost = run.summed(meter.read()) if team else meter.read()
     if run.is_main:
         write_cost(folder, cost, run.device, processes=processes)  # before config.json: the folder is complete then
-        save_network(fitted.model, folder, name, source.class_names, settings.image_size)
+        record = ClassifierRecord(
+            network=name,
+            source=source_record(source),
+            classes=source.class_names,
+            image_size=settings.image_size,
+            test_accuracy=None,
+            settings={**json.loads(json.dumps(dataclasses.asdict(settings))), "seed": seed},
+            steps=settings.epochs * math.ceil(len(images) / settings.batch_size),
+            seconds=cost["seconds"],
+            environment=environment,
+            created=now(),
+        )
+        facts = record.model_dump(mode="json")
+        save_network(fitted.model, folder, name, source.class_names, settings.image_size, record=facts)

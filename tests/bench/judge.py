@@ -3,9 +3,9 @@
     distill-hub make fit_classifier --source cifar10 --network resnet-18-bn --output_dir outputs/teacher
     python tests/bench/judge.py --folder outputs/judge --source cifar10 --teacher outputs/teacher --student convnet-3-bn
 
-Every set is made by its recipe, once, and trains a student for each seed; random real images are drawn anew for each. The
-same command goes on where it was stopped. A set that is in --folder already, as NAME-ipcN, is scored as it is. The records are
-written into the sets, and `distill-hub leaderboard` makes a page of them:
+Every set is made by its recipe, once, and trains a student for each seed; random real images are drawn anew for each.
+The same command goes on where it was stopped. A set that is in --folder already, as NAME-ipcN, is scored as it is. The
+records are written into the sets, and `distill-hub leaderboard` makes a page of them:
 
     distill-hub leaderboard outputs/judge/*-ipc* --html outputs/judge.html
 """
