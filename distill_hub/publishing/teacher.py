@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from safetensors.torch import load_file
 
-from distill_hub.artifact.classifier import CONFIG, WEIGHTS
 from distill_hub.artifact.describe import hash_of_weights, weights_sha256
 from distill_hub.artifact.find import MANIFEST, find, read_description
 from distill_hub.artifact.manifest import Manifest, ModelRecord
@@ -16,6 +15,7 @@ from distill_hub.disk.files import atomic_write, cache_dir, folder_name, slug
 from distill_hub.kinds import local_name
 from distill_hub.networks.names import split_teachers
 from distill_hub.publishing.readme import card_of, readme_files
+from distill_hub.publishing.trained import CONFIG, WEIGHTS
 
 _Model = TypeVar("_Model", bound=ModelRecord)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from distill_hub.artifact.base import now
-from distill_hub.artifact.classifier import CONFIG, ClassifierRecord
+from distill_hub.artifact.classifier import ClassifierRecord
 from distill_hub.artifact.describe import ensemble_record, source_record, teacher_record
 from distill_hub.artifact.manifest import Combination, EnvironmentRecord, ModelRecord
 from distill_hub.classifiers import (
@@ -26,6 +26,7 @@ from distill_hub.data.known import FITTED, NORMALIZATIONS
 from distill_hub.data.sources import Source, fit_folder
 from distill_hub.fitting import fit_once
 from distill_hub.networks.names import split_teachers, student_name
+from distill_hub.publishing.trained import CONFIG
 from distill_hub.running.cost import Meter, write_cost
 from distill_hub.running.run import Run
 from distill_hub.teachers.ensemble import Ensemble
