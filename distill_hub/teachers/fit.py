@@ -366,5 +366,6 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
     run.on_main("test and save", write)
     run.say(run.summary())
     command = shlex.join(["distill-hub", "make", "rded", *words(config, SourceOptions), "--teacher", str(folder)])
-    run.say(f"The classifier is in {folder}\nNext: `{command}` makes a set with it as teacher")
+    publish = shlex.join(["distill-hub", "push", str(folder)])
+    run.say(f"The classifier is in {folder}\nNext: `{command}` makes a set with it as teacher, `{publish}` publishes it")
     return run
