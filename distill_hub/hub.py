@@ -32,7 +32,7 @@ from huggingface_hub.utils import tqdm, validate_repo_id
 from distill_hub.config import HubError, InputError
 from distill_hub.kinds import is_file_name, is_path
 
-RepoType = Literal["dataset", "model"]
+RepoType = Literal["dataset", "model", "space"]
 
 API = HfApi(library_name="distill-hub", library_version=version("distill-hub"))
 COMMIT = re.compile("[0-9a-f]{40}").fullmatch
@@ -237,6 +237,7 @@ class RemoteSet:
     private: bool
     files: Mapping[str, RemoteFile] = field(repr=False)
     repo_type: RepoType = "dataset"
+    gated: bool = False  # whoever reads it must have accepted its terms
 
 
 @retried
@@ -252,7 +253,7 @@ def look(repo_id: str, revision: str | None = None, repo_type: RepoType = "datas
     Args:
         repo_id: NAMESPACE/NAME.
         revision: Branch, tag or commit; default main.
-        repo_type: A dataset and a model of the same id are two repositories.
+        repo_type: A dataset, a model and a Space of the same id are three repositories.
 
     Raises:
         InputError, HubError: See `plain_errors`.
@@ -264,7 +265,8 @@ def look(repo_id: str, revision: str | None = None, repo_type: RepoType = "datas
     with plain_errors(repo_id, repo_type=repo_type, revision=revision):
         info = _info(repo_id, revision, repo_type)
     files = {s.rfilename: RemoteFile(s.size or 0, s.lfs.sha256 if s.lfs else None, s.blob_id) for s in info.siblings or ()}
-    return RemoteSet(info.id, info.sha, bool(info.private), files, repo_type)
+    gated = bool(getattr(info, "gated", False))  # a Space has no such field
+    return RemoteSet(info.id, info.sha, bool(info.private), files, repo_type, gated)
 
 
 def last_authors(remote: RemoteSet, names: Iterable[str]) -> dict[str, set[str]]:

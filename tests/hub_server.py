@@ -1,8 +1,8 @@
 """A Hugging Face Hub on the loopback interface, for the real `huggingface_hub` and `datasets` in other processes.
 
-It keeps repositories in memory, of datasets under their ids and of models under models/ID, and has two origins, as the Hub
-has: the Hub itself, and a storage that takes and gives large files and must never see a token. Tests look at `requests` and
-`repos`, edit by hand with `commit`, and break things with `fail` and `corrupt`:
+It keeps repositories in memory, of datasets under their ids, of models under models/ID and of Spaces under spaces/ID, and
+has two origins, as the Hub has: the Hub itself, and a storage that takes and gives large files and must never see a token.
+Tests look at `requests`, `repos` and `collections`, edit by hand with `commit`, and break things with `fail` and `corrupt`:
 
     with HubServer() as hub:
         hub.add_user("alice", orgs=["org"])
@@ -24,65 +24,29 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import hub_lists  # noqa: F401 (adds its routes)
 import yaml
-
-LARGE = (".parquet", ".png", ".safetensors", ".zip")  # kept in storage whatever their size
-GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE).encode()
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def front_matter(readme: bytes) -> dict | None:
-    """Return a card's metadata, None where there is none; yaml.YAMLError passes."""
-    match = re.match(r"---\r?\n(.*?)\r?\n---\s", readme.decode() + "\n", re.DOTALL)
-    return yaml.safe_load(match[1]) if match else None
-
-
-def git_sha1(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-def is_large(path: str, size: int) -> bool:
-    return size > 0 and (size > 10 << 20 or path.endswith(LARGE))
-
-
-def describe(path: str, data: bytes) -> dict:
-    """Return a file's row of the tree; of a large file git knows a small pointer only."""
-    row = {"type": "file", "path": path, "size": len(data)}
-    if not is_large(path, len(data)):
-        return row | {"oid": git_sha1(data)}
-    sha256 = hashlib.sha256(data).hexdigest()
-    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
-    return row | {"oid": git_sha1(pointer), "lfs": {"oid": sha256, "size": len(data), "pointerSize": len(pointer)}}
-
-
-def content_id(path: str, data: bytes) -> str:
-    """Return a file's ETag: sha256 of a large file, git's sha1 of another."""
-    row = describe(path, data)
-    return row.get("lfs", row)["oid"]
-
-
-def branch_of(pull: dict) -> str:
-    return pull["changes"]["base"].removeprefix("refs/heads/")
-
-
-class Refused(Exception):
-    """An error answer; also what a test gets from `merge` and from a repository asked for an unknown revision."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, **headers: str):
-        super().__init__(message)
-        errors = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
-        self.answer = status, {"error": message}, errors | headers
+from hub_store import (
+    GITATTRIBUTES,
+    ROUTES,
+    TEMPLATE,
+    Commit,
+    Refused,
+    Repo,
+    branch_of,
+    content_id,
+    describe,
+    front_matter,
+    git_sha1,
+    is_large,
+    route,
+)
 
 
 @dataclass
@@ -105,8 +69,8 @@ class Request:
     @property
     def commit_target(self) -> tuple[str, str] | None:
         """The repository and the ref that the client wants to commit to."""
-        match = re.fullmatch("/api/(datasets|models)/(.+)/commit/([^/]+)", self.route[1])
-        return (f"models/{match[2]}" if match[1] == "models" else match[2], unquote(match[3])) if match else None
+        match = re.fullmatch("/api/(datasets|models|spaces)/(.+)/commit/([^/]+)", self.route[1])
+        return (_key(match[1], match[2]), unquote(match[3])) if match else None
 
     @property
     def query(self) -> dict[str, list[str]]:
@@ -117,6 +81,11 @@ class Request:
         return json.loads(self.body or b"null") or {}
 
 
+def _key(folder: str | None, name: str) -> str:
+    """Return what a repository is kept under; no folder, as in addresses of pages, is that of models."""
+    return name if folder == "datasets" else f"{folder or 'models'}/{name}"
+
+
 How = int | str | Callable[[Request], object]  # a request may fail; see HubServer.fail
 When = Callable[[Request], object]
 
@@ -125,104 +94,6 @@ class Token(NamedTuple):
     user: str
     role: str  # "write", "read" or "fineGrained"
     may_write: tuple[str, ...]  # namespaces of a fine-grained one
-
-
-class Commit(NamedTuple):
-    sha: str
-    parent: str | None
-    title: str
-    message: str
-    author: str
-    date: str
-    files: Mapping[str, bytes]
-
-
-@dataclass
-class Repo:
-    """A dataset or model repository."""
-
-    id: str  # a model's has models/ before it
-    private: bool
-    refs: dict[str, str] = field(default_factory=dict)  # "main", other branches, "refs/pr/1" -> sha
-    tags: dict[str, str] = field(default_factory=dict)
-    commits: dict[str, Commit] = field(default_factory=dict)
-    discussions: list[dict] = field(default_factory=list)  # number 1 first, as the Hub's API shows them
-    large: dict[str, bytes] = field(default_factory=dict)  # sha256 -> content, in a commit or only uploaded so far
-
-    @property
-    def name(self) -> str:
-        """The id as clients know it."""
-        return self.id.removeprefix("models/")
-
-    @property
-    def type(self) -> str:
-        return "dataset" if self.name == self.id else "model"
-
-    @property
-    def namespace(self) -> str:
-        return self.name.split("/")[0]
-
-    @property
-    def page(self) -> str:
-        """Path of its page."""
-        return f"/datasets/{self.name}" if self.type == "dataset" else f"/{self.name}"
-
-    def head(self, ref: str = "main") -> Commit:
-        """Return the commit of a branch, pull request, tag or sha."""
-        sha = self.refs.get(ref) or self.tags.get(ref) or ref
-        if sha not in self.commits:
-            raise Refused(404, f"Invalid rev id: {ref}", "RevisionNotFound")
-        return self.commits[sha]
-
-    def tree(self, ref: str = "main") -> dict[str, bytes]:
-        return dict(self.head(ref).files)
-
-    def history(self, ref: str = "main") -> list[Commit]:
-        """Return a commit and its ancestors, newest first."""
-        found = [self.head(ref)]
-        while found[-1].parent:
-            found.append(self.commits[found[-1].parent])
-        return found
-
-    def add(self, ref: str, files: Mapping[str, bytes], parent: str | None, title: str, author: str, message: str = ""):
-        """Make a whole tree the new head of `ref`."""
-        content = [parent, len(self.commits), sorted((path, git_sha1(data)) for path, data in files.items())]
-        sha = hashlib.sha1(json.dumps(content).encode()).hexdigest()
-        self.commits[sha] = Commit(sha, parent, title, message, author, now(), MappingProxyType(dict(files)))
-        self.refs[ref] = sha
-        self.large |= {content_id(path, data): data for path, data in files.items() if is_large(path, len(data))}
-        return self.commits[sha]
-
-    def open(self, title: str, author: str, text: str, base: str | None = None, status: str = "open") -> dict:
-        """Open a discussion or, with a branch as base, a pull request."""
-        about = {"num": len(self.discussions) + 1, "title": title, "status": status, "isPullRequest": base is not None}
-        about |= {"author": {"name": author}, "createdAt": now(), "events": []}
-        about |= {"repo": {"name": self.name, "type": self.type}}
-        self.discussions.append(about | ({"changes": {"base": f"refs/heads/{base}"}} if base else {}))
-        self.comment(self.discussions[-1], author, text)
-        return self.discussions[-1]
-
-    def event(self, one: dict, kind: str, author: str, data: dict) -> dict:
-        event = {"id": f"{len(one['events']):024x}", "type": kind, "createdAt": now(), "author": {"name": author}}
-        one["events"].append(event | {"data": data})
-        return one["events"][-1]
-
-    def comment(self, one: dict, author: str, text: str) -> dict:
-        return self.event(one, "comment", author, {"edited": False, "hidden": False, "latest": {"raw": text}})
-
-    def set_status(self, one: dict, author: str, status: str) -> dict:
-        one["status"] = status
-        return self.event(one, "status-change", author, {"status": status})
-
-    def merged(self, pull: dict) -> tuple[dict[str, bytes], list[str]]:
-        """Return the tree that merging would give, and the files that both sides changed since they parted."""
-        ours, theirs = self.history(branch_of(pull)), self.history(f"refs/pr/{pull['num']}")
-        shared = {commit.sha for commit in ours}
-        base, here, there = next(one for one in theirs if one.sha in shared).files, ours[0].files, theirs[0].files
-        changed = [path for path in {*base, *there} if there.get(path) not in (base.get(path), here.get(path))]
-        conflicts = sorted(path for path in changed if here.get(path) != base.get(path))
-        kept = {path: data for path, data in here.items() if path not in changed}
-        return kept | {path: there[path] for path in changed if path in there}, conflicts
 
 
 @dataclass
@@ -243,24 +114,6 @@ class Failure:
         return struck
 
 
-ROUTES: list[tuple[str, re.Pattern, Callable]] = []
-
-
-def route(methods: str, pattern: str, origin: str = "hub") -> Callable:
-    """Register what answers: content for JSON, or a status, content (for JSON, or bytes) and headers; or it refuses."""
-    repo = "(?P<repo_id>[^/]+/[^/]+)"
-    parts = {"{api}": f"/api/(?P<folder>datasets|models)/{repo}", "{page}": f"/((?P<folder>datasets)/)?{repo}"}
-    parts |= {"{rev}": "(?P<rev>[^/]+)", "{path}": "(?P<path>.+)", "{stored}": "(?P<repo_id>(models/)?[^/]+/[^/]+)"}
-    for name, part in (parts | {"{num}": r"(?P<num>\d+)", "{oid}": "(?P<oid>[0-9a-f]{64})"}).items():
-        pattern = pattern.replace(name, part)
-
-    def register(function: Callable) -> Callable:
-        ROUTES.extend((f"{origin} {method}", re.compile(pattern), function) for method in methods.split())
-        return function
-
-    return register
-
-
 class HubServer:
     """The Hub and its storage; see the module's docstring."""
 
@@ -269,6 +122,7 @@ class HubServer:
         self.repos: dict[str, Repo] = {}
         self.users: dict[str, dict[str, str]] = {}  # name -> organisation -> role in it
         self.tokens: dict[str, Token] = {}
+        self.collections: dict[str, dict] = {}  # slug -> as the API shows it
         self.corrupted: set[tuple[str, str]] = set()  # (repository, content id)
         self.bugs: list[str] = []  # tracebacks of this file's own errors
         self.reset()
@@ -308,7 +162,8 @@ class HubServer:
     def create(self, repo_id: str, private: bool = False, author: str = "alice") -> Repo:
         with self.lock:
             repo = self.repos[repo_id] = Repo(repo_id, private)
-            repo.add("main", {".gitattributes": GITATTRIBUTES}, None, "initial commit", author)
+            files = {".gitattributes": GITATTRIBUTES} | (TEMPLATE if repo.type == "space" else {})
+            repo.add("main", files, None, "initial commit", author)
             return repo
 
     def commit(self, repo_id: str, changes: Mapping[str, bytes | None], author="alice", title="Edit", ref="main") -> Commit:
@@ -401,8 +256,8 @@ class HubServer:
         for key, pattern, function in ROUTES:
             if key == f"{request.origin} {method}" and (match := pattern.fullmatch(path)):
                 named = {name: text and unquote(text) for name, text in match.groupdict().items()}
-                if named.pop("folder", "datasets") != "datasets":
-                    named["repo_id"] = f"models/{named['repo_id']}"
+                if "folder" in named:
+                    named["repo_id"] = _key(named.pop("folder"), named["repo_id"])
                 return function(self, request, **named)
         raise Refused(404, f"hub_server.py has no answer to {method} {path}")
 
@@ -488,25 +343,19 @@ class HubServer:
         """Return the id of the repository that a request's body names."""
         asked = request.json
         name = f"{asked.get('organization') or (request.token and request.token.user)}/{asked['name']}"
-        return name if asked.get("type") == "dataset" else f"models/{name}"
+        return _key(f"{asked.get('type') or 'model'}s", name)
 
     @route("PUT", "{api}/settings")
     def _settings(self, request: Request, repo_id: str):
         repo = self._writable(request, repo_id)
         repo.private = request.json.get("visibility", "private" if repo.private else "public") == "private"
+        repo.gated = request.json.get("gated", repo.gated)
 
     @route("GET", "{api}(/revision/{rev})?")
     def _info(self, request: Request, repo_id: str, rev: str | None):
         repo = self._readable(request, repo_id)
-        commit = repo.head(rev or "main")
-        info = {"id": repo.name, "author": repo.namespace, "sha": commit.sha, "lastModified": commit.date}
-        info |= {"private": repo.private, "gated": False, "disabled": False, "tags": []}
-        try:
-            info["cardData"] = front_matter(commit.files.get("README.md", b""))
-        except yaml.YAMLError:
-            info["cardData"] = None
-        info["siblings"] = siblings = [{"rfilename": path} for path in sorted(commit.files)]
-        for sibling in siblings if "blobs" in request.query else []:
+        commit, info = repo.head(rev or "main"), repo.facts(rev or "main")
+        for sibling in info["siblings"] if "blobs" in request.query else []:
             row = describe(sibling["rfilename"], commit.files[sibling["rfilename"]])
             sibling |= {"size": row["size"], "blobId": row["oid"]}
             sibling |= {"lfs": row["lfs"] | {"sha256": row["lfs"]["oid"]}} if "lfs" in row else {}
@@ -688,7 +537,10 @@ class HubServer:
 
     @route("GET HEAD", "{page}/resolve/{rev}/{path}")
     def _resolve(self, request: Request, repo_id: str, rev: str, path: str):
-        commit = self._readable(request, repo_id).head(rev)
+        repo = self._readable(request, repo_id)
+        user, commit = request.token and request.token.user, repo.head(rev)
+        if repo.gated and user not in repo.accepted and repo.namespace not in self._namespaces(request.token, write=False):
+            raise Refused(403 if user else 401, f"Access to dataset {repo.name} is restricted", "GatedRepo")
         headers, data = {"X-Repo-Commit": commit.sha}, commit.files.get(path)
         if data is None:
             raise Refused(404, "Entry not found", "EntryNotFound", **headers)
@@ -753,7 +605,7 @@ class Handler(BaseHTTPRequestHandler):
             if how != "lost":
                 self.send(request, status, content, headers, len(content) // (2 if how == "truncate" else 1))
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
     def send(self, request: Request, status: int, body: bytes, headers: dict[str, str], count: int | None = None) -> None:
         request.status = status

@@ -263,7 +263,8 @@ def test_the_words_of_a_group_are_what_is_not_the_default():
 def test_resolved_settings_leave_out_what_does_not_change_the_result():
     config = dataclasses.replace(Cao2Config(), output_dir=Path("x"), overwrite=True, ipc=3)
     settings = resolved(config)
-    left_out = {"output_dir", "overwrite", "dry_run", "push_to_hub", "private", "join", "stage", "score", "keep_run"}
+    left_out = {"output_dir", "overwrite", "dry_run", "push_to_hub", "private", "gated", "join", "stage", "score"}
+    left_out |= {"keep_run"}
     assert {f.name for f in dataclasses.fields(Cao2Config)} - settings.keys() == left_out
     assert settings["ipc"] == 3
 

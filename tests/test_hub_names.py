@@ -1,6 +1,7 @@
 """What is a path, what is an id on the Hub, and what an address may not show."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -99,3 +100,12 @@ def test_a_token_that_cannot_be_read_is_said_in_one_line(monkeypatch):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", os.devnull + "/token")
     with pytest.raises(InputError, match="HF_TOKEN_PATH: '/dev/null/token' cannot be used; no token can be read there"):
         read_token()
+
+
+@pytest.mark.parametrize(
+    ("asked", "attempt", "seconds"), [("", 1, 1), ("", 3, 4), ("7", 1, 7), ("3600", 1, 60), ("soon", 2, 2)]
+)
+def test_it_waits_as_long_as_the_hub_asks_within_reason(asked, attempt, seconds):
+    response = SimpleNamespace(headers={"Retry-After": asked} if asked else {})
+    outcome = SimpleNamespace(exception=lambda: SimpleNamespace(response=response))
+    assert hub._pause(SimpleNamespace(outcome=outcome, attempt_number=attempt)) == seconds

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import hub_lists
 import pytest
 from hub_server import HubServer, Refused
 
@@ -163,6 +164,43 @@ api.delete_repo("org/name", repo_type="dataset")
 show(**found, left=tried(api.model_info, name), gone=tried(api.dataset_info, name))
 """
 
+SPACES = """
+api, space = HfApi(), {"repo_type": "space"}
+url = api.create_repo("org/page", space_sdk="static", **space)
+before = sorted(one.rfilename for one in api.space_info("org/page").siblings)
+card = CommitOperationAdd("README.md", b"---\\nsdk: static\\ntitle: Ranking\\n---\\n")
+page = api.create_commit("org/page", [card, CommitOperationAdd("big.zip", bytes(9))], commit_message="Write", **space)
+info = api.repo_info("org/page", **space)
+show(url=str(url), before=before, commit=page.commit_url, sdk=info.sdk, title=info.card_data["title"], id=info.id,
+     read=open(api.hf_hub_download("org/page", "big.zip", **space), "rb").read().hex())
+"""
+
+LISTS = """
+api, stranger = HfApi(), HfApi(token=False)
+
+def found(api, sort, **how):
+    return [one.id for one in api.list_datasets(sort=sort, **how)]
+
+api.update_repo_settings("org/b", repo_type="dataset", gated="manual")
+readme = {"repo_id": "org/b", "filename": "README.md", "repo_type": "dataset"}
+read = [tried(one.hf_hub_download, **readme) for one in (stranger, api)]
+(b,) = api.list_datasets(filter=["x", "y"], author="org", expand=["tags", "downloads", "gated", "siblings"])
+slug = api.create_collection("My sets", namespace="org", description="Some").slug
+api.add_collection_item(slug, "org/b", "dataset", note="first")
+again = tried(api.add_collection_item, slug, "org/b", "dataset")
+api.add_collection_item(slug, "org/a", "dataset")
+items = api.get_collection(slug).items
+api.update_collection_item(slug, items[0].item_object_id, note="changed")
+api.delete_collection_item(slug, items[1].item_object_id)
+api.update_collection_metadata(slug, description="Fewer")
+same = api.create_collection("My sets", namespace="org", exists_ok=True)
+mine = [tried(stranger.create_collection, "Mine", namespace="org"), tried(stranger.get_collection, "org/none")]
+show(all=found(api, "downloads"), public=found(stranger, "last_modified"), x=found(api, "likes", filter="x", limit=1),
+     none=found(api, "likes", filter=["x", "z"]), read=read, again=again, same=same.slug == slug, mine=mine,
+     b=[b.tags, b.downloads, b.gated, [one.rfilename for one in b.siblings]], description=same.description,
+     items=[[one.item_id, one.item_type, one.note] for one in same.items])
+"""
+
 DOWNLOAD = """
 from huggingface_hub import hf_hub_download
 show(data=list(open(hf_hub_download("org/name", "net.safetensors"), "rb").read()))
@@ -299,6 +337,44 @@ def test_a_model_is_another_repository_than_the_dataset_of_its_name(hub, tmp_pat
     assert not any(request.authorization for request in hub.requests if request.origin == "storage")
     hub.corrupt("models/org/name", "net.safetensors")
     assert sorted(client(hub, tmp_path / "second", DOWNLOAD)["data"]) == [0] * 19 + [1]
+
+
+def test_a_space_is_a_repository_of_its_own(hub, tmp_path):
+    page = f"{hub.endpoint}/spaces/org/page"
+    found = client(hub, tmp_path, SPACES)
+    repo = hub.repos["spaces/org/page"]
+    assert found == {
+        "url": page,
+        "before": [".gitattributes", "README.md", "index.html", "style.css"],
+        "commit": f"{page}/commit/{repo.head().sha}",
+        "sdk": "static",
+        "title": "Ranking",
+        "id": "org/page",
+        "read": "00" * 9,
+    }
+    assert set(hub.repos) == {"spaces/org/page"} and (repo.type, repo.name) == ("space", "org/page")
+
+
+def test_datasets_are_listed_by_tag_gated_and_collected(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_lists, "PAGE", 2)  # the rest follows on further pages
+    for name, tags in (("org/a", "x"), ("org/b", "x, y"), ("eve/c", "y")):
+        hub.commit(name, {"README.md": f"---\nlicense: mit\ntags: [{tags}]\n---\n# Some\n".encode()})
+    hub.create("org/secret", private=True)
+    for place, name in enumerate(("eve/c", "org/secret", "org/b", "org/a")):
+        hub.repos[name].downloads = place
+    assert client(hub, tmp_path, LISTS) == {
+        "all": ["org/a", "org/b", "org/secret", "eve/c"],
+        "public": ["eve/c", "org/b", "org/a"],
+        "x": ["org/a"],
+        "none": [],
+        "read": ["GatedRepoError 401", "ok"],
+        "b": [["license:mit", "region:us", "x", "y"], 2, "manual", [".gitattributes", "README.md"]],
+        "again": "HfHubHTTPError 409",
+        "same": True,
+        "description": "Fewer",
+        "items": [["org/b", "dataset", "changed"]],
+        "mine": ["HfHubHTTPError 401", "HfHubHTTPError 404"],
+    }
 
 
 def test_failures_strike_the_requests_they_are_meant_for(hub, tmp_path):

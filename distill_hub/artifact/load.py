@@ -15,11 +15,11 @@ from datasets import Dataset
 
 from distill_hub.artifact.find import Found, find, read_description
 from distill_hub.artifact.manifest import Manifest
-from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET, read_columns, rows_at_a_time
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.artifact.schema import check_labels, check_rows, hash_row, read_free_pixels
 from distill_hub.config import InputError
 from distill_hub.data.images import decode, size_of
+from distill_hub.disk.pages import MOST_EXPANSION, SMALL_SET, read_columns, rows_at_a_time
 
 MOST_DECODED_BYTES = 64 * 2**30  # in memory: eight times ImageNet-1K at IPC 50 and 224 px
 _PART_ROWS = 100  # read at a time

@@ -45,6 +45,7 @@ def run(config: PushConfig) -> None:
         revision=config.revision,
         create_pr=config.create_pr,
         tag=config.tag,
+        gated=config.gated,
     )
     show(f"Published as {publication}\n{publication.next_step}")
     if is_set:

@@ -15,10 +15,12 @@ from distill_hub.artifact.load import Artifact, load_artifact
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.records import OWN, REAL, Comparison
 from distill_hub.config import InputError
+from distill_hub.coresets.names import OF_EMBEDDINGS, split_baselines
 from distill_hub.data.known import Normalization
 from distill_hub.data.sources import Source, load_source
+from distill_hub.evaluation.coresets import Baselines
 from distill_hub.evaluation.given import Given
-from distill_hub.evaluation.jobs import Job, Request, jobs_of
+from distill_hub.evaluation.jobs import Job, Request, jobs_of, other_versions
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
 from distill_hub.evaluation.read import read_together, scratch
@@ -260,7 +262,15 @@ def _measure(
     if how.save_students:
         check_places(Path(how.save_students), jobs, given)
     recorded = [_recorded_teacher(given, job) for job in jobs]
-    taught = [job.rules.labels == "teacher" or how.teacher is not None or how.mmd for job in jobs]
+    beside = Baselines(split_baselines(how.baselines or "random"), how.baseline_dynamics)
+    embeds = any(name in OF_EMBEDDINGS for name in beside.names)
+    if how.dd_ranking and "random" not in beside.names:
+        raise InputError("baselines", how.baselines, "--dd_ranking compares with random real images; add random")
+    taught = [
+        job.rules.labels == "teacher" or how.teacher is not None or how.mmd or embeds
+        or (how.baselines is not None and job.rules.labels == "views")
+        for job in jobs
+    ]  # fmt: skip
     for job, record in zip(jobs, recorded, strict=True):
         has_teacher, has_soft_labels = bool(how.teacher or record), given.soft_labels is not None
         if given.free_pixels:
@@ -284,6 +294,8 @@ def _measure(
     }
     subjects, opened = {}, {}  # by whether views are replayed, which name the set's rows and classes as they are stored
     with session("evaluations", settings, dry_run=how.dry_run) as run:
+        for line in other_versions(jobs):
+            run.say(line)
         if how.compile:
             check_compiler("compile", run.device)
         comparisons = []
@@ -307,7 +319,7 @@ def _measure(
                     )  # fmt: skip
                 classifier, facts = opened[key]
                 subject = dataclasses.replace(subject, teacher=classifier, teacher_record=facts)
-            trials = _trials(run, subject, job, how)
+            trials = _trials(run, subject, job, how, beside)
             if run.is_dry:
                 expect_students(run, subject, job.student, trials, len(job.seeds), compiled=how.compile)
             else:
@@ -328,9 +340,9 @@ def _recorded_teacher(given: Given, job: Job) -> ModelRecord | None:
     return claimed if claimed and not (of_set and of_set.sha256 == claimed.sha256) else of_set
 
 
-def _trials(run: Run, subject: Subject, job: Job, how: Request) -> dict[str, Trial]:
-    # A claim brought its baselines.
-    trials = trials_of(run, subject, job.rules, job.student, None if job.claim and not how.dd_ranking else {})
+def _trials(run: Run, subject: Subject, job: Job, how: Request, beside: Baselines) -> dict[str, Trial]:
+    claimed = job.claim and not how.dd_ranking and how.baselines is None  # a claim brought its baselines
+    trials = trials_of(run, subject, job.rules, job.student, None if claimed else {}, beside)
     trials = ranking_trials(run, subject, trials, how.real_accuracy) if how.dd_ranking else trials
     return {**trials, REAL: trials.get(REAL) or real_trial(run, subject, trials[OWN].settings)} if how.full_data else trials
 

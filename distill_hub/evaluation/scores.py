@@ -11,15 +11,17 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from distill_hub.artifact.base import now
+from distill_hub.artifact.base import now, package_record
 from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import EnvironmentRecord, Manifest
 from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Score
 from distill_hub.artifact.sizes import data_bytes
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
+from distill_hub.evaluation.coresets import ONLY_RANDOM, Baselines, coreset_as_large
 from distill_hub.feed import placed
 from distill_hub.networks.build import check_student
+from distill_hub.networks.names import more_networks, more_protocols
 from distill_hub.running.console import loud
 from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
@@ -41,6 +43,7 @@ class Trial:
 
     make: Callable[[int], TrainingSet]  # called on every process
     settings: Settings
+    made_from: str | None = None  # what its images depend on that nothing else of the run says
 
 
 def refuse_pictures(rules: Protocol) -> None:
@@ -110,12 +113,17 @@ def settings_of(subject: Subject, rules: Protocol, student: str, images: int | N
 
 
 def trials_of(
-    run: Run, subject: Subject, rules: Protocol, student: str, others: Mapping[str, Callable[[], TrainingSet]] | None
+    run: Run,
+    subject: Subject,
+    rules: Protocol,
+    student: str,
+    others: Mapping[str, Callable[[], TrainingSet]] | None,
+    baselines: Baselines = ONLY_RANDOM,
 ) -> dict[str, Trial]:
-    """Return what is trained on: this set first, other sets, and random real images, which give the number its meaning.
+    """Return what is trained on: this set first, other sets, and real images, which give the number its meaning.
 
-    Of a set of tiles, random real images are as many as it stores, and are trained on as the protocol does it with so many;
-    a learning rate that a set brings is for its own images alone.
+    Of a set of tiles, real images are as many as it stores, and are trained on as the protocol does it with so many; a
+    learning rate that a set brings is for its own images alone.
 
     Where the set's labels come from stored views, other sets of as many images are seen through the same views, in the same
     order, and a teacher labels these as they are needed, with as many logits as are stored. Beside a set of tiles they are
@@ -127,13 +135,14 @@ def trials_of(
         rules: The protocol.
         student: Name for `networks.build`.
         others: Further sets, with soft labels where the settings ask for them; None: nothing to compare with, not even
-            random real images.
+            real images.
+        baselines: Which real images: random ones, and coresets by their names.
 
     Raises:
-        InputError: When a class of the source has fewer images than the set; see also `settings_of`.
+        InputError: When a class of the source has fewer images than the set; see also `settings_of` and `coreset_as_large`.
     """
     settings = settings_of(subject, rules, student)
-    size = settings.start_size(subject.own.images.shape[-1])  # random real images wait at the set's own size, too
+    size = settings.start_size(subject.own.images.shape[-1])  # real images wait at the set's own size, too
     views = subject.own.views if settings.labels == "views" else None
     own = _at(run, subject.name, dataclasses.replace(subject.own, views=views), size, {"set": subject.content_sha256})
     trials = {OWN: Trial(lambda seed: own, settings)}
@@ -146,11 +155,22 @@ def trials_of(
             return trials
         settings, views = dataclasses.replace(settings, labels="teacher"), None if subject.tiles else views
     trials |= {name: Trial(_seen(run, subject, name, make, views, size), settings) for name, make in others.items()}
-    if settings.labels == "soft" and not taught:
-        draw = subject.random_real(run, size, soft=False)
-        return trials | {f"{RANDOM}, hard labels": Trial(draw, settings.hard)}
-    draw = subject.random_real(run, size, soft=settings.labels == "soft")
-    return trials | {RANDOM: Trial(lambda seed: dataclasses.replace(draw(seed), views=views), settings)}
+    soft, called = settings.labels == "soft", "{}"
+    if soft and not taught:
+        soft, called, settings = False, "{}, hard labels", settings.hard
+    for name in baselines.names:
+        if name == "random":
+            draw, made_from = subject.random_real(run, size, soft=soft), None
+        else:
+            coreset = coreset_as_large(run, subject, name, baselines.dynamics, size, soft=soft)
+            draw, made_from = coreset.draw, coreset.made_from
+        make = functools.partial(_with_views, draw, views)
+        trials[called.format(RANDOM if name == "random" else name)] = Trial(make, settings, made_from)
+    return trials
+
+
+def _with_views(draw: Callable[[int], TrainingSet], views: Views | None, seed: int) -> TrainingSet:
+    return dataclasses.replace(draw(seed), views=views)
 
 
 def _seen(
@@ -204,8 +224,18 @@ def measure(
         keep: What the main process does with the record and the finished stage, whose first items are then the students of
             the set, one per seed, and hold their weights, too: `WEIGHTS` and the name of each.
     """
+    packages = {
+        "protocol_package": package_record(more_protocols().get(rules.name)),
+        "student_package": package_record(more_networks().get(student)),
+    }
+    others = {name: package.model_dump() for name, package in packages.items() if package}
     # With its rules, each by itself: a trial that is added leaves the finished ones as they are.
-    rules_of = {name: key_of(dataclasses.asdict(trial.settings)) for name, trial in trials.items()}
+    rules_of = {
+        name: key_of(
+            dataclasses.asdict(trial.settings) | others | ({"made_from": trial.made_from} if trial.made_from else {})
+        )
+        for name, trial in trials.items()
+    }
     if REAL in trials:
         run.say(tell_real(subject, trials[REAL].settings, len(seeds)))
     jobs = [(name, seed, rules_of[name]) for name in trials for seed in seeds]
@@ -266,6 +296,7 @@ def measure(
         standard=settings.non_standard is None,
         settings=json.loads(json.dumps(dataclasses.asdict(settings))),  # as a reader of the record sees it
         student=student,
+        **packages,
         seeds=list(seeds),
         score=scores[own],
         baselines={name: scores[name] for name in baselines},

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET
 from distill_hub.config import refusing
 from distill_hub.data.images import MAX_SIDE, chosen_side, decode, side_for, size_of, square
+from distill_hub.disk.pages import MOST_EXPANSION, SMALL_SET
 from distill_hub.foreign.layout import refusal
 from distill_hub.text import few, printable
 

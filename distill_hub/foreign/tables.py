@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distill_hub.artifact.pages import MOST_EXPANSION, SMALL_SET, Column, read_columns, rows_at_a_time
 from distill_hub.config import InputError
 from distill_hub.data.rows import LABEL_COLUMNS
+from distill_hub.disk.pages import MOST_EXPANSION, SMALL_SET, Column, read_columns, rows_at_a_time
 from distill_hub.foreign.contents import (
     MAX_BYTES,
     MAX_ENTRY_BYTES,

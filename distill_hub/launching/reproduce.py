@@ -23,6 +23,7 @@ from distill_hub.ending import OUT_OF_MEMORY
 from distill_hub.kinds import is_path
 from distill_hub.launching.launcher import with_launch_options
 from distill_hub.launching.recipes import find_set_recipe, recipes_folder, word
+from distill_hub.making.packages import more_methods
 from distill_hub.networks.names import is_fitted, split_teachers
 from distill_hub.options.commands import RealOptions, ReproduceConfig
 from distill_hub.options.shared import EvaluationOptions, ViewsOptions
@@ -93,8 +94,8 @@ class Reproduction:
     @property
     def environment(self) -> dict[str, tuple[str, str]]:
         """Versions, hardware, processes and precision that are not as recorded: what was recorded, and what is here."""
-        before, after = ({**m.environment.packages, **dict(m.environment)} for m in (self.recorded, self.rebuilt))
-        names = [*dict.fromkeys([*self.recorded.environment.packages, *self.rebuilt.environment.packages])]
+        before, after = ({**m.packages, **dict(m.environment)} for m in (self.recorded, self.rebuilt))
+        names = [*dict.fromkeys([*self.recorded.packages, *self.rebuilt.packages])]
         names += ["python", "hardware", "processes", "mixed_precision"]
         pairs = {name: (str(before.get(name, "-")), str(after.get(name, "-"))) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -135,6 +136,7 @@ def _steps(manifest: Manifest) -> dict[str, str]:
         "vae": generator.vae.sha256 if generator and generator.vae else None,
         "stage fit experts": stages.pop("stage fit experts", None),
         "experts": manifest.experts.sha256 if manifest.experts else None,
+        "dynamics": manifest.method.notes.get("dynamics_sha256"),
         **stages,
     }
     return {name: sha256 for name, sha256 in steps.items() if sha256}
@@ -205,8 +207,8 @@ def _run(words: list[str]) -> None:
 
 def _refuse_stale(folder: Path) -> None:
     """Refuse a finished rebuild by other versions: its recipe would take up what they made."""
-    made = Manifest.read(folder / MANIFEST).environment if (folder / MANIFEST).is_file() else None
-    for name, version in made.packages.items() if made else ():
+    made = Manifest.read(folder / MANIFEST).packages if (folder / MANIFEST).is_file() else {}
+    for name, version in made.items():
         if version != metadata.version(name):
             valid = f"it was rebuilt with {name} {version}, here is {metadata.version(name)}; --overwrite starts afresh"
             raise InputError("output_dir", str(folder), valid)
@@ -225,7 +227,7 @@ def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, pub
 
     Raises:
         InputError: When the set was made elsewhere, or the manifest lacks something that a rebuild needs; its recipe is
-            gone, or does not know one of its settings; or the folder of its source is not on this machine.
+            gone, its package not installed, or it does not know a setting; or its source is not on this machine.
     """
     recorded = manifest.method.config
     if manifest.origin == "external":
@@ -234,13 +236,15 @@ def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, pub
         if value in (None, {}):
             raise InputError(f"{MANIFEST}: {field}", value, "without it the set cannot be rebuilt")
     method = manifest.method.name
+    if package := manifest.method.package:
+        package.check("methods", method, more_methods().get(method))
     recipe = find_set_recipe(RECIPES.get(method, method), f"{MANIFEST}: method.name")
     defaults = resolved(recipe.config_class())
     for name in recorded:
         # What may not be set is no option here, either: a stranger's manifest names no folder to write or overwrite.
         if name not in defaults:
             near = nearest(name, list(defaults))
-            valid = f"{recipe.file.name} has no such option{near}: the set was made by another version"
+            valid = f"the recipe {recipe.name} has no such option{near}: the set was made by another version"
             raise InputError(f"{MANIFEST}: method.config", name, valid)
     settings = {**_done_then(manifest), **recorded, **_lies_now(manifest, config, published=published)}
     words = [
@@ -266,7 +270,7 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
     settings = {name: value for name, value in options(config, RealOptions).items() if value}
     folders = [("source", known.name)] if known.is_folder else []
     fitted = generator is not None and generator.id.startswith(FITTED)
-    for field in ("generator", "vae", "prompts", "teacher", "selector", "experts"):
+    for field in ("generator", "vae", "prompts", "teacher", "selector", "experts", "dynamics"):
         name = str(recorded.get(field) or "auto")
         if field == "generator" and fitted and is_fitted(name):
             continue  # a kind that was fitted, not a folder of that name
@@ -327,6 +331,13 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         settings |= {"experts": config.experts, "experts_revision": None}
     elif manifest.experts and manifest.experts.revision:
         settings["experts_revision"] = manifest.experts.revision
+    notes = manifest.method.notes
+    if config.dynamics:
+        if "dynamics_sha256" not in notes:
+            raise InputError("dynamics", config.dynamics, "the set was made without any")
+        settings |= {"dynamics": config.dynamics, "dynamics_revision": None}
+    elif notes.get("dynamics_revision"):
+        settings["dynamics_revision"] = notes["dynamics_revision"]
     return settings
 
 

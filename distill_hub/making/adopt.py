@@ -66,7 +66,7 @@ def adopt(found: Found, config: AdoptConfig) -> Path:
     name = set_name(source.name, ipc, method)
     destination = None
     if config.push_to_hub:
-        destination = check_destination(config.push_to_hub, name, private=config.private)
+        destination = check_destination(config.push_to_hub, name, private=config.private, gated=config.gated)
     given_set = {"location": config.location, "set_sha256": own.content_sha256, "source_fingerprint": source.fingerprint}
     settings = {**resolved(config), "method": method, **given_set}
     folder = config.output_dir or Path("outputs", name)

@@ -24,8 +24,8 @@ from distill_hub.making.start import Setup
 from distill_hub.matching.space import Space
 from distill_hub.publishing.plots import preview_grid
 from distill_hub.publishing.publish import publish
-from distill_hub.publishing.teacher import how_to_publish
 from distill_hub.publishing.readme import card_of, readme_files
+from distill_hub.publishing.teacher import how_to_publish
 from distill_hub.running.run import Stage
 from distill_hub.text import typed
 from distill_hub.training.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance

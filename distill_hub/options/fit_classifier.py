@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill_hub.config import InputError, option
+from distill_hub.coresets.names import DYNAMICS
 from distill_hub.disk.files import check_folder
 from distill_hub.kinds import Location, NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import check_network, check_teacher
@@ -36,6 +37,12 @@ class FitClassifierConfig(SourceOptions):
     )
     weight_decay: NonNegativeFloat = option(5e-4, "of all weights")
     seed: NonNegativeInt = option(0, "seed of every random draw", common=True)
+    dynamics: bool = option(
+        False,
+        f"also write down what the network says of every training image in every epoch, {DYNAMICS}: recipes/coreset.py "
+        "chooses by it",
+        common=True,
+    )
     checkpoint_epochs: PositiveInt = option(5, "epochs between checkpoints", identity=False)
     output_dir: Path | None = option(None, "folder; default outputs/<source>-<network>", identity=False, common=True)
     overwrite: bool = option(

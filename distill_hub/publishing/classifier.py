@@ -10,9 +10,8 @@ from distill_hub.artifact.names import model_name, source_name
 from distill_hub.data.classes import SourceClass
 from distill_hub.disk.files import folder_name
 from distill_hub.hub import RemoteSet, fetch, page_of
-from distill_hub.networks.names import is_own
 from distill_hub.publishing.card import fill_template, license_fields, source_argument, test_split
-from distill_hub.publishing.destination import Content, Kind, Publication, check_destination, commit
+from distill_hub.publishing.destination import Content, Gate, Kind, Publication, check_destination, commit
 from distill_hub.publishing.markdown import link
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
 from distill_hub.publishing.students import RESULTS, student_card, student_results
@@ -39,7 +38,7 @@ def classifier_card(record: ClassifierRecord, *, location: str, published: bool 
     """
     if record.trained_on:
         return student_card(record, location=location)
-    source, by_timm, base = record.source, not is_own(record.network), record.pretrained
+    source, by_timm, base = record.source, record.network.startswith("timm/"), record.pretrained
     on_hub = base is not None and base.revision is not None
     data = ModelCardData(
         **license_fields(base.license if base else None),
@@ -73,6 +72,7 @@ def push_classifier(
     revision: str | None = None,
     create_pr: bool = False,
     tag: str | None = None,
+    gated: Gate | None = None,
 ) -> Publication:
     """Publish a classifier that distill-hub trained as a model on the Hub, in one commit, after it was loaded once.
 
@@ -85,6 +85,7 @@ def push_classifier(
         revision: Branch to publish to; it is made when there is none.
         create_pr: Open a pull request instead.
         tag: Tag the commit.
+        gated: Gate a new repository.
 
     Returns:
         The commit. When nothing has changed, the one that is there.
@@ -97,7 +98,7 @@ def push_classifier(
     record = read_classifier(folder)
     name = name_of(record, source_name(record.source))
     destination = check_destination(
-        repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, kind=CLASSIFIER
+        repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, gated=gated, kind=CLASSIFIER
     )
     from distill_hub.classifiers import load_classifier  # it takes seconds: once there is nothing else to refuse
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, constants
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
@@ -31,6 +32,7 @@ from distill_hub.hub import (
 from distill_hub.publishing.readme import README
 
 Content = Mapping[str, Path | bytes]  # name in the repository to a file or its content
+Gate = Literal["auto", "manual"]  # who asks to read is let in at once, or once the author agrees
 Staging = Callable[[RemoteSet], tuple[Content, set[str]]]  # from what is there to what shall be, and names to delete
 
 
@@ -41,8 +43,9 @@ class Kind:
     repo_type: RepoType
     noun: str
     file: str  # lies in every repository of this kind
-    record: type[Record]  # what the file holds
+    record: type[Record] | None  # what the file holds, where an older version must not overwrite a newer one's
     use: str  # what to do with a repository of it, called {0}
+    blank: frozenset[str] = frozenset({".gitattributes", README})  # what may lie in one that nothing was published to
 
 
 DISTILLED_SET = Kind(
@@ -84,6 +87,8 @@ class Destination:
     create_pr: bool = False
     tag: str | None = None
     kind: Kind = DISTILLED_SET
+    gated: Gate | None = None  # how to make it, as `private`
+    is_open: bool = True  # whether anybody may read what is published there
 
 
 def check_destination(
@@ -94,6 +99,7 @@ def check_destination(
     revision: str | None = None,
     create_pr: bool = False,
     tag: str | None = None,
+    gated: Gate | None = None,
     kind: Kind = DISTILLED_SET,
 ) -> Destination:
     """Refuse what cannot be published to, before any work is done for it. Changes nothing on the Hub.
@@ -105,11 +111,13 @@ def check_destination(
         revision: Branch; default main.
         create_pr: Open a pull request, which needs no right to write.
         tag: Tag for the commit.
+        gated: Whoever wants to read a new repository must accept its terms on its page: "auto" lets all in who do, "manual"
+            those whom its author lets in. One that exists must be gated already.
         kind: What is to be published.
 
     Raises:
-        InputError: Without network access, token, or right to write; when the repository is of another kind, or public
-            where a private one is asked for; when the tag is taken.
+        InputError: Without network access, token, or right to write; when the repository is of another kind, or open to
+            more people than is asked for; when the tag is taken.
         HubError: When the Hub fails.
     """
     check_target(repo_id)
@@ -138,25 +146,33 @@ def check_destination(
         )
     remote = look_if_there(repo_id, kind.repo_type)
     if remote:
-        _check_existing(remote, kind, private)
+        _check_existing(remote, kind, private, gated)
     elif create_pr:
         said = f"the Hub has no such {kind.repo_type} to open a pull request in, or your token may not read it"
         raise InputError("repository", repo_id, said)
-    return Destination(repo_id, user, private, revision, create_pr, tag, kind)
+    is_open = not (private or gated or (remote and (remote.private or remote.gated)))
+    return Destination(repo_id, user, private, revision, create_pr, tag, kind, gated, is_open)
 
 
-def _check_existing(remote: RemoteSet, kind: Kind, private: bool) -> None:
+def _check_existing(remote: RemoteSet, kind: Kind, private: bool, gated: Gate | None) -> None:
     if private and not remote.private:
         raise InputError(
             "command line",
             "--private",
             f"{remote.repo_id} exists and is public; make it private in its settings, or leave --private out",
         )
-    if remote.files.keys() <= {".gitattributes", README}:
+    if remote.files.keys() <= kind.blank:
         return
     if kind.file not in remote.files:
         raise InputError("repository", remote.repo_id, f"it exists and is not a {kind.noun}; name another")
-    kind.record.read(fetch(remote, [kind.file], most_bytes=MANIFEST_BYTES) / kind.file)
+    if gated and not remote.gated:
+        raise InputError(
+            "command line",
+            f"--gated {gated}",
+            f"{remote.repo_id} exists and is not gated; gate it in its settings, or leave --gated out",
+        )
+    if kind.record:
+        kind.record.read(fetch(remote, [kind.file], most_bytes=MANIFEST_BYTES) / kind.file)
 
 
 def commit(
@@ -194,9 +210,12 @@ def _attempt(destination: Destination, stage: Staging, title: str, holds: Callab
     repo_id, repo_type, branch = destination.repo_id, destination.kind.repo_type, destination.branch
     remote = look_if_there(repo_id, repo_type)
     if remote is None:
-        API.create_repo(repo_id, repo_type=repo_type, private=destination.private or None, exist_ok=True)
+        sdk = "static" if repo_type == "space" else None
+        API.create_repo(repo_id, repo_type=repo_type, private=destination.private or None, space_sdk=sdk, exist_ok=True)
         remote = look(repo_id, repo_type=repo_type)
-    _check_existing(remote, destination.kind, destination.private)
+    _check_existing(remote, destination.kind, destination.private, destination.gated)
+    if destination.gated and not remote.gated:  # before anything is in it
+        API.update_repo_settings(repo_id, repo_type=repo_type, gated=destination.gated)
     refs = API.list_repo_refs(repo_id, repo_type=repo_type)
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     if branch in tags:

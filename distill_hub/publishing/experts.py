@@ -10,7 +10,7 @@ from distill_hub.config import InputError
 from distill_hub.hub import RemoteSet, fetch
 from distill_hub.networks.names import EXPERTS
 from distill_hub.publishing.card import cited, fill_template, source_argument, test_split
-from distill_hub.publishing.destination import Content, Kind, Publication, check_destination, commit
+from distill_hub.publishing.destination import Content, Gate, Kind, Publication, check_destination, commit
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
 
 TRAJECTORIES = Kind(
@@ -57,6 +57,7 @@ def push_experts(
     revision: str | None = None,
     create_pr: bool = False,
     tag: str | None = None,
+    gated: Gate | None = None,
 ) -> Publication:
     """Publish expert trajectories as a model on the Hub, in one commit, after every file was checked.
 
@@ -69,6 +70,7 @@ def push_experts(
         revision: Branch to publish to; it is made when there is none.
         create_pr: Open a pull request instead.
         tag: Tag the commit.
+        gated: Gate a new repository.
 
     Returns:
         The commit. When nothing has changed, the one that is there.
@@ -83,7 +85,7 @@ def push_experts(
     record = load_experts(str(folder)).record
     name = experts_name(source_name(record.source), record.network)
     destination = check_destination(
-        repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, kind=TRAJECTORIES
+        repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, gated=gated, kind=TRAJECTORIES
     )
     content = {name: folder / name for name in (EXPERTS, *map(file_name, range(len(record.experts))))}
     local_card = card_of(folder)

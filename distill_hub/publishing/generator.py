@@ -13,7 +13,7 @@ from distill_hub.disk.files import folder_name
 from distill_hub.generators.known import PHASES, TUNING
 from distill_hub.hub import RemoteSet, address, fetch, page_of
 from distill_hub.publishing.card import cited, fill_template, license_fields, source_argument
-from distill_hub.publishing.destination import Content, Kind, Publication, check_destination, commit
+from distill_hub.publishing.destination import Content, Gate, Kind, Publication, check_destination, commit
 from distill_hub.publishing.markdown import link
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
 
@@ -71,6 +71,7 @@ def push_generator(
     revision: str | None = None,
     create_pr: bool = False,
     tag: str | None = None,
+    gated: Gate | None = None,
 ) -> Publication:
     """Publish a generator that distill-hub tuned as a model on the Hub, in one commit.
 
@@ -84,6 +85,7 @@ def push_generator(
         revision: Branch to publish to; it is made when there is none.
         create_pr: Open a pull request instead.
         tag: Tag the commit.
+        gated: Gate a new repository.
 
     Returns:
         The commit. When nothing has changed, the one that is there.
@@ -98,7 +100,7 @@ def push_generator(
         raise InputError("path", str(path), f"the folder of a generator that distill-hub tuned is needed, with its {TUNING}")
     name = generator_name(record)
     destination = check_destination(
-        repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, kind=TUNED_GENERATOR
+        repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, gated=gated, kind=TUNED_GENERATOR
     )
     from distill_hub.generators.dit import DiTGenerator  # whose libraries take seconds: once there is nothing else to refuse
 

@@ -26,6 +26,8 @@ from distill_hub.artifact.manifest import EnvironmentRecord
 from distill_hub.augmentation.augment import augment, batch_of, draw, usual_augmentation
 from distill_hub.classifiers import Classifier, find_head, save_network
 from distill_hub.config import InputError, resolved, words
+from distill_hub.coresets.dynamics import Recorder, write_dynamics
+from distill_hub.coresets.names import DYNAMICS
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source
@@ -146,6 +148,7 @@ class Fit:
         self.per_epoch = task.images // size  # the rest of an epoch, other images each time, is left out
         self.steps = config.epochs * self.per_epoch
         self.epoch, self.drawn, self.cost = 0, -1, NOTHING  # epochs done, the one whose batches are drawn, cost so far
+        self.recorder = Recorder(config.epochs, task.images, run.device) if config.dynamics else None
         self.checkpoint = Checkpoint(run.state("fit") / "checkpoint.safetensors")  # its steps are epochs
         torch.manual_seed(draw_seed(config.seed, "classifier weights"))
         make = start.with_new_head if start else functools.partial(build, task.student)
@@ -192,9 +195,10 @@ class Fit:
             group["lr"] = self.learning_rate * rate(step, self.steps, self.per_epoch)
         pixels, draws, labels = batch
         images = augment(pixels, draws, *self.task.normalization)
-        loss = F.cross_entropy(
-            self.model(images.contiguous(memory_format=self.layout)), labels
-        )  # averaged over processes with the gradients
+        logits = self.model(images.contiguous(memory_format=self.layout))
+        if self.recorder:
+            self.recorder.note(draws["order"], logits, labels)
+        loss = F.cross_entropy(logits, labels)  # averaged over processes with the gradients
         self.optimizer.zero_grad(set_to_none=True)
         self.run.accelerator.backward(loss)
         self.optimizer.step()
@@ -222,6 +226,8 @@ class Fit:
                 steps.set_postfix(loss=f"{losses.mean().item():.4f}", refresh=False)  # with the bar's next turn
                 pending = []
             if is_end:
+                if self.recorder:
+                    self.recorder.end_epoch(self.epoch, self.run.accelerator.reduce)
                 self.epoch += 1
                 due = self.epoch % self.config.checkpoint_epochs == 0 or self.epoch == self.config.epochs
                 if due:
@@ -253,6 +259,8 @@ class Fit:
         for name, parameter in self.network.named_parameters():
             if (momentum := self.optimizer.state[parameter].get("momentum_buffer")) is not None:
                 tensors[f"momentum.{name}"] = momentum
+        if self.recorder:
+            tensors |= {f"dynamics.{name}": rows[: self.epoch] for name, rows in self.recorder.state.items()}
         self.checkpoint.save(tensors, self.epoch, self.cost, **facts)
 
     def resume(self) -> None:
@@ -265,6 +273,8 @@ class Fit:
             if (kept := tensors.get(f"momentum.{name}")) is not None:
                 momentum = torch.empty_like(parameter, requires_grad=False).copy_(kept)
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        for name, rows in self.recorder.state.items() if self.recorder else ():
+            rows[: len(tensors[f"dynamics.{name}"])] = tensors[f"dynamics.{name}"]
         if (scaler := self.run.accelerator.scaler) is not None:
             state = {"scale": float(facts["scale"]), "_growth_tracker": int(facts["growth_tracker"])}
             scaler.load_state_dict({**scaler.state_dict(), **state})
@@ -312,6 +322,9 @@ class Fit:
         atomic_write(folder / "README.md", classifier_card(record, location=folder_name(folder)).encode())
         decoded = next(stage for stage in self.run.stages if stage["name"] == "decode")
         write_cost(folder, added(self.cost, decoded), self.run.device)
+        if self.recorder:
+            state, seed = self.recorder.state, self.config.seed
+            write_dynamics(folder / DYNAMICS, state, self.source, task.student, task.image_size, seed)
         facts = record.model_dump(mode="json")
         save_network(
             self.network, folder, task.student, self.source.class_names, task.image_size, mean=mean, std=std, record=facts,

@@ -22,8 +22,8 @@ from distill_hub.artifact.find import Found
 from distill_hub.artifact.load import shard_names
 from distill_hub.artifact.manifest import VIEWS_FORMAT, Manifest, ViewsFacts, ViewsRecord
 from distill_hub.artifact.package import empty_staging, move_into_place, write_shards
-from distill_hub.artifact.pages import read_columns
 from distill_hub.config import InputError
+from distill_hub.disk.pages import read_columns
 from distill_hub.views.columns import as_table, fault, packed, unpacked, view_dtype, view_features
 
 # Logits share hardly any values, so a dictionary of them only adds to the size; zstd takes some off their exponents.

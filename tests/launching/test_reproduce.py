@@ -473,7 +473,7 @@ def test_processes_and_precision_are_as_recorded_where_there_are_devices(manifes
         ({"method": ("kcentre", {"ipc": 2})}, ["method.name", "'kcentre'", "did you mean 'kcenter'"]),
         ({"method": ("fit_generator", {"fit_seed": 0})}, ["method.name", "makes no distilled sets"]),
         ({"method": ("random", {"ipc": 2, "teacher_epoch": 3})}, ["'teacher_epoch'", "did you mean 'teacher_epochs'"]),
-        ({"method": ("random", {"ipc": 2, "output_dir": "/"})}, ["'output_dir'", "random_real.py has no such option"]),
+        ({"method": ("random", {"ipc": 2, "output_dir": "/"})}, ["'output_dir'", "random_real has no such option"]),
         ({"method": ("random", {"ipc": "two"})}, ["ipc", "'two'", "> 0"]),
         ({"method": ("random", {"source_revision": "\x1b[2J"})}, ["manifest.json", "control characters"]),
         ({"method": ("random", {"teacher": "photos-teacher"})}, ["teacher: 'photos-teacher'", "pass --teacher"]),

@@ -1,5 +1,6 @@
 """Publishing over HTTP with the real clients: one commit or none, whatever fails; nothing of other people's is lost."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -16,6 +17,8 @@ from distill_hub.artifact.load import load_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.package import write_artifact
 from distill_hub.publishing.card import render_card
+from distill_hub.publishing.destination import Destination
+from distill_hub.publishing.publish import publish
 from distill_hub.views.files import write_views
 
 REPO = "org/fish-ipc2-cao2"
@@ -385,6 +388,48 @@ def test_visibility(hub, alice, bob, stranger, artifact):
     alice.result("push", str(artifact), "alice/public")
     assert "is public" in alice.refusal("push", str(artifact), "alice/public", private=True)
     assert not hub.repos["alice/public"].private
+
+
+def test_a_gated_set_is_read_by_whom_its_author_lets_in(hub, alice, bob, artifact):
+    hub.fail("lost", when=lambda request: request.path.endswith("/settings"))  # there is a repository, and it has a gate
+    alice.result("push", str(artifact), "org/gated", gated="manual")
+    repo, routes = hub.repos["org/gated"], [path for _, path in (request.route for request in hub.requests)]
+    assert repo.gated == "manual" and len(repo.history()) == 2
+    assert routes.index("/api/datasets/org/gated/settings") < routes.index("/api/datasets/org/gated/commit/main")
+    assert "it is gated: accept its terms" in bob.refusal("load", "org/gated")
+    repo.accepted.add("bob")
+    assert bob.result("load", "org/gated")["revision"]
+    alice.result("push", str(artifact), "org/gated")  # it keeps its gate
+    assert repo.gated == "manual"
+    alice.result("push", str(artifact), "alice/open")
+    assert "exists and is not gated" in alice.refusal("push", str(artifact), "alice/open", gated="auto")
+    assert not hub.repos["alice/open"].gated
+
+
+@pytest.mark.parametrize(
+    ("method", "with_wnids", "is_open", "warns"),
+    [
+        ("rded", True, True, True),
+        ("kcenter", True, True, True),
+        ("cao2", True, True, False),  # generated
+        ("rded", False, True, False),  # of another source
+        ("random", True, False, False),  # private or gated
+    ],
+)
+def test_imagenet_s_own_pixels_are_not_made_public_without_a_word(
+    full, artifact, monkeypatch, capfd, method, with_wnids, is_open, warns
+):
+    own = load_artifact(artifact)
+    change = {"method": own.manifest.method.model_copy(update={"name": method})}
+    change |= {"classes": full["classes"]} if with_wnids else {}
+    monkeypatch.setattr("distill_hub.publishing.publish.commit", lambda *_: None)
+    publish(
+        dataclasses.replace(own, manifest=own.manifest.model_copy(update=change)),
+        Destination("org/fish", "alice", is_open=is_open),
+    )
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == warns
+    assert not warns or ("ImageNet" in said[0] and "--gated auto" in said[0])
 
 
 def test_a_repository_of_something_else_is_left_alone(hub, alice, artifact):

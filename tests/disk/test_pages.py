@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distill_hub.artifact.pages import Column, read_columns, rows_at_a_time
+from distill_hub.disk.pages import Column, read_columns, rows_at_a_time
 
 TABLE = pa.table(
     {
