@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hub_client
 import pytest
+import timm
 import torch
 import yaml
 from helpers import run_here
@@ -17,9 +18,9 @@ from safetensors.torch import load, save
 
 from distill_hub import evaluate, load_distilled
 from distill_hub.artifact.classifier import ClassifierRecord, SetRecord
-from distill_hub.artifact.describe import source_record
+from distill_hub.artifact.describe import hash_of_weights, source_record, weights_sha256
 from distill_hub.artifact.manifest import ModelRecord
-from distill_hub.classifiers import load_classifier, save_network
+from distill_hub.classifiers import load_classifier, read_network, save_network
 from distill_hub.commands.push import run as push_command
 from distill_hub.config import InputError
 from distill_hub.data.known import FITTED
@@ -77,6 +78,12 @@ def evaluate_afresh(home, location, folder):
         "models": sorted(models),
         "fitted": fitted,
     }
+
+
+def read(name):
+    """Load a network; return its commit and the hash of its weights."""
+    found = read_network(name)
+    return [found["revision"], weights_sha256(found["model"])]
 
 
 def caches():
@@ -172,6 +179,17 @@ def test_a_set_names_a_teacher_that_was_published_after_it(hub, alice, folder, t
     assert json.loads(hub.repos["org/after"].tree()["manifest.json"])["teacher"]["revision"] == head
 
 
+def test_weights_of_timms_own_are_on_record_by_the_commit_of_their_repository(hub, alice):
+    name = "timm/test_resnet.r160_in1k"
+    weights = timm.create_model("test_resnet").state_dict()
+    commits = [
+        hub.commit(f"models/{name}", {"config.json": b"{}", "model.safetensors": save(weights), "README.md": text}).sha
+        for text in (b"# One\n", b"# Two\n")
+    ]
+    for asked in (name, "timm/test_resnet"):  # timm's default weights of that name
+        assert alice.result("read", asked) == [commits[1], hash_of_weights(weights)]
+
+
 def test_what_cannot_be_pushed_is_said_in_one_line(folder, tmp_path):
     save_network(build("convnet-1", 2, 8), tmp_path / "old", "convnet-1", ["a", "b"], 8)
     with pytest.raises(InputError, match=r"path: .* no record of how distill-hub trained it"):
@@ -222,6 +240,6 @@ def test_a_result_on_a_source_of_the_hub_is_in_the_hubs_own_format(folder, digit
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    own = (push_folder, distil, look_at, evaluate_afresh, caches)
+    own = (push_folder, distil, look_at, evaluate_afresh, read, caches)
     vars(hub_client).update({function.__name__: function for function in own})
     hub_client.serve()
