@@ -2,7 +2,7 @@
 
 from pathlib import PurePath
 
-from distill_hub.artifact.manifest import ModelRecord
+from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord
 from distill_hub.artifact.source import SourceRecord
 from distill_hub.data.known import FITTED
 from distill_hub.disk.files import slug
@@ -10,6 +10,7 @@ from distill_hub.kinds import is_path, local_name
 
 # Methods that choose real images by a score, and what records call them as baselines.
 CORESETS = ("herding", "kcenter", "el2n", "forgetting", "aum", "ccs", "facility-location", "kmeans")
+REAL_IMAGES = ("random", *CORESETS, "rded")  # methods whose sets hold real images, or crops of them, as they are
 # Of methods that are not called as their recipes are.
 RECIPES = {
     "random": "random_real",
@@ -25,6 +26,22 @@ RECIPES = {
     "datm": "mtt",
 }
 
+# What people call the sources that are known by name.
+TITLES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "tiny-imagenet": "Tiny ImageNet",
+    "imagenette": "Imagenette",
+    "imagewoof": "Imagewoof",
+    "imageidc": "ImageIDC",
+    "imagenet100": "ImageNet-100",
+    "imagenet1k": "ImageNet-1K",
+}
+LONGEST_TITLE = 32  # characters of a method's title within another one
+
 
 def public_name(name: str) -> str:
     """Return what records call a source or a model: one on this machine by its folder's name, not by its place."""
@@ -35,6 +52,23 @@ def public_name(name: str) -> str:
 def source_name(source: SourceRecord) -> str:
     """Return what a card calls a source: not the author's path to it."""
     return source.name if source.hub_id else slug(source.name)
+
+
+def source_title(source: SourceRecord) -> str:
+    """Return what a heading calls a source."""
+    return TITLES.get(source.name) or source_name(source)
+
+
+def method_title(method: MethodRecord) -> str:
+    """Return what a heading calls a method: of 'DM: Dataset Condensation with Distribution Matching' the first word."""
+    short = method.title.partition(":")[0].strip()
+    return short if 0 < len(short) <= LONGEST_TITLE else method.name
+
+
+def set_title(manifest: Manifest) -> str:
+    """Return what a heading calls a set, in words: its source, images per class and method."""
+    images = "image" if manifest.ipc_text == "1" else "images"
+    return f"{source_title(manifest.source)} in {manifest.ipc_text} {images} per class, by {method_title(manifest.method)}"
 
 
 def model_name(model: ModelRecord) -> str:

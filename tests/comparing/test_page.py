@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import re
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import PIL.Image
