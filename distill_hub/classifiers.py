@@ -23,7 +23,7 @@ from distill_hub.disk.files import atomic_write
 from distill_hub.networks.build import build
 from distill_hub.networks.configs import OwnConfig, ProcessorConfig, TransformersConfig
 from distill_hub.networks.folders import building, check_extent, check_loaded, check_weights, checked, read_json
-from distill_hub.networks.names import TEACHER, is_own
+from distill_hub.networks.names import TEACHER, is_built
 from distill_hub.networks.processors import inputs_of
 
 IMAGENET_MEAN, IMAGENET_STD = NORMALIZATIONS["imagenet"]
@@ -293,7 +293,7 @@ def read_network(name: str, revision: str | None = None) -> dict[str, Any]:
     if network is None:
         folder, commit = _folder(name, revision)
         content = read_json(folder / "config.json", "teacher", name)
-        if is_own(str(content.get("architecture"))):
+        if is_built(str(content.get("architecture"))):
             network = _own(name, folder, content)
         elif "architecture" in content:
             from distill_hub.networks.of_timm import from_folder

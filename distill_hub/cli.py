@@ -9,6 +9,7 @@ commands:
   relabel    store augmented views of a set with a teacher's logits, for training without the teacher
   push       publish a set, or a tuned generator, on the Hugging Face Hub
   adopt      bring a set that was made elsewhere into the artifact format
+  new-method start a package with a method of your own
   env        what a bug report needs: versions, machine, folders, settings of the Hub
 
 `distill-hub --version` prints the version.
@@ -40,6 +41,7 @@ COMMANDS = {
     "relabel": "RelabelConfig",
     "push": "PushConfig",
     "adopt": "AdoptConfig",
+    "new-method": "NewMethodConfig",
     "env": "EnvConfig",
 }
 
@@ -73,7 +75,7 @@ def main() -> None:
         sys.exit(fail(str(error)))
     # Read when `datasets` is loaded. Its bars for copying rows of a source to its cache say nothing of what was asked for.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    run = importlib.import_module(f"distill_hub.commands.{name}").run
+    run = importlib.import_module(f"distill_hub.commands.{name.replace('-', '_')}").run
     launch(run, settings_of(name), run.__doc__, words, light=True, prog=f"distill-hub {name}")
 
 

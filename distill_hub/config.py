@@ -306,7 +306,7 @@ def _filled(text: str, width: int) -> str:
 
 
 def launch(
-    main: Callable[[Config], None],
+    main: Callable[[Config], object],
     config_class: type[Config],
     description: str | None,
     argv: Sequence[str] | None = None,

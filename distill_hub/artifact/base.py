@@ -4,11 +4,21 @@ import datetime
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from distill_hub.config import InputError
+from distill_hub.extensions import ONE, Extension, Kind
 from distill_hub.parsing import read_file, read_json
 
 MANIFEST_BYTES = 20_000_000  # room for 100,000 classes
@@ -38,6 +48,11 @@ class Record(BaseModel):
     """A frozen record that refuses unknown fields and turns a bad one into one line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=20_000)
+    RARE: ClassVar[tuple[str, ...]] = ()  # fields that are left out where they are None: older readers know none of them
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if name not in self.RARE or value is not None}
 
     @classmethod
     def read(cls: type[Own], path: Path, most_bytes: int = MANIFEST_BYTES) -> Own:
@@ -67,6 +82,35 @@ class Record(BaseModel):
     def to_json(self) -> str:
         """Return the record as indented JSON that ends in a newline."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+class PackageRecord(Record):
+    """The package that a method, a protocol or a network comes from which is not distill-hub's own."""
+
+    name: str
+    version: str
+
+    def check(self, kind: Kind, name: str, found: Extension | None) -> None:
+        """Refuse what comes from the package and is not installed here; another version of it will do.
+
+        Args:
+            kind: Of what.
+            name: Of it.
+            found: What is installed here under that name.
+
+        Raises:
+            InputError: Naming the package and its version.
+        """
+        if found is None or found.package != self.name:
+            here = f"here {found.origin} has one of that name" if found else "which is not installed here"
+            raise InputError(
+                ONE[kind], name, f"it comes from the package {self.name} {self.version}, {here}; install that one"
+            )
+
+
+def package_record(found: Extension | None) -> PackageRecord | None:
+    """Return the record of the package that something comes from; None: it is our own."""
+    return PackageRecord(name=found.package, version=found.version) if found else None
 
 
 def now() -> datetime.datetime:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from distill_hub.artifact.base import Count, Moment, Name, Record, Seconds, Share
+from distill_hub.artifact.base import Count, Moment, Name, PackageRecord, Record, Seconds, Share
 from distill_hub.artifact.source import SourceRecord
 from distill_hub.data.known import known_by_id
 from distill_hub.data.tiles import MOST_TILES, can_hold
@@ -43,6 +43,7 @@ Combination = Literal["mean", "norm"]
 class ModelRecord(Record):
     """A generator or teacher."""
 
+    RARE = ("members", "combination")
     id: str  # Hub id, timm/NAME, `FITTED` and the source, or the name of a folder on its author's machine
     architecture: str
     revision: str | None = None  # commit on the Hub
@@ -63,11 +64,6 @@ class ModelRecord(Record):
             raise ValueError("members and their combination go together, and a member is a single model")
         return self
 
-    @model_serializer(mode="wrap")
-    def _without_what_a_single_model_does_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        rare = ("members", "combination")
-        return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
-
 
 class SelectorRecord(ModelRecord):
     """The classifier that judged a set's candidates, and over how many classes."""
@@ -85,12 +81,14 @@ class ExpertsFacts(ModelRecord):
 class MethodRecord(Record):
     """The method and the resolved settings of the run."""
 
+    RARE = ("package",)
     name: Name  # e.g. cao2; its recipe is called the same but for those in `names.RECIPES`
     title: str
     paper: str | None = Field(default=None, pattern=r"^https?://\S+$")
     bibtex: str | None = None
     config: dict[str, Any]  # empty when unknown
     notes: dict[str, Any] = Field(default_factory=dict)  # what the method reports of this run, e.g. shortages
+    package: PackageRecord | None = None  # that it comes from; None: distill-hub itself, or unknown
 
 
 class StageRecord(Record):
@@ -188,7 +186,7 @@ class ViewsRecord(ViewsFacts):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")  # over the values of all columns, see `views.columns.view_dtype`
 
     @model_serializer(mode="wrap")
-    def _format_1_as_it_was(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         newer = ("format", "label_share", "top_k") if self.format == 1 else ()
         return {name: value for name, value in dump(self).items() if name not in newer}
 
@@ -239,6 +237,7 @@ class Manifest(Record):
         pydantic.ValidationError: At construction, for a field that is missing, unknown or out of range.
     """
 
+    RARE = ("class_images", "selector", "experts", "tiles", "free_pixels")
     format_version: int = FORMAT_VERSION
     name: Name  # e.g. digits-ipc10-cao2
     origin: Literal["distill-hub", "external"] = "distill-hub"  # external: made elsewhere; what is not known is null
@@ -313,15 +312,16 @@ class Manifest(Record):
             raise ValueError("a set has tiles or free_pixels, not both: tiles are decoded from the images")
         return self
 
-    @model_serializer(mode="wrap")
-    def _without_what_most_sets_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        rare = ("class_images", "selector", "experts", "tiles", "free_pixels")
-        return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
-
     @property
     def is_from_noise(self) -> bool:
         """Whether the images were optimised from noise to match real ones in networks that no one else has."""
         return self.method.config.get("start") == "noise"
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Versions of what made it, by name: that of the method's own package, too. Empty where nothing is known."""
+        own = self.method.package
+        return {**(self.environment.packages if self.environment else {}), **({own.name: own.version} if own else {})}
 
     @property
     def class_names(self) -> list[str]:
@@ -359,9 +359,15 @@ def mean_ipc(counts: Sequence[int]) -> int:
     return max(1, round(sum(counts) / len(counts)))
 
 
-def method_record(facts: Mapping[str, str], config: dict[str, Any], notes: Mapping[str, Any] | None = None) -> MethodRecord:
-    """Join a method's own facts (``FACTS`` in its file) with the settings and findings of one run."""
-    return MethodRecord(**facts, config=json.loads(json.dumps(config, default=str)), notes=dict(notes or {}))
+def method_record(
+    facts: Mapping[str, str],
+    config: dict[str, Any],
+    notes: Mapping[str, Any] | None = None,
+    package: PackageRecord | None = None,
+) -> MethodRecord:
+    """Join a method's own facts (``FACTS`` in its file) with settings and findings of one run, and its package."""
+    plain = json.loads(json.dumps(config, default=str))
+    return MethodRecord(**facts, config=plain, notes=dict(notes or {}), package=package)
 
 
 def is_mirrored(manifest: Manifest) -> bool:

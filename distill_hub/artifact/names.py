@@ -1,15 +1,16 @@
 """What records and cards call sources, models and sets."""
 
 from pathlib import PurePath
+from typing import get_args
 
 from distill_hub.artifact.manifest import Manifest, MethodRecord, ModelRecord
 from distill_hub.artifact.source import SourceRecord
+from distill_hub.coresets.names import CORESETS as CORESETS
+from distill_hub.coresets.names import CoresetMethod
 from distill_hub.data.known import FITTED
 from distill_hub.disk.files import slug
 from distill_hub.kinds import is_path, local_name
 
-# Methods that choose real images by a score, and what records call them as baselines.
-CORESETS = ("herding", "kcenter", "el2n", "forgetting", "aum", "ccs", "facility-location", "kmeans")
 REAL_IMAGES = ("random", *CORESETS, "rded")  # methods whose sets hold real images, or crops of them, as they are
 # Of methods that are not called as their recipes are.
 RECIPES = {
@@ -24,6 +25,7 @@ RECIPES = {
     "dream": "idc",
     "tesla": "mtt",
     "datm": "mtt",
+    **dict.fromkeys(get_args(CoresetMethod), "coreset"),
 }
 
 # What people call the sources that are known by name.
@@ -69,6 +71,11 @@ def set_title(manifest: Manifest) -> str:
     """Return what a heading calls a set, in words: its source, images per class and method."""
     images = "image" if manifest.ipc_text == "1" else "images"
     return f"{source_title(manifest.source)} in {manifest.ipc_text} {images} per class, by {method_title(manifest.method)}"
+
+
+def is_synthetic(method: MethodRecord) -> bool | None:
+    """Whether images of a method are synthetic, not real ones or crops of them; None: the method is not known."""
+    return None if method.name == "unknown" else method.name not in REAL_IMAGES
 
 
 def model_name(model: ModelRecord) -> str:

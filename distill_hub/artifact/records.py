@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from distill_hub.artifact.base import NAME, Count, Moment, Name, Record, Seconds
+from distill_hub.artifact.base import NAME, Count, Moment, Name, PackageRecord, Record, Seconds
 from distill_hub.artifact.manifest import EnvironmentRecord, ModelRecord
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -76,6 +76,7 @@ REAL = "all real images, hard labels"  # what no set of a few images is expected
 class EvaluationRecord(Record):
     """Students trained on a distilled set by a named protocol, and on its baselines."""
 
+    RARE = ("protocol_package", "student_package")
     protocol: Name
     protocol_version: int = Field(ge=0, le=10**6)
     standard: bool  # False: not as the literature trains, comparable only with itself
@@ -83,6 +84,9 @@ class EvaluationRecord(Record):
         default_factory=dict
     )  # every number of the training, as the protocol gave it for this set
     student: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$", max_length=100)
+    # Where protocol and student come from; None: distill-hub itself, or timm.
+    protocol_package: PackageRecord | None = None
+    student_package: PackageRecord | None = None
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1)
     score: Score
     baselines: dict[str, Score] = Field(default_factory=dict)  # e.g. "random real", at the same IPC; and other trainings

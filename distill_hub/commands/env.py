@@ -15,6 +15,8 @@ import distill_hub
 from distill_hub.config import InputError
 from distill_hub.disk.files import cache_dir
 from distill_hub.hub import address, read_token
+from distill_hub.making.packages import more_methods
+from distill_hub.networks.names import more_networks, more_protocols
 from distill_hub.options.commands import EnvConfig
 from distill_hub.running.console import size_text
 
@@ -56,6 +58,7 @@ def run(config: EnvConfig) -> None:
         "token": _token(),
         **{name: os.environ[name] for name in VARIABLES if name in os.environ},
         **_versions(),
+        **_extensions(),
     }
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
@@ -79,6 +82,18 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+def _extensions() -> dict[str, str]:
+    """Return what other packages add."""
+    facts = {}
+    for kind, more in (("methods", more_methods), ("protocols", more_protocols), ("networks", more_networks)):
+        try:
+            found = [f"{own.name} ({own.origin})" for own in more().values()]
+        except InputError as error:
+            found = [str(error)]
+        facts |= {f"other {kind}": ", ".join(found)} if found else {}
+    return facts
 
 
 def _gpus() -> str:

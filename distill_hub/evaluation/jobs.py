@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.config import InputError
 from distill_hub.networks.build import check_student
+from distill_hub.networks.names import more_networks, more_protocols
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.protocols import protocol as protocol_named
 
@@ -18,6 +19,9 @@ class Request:
         protocol: Name of a protocol; needed where the set has no record.
         students: Names of networks, comma-separated; default: as recorded, or what suits the image size.
         repeats: Students per set, with seeds 0, 1, ...; default 3 where protocol or students are given.
+        baselines: Real images that are trained on, too, see `scores.trials_of`, comma-separated; default: random ones where
+            there is no claim of the set's author, which brought its own.
+        baseline_dynamics: See `Baselines.dynamics`.
         teacher: Name for `load_classifier`, or 'auto' to fit one; for protocols whose labels a teacher gives.
         teacher_revision: Branch, tag or commit of the teacher on the Hub.
         compile: Compile the students.
@@ -26,6 +30,7 @@ class Request:
         real_accuracy: For LRS: accuracy, a fraction, of the student on all real data with hard labels; else it is trained.
         full_data: Also train students on all real images, with hard labels.
         mmd: Also measure the distance of the teacher's embeddings of the set to those of the real images.
+        save_students: Folder to keep the trained students in; None: they are measured and forgotten.
         check: Whether each is to be compared with a claim of the set's author.
         dry_run: Print what it would take, and measure nothing.
     """
@@ -33,6 +38,8 @@ class Request:
     protocol: str | None = None
     students: str | None = None
     repeats: int | None = None
+    baselines: str | None = None
+    baseline_dynamics: str = "auto"
     teacher: str | None = None
     teacher_revision: str | None = None
     compile: bool = False
@@ -41,6 +48,7 @@ class Request:
     real_accuracy: float | None = None
     full_data: bool = False
     mmd: bool = False
+    save_students: str | None = None
     check: bool = False
     dry_run: bool = False
 
@@ -53,6 +61,28 @@ class Job:
     student: str
     seeds: Sequence[int]
     claim: EvaluationRecord | None = None  # the author's, of the same
+
+
+def _check_packages(claim: EvaluationRecord) -> None:
+    """Refuse what a claim was measured with that comes from a package which is not installed here."""
+    if claim.protocol_package:
+        claim.protocol_package.check("protocols", claim.protocol, more_protocols().get(claim.protocol))
+    if claim.student_package:
+        claim.student_package.check("networks", claim.student, more_networks().get(claim.student))
+
+
+def other_versions(jobs: Sequence[Job]) -> list[str]:
+    """Say which packages of protocols and students are here in other versions than the claims were measured with."""
+    lines = {}
+    for claim in (job.claim for job in jobs if job.claim):
+        pairs = (
+            (claim.protocol_package, more_protocols().get(claim.protocol)),
+            (claim.student_package, more_networks().get(claim.student)),
+        )
+        for then, now in pairs:
+            if then and now and then.version != now.version:
+                lines[then.name] = f"{then.name}: its author measured with version {then.version}, here is {now.version}"
+    return [*lines.values()]
 
 
 def jobs_of(
@@ -69,17 +99,20 @@ def jobs_of(
         how: What is asked for.
 
     Raises:
-        InputError: For an unknown protocol or student, a student that cannot be trained on such images, and where a claim is
-            to be checked and there is none.
+        InputError: For an unknown protocol or student, one of a package that is not installed, a student that cannot be
+            trained on such images, and where a claim is to be checked and there is none.
     """
     here = [claim for claim in claims if claim.views_sha256 in (None, views)]
 
     def rules_of(claim: EvaluationRecord) -> Protocol:
+        _check_packages(claim)
         return protocol_named(claim.protocol, claim.protocol_version).resolved(views=claim.views_sha256 is not None)
 
     if claims and how.protocol is how.students is how.repeats is None:
         jobs = [Job(rules_of(c), c.student, c.seeds, c if c in here else None) for c in claims]
     else:
+        if claims and not how.protocol:
+            _check_packages(claims[0])
         rules = protocol_named(how.protocol or (claims[0].protocol if claims else "quick")).resolved(views=bool(views))
         kind = rules.name, rules.version, rules.labels == "views"
         same = {c.student: c for c in here if (c.protocol, c.protocol_version, c.views_sha256 is not None) == kind}

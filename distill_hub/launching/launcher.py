@@ -18,6 +18,7 @@ import yaml
 from distill_hub.config import InputError, launch, options, refusing, say_loading
 from distill_hub.ending import end_on_signals, fail, interrupted
 from distill_hub.launching.recipes import Recipe, find_recipe, recipes_folder, titles, words
+from distill_hub.making.packages import more_methods
 from distill_hub.options.launch import LaunchOptions
 from distill_hub.starter import as_starter
 
@@ -63,7 +64,7 @@ def with_launch_options(config_class: type) -> type:
 
 
 def _overview() -> str:
-    known = titles()
+    known = {**titles(), **_others()}
     width = max(map(len, known))
     return "\n".join(
         [
@@ -75,6 +76,14 @@ def _overview() -> str:
             f"these files and others lie in the folders configs and accelerate of {recipes_folder()}",
         ]
     )
+
+
+def _others() -> dict[str, str]:
+    """Return what other packages add, by name, each with the line that says whose it is."""
+    try:
+        return {name: f"of the package {found.origin}" for name, found in more_methods().items()}
+    except InputError as error:
+        return {"error": str(error)}
 
 
 def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
@@ -146,7 +155,7 @@ def _start(recipe: Recipe, config: Any, how: LaunchOptions) -> None:
     given = [part for name, value in named.items() if value is not None for part in (f"--{name}", str(value))]
     batches = [f.name for f in dataclasses.fields(config) if f.name.endswith("batch_size")]
     lower = " or ".join(f"--{name}" for name in ("num_processes", *batches))
-    _hand_over([*several, *given], [str(recipe.file), *words(config)], lower)
+    _hand_over([*several, *given], [*recipe.start, *words(config)], lower)
 
 
 def _read_launch_file(file: Path | None) -> Any:

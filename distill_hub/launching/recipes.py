@@ -1,72 +1,91 @@
-"""The recipes that come with the package: which there are, what each one takes, and how Python runs one."""
+"""The recipes, ours and those of other packages: which there are, what each one takes, and how Python runs one.
+
+`python -m distill_hub.launching.recipes NAME` is how a launcher starts one of another package.
+"""
 
 import ast
 import dataclasses
+import inspect
 import runpy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill_hub.config import Done, InputError, check_settings, from_values, nearest
+from distill_hub.config import Done, InputError, check_settings, from_values, launch, nearest
 from distill_hub.disk.files import shipped
 from distill_hub.disk.lock import release_all
+from distill_hub.extensions import Extension
+from distill_hub.making.packages import more_methods
 from distill_hub.options.shared import SetOptions
 
 if TYPE_CHECKING:
     from distill_hub.evaluation.reevaluate import DistilledSet
 
+_MODULE = "distill_hub.launching.recipes"  # this one, which is called __main__ when it is run
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe: its file, and what is in it."""
+    """A recipe, and how a launcher starts it."""
 
-    file: Path
+    name: str
+    start: tuple[str, ...]  # words for Accelerate's launcher, before the recipe's own options
     main: Callable[[Any], Path | None]  # from settings to the folder of the set; None after a dry run, and of other recipes
     config_class: type[Any]  # of the settings
     description: str
 
-    @property
-    def name(self) -> str:
-        """What it is called: its file without `.py`."""
-        return self.file.stem
-
 
 def titles() -> dict[str, str]:
-    """Return all recipes by name, each with the line that says what it does. None of them is executed."""
+    """Return our own recipes by name, each with the line that says what it does. None of them is executed."""
     files = sorted(recipes_folder().glob("*.py"))
     lines = {file.stem: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "" for file in files}
     return {name: text.split("\n")[0] for name, text in lines.items()}
 
 
 def find_recipe(name: str, field: str = "recipe") -> Recipe:
-    """Return a recipe by its name. It imports no torch before its `main` is called.
+    """Return a recipe by its name. Ours import no torch before their `main` is called.
 
     Args:
-        name: Its file without `.py`.
+        name: Its file without `.py`; of another package's what its entry point is called.
         field: What the name comes from, for the error.
 
     Raises:
-        InputError: When there is none of that name, or the recipes are not there.
+        InputError: When there is none of that name, its package is broken, or our own are not there.
     """
-    known = titles()
-    if name not in known:
-        raise InputError(field, name, f"there are the recipes {', '.join(known)}{nearest(str(name), list(known))}")
-    file = recipes_folder() / f"{name}.py"
-    content = runpy.run_path(str(file))
-    main = content["main"]
-    return Recipe(file, main, main.__annotations__["config"], content["__doc__"])
+    if name in titles():
+        file = recipes_folder() / f"{name}.py"
+        content = runpy.run_path(str(file))
+        main = content["main"]
+        return Recipe(name, (str(file),), main, main.__annotations__["config"], content["__doc__"])
+    if found := more_methods().get(name):
+        return _of_package(found)
+    known = [*titles(), *more_methods()]
+    raise InputError(field, name, f"there are the recipes {', '.join(known)}{nearest(str(name), known)}")
+
+
+def _of_package(found: Extension) -> Recipe:
+    """Return the recipe that an entry point names: a module with a docstring and `main(config)`."""
+    module = found.load()
+    main = getattr(module, "main", None)
+    if not callable(main):
+        raise found.broken(f"{found.entry.value} has no function main(config)")
+    config_class = inspect.get_annotations(main, eval_str=True).get("config")
+    if not (isinstance(config_class, type) and dataclasses.is_dataclass(config_class)):
+        raise found.broken("the argument `config` of its main is annotated with no dataclass")
+    return Recipe(found.name, ("--module", _MODULE, found.name), main, config_class, module.__doc__ or "")
 
 
 def find_set_recipe(name: str, field: str = "recipe") -> Recipe:
     """Return a recipe that makes a distilled set; see `find_recipe`.
 
     Raises:
-        InputError: When there is none of that name, or it makes something else.
+        InputError: See `find_recipe`; or when it makes something else.
     """
     recipe = find_recipe(name, field)
     if not issubclass(recipe.config_class, SetOptions):
-        raise InputError(field, name, f"{recipe.file.name} makes no distilled sets")
+        raise InputError(field, name, "this recipe makes no distilled sets")
     return recipe
 
 
@@ -131,3 +150,8 @@ def make(recipe: str, **settings: Any) -> "DistilledSet | None":
     from distill_hub.evaluation.reevaluate import load_distilled
 
     return load_distilled(folder)
+
+
+if __name__ == "__main__":
+    found = find_recipe(sys.argv[1])
+    launch(found.main, found.config_class, found.description, sys.argv[2:])

@@ -18,6 +18,7 @@ from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source, check_ipc, load_source
 from distill_hub.evaluation.views import epochs_of_views, offer
 from distill_hub.making.matching import check_matching, check_precision
+from distill_hub.making.packages import package_of
 from distill_hub.making.space import check_space, has_free_pixels, open_space
 from distill_hub.matching.space import Space
 from distill_hub.networks.names import small_networks, student_name
@@ -137,7 +138,7 @@ class Setup:
         selector: SelectorRecord | None = None,
     ) -> Manifest:
         return describe(
-            self.run, self.source, self.name, method_record(facts, recorded(self.config), notes),
+            self.run, self.source, self.name, method_record(facts, recorded(self.config), notes, package_of(facts["name"])),
             generator=generator, generator_classes=class_ids, prompts=prompts,
             teacher=self.teacher_record, teacher_classes=teacher_classes(self.teacher), selector=selector,
             ipc=self.config.ipc, image_size=self.image_size, tiles=self.tiles, seed=self.config.seed,
@@ -207,6 +208,8 @@ def begin(
     # Two methods may take the same options, and finished work of other images is of no use.
     fingerprints = {"source_fingerprint": source.fingerprint, "test_fingerprint": source.test.fingerprint}
     settings = {**resolved(config), "method": method, **fingerprints}
+    if package := package_of(method):  # what another version of it made is of no use, either
+        settings["package"] = package.model_dump()
     rules = protocol_named(config.protocol)
     images = config.ipc * len(source.classes) * (_tiles(config, size) or 1) ** 2
     stores_views = epochs_of_views(config, rules, images, len(source.classes), size) > 0

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from distill_hub.config import InputError, refusing
-from distill_hub.networks.names import CONVNET, INSTANCE_NORM, TORCHVISION, refuse_network, student_name
+from distill_hub.extensions import Extension
+from distill_hub.networks.names import CONVNET, INSTANCE_NORM, TORCHVISION, more_networks, refuse_network, student_name
 
 
 class InstanceNorm(nn.GroupNorm):
@@ -143,7 +144,8 @@ def build(name: str, num_classes: int, image_size: int, *, field: str = "student
 
     Args:
         name: 'convnet-D', 'convnet-D-bn' or, with a width other than 128, 'convnet-D-wW' and 'convnet-D-wW-bn', a key of
-            `INSTANCE_NORM` or `TORCHVISION`, or 'timm/NAME' with any architecture of timm; 'bn' stands for BatchNorm.
+            `INSTANCE_NORM` or `TORCHVISION`, 'timm/NAME' with any architecture of timm, or what another package adds; 'bn'
+            stands for BatchNorm.
         num_classes: Number of classes.
         image_size: Side of the square images, in pixels.
         field: Option to blame.
@@ -160,6 +162,8 @@ def build(name: str, num_classes: int, image_size: int, *, field: str = "student
         return ResNet(num_classes, image_size, **INSTANCE_NORM[name])
     if name in TORCHVISION:
         return _torchvision(name, num_classes, image_size)
+    if not name.startswith("timm/") and (found := more_networks().get(name)):
+        return _of_package(found, num_classes, image_size)
     import timm  # takes seconds, as torchvision does
 
     architecture = name.removeprefix("timm/")
@@ -168,6 +172,17 @@ def build(name: str, num_classes: int, image_size: int, *, field: str = "student
         fixed = {"img_size": image_size} if config and config.fixed_input_size else {}  # only these take a size
         return timm.create_model(architecture, num_classes=num_classes, **fixed)
     refuse_network(name, field, [f"timm/{known}" for known in timm.list_models()])
+
+
+def _of_package(found: Extension, num_classes: int, image_size: int) -> nn.Module:
+    """Build a network of another package: what its entry point names is called with number of classes and image size."""
+    function = found.load()
+    if not callable(function):
+        raise found.broken(f"{found.entry.value} is no function of the number of classes and the image size")
+    model = function(num_classes, image_size)
+    if not isinstance(model, nn.Module):
+        raise found.broken(f"{found.entry.value} returns no torch.nn.Module, but {type(model).__name__}")
+    return model
 
 
 def _torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:

@@ -4,13 +4,14 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
+from distill_hub import extensions
 from distill_hub.config import InputError, nearest
 
-ProtocolName = Literal[
+PROTOCOLS = (
     "quick", "dsa-hard", "dsa-soft", "idc-hard", "idc-hard-100", "rded-soft", "kd", "fkd", "sre2l", "lpld", "lpqld", "edc"
-]
+)  # fmt: skip
 WITH_BATCH_NORM = ("rded-soft", "fkd", "sre2l", "lpld", "lpqld", "edc")  # protocols whose papers' students have BatchNorm
 
 # Networks: the arguments of `build.ResNet`, and names in torchvision.
@@ -43,6 +44,21 @@ def is_own(name: str) -> bool:
     return CONVNET.fullmatch(name) is not None or name in INSTANCE_NORM or name in TORCHVISION
 
 
+def more_networks() -> dict[str, extensions.Extension]:
+    """Return the networks of other packages, by name; see `extensions.installed`."""
+    return extensions.installed("networks", is_own)
+
+
+def more_protocols() -> dict[str, extensions.Extension]:
+    """Return the protocols of other packages, by name; see `extensions.installed`."""
+    return extensions.installed("protocols", PROTOCOLS.__contains__)
+
+
+def is_built(name: str) -> bool:
+    """Return whether a network is one of our own or of another package, not of timm's."""
+    return is_own(name) or name in more_networks()
+
+
 def student_name(name: str, image_size: int) -> str:
     """Resolve 'auto' to the ConvNet whose depth suits the image: 2 at 16 px, 3 at 32, 4 at 64, 5 at 128, 6 at 224."""
     return f"convnet-{max(1, round(math.log2(image_size)) - 2)}" if name == "auto" else name
@@ -60,8 +76,24 @@ def small_networks(image_size: int) -> tuple[str, ...]:
 
 def refuse_network(name: str, field: str, more: Sequence[str] = ()) -> NoReturn:
     """Say that there is no network of that name; `more` names may be what was meant."""
-    ours = ["convnet-D", "convnet-D-bn", "convnet-D-wW-bn", *INSTANCE_NORM, *TORCHVISION]
-    raise InputError(field, name, f"known: {', '.join(ours)}, timm/NAME{nearest(name, [*ours, *more])}")
+    known = ["convnet-D", "convnet-D-bn", "convnet-D-wW-bn", *INSTANCE_NORM, *TORCHVISION, *more_networks()]
+    raise InputError(field, name, f"known: {', '.join(known)}, timm/NAME{nearest(name, [*known, *more])}")
+
+
+def refuse_protocol(name: str) -> NoReturn:
+    """Say that there is no protocol of that name."""
+    known = [*PROTOCOLS, *more_protocols()]
+    raise InputError("protocol", name, f"known: {', '.join(known)}{nearest(name, known)}")
+
+
+def check_protocol(name: str) -> None:
+    """Refuse a name that no protocol has, be it of ours or of another package.
+
+    Raises:
+        InputError: Naming what is known.
+    """
+    if name not in PROTOCOLS and name not in more_protocols():
+        refuse_protocol(name)
 
 
 def check_network(name: str, field: str) -> None:
@@ -70,25 +102,27 @@ def check_network(name: str, field: str) -> None:
     Raises:
         InputError: Naming what is known; it blames the option `field`.
     """
-    if name != "auto" and not is_own(name) and not name.startswith("timm/"):
+    if name != "auto" and not name.startswith("timm/") and not is_built(name):
         refuse_network(name, field)
 
 
-def split_students(names: str, protocol: str | None) -> list[str]:
+def split_students(names: str, protocol: str | None, *, with_batch_norm: bool | None = None) -> list[str]:
     """Split a comma-separated list of students.
 
     Args:
         names: Names of networks, 'auto' among them.
         protocol: What they are trained by, where that is known.
+        with_batch_norm: Whether its papers' students have BatchNorm; default: as known of our own.
 
     Raises:
         InputError: For an unknown student, or one that the protocol's papers use with another norm: the name alone would
             mislead.
     """
     students = [name.strip() for name in names.split(",")]
+    with_batch_norm = protocol in WITH_BATCH_NORM if with_batch_norm is None else with_batch_norm
     for name in students:
         check_network(name, "students")
-        if protocol in WITH_BATCH_NORM and name.startswith(("convnet-", "resnet-")) and not name.endswith("-bn"):
+        if with_batch_norm and name.startswith(("convnet-", "resnet-")) and not name.endswith("-bn"):
             raise InputError("students", name, f"it has instance norm; students of {protocol} have BatchNorm: {name}-bn")
     return students
 

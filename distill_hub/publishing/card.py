@@ -18,7 +18,7 @@ from distill_hub.artifact.cost import cost_parts, own_stages, total_cost
 from distill_hub.artifact.find import folder_bytes
 from distill_hub.artifact.findings import warnings
 from distill_hub.artifact.manifest import ClassRecord, Manifest
-from distill_hub.artifact.names import CORESETS, REAL_IMAGES, RECIPES, model_name, set_title, source_name
+from distill_hub.artifact.names import CORESETS, RECIPES, is_synthetic, model_name, set_title, source_name
 from distill_hub.artifact.records import RANDOM, REAL, EvaluationRecord
 from distill_hub.artifact.schema import features
 from distill_hub.artifact.source import SourceRecord
@@ -26,6 +26,7 @@ from distill_hub.disk.files import shipped, slug
 from distill_hub.hub import address, page_of
 from distill_hub.publishing.markdown import attribute, code, fenced, link, one_line, plain
 from distill_hub.publishing.plots import preview_width
+from distill_hub.publishing.tags import card_tags
 from distill_hub.running.console import duration, size_text
 from distill_hub.views.columns import stored_name, view_features
 
@@ -92,7 +93,7 @@ def render_card(
         yaml=_card_data(manifest, size_bytes).to_yaml(),
         m=manifest,
         title=set_title(manifest),
-        is_synthetic=is_synthetic(manifest),
+        is_synthetic=is_synthetic(manifest.method),
         headline=(headline := headline_of(evaluations)),
         rivals=_rivals(headline) if headline else {},
         evaluations=evaluations,
@@ -118,11 +119,6 @@ def render_card(
         bibtex=cited(manifest.method.bibtex, source.bibtex),
     )
     return str(DatasetCard(text))  # which refuses broken YAML
-
-
-def is_synthetic(manifest: Manifest) -> bool | None:
-    """Whether a set's images are synthetic, not real ones or crops of them; None: not known."""
-    return None if manifest.method.name == "unknown" else manifest.method.name not in REAL_IMAGES
 
 
 def headline_of(evaluations: Sequence[EvaluationRecord]) -> EvaluationRecord | None:
@@ -217,10 +213,10 @@ def _card_data(manifest: Manifest, size_bytes: Mapping[str, int]) -> DatasetCard
     data = DatasetCardData(
         **license_fields(manifest.license),
         pretty_name=set_title(manifest),
-        tags=["dataset-distillation", "distill-hub", manifest.method.name, f"ipc-{manifest.ipc}"],
+        tags=card_tags(manifest),
         task_categories=["image-classification"],
         task_ids=["multi-class-image-classification"],
-        annotations_creators=["found" if is_hard and is_synthetic(manifest) is False else "machine-generated"],
+        annotations_creators=["found" if is_hard and is_synthetic(manifest.method) is False else "machine-generated"],
         size_categories=[next((name for limit, name in SIZE_CATEGORIES if rows < limit), "1M<n<10M")],
         source_datasets=[manifest.source.hub_id or "original"],
     )

@@ -10,7 +10,6 @@ from distill_hub.artifact.names import model_name, source_name
 from distill_hub.data.classes import SourceClass
 from distill_hub.disk.files import folder_name
 from distill_hub.hub import RemoteSet, fetch, page_of
-from distill_hub.networks.names import is_own
 from distill_hub.publishing.card import fill_template, license_fields, source_argument, test_split
 from distill_hub.publishing.destination import Content, Gate, Kind, Publication, check_destination, commit
 from distill_hub.publishing.markdown import link
@@ -38,7 +37,7 @@ def classifier_card(record: ClassifierRecord, *, location: str, published: bool 
     """
     if record.trained_on:
         return student_card(record, location=location)
-    source, by_timm, base = record.source, not is_own(record.network), record.pretrained
+    source, by_timm, base = record.source, record.network.startswith("timm/"), record.pretrained
     on_hub = base is not None and base.revision is not None
     data = ModelCardData(
         **license_fields(base.license if base else None),

@@ -6,7 +6,6 @@ from huggingface_hub.utils import yaml_dump
 from distill_hub.artifact.classifier import ClassifierRecord, name_of
 from distill_hub.artifact.names import source_name
 from distill_hub.hub import page_of
-from distill_hub.networks.names import is_own
 from distill_hub.publishing.card import fill_template, source_argument, test_split
 from distill_hub.publishing.markdown import code, link
 
@@ -40,7 +39,7 @@ def student_card(record: ClassifierRecord, *, location: str) -> str:
         source_url=page,
     )
     data = ModelCardData(
-        library_name="distill-hub" if is_own(record.network) else "timm",
+        library_name="timm" if record.network.startswith("timm/") else "distill-hub",
         pipeline_tag="image-classification",
         datasets=[own.hub_id] if own.hub_id else None,
         tags=["image-classification", "dataset-distillation", "distill-hub", "student"],

@@ -15,10 +15,10 @@ from typing import Literal
 
 from distill_hub.augmentation.augment import Augmentation
 from distill_hub.augmentation.dsa import operations
-from distill_hub.config import InputError, nearest
+from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.networks.build import check_student
-from distill_hub.networks.names import WITH_BATCH_NORM, split_students, student_name
+from distill_hub.networks.names import WITH_BATCH_NORM, more_protocols, refuse_protocol, split_students, student_name
 from distill_hub.training.edc import edc
 from distill_hub.training.post_training import fkd, lpld, lpqld, sre2l
 from distill_hub.training.settings import Settings, Task
@@ -33,6 +33,7 @@ class Protocol:
     settings: Callable[[Task], Settings]
     # As in `Settings`; "views or teacher": those of stored views where the set has them, else a teacher's.
     labels: Literal["hard", "soft", "teacher", "views", "views or teacher"]
+    with_batch_norm: bool = False  # whether students that have BatchNorm or instance norm are meant with BatchNorm
 
     def resolved(self, *, views: bool) -> "Protocol":
         """Return the protocol for one set, which has stored views or not: where its labels come from is settled then."""
@@ -51,8 +52,9 @@ class Protocol:
         Raises:
             InputError: See `networks.names.split_students`.
         """
-        auto = "resnet-18-bn" if self.name in WITH_BATCH_NORM else student_name("auto", image_size)
-        return list(dict.fromkeys(auto if name == "auto" else name for name in split_students(names, self.name)))
+        auto = "resnet-18-bn" if self.with_batch_norm else student_name("auto", image_size)
+        named = split_students(names, self.name, with_batch_norm=self.with_batch_norm)
+        return list(dict.fromkeys(auto if name == "auto" else name for name in named))
 
     def check_students(self, names: str, num_classes: int, image_size: int) -> None:
         """Refuse students that cannot be trained on such images.
@@ -263,7 +265,7 @@ def _rded_soft(task: Task) -> Settings:
 
 
 PROTOCOLS = {
-    known.name: known
+    known.name: dataclasses.replace(known, with_batch_norm=known.name in WITH_BATCH_NORM)
     for known in (
         Protocol("quick", 2, _quick, "hard"),
         Protocol("dsa-hard", 1, _dsa_hard, "hard"),
@@ -282,15 +284,18 @@ PROTOCOLS = {
 
 
 def protocol(name: str, version: int | None = None) -> Protocol:
-    """Return a protocol by name.
+    """Return a protocol by name, be it of ours or of another package.
 
     Raises:
-        InputError: When it is unknown, or known in another version than the one asked for.
+        InputError: When it is unknown, or known in another version than the one asked for; or its package is broken.
     """
-    if name not in PROTOCOLS:
-        raise InputError("protocol", name, f"known: {', '.join(PROTOCOLS)}{nearest(name, list(PROTOCOLS))}")
-    found = PROTOCOLS[name]
+    found, whose = PROTOCOLS.get(name), "this version of distill_hub"
+    if found is None:
+        known = more_protocols().get(name) or refuse_protocol(name)
+        found, whose = known.load(), known.origin
+        if not (isinstance(found, Protocol) and found.name == name):
+            raise known.broken(f"{known.entry.value} is no Protocol of that name")
     if version not in (None, found.version):
-        valid = f"this version of distill_hub knows version {found.version}; --protocol {name} scores the set under that one"
+        valid = f"{whose} knows version {found.version}; --protocol {name} scores the set under that one"
         raise InputError("protocol", f"{name} version {version}", valid)
     return found

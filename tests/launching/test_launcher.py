@@ -57,7 +57,7 @@ def test_every_recipe_is_listed_with_what_it_does(monkeypatch, capsys):
 @pytest.mark.parametrize("name", titles())
 def test_a_recipe_says_what_it_takes(name):
     found = find_recipe(name)
-    assert found.file == ROOT / "recipes" / f"{name}.py" and found.name == name
+    assert found.start == (str(ROOT / "recipes" / f"{name}.py"),) and found.name == name
     assert dataclasses.is_dataclass(found.config_class) and found.description.startswith(titles()[name])
     own, launch = ({f.name for f in dataclasses.fields(c)} for c in (found.config_class, LaunchOptions))
     assert not own & launch, "a word of both would reach only one"

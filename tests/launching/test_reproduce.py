@@ -28,7 +28,8 @@ from distill_hub.cli import main
 from distill_hub.config import LOADING, check_settings, parse, resolved
 from distill_hub.generating.kinds import FITTED_KINDS
 from distill_hub.launching import reproduce as module
-from distill_hub.launching.reproduce import Difference, compare, make_words, reproduce
+from distill_hub.launching.reproduce import Difference, compare, reproduce
+from distill_hub.launching.words import make_words
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import ReproduceConfig
 from distill_hub.options.minimax import MinimaxConfig
@@ -473,7 +474,7 @@ def test_processes_and_precision_are_as_recorded_where_there_are_devices(manifes
         ({"method": ("kcentre", {"ipc": 2})}, ["method.name", "'kcentre'", "did you mean 'kcenter'"]),
         ({"method": ("fit_generator", {"fit_seed": 0})}, ["method.name", "makes no distilled sets"]),
         ({"method": ("random", {"ipc": 2, "teacher_epoch": 3})}, ["'teacher_epoch'", "did you mean 'teacher_epochs'"]),
-        ({"method": ("random", {"ipc": 2, "output_dir": "/"})}, ["'output_dir'", "random_real.py has no such option"]),
+        ({"method": ("random", {"ipc": 2, "output_dir": "/"})}, ["'output_dir'", "random_real has no such option"]),
         ({"method": ("random", {"ipc": "two"})}, ["ipc", "'two'", "> 0"]),
         ({"method": ("random", {"source_revision": "\x1b[2J"})}, ["manifest.json", "control characters"]),
         ({"method": ("random", {"teacher": "photos-teacher"})}, ["teacher: 'photos-teacher'", "pass --teacher"]),

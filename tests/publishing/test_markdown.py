@@ -78,8 +78,9 @@ def test_a_card_shows_and_does_nothing(artifact, text):
     environment = manifest.environment.model_copy(update={"hardware": text, "packages": {text: text}, "python": text})
     update = {"source": source, "method": method, "classes": classes, "environment": environment}
     hostile = manifest.model_copy(update=update | {"superseded_by": text, "license": text})
-    card = render_card(hostile, records, location=str(artifact), files=find(artifact).files)
-    usual = render_card(manifest, records, location=str(artifact), files=find(artifact).files)
+    files = {**find(artifact).files, "assets/preview.png": 1}
+    card = render_card(hostile, records, location=str(artifact), files=files)
+    usual = render_card(manifest, records, location=str(artifact), files=files)
     data, body = front_matter(card)
     assert data["dataset_info"]["features"][1]["dtype"]["class_label"]["names"]["0"] == f"{text}0"
     headings = re.compile("^#+ .*", re.MULTILINE)

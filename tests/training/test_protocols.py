@@ -8,6 +8,7 @@ import torch
 from distill_hub.augmentation.augment import Augmentation
 from distill_hub.config import InputError
 from distill_hub.data.known import KNOWN, NORMALIZATIONS
+from distill_hub.networks import names
 from distill_hub.options.shared import EvaluationOptions
 from distill_hub.training.post_training import FKD_EPOCHS, fkd_batch_size
 from distill_hub.training.protocols import PROTOCOLS, idc_epochs, protocol
@@ -25,8 +26,9 @@ def settings(name, *, ipc=10, classes=10, size=224, student="resnet-18-bn", sour
 
 
 def test_the_protocols_are_those_the_options_name():
+    assert tuple(PROTOCOLS) == names.PROTOCOLS
     field = next(f for f in dataclasses.fields(EvaluationOptions) if f.name == "protocol")
-    assert list(PROTOCOLS) == list(field.type.__args__)
+    assert all(f" {name} (" in f" {field.metadata['help']}" for name in PROTOCOLS)
     assert [name for name in PROTOCOLS if settings(name).non_standard] == ["quick"]
 
 
