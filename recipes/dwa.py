@@ -19,9 +19,9 @@ def main(config: DwaConfig) -> Path | None:
     """Draw real images, optimise their pixels batch by batch, label, package and score."""
     import torch
 
+    from distill_hub.coresets.select import draw
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
-    from distill_hub.methods import coresets
     from distill_hub.methods.candidates import keep
     from distill_hub.methods.losses import loss_note
     from distill_hub.recovery import dwa
@@ -31,7 +31,7 @@ def main(config: DwaConfig) -> Path | None:
     setup = set_up(config, "dwa", batch_norm=True)
     names, train = setup.source.class_names, setup.source.train
     drawn = [
-        rows[coresets.draw(len(rows), config.ipc, draw_seed(config.seed, "start", name)).numpy()]
+        rows[draw(len(rows), config.ipc, draw_seed(config.seed, "start", name)).numpy()]
         for name, rows in zip(names, train.by_class, strict=True)
     ]
 

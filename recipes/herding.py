@@ -10,20 +10,21 @@ The embeddings are the teacher's: what its last layer sees.
 from pathlib import Path
 
 from distill_hub.config import launch
-from distill_hub.options.coresets import CoresetConfig
+from distill_hub.options.coresets import EmbeddingCoresetConfig
 
 
-def main(config: CoresetConfig) -> Path | None:
+def main(config: EmbeddingCoresetConfig) -> Path | None:
     """Choose the images of every class that keep its mean, label, package and score them."""
+    from distill_hub.coresets.facts import FACTS
+    from distill_hub.coresets.select import herding
     from distill_hub.making.by_class import choose_by_embedding
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
-    from distill_hub.methods import coresets
 
-    setup = set_up(config, coresets.HERDING["name"])
-    stage = choose_by_embedding(setup, coresets.herding)
-    return package_and_score(setup, stage, setup.manifest(coresets.HERDING))
+    setup = set_up(config, "herding")
+    stage = choose_by_embedding(setup, herding)
+    return package_and_score(setup, stage, setup.manifest(FACTS["herding"]))
 
 
 if __name__ == "__main__":
-    launch(main, CoresetConfig, __doc__)
+    launch(main, EmbeddingCoresetConfig, __doc__)

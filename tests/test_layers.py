@@ -17,6 +17,7 @@ FLOORS = [
     ["generators"],
     ["generating"],
     ["conversion"],
+    ["coresets"],
     ["options"],
     ["methods", "matching", "guidance", "artifact"],
     ["recovery", "views"],

@@ -81,6 +81,11 @@ def classifier_name(source: str, network: str) -> str:
     return f"{slug(source)}-{network.removeprefix('timm/')}"
 
 
+def student_name(protocol: str, version: int, network: str, seed: int) -> str:
+    """Return the name of a student's folder among those of its set: <protocol>-v<version>-<network>-seed<seed>."""
+    return f"{protocol}-v{version}-{network.replace('/', '-')}-seed{seed}"
+
+
 def name_of(record: ClassifierRecord, source: str) -> str:
     """Return the name of a classifier, used for its repository; a student's is called after its set and training.
 
@@ -88,11 +93,6 @@ def name_of(record: ClassifierRecord, source: str) -> str:
         record: Of the classifier.
         source: What its source is called, see `names.source_name`.
     """
-    own = record.trained_on
-    return f"{own.name}-{student_folder(record)}" if own else classifier_name(source, record.network)
-
-
-def student_folder(record: ClassifierRecord) -> str:
-    """Return the name of a student's folder among those of its set: <protocol>-v<version>-<network>-seed<seed>."""
-    own = record.trained_on
-    return f"{own.protocol}-v{own.protocol_version}-{record.network.replace('/', '-')}-seed{own.seed}"
+    if own := record.trained_on:
+        return f"{slug(own.name)}-{student_name(own.protocol, own.protocol_version, record.network, own.seed)}"
+    return classifier_name(source, record.network)

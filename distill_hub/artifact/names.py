@@ -1,15 +1,17 @@
 """What records and cards call sources, models and sets."""
 
 from pathlib import PurePath
+from typing import get_args
 
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.source import SourceRecord
+from distill_hub.coresets.names import CORESETS as CORESETS
+from distill_hub.coresets.names import CoresetMethod
 from distill_hub.data.known import FITTED
 from distill_hub.disk.files import slug
 from distill_hub.kinds import is_path, local_name
 
-# Methods that choose real images by a score, and what records call them as baselines.
-CORESETS = ("herding", "kcenter", "el2n", "forgetting", "aum", "ccs", "facility-location", "kmeans")
+REAL_IMAGES = ("random", *CORESETS, "rded")  # methods whose sets hold real images, or crops of them, as they are
 # Of methods that are not called as their recipes are.
 RECIPES = {
     "random": "random_real",
@@ -23,6 +25,7 @@ RECIPES = {
     "dream": "idc",
     "tesla": "mtt",
     "datm": "mtt",
+    **dict.fromkeys(get_args(CoresetMethod), "coreset"),
 }
 
 

@@ -26,7 +26,7 @@ def run(config: CompareConfig) -> None:
         content = json.dumps([group.as_json() for group in groups], indent=2)
         atomic_write(config.json, content.encode())
     if config.html:
-        from distill_hub.comparing.page import render_page  # loads matplotlib
+        from distill_hub.comparing.page import render_page  # loads Pillow and jinja
 
         atomic_write(config.html, render_page(sets, groups).encode())
         show(f"The page is in {config.html}\nNext: open it in a browser; it loads nothing from elsewhere")

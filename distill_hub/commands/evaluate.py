@@ -65,6 +65,8 @@ def run(config: EvaluateConfig) -> None:
             show(f"Submitted to {publication}\n{publication.next_step}")
         else:
             show(_next_step(found))
+        if config.save_students:
+            show(f"The students are in {config.save_students}; `distill-hub push` publishes the folder of one")
 
     comparisons = evaluate(
         found,

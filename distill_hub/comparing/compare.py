@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from distill_hub.artifact.cost import cost_parts, is_whole, total_cost
-from distill_hub.artifact.find import Found, find, folder_bytes, read_description, signed
-from distill_hub.artifact.findings import below_random, collapsed, failures, outside_the_literature
-from distill_hub.artifact.manifest import CostRecord, Manifest
-from distill_hub.artifact.names import model_name, source_name
-from distill_hub.artifact.records import RANDOM, REAL, EvaluationRecord, Score
+from distill_hub.artifact.find import find, read_description, signed
+from distill_hub.artifact.findings import failures, outside_the_literature
+from distill_hub.artifact.names import source_name
+from distill_hub.artifact.records import Score
+from distill_hub.comparing.rows import Coreset, DescribedSet, Row
 from distill_hub.config import InputError
 from distill_hub.text import printable
 
-AUTHOR = "author"
-SEEN: dict[str, Callable[["Row"], Any]] = {  # of one protocol, where it hangs on what the source is said to be
+SEEN: dict[str, Callable[[Row], Any]] = {  # of one protocol, where it hangs on what the source is said to be
     "some students saw mirrored images, others did not": lambda row: (
         augmentation.get("flip") if isinstance(augmentation := row.record.settings.get("augmentation"), dict) else None
     ),
@@ -35,161 +33,17 @@ SEEN: dict[str, Callable[["Row"], Any]] = {  # of one protocol, where it hangs o
 
 
 @dataclass(frozen=True)
-class DescribedSet:
-    """A set as it describes itself."""
-
-    label: str  # what tables call it
-    found: Found
-    manifest: Manifest
-    records: tuple[EvaluationRecord, ...]
-    signed: frozenset[str] = frozenset()  # files of records that came from the account which they name
-
-    @property
-    def data_bytes(self) -> int:
-        """Size of the files in `data/`."""
-        return folder_bytes(self.found.files, "data")
-
-    @property
-    def is_whitened(self) -> bool:
-        """Whether students of the set see whitened images."""
-        return self.manifest.free_pixels is not None and self.manifest.free_pixels.zca is not None
-
-    @cached_property
-    def cost(self) -> dict[str, CostRecord | None]:
-        """What the set and the models that were fitted for it took, by part; see `artifact.cost`."""
-        return cost_parts(self.manifest)
-
-    @property
-    def peak_memory(self) -> tuple[str, int] | None:
-        """Device and largest peak in bytes of one process: of the GPU where there was one."""
-        peaks = self.manifest.environment.peak_memory_bytes if self.manifest.environment else {}
-        return next(((device, peaks[device]) for device in ("cuda", "cpu") if device in peaks), None)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement of one set."""
-
-    set: DescribedSet
-    record: EvaluationRecord
-
-    @property
-    def by(self) -> str:
-        """Who measured: the account that sent the record to the Hub, or one that it merely names."""
-        name = self.record.submitted_by
-        return AUTHOR if name is None else name if self.confirmed else f"{name} (claimed)"
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether the Hub tells that the record came from the account which it names."""
-        return self.record.file_name in self.set.signed
-
-    @property
-    def random(self) -> Score | None:
-        """As many random real images under the same protocol, from the same record."""
-        return self.record.baselines.get(RANDOM)
-
-    @property
-    def real(self) -> float | None:
-        """Mean accuracy after training on all real images with hard labels, where it is on record."""
-        record = self.record
-        trained, ranking = record.baselines.get(REAL), record.dd_ranking
-        return trained.mean if trained else ranking.real_accuracy if ranking else None
-
-    @property
-    def difference(self) -> float | None:
-        """Mean accuracy less that of random real images, a fraction."""
-        return self.record.score.mean - self.random.mean if self.random else None
-
-    @property
-    def p_value(self) -> float | None:
-        """Two-sided p of Welch's t-test of the set's students against those of random real images.
-
-        Welch (1947): the variances are not assumed to be equal. None with fewer than two seeds, or where no seed differs
-        from another, which leaves no scale to measure by.
-        """
-        own, random = self.record.score, self.random
-        if random is None or len(own.last) < 2 or own.std == random.std == 0:
-            return None
-        from scipy.special import stdtr  # not scipy.stats, which takes longer to load than the rest of `compare` to run
-
-        squares = [(score.std**2 / len(score.last), len(score.last) - 1) for score in (own, random)]
-        variance = sum(square for square, _ in squares)  # of the difference of the means
-        freedom = variance**2 / sum(square**2 / degrees for square, degrees in squares)
-        return float(2 * stdtr(freedom, -abs(self.difference) / variance**0.5))
-
-    @property
-    def labeller(self) -> tuple[str, str] | None:
-        """Who gave the labels that the students learned, and a hash that tells two of a name apart; None: hard labels."""
-        manifest, record = self.set.manifest, self.record
-        teacher = record.teacher
-        if record.views_sha256:
-            views = manifest.views
-            if views is None or views.sha256 != record.views_sha256:
-                return "views that are not there any more", record.views_sha256
-            teacher = views.teacher
-        elif record.settings.get("labels") == "soft":
-            if manifest.soft_labels in ("author", "learned"):
-                whose = "its author" if manifest.soft_labels == "author" else "learned with its images"
-                return whose, manifest.content_sha256
-            teacher = manifest.teacher
-        return (model_name(teacher), teacher.sha256) if teacher else None
-
-    @property
-    def replays(self) -> bool:
-        """Whether the students learned stored views; some protocols can do without them, and then train otherwise."""
-        return self.record.views_sha256 is not None
-
-    @property
-    def key(self) -> tuple:
-        """Equal for rows whose accuracies compare."""
-        source, record = self.set.manifest.source, self.record
-        classes = frozenset(c.source_index for c in self.set.manifest.classes)
-        tested = source.identity, source.test_split, source.test_fraction, classes
-        return tested, record.protocol_label, record.student, self.labeller and self.labeller[1], self.replays
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the row with unrounded numbers: accuracies as fractions, sizes in bytes, times in seconds."""
-        manifest, record = self.set.manifest, self.record
-        environment, ranking = manifest.environment, record.dd_ranking
-        return {
-            "location": self.set.found.location,
-            "commit": self.set.found.remote.commit if self.set.found.remote else None,
-            "name": manifest.name,
-            "content_sha256": manifest.content_sha256,
-            "method": manifest.method.name,
-            "ipc": manifest.ipc,
-            "submitted_by": record.submitted_by,
-            "submitted_by_confirmed": self.confirmed if record.submitted_by else None,
-            "seeds": record.seeds,
-            "mean": record.score.mean,
-            "std": record.score.std if len(record.seeds) > 1 else None,
-            "best_mean": record.score.best_mean,
-            "random_real_mean": self.random.mean if self.random else None,
-            "all_real_mean": self.real,
-            "difference": self.difference,
-            "p_value": self.p_value,
-            "below_random_real": below_random(record) is not None if self.random else None,
-            "collapsed_seeds": collapsed(record, manifest),
-            "lrs": ranking.lrs if ranking else None,
-            "ars": ranking.ars if ranking else None,
-            "data_bytes": self.set.data_bytes,
-            "bytes": {"images": size.images, "labels": size.labels, "both": size.both} if (size := record.bytes) else None,
-            "percent_per_mb": record.percent_per_mb,
-            **total_cost(self.set.cost),
-            "cost_is_whole": is_whole(self.set.cost),
-            "cost_parts": {name: part and part.model_dump() for name, part in self.set.cost.items()},
-            "peak_memory_bytes": environment.peak_memory_bytes if environment else None,
-            "hardware": environment.hardware if environment else None,
-        }
-
-
-@dataclass(frozen=True)
 class Group:
-    """Rows whose accuracies compare, best first."""
+    """Rows whose accuracies compare: by images per class, and of as many best first."""
 
-    title: str
+    source: str  # what its students were tested on
+    training: str  # how they were trained: protocol, network, and who gave the labels
     rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        """What the group is called where its source is not said before."""
+        return f"{self.source} · {self.training}"
 
     @property
     def notes(self) -> list[str]:
@@ -199,6 +53,8 @@ class Group:
             notes.append("There is nothing here to compare it with.")
         if len(self.sizes) > 1:
             notes.append("Accuracies compare at the same number of images per class (IPC) only.")
+        for labels in same_content(row.set for row in self.rows):
+            notes.append(f"The same images and labels under several names: {_and(map(printable, labels))}.")
         sides = {row.record.settings.get("image_size", row.set.manifest.image_size) for row in self.rows}
         if len(sides) > 1:
             notes.append(f"Accuracies: students saw images of {_and(sides)} pixels a side.")
@@ -223,11 +79,24 @@ class Group:
         return notes
 
     @property
+    def outside_the_literature(self) -> str | None:
+        """That the protocol is one of nobody else, where it is."""
+        return outside_the_literature(self.rows[0].record)
+
+    @property
+    def failures(self) -> list[str]:
+        """Collapsed students and sets below random images, each with its set."""
+        return [f"{row.set.label}: {line}" for row in self.rows for line in failures(row.record, row.set.manifest)]
+
+    @property
     def warnings(self) -> list[str]:
-        """What nobody may overlook: a protocol of nobody else, collapsed students, sets below random images."""
-        lines = [outside_the_literature(self.rows[0].record)]
-        lines += [f"{row.set.label}: {line}" for row in self.rows for line in failures(row.record, row.set.manifest)]
-        return [line for line in lines if line]
+        """What nobody may overlook."""
+        return [line for line in (self.outside_the_literature, *self.failures) if line]
+
+    @cached_property
+    def best_coresets(self) -> dict[str, Coreset]:
+        """The best coreset of each number of images per class, in words, that has one."""
+        return {row.size: row.best_coreset for row in self.rows if row.best_coreset}
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -289,25 +158,51 @@ def told_apart(sets: Sequence[DescribedSet]) -> list[DescribedSet]:
 
 
 def compare(sets: Sequence[DescribedSet]) -> list[Group]:
-    """Group the records of sets by what compares, best first within a group; groups in the order of the sets."""
+    """Group the records of sets by what compares; groups in the order of the sets, their rows as `Group` says."""
     by_key: dict[tuple, list[Row]] = {}
     for own in sets:
         for record in own.records:
             row = Row(own, record)
             by_key.setdefault(row.key, []).append(row)
-    titles = [_title(rows[0]) for rows in by_key.values()]
-    counts = Counter(titles)
+    tests = {_tested(rows[0]): source_name(rows[0].set.manifest.source) for rows in by_key.values()}
+    shared = Counter(tests.values())  # names of several sources
+    groups = []
+    for rows in by_key.values():
+        name = source_name(rows[0].set.manifest.source)
+        source = printable(name if shared[name] == 1 else f"{name} ({_tested(rows[0])})")
+        ranked = sorted(_with_rivals(rows), key=lambda row: (row.set.manifest.ipc, row.size, -row.record.score.mean))
+        groups.append(Group(source, _training(rows[0]), tuple(ranked)))
+    return groups
+
+
+def _with_rivals(rows: Sequence[Row]) -> list[Row]:
+    """Give each row the best coreset of its size among all of them, and the author's claim for the same students."""
+    best: dict[str, Coreset] = {}
+    for row in rows:
+        for coreset in row.coresets:
+            if row.size not in best or coreset.score.mean > best[row.size].score.mean:
+                best[row.size] = coreset
+    claims = {row.set.label: row.record for row in rows if row.record.submitted_by is None}
     return [
-        Group(
-            title if counts[title] == 1 else f"{title} · {_tested(rows[0])}",
-            tuple(sorted(rows, key=lambda row: -row.record.score.mean)),
+        dataclasses.replace(
+            row,
+            best_coreset=best.get(row.size),
+            claim=claims.get(row.set.label) if row.record.submitted_by else None,
         )
-        for title, rows in zip(titles, by_key.values(), strict=True)
+        for row in rows
     ]
 
 
-def _title(row: Row) -> str:
-    parts = [source_name(row.set.manifest.source), row.record.protocol_label, row.record.student]
+def same_content(sets: Iterable[DescribedSet]) -> list[list[str]]:
+    """Return the labels of sets that hold the same images and labels, where several do."""
+    by_content: dict[str, dict[str, None]] = {}
+    for own in sets:
+        by_content.setdefault(own.manifest.content_sha256, {})[own.label] = None
+    return [list(labels) for labels in by_content.values() if len(labels) > 1]
+
+
+def _training(row: Row) -> str:
+    parts = [row.record.protocol_label, row.record.student]
     if row.labeller:
         parts.append("{}labels of {} ({:.8})".format("stored " * row.replays, *row.labeller))
     return printable(" · ".join(parts))

@@ -1,32 +1,38 @@
-"""The comparison as one HTML file that loads nothing: tables, previews and plots inside it, in light and dark."""
+"""The comparison as one HTML file that loads nothing: tables, plots and previews inside it, in light and dark."""
 
 import base64
 import hashlib
 import io
-import itertools
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import PIL.Image
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
+from distill_hub.artifact.findings import below_random
 from distill_hub.artifact.names import model_name, source_name
-from distill_hub.comparing.compare import RANDOM, DescribedSet, Group, Row, pooled
-from distill_hub.comparing.table import ACCURACY, EXPLANATIONS, WORDS, columns
+from distill_hub.comparing.compare import Group, same_content
+from distill_hub.comparing.plot import SERIES, SHAPES, WIDTH, plot
+from distill_hub.comparing.rows import DescribedSet
+from distill_hub.comparing.table import ACCURACY, WORDS, columns, explanations
 from distill_hub.hub import page_of
 from distill_hub.publishing.card import PICTURES, templates
 from distill_hub.publishing.markdown import web_address
-from distill_hub.publishing.plots import short
 from distill_hub.running.console import size_text
 from distill_hub.text import printable
 
+INTRODUCTION = (
+    "Numbers compare within a table only: there, protocol and version, student, the teacher of the labels, source and test "
+    "split are the same, and of these the ones at the same number of images per class. Each table begins with the highest."
+)
+SIZE = "IPC"
 PREVIEW = "assets/preview.png"
 PREVIEW_BYTES = 20_000_000
 PREVIEW_PIXELS = 25_000_000
-PREVIEW_SIDE = 900  # pixels on the page, at most
+MOST_PREVIEWS = 60
+PREVIEW_SIDE = 420  # pixels on the page, at most
+ALL_PREVIEWS = 1_000_000  # pixels of all of them: the more sets, the smaller
 # Text has a contrast of at least 4.5:1 with what it stands on, lines and marks of at least 3:1 (WCAG 2.2, 1.4.3 and 1.4.11).
 THEMES = {
     "light": {
@@ -46,43 +52,92 @@ THEMES = {
         "line": "#6d757e",
     },
 }
-SERIES = ("#2f7fc1", "#c0651a", "#2e8f66", "#a061c4", "#cc4f49", "#1f8a99", "#8f7443")  # on both backgrounds
-MARKERS = "osD^vP"  # another number than of colours: a pair comes again after 42 series
 
 
-def render_page(sets: Sequence[DescribedSet], groups: Sequence[Group]) -> str:
+def render_page(
+    sets: Sequence[DescribedSet],
+    groups: Sequence[Group],
+    *,
+    title: str | None = None,
+    introduction: str = INTRODUCTION,
+) -> str:
     """Write the comparison as one HTML page.
 
     Everything in it that a manifest, a record or a picture says was written by a stranger: text is escaped, pictures are
     decoded and encoded anew, addresses are checked, and the page's policy lets no script run but its own.
 
     Args:
-        sets: The sets, in the order of the page.
+        sets: The sets, in the order of the page. Of many, the previews are small, and only the first have one.
         groups: See `compare.compare`.
+        title: Of the page; None counts the sets.
+        introduction: One paragraph below it.
     """
     environment = templates(autoescape=True)
     environment.filters |= {"sha256": _sha256, "printable": printable}
-    tables = [columns(group) for group in groups]
-    shown = dict.fromkeys(itertools.chain.from_iterable(tables))
+    side = min(PREVIEW_SIDE, int((ALL_PREVIEWS / max(1, min(len(sets), MOST_PREVIEWS))) ** 0.5))
+    unique = _ids()
+    places = {own.label: unique(f"set-{own.label}") for own in sets}
+    sources: dict[str, list[dict[str, Any]]] = {}
+    for group in groups:
+        sources.setdefault(group.source, []).append(_table(group, places, unique))
     return environment.get_template("compare.html.jinja").render(
-        sets=[_facts(own) for own in sets],
-        groups=[
-            {
-                "title": group.title,
-                "warnings": group.warnings,
-                "notes": group.notes,
-                "columns": list(table),
-                "rows": [[cell(row) for cell in table.values()] for row in group.rows],
-                "plot": _plot(group),
-            }
-            for group, table in zip(groups, tables, strict=True)
-        ],
-        explanations={title: text for title, text in EXPLANATIONS.items() if title in shown},
+        title=title or f"{len(sets)} distilled sets compared",
+        introduction=introduction,
+        sources=[{"name": name, "id": unique(name), "groups": shown} for name, shown in sources.items()],
+        sets=[_facts(own, places, sets, side if i < MOST_PREVIEWS else None) for i, own in enumerate(sets)],
+        explanations={column: text for column, text in explanations(map(columns, groups)).items() if column != SIZE},
         sorted_by=ACCURACY,
         words=WORDS,
         without=[own.label for own in sets if not own.records],
         themes=THEMES,
+        series=SERIES,
+        shapes=SHAPES,
+        width=WIDTH,
     )
+
+
+def _ids() -> Callable[[str], str]:
+    """Return a function that makes text what an element may be called by in an address, and never calls two the same."""
+    taken: Counter[str] = Counter()
+
+    def unique(text: str) -> str:
+        name = re.sub("[^A-Za-z0-9._-]+", "-", text).strip("-")
+        taken[name] += 1
+        return name if taken[name] == 1 else f"{name}-{taken[name]}"
+
+    return unique
+
+
+def _table(group: Group, places: Mapping[str, str], unique: Callable[[str], str]) -> dict[str, Any]:
+    """Return a group as the template shows it: a body of its table for each size, claims and measurements apart."""
+    cells = {title: cell for title, cell in columns(group).items() if title != SIZE}  # which the bodies say
+    kinds = {(row.set.manifest.ipc, row.size, row.record.submitted_by is not None) for row in group.rows}
+    bodies = []
+    for _, size, is_measured in sorted(kinds):
+        rows = [row for row in group.rows if row.size == size and (row.record.submitted_by is not None) == is_measured]
+        shown = [
+            {"id": unique(row.id), "set": places[row.set.label], "cells": [c(row) for c in cells.values()]} for row in rows
+        ]
+        best = group.best_coresets.get(size)
+        reached = best and printable(f"{best.whose}, {best.score.percent()}")
+        bodies.append({"size": size, "is_measured": is_measured, "coreset": reached, "rows": shown})
+    faults = {
+        "students collapsed": any(row.collapsed for row in group.rows),
+        "sets are below random real images": any(below_random(row.record) for row in group.rows),
+    }
+    return {
+        "id": unique(f"{group.source}-{group.training}"),
+        "title": group.title,
+        "training": group.training,
+        "warning": group.outside_the_literature,
+        "failures": group.failures,
+        "faults": [fault for fault, found in faults.items() if found],
+        "notes": group.notes,
+        "sizes": list(dict.fromkeys(body["size"] for body in bodies)),
+        "columns": list(cells),
+        "bodies": bodies,
+        "plot": plot(group),
+    }
 
 
 def _sha256(script: str) -> str:
@@ -90,14 +145,17 @@ def _sha256(script: str) -> str:
     return base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode()
 
 
-def _facts(own: DescribedSet) -> dict[str, Any]:
+def _facts(own: DescribedSet, places: Mapping[str, str], sets: Sequence[DescribedSet], side: int | None) -> dict[str, Any]:
     manifest, found = own.manifest, own.found
-    picture, fault = _preview(own)
+    picture, fault = _preview(own, side) if side else (None, "Its preview is not shown: there are many sets.")
+    same = next((labels for labels in same_content(sets) if own.label in labels), [own.label])
     return {
+        "id": places[own.label],
         "label": own.label,
         "page": page_of(found.remote.repo_id, found.remote.repo_type) if found.remote else None,
         "picture": picture,
         "fault": fault,
+        "same": [(places[label], label) for label in same if label != own.label],
         "alt": f"{PICTURES[PREVIEW].format(source_name(manifest.source))}, by {manifest.method.title}",
         "title": manifest.method.title,
         "paper": web_address(manifest.method.paper),
@@ -116,7 +174,7 @@ def _facts(own: DescribedSet) -> dict[str, Any]:
     }
 
 
-def _preview(own: DescribedSet) -> tuple[dict[str, Any] | None, str]:
+def _preview(own: DescribedSet, side: int) -> tuple[dict[str, Any] | None, str]:
     """Return a set's picture as data URI with its size, or None and why."""
     size = own.found.files.get(PREVIEW)
     if size is None:
@@ -132,114 +190,8 @@ def _preview(own: DescribedSet) -> tuple[dict[str, Any] | None, str]:
     # Pillow raises SyntaxError for a broken PNG, ValueError for a chunk that unpacks to too much.
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         return None, f"Its preview cannot be shown ({error})."
-    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), PIL.Image.Resampling.LANCZOS)
+    picture.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return {"src": _data_uri("image/png", buffer.getvalue()), "width": picture.width, "height": picture.height}, ""
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _plot(group: Group) -> dict[str, str]:
-    """Return a group's picture for each theme, and what it shows in words."""
-    draw, height = (_by_size, 3.6) if len(group.sizes) > 1 else (_bars, 0.6 + 0.6 * len(group.rows))
-    pictures = {theme: _svg(group, draw, height, colours) for theme, colours in THEMES.items()}
-    rows = "; ".join(f"{_name(row)}, {row.set.manifest.ipc_text} images per class: {_percent(row)}" for row in group.rows)
-    return {**pictures, "alt": f"Test accuracy after the last epoch in %, mean ± std. {rows}."}
-
-
-def _percent(row: Row) -> str:
-    beside = f" ({RANDOM} {row.random.percent()})" if row.random else ""
-    return row.record.score.percent() + beside
-
-
-def _name(row: Row) -> str:
-    return row.set.label + (f", by {row.by}" if row.record.submitted_by else "")
-
-
-def _svg(group: Group, draw: Callable[[Axes, Group, dict], None], height: float, colours: dict[str, str]) -> str:
-    """Draw a group 5 inches wide, transparent, its text as outlines: the same on every machine."""
-    style = {
-        "svg.hashsalt": "compare",
-        "text.parse_math": False,  # a dollar sign in a stranger's title
-        "text.color": colours["text"],
-        "axes.labelcolor": colours["text"],
-        "axes.edgecolor": colours["line"],
-        "xtick.color": colours["line"],
-        "ytick.color": colours["line"],
-        "xtick.labelcolor": colours["text"],
-        "ytick.labelcolor": colours["text"],
-        "font.family": "DejaVu Sans",
-        "font.size": 10,
-    }
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        draw(axes, group, colours)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _data_uri("image/svg+xml", buffer.getvalue())
-
-
-def _bars(axes: Axes, group: Group, colours: dict[str, str]) -> None:
-    """One bar per row with its standard deviation, below its name; random real images as a diamond on it."""
-    error = {"capsize": 4, "ecolor": colours["text"], "color": SERIES[1], "linestyle": "none"}
-    for y, row in enumerate(group.rows):
-        own, random = row.record.score, row.random
-        axes.barh(y, 100 * own.mean, height=0.36, color=SERIES[0])
-        axes.errorbar(100 * own.mean, y, xerr=100 * own.std, **error)
-        axes.text(0, y - 0.26, f"{short(printable(_name(row)), 40)}   {own.percent()}", va="bottom", ha="left")
-        if random:
-            axes.errorbar(100 * random.mean, y + 0.1, xerr=100 * random.std, marker="D", **error)
-    axes.set_ylim(len(group.rows) - 0.6, -0.75)
-    axes.set_xlim(0, 105)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel(f"test accuracy after the last epoch, %; diamonds: {RANDOM}")
-
-
-def _by_size(axes: Axes, group: Group, colours: dict[str, str]) -> None:
-    """Accuracy over images per class: a line for each method and who measured it, and one for random real images."""
-
-    def series(row: Row) -> str:
-        return row.set.manifest.method.title + (f", by {row.by}" if row.record.submitted_by else "")
-
-    def size(row: Row) -> int:
-        return row.set.manifest.ipc
-
-    looks = zip(itertools.cycle(SERIES), itertools.cycle(MARKERS), strict=False)
-    for name, (colour, marker) in zip(dict.fromkeys(map(series, group.rows)), looks, strict=False):
-        rows = sorted((row for row in group.rows if series(row) == name), key=size)
-        scores = [row.record.score for row in rows]
-        axes.errorbar(
-            [size(row) for row in rows],
-            [100 * score.mean for score in scores],
-            yerr=[100 * score.std for score in scores],
-            label=short(printable(name), 40),
-            color=colour,
-            marker=marker,
-            capsize=4,
-        )
-    baselines = {ipc: [row.random for row in group.rows if size(row) == ipc and row.random] for ipc in group.sizes}
-    if any(baselines.values()):
-        points = {ipc: pooled(scores) for ipc, scores in baselines.items() if scores}
-        means, deviations = ([100 * value for value in values] for values in zip(*points.values(), strict=True))
-        axes.errorbar(
-            list(points),
-            means,
-            yerr=deviations,
-            label=f"{RANDOM} (baseline)",
-            color=colours["faint"],
-            linestyle="--",
-            capsize=4,
-        )
-    axes.set_xscale("log")
-    axes.set_xticks(group.sizes, list(map(str, group.sizes)))
-    axes.minorticks_off()
-    axes.set_xlabel("images per class")
-    axes.set_ylabel("last test accuracy, %")
-    axes.figure.legend(loc="outside lower left", ncols=2, frameon=False)
+    picture.save(buffer, "WEBP", quality=70, method=4)
+    source = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"src": source, "width": picture.width, "height": picture.height}, ""

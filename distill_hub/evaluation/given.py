@@ -8,6 +8,7 @@ import torch
 
 from distill_hub.artifact.manifest import FreePixelsRecord, Manifest
 from distill_hub.data.sources import Source
+from distill_hub.kinds import local_name
 from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
 from distill_hub.running.stages import key_of
@@ -28,6 +29,13 @@ class Given:
     manifest: Manifest | None = None
     views: Views | None = None
     folder: Path | None = None  # where its files lie; None: of a set of another format
+    location: str = ""  # as the user named it
+    revision: str | None = None  # commit on the Hub
+
+    @property
+    def name(self) -> str:
+        """What records of students call it."""
+        return self.manifest.name if self.manifest else local_name(self.location)
 
     @property
     def free_pixels(self) -> FreePixelsRecord | None:

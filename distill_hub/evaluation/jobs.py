@@ -19,6 +19,9 @@ class Request:
         protocol: Name of a protocol; needed where the set has no record.
         students: Names of networks, comma-separated; default: as recorded, or what suits the image size.
         repeats: Students per set, with seeds 0, 1, ...; default 3 where protocol or students are given.
+        baselines: Real images that are trained on, too, see `scores.trials_of`, comma-separated; default: random ones where
+            there is no claim of the set's author, which brought its own.
+        baseline_dynamics: See `Baselines.dynamics`.
         teacher: Name for `load_classifier`, or 'auto' to fit one; for protocols whose labels a teacher gives.
         teacher_revision: Branch, tag or commit of the teacher on the Hub.
         compile: Compile the students.
@@ -27,6 +30,7 @@ class Request:
         real_accuracy: For LRS: accuracy, a fraction, of the student on all real data with hard labels; else it is trained.
         full_data: Also train students on all real images, with hard labels.
         mmd: Also measure the distance of the teacher's embeddings of the set to those of the real images.
+        save_students: Folder to keep the trained students in; None: they are measured and forgotten.
         check: Whether each is to be compared with a claim of the set's author.
         dry_run: Print what it would take, and measure nothing.
     """
@@ -34,6 +38,8 @@ class Request:
     protocol: str | None = None
     students: str | None = None
     repeats: int | None = None
+    baselines: str | None = None
+    baseline_dynamics: str = "auto"
     teacher: str | None = None
     teacher_revision: str | None = None
     compile: bool = False
@@ -42,6 +48,7 @@ class Request:
     real_accuracy: float | None = None
     full_data: bool = False
     mmd: bool = False
+    save_students: str | None = None
     check: bool = False
     dry_run: bool = False
 

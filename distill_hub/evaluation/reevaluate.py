@@ -1,6 +1,7 @@
 """Scoring a published set again: by its own record where it has one, and sets made elsewhere, too."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,14 +15,17 @@ from distill_hub.artifact.load import Artifact, load_artifact
 from distill_hub.artifact.manifest import ModelRecord
 from distill_hub.artifact.records import OWN, REAL, Comparison
 from distill_hub.config import InputError
+from distill_hub.coresets.names import OF_EMBEDDINGS, split_baselines
 from distill_hub.data.known import Normalization
 from distill_hub.data.sources import Source, load_source
+from distill_hub.evaluation.coresets import Baselines
 from distill_hub.evaluation.given import Given
 from distill_hub.evaluation.jobs import Job, Request, jobs_of, other_versions
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import distance_to_real, rank, ranking_trials, real_trial
 from distill_hub.evaluation.read import read_together, scratch
 from distill_hub.evaluation.scores import Trial, measure, refuse_missing, refuse_pictures, trials_of
+from distill_hub.evaluation.students import check_places, save_students
 from distill_hub.evaluation.whitening import refit_zca
 from distill_hub.foreign.align import align
 from distill_hub.foreign.labels import LabelKind
@@ -106,7 +110,10 @@ class DistilledSet(Artifact):
         wanted = any(job.rules.labels == "views" for job in jobs)
         views = open_views(find(self.location, self.revision), manifest) if wanted and manifest.views else None
         images = torch.from_numpy(self.pixels if self.free_pixels is None else self.free_pixels)
-        given = Given(images, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views, self.path)
+        given = Given(
+            images, self.labels, self.soft_labels, places, manifest.content_sha256, manifest, views, self.path,
+            location=self.location, revision=self.revision,
+        )  # fmt: skip
         return _measure(given, real, jobs, how, deliver)
 
 
@@ -234,7 +241,8 @@ def evaluate(
     names = [real.class_names[place] for place in own.places]
     if own.soft_labels is not None:
         refuse_chance("distilled set", foreign.location, own.soft_labels.argmax(1), own.labels, names, "its soft labels")
-    given = Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256)
+    place = {"location": foreign.location, "revision": commit}
+    given = Given(own.images, own.labels, own.soft_labels, own.places, own.content_sha256, **place)
     return _measure(given, real, jobs, how, deliver)
 
 
@@ -251,8 +259,18 @@ def _measure(
         InputError: When a protocol needs what the set does not hold; the source has fewer images of a class than the set,
             and a random baseline is needed; or the same is measured already.
     """
+    if how.save_students:
+        check_places(Path(how.save_students), jobs, given)
     recorded = [_recorded_teacher(given, job) for job in jobs]
-    taught = [job.rules.labels == "teacher" or how.teacher is not None or how.mmd for job in jobs]
+    beside = Baselines(split_baselines(how.baselines or "random"), how.baseline_dynamics)
+    embeds = any(name in OF_EMBEDDINGS for name in beside.names)
+    if how.dd_ranking and "random" not in beside.names:
+        raise InputError("baselines", how.baselines, "--dd_ranking compares with random real images; add random")
+    taught = [
+        job.rules.labels == "teacher" or how.teacher is not None or how.mmd or embeds
+        or (how.baselines is not None and job.rules.labels == "views")
+        for job in jobs
+    ]  # fmt: skip
     for job, record in zip(jobs, recorded, strict=True):
         has_teacher, has_soft_labels = bool(how.teacher or record), given.soft_labels is not None
         if given.free_pixels:
@@ -301,12 +319,12 @@ def _measure(
                     )  # fmt: skip
                 classifier, facts = opened[key]
                 subject = dataclasses.replace(subject, teacher=classifier, teacher_record=facts)
-            trials = _trials(run, subject, job, how)
+            trials = _trials(run, subject, job, how, beside)
             if run.is_dry:
                 expect_students(run, subject, job.student, trials, len(job.seeds), compiled=how.compile)
             else:
                 stage = f"{place + 1} of {len(jobs)}, {job.student}"
-                comparisons.append(_compare(run, subject, job, trials, how, stage))
+                comparisons.append(_compare(run, subject, given, job, trials, how, stage))
         if deliver and not run.is_dry:
             run.on_main("deliver", lambda: deliver(comparisons))
     return comparisons
@@ -322,17 +340,20 @@ def _recorded_teacher(given: Given, job: Job) -> ModelRecord | None:
     return claimed if claimed and not (of_set and of_set.sha256 == claimed.sha256) else of_set
 
 
-def _trials(run: Run, subject: Subject, job: Job, how: Request) -> dict[str, Trial]:
-    # A claim brought its baselines.
-    trials = trials_of(run, subject, job.rules, job.student, None if job.claim and not how.dd_ranking else {})
+def _trials(run: Run, subject: Subject, job: Job, how: Request, beside: Baselines) -> dict[str, Trial]:
+    claimed = job.claim and not how.dd_ranking and how.baselines is None  # a claim brought its baselines
+    trials = trials_of(run, subject, job.rules, job.student, None if claimed else {}, beside)
     trials = ranking_trials(run, subject, trials, how.real_accuracy) if how.dd_ranking else trials
     return {**trials, REAL: trials.get(REAL) or real_trial(run, subject, trials[OWN].settings)} if how.full_data else trials
 
 
-def _compare(run: Run, subject: Subject, job: Job, trials: Mapping[str, Trial], how: Request, stage: str) -> Comparison:
+def _compare(
+    run: Run, subject: Subject, given: Given, job: Job, trials: Mapping[str, Trial], how: Request, stage: str
+) -> Comparison:
+    keep = functools.partial(save_students, Path(how.save_students), subject, given) if how.save_students else None
     measured = measure(
         run, subject, job.rules, job.student, job.seeds, trials,
-        together=how.seeds_together, compiled=how.compile, stage=stage.replace("/", "-"),
+        together=how.seeds_together, compiled=how.compile, stage=stage.replace("/", "-"), keep=keep,
     )  # fmt: skip
     if how.dd_ranking:
         measured = measured.model_copy(update={"dd_ranking": rank(measured, how.real_accuracy)})

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from torch import nn
 
 from distill_hub.artifact.base import now, package_record
 from distill_hub.artifact.findings import warnings
@@ -17,19 +18,23 @@ from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Sc
 from distill_hub.artifact.sizes import data_bytes
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
+from distill_hub.evaluation.coresets import ONLY_RANDOM, Baselines, coreset_as_large
 from distill_hub.feed import placed
 from distill_hub.networks.build import check_student
 from distill_hub.networks.names import more_networks, more_protocols
 from distill_hub.running.console import loud
 from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
-from distill_hub.running.stages import key_of
+from distill_hub.running.stages import Stage, key_of
 from distill_hub.teams.team import Team, at_work
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.settings import Settings, Task
 from distill_hub.training.subject import Subject
 from distill_hub.training.train import TrainingSet, resized, train_students
 from distill_hub.views.files import Views
+
+WEIGHTS = "weights."  # before the names of tensors of students that are kept
+_NUMBERS = ("accuracies", "best_epoch", "curve", "processes")  # of every student
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Trial:
 
     make: Callable[[int], TrainingSet]  # called on every process
     settings: Settings
+    made_from: str | None = None  # what its images depend on that nothing else of the run says
 
 
 def refuse_pictures(rules: Protocol) -> None:
@@ -107,12 +113,17 @@ def settings_of(subject: Subject, rules: Protocol, student: str, images: int | N
 
 
 def trials_of(
-    run: Run, subject: Subject, rules: Protocol, student: str, others: Mapping[str, Callable[[], TrainingSet]] | None
+    run: Run,
+    subject: Subject,
+    rules: Protocol,
+    student: str,
+    others: Mapping[str, Callable[[], TrainingSet]] | None,
+    baselines: Baselines = ONLY_RANDOM,
 ) -> dict[str, Trial]:
-    """Return what is trained on: this set first, other sets, and random real images, which give the number its meaning.
+    """Return what is trained on: this set first, other sets, and real images, which give the number its meaning.
 
-    Of a set of tiles, random real images are as many as it stores, and are trained on as the protocol does it with so many;
-    a learning rate that a set brings is for its own images alone.
+    Of a set of tiles, real images are as many as it stores, and are trained on as the protocol does it with so many; a
+    learning rate that a set brings is for its own images alone.
 
     Where the set's labels come from stored views, other sets of as many images are seen through the same views, in the same
     order, and a teacher labels these as they are needed, with as many logits as are stored. Beside a set of tiles they are
@@ -124,13 +135,14 @@ def trials_of(
         rules: The protocol.
         student: Name for `networks.build`.
         others: Further sets, with soft labels where the settings ask for them; None: nothing to compare with, not even
-            random real images.
+            real images.
+        baselines: Which real images: random ones, and coresets by their names.
 
     Raises:
-        InputError: When a class of the source has fewer images than the set; see also `settings_of`.
+        InputError: When a class of the source has fewer images than the set; see also `settings_of` and `coreset_as_large`.
     """
     settings = settings_of(subject, rules, student)
-    size = settings.start_size(subject.own.images.shape[-1])  # random real images wait at the set's own size, too
+    size = settings.start_size(subject.own.images.shape[-1])  # real images wait at the set's own size, too
     views = subject.own.views if settings.labels == "views" else None
     own = _at(run, subject.name, dataclasses.replace(subject.own, views=views), size, {"set": subject.content_sha256})
     trials = {OWN: Trial(lambda seed: own, settings)}
@@ -143,11 +155,22 @@ def trials_of(
             return trials
         settings, views = dataclasses.replace(settings, labels="teacher"), None if subject.tiles else views
     trials |= {name: Trial(_seen(run, subject, name, make, views, size), settings) for name, make in others.items()}
-    if settings.labels == "soft" and not taught:
-        draw = subject.random_real(run, size, soft=False)
-        return trials | {f"{RANDOM}, hard labels": Trial(draw, settings.hard)}
-    draw = subject.random_real(run, size, soft=settings.labels == "soft")
-    return trials | {RANDOM: Trial(lambda seed: dataclasses.replace(draw(seed), views=views), settings)}
+    soft, called = settings.labels == "soft", "{}"
+    if soft and not taught:
+        soft, called, settings = False, "{}, hard labels", settings.hard
+    for name in baselines.names:
+        if name == "random":
+            draw, made_from = subject.random_real(run, size, soft=soft), None
+        else:
+            coreset = coreset_as_large(run, subject, name, baselines.dynamics, size, soft=soft)
+            draw, made_from = coreset.draw, coreset.made_from
+        make = functools.partial(_with_views, draw, views)
+        trials[called.format(RANDOM if name == "random" else name)] = Trial(make, settings, made_from)
+    return trials
+
+
+def _with_views(draw: Callable[[int], TrainingSet], views: Views | None, seed: int) -> TrainingSet:
+    return dataclasses.replace(draw(seed), views=views)
 
 
 def _seen(
@@ -181,6 +204,7 @@ def measure(
     compiled: bool = False,
     stage: str = "evaluate",
     made_from: Mapping[str, Any] | None = None,
+    keep: Callable[[EvaluationRecord, Stage], None] | None = None,
 ) -> EvaluationRecord:
     """Train one student per trial and seed, spread over the processes of a run, and record how they did.
 
@@ -197,6 +221,8 @@ def measure(
         compiled: Compile the students.
         stage: Name of the run's stage.
         made_from: What the trials' images and labels depend on, see `Run.key`; None: all settings of the run.
+        keep: What the main process does with the record and the finished stage, whose first items are then the students of
+            the set, one per seed, and hold their weights, too: `WEIGHTS` and the name of each.
     """
     packages = {
         "protocol_package": package_record(more_protocols().get(rules.name)),
@@ -204,7 +230,12 @@ def measure(
     }
     others = {name: package.model_dump() for name, package in packages.items() if package}
     # With its rules, each by itself: a trial that is added leaves the finished ones as they are.
-    rules_of = {name: key_of({**dataclasses.asdict(trial.settings), **others}) for name, trial in trials.items()}
+    rules_of = {
+        name: key_of(
+            dataclasses.asdict(trial.settings) | others | ({"made_from": trial.made_from} if trial.made_from else {})
+        )
+        for name, trial in trials.items()
+    }
     if REAL in trials:
         run.say(tell_real(subject, trials[REAL].settings, len(seeds)))
     jobs = [(name, seed, rules_of[name]) for name in trials for seed in seeds]
@@ -247,18 +278,19 @@ def measure(
             "best_epoch": torch.tensor([training.best_epoch for training in trainings]),
             "curve": torch.tensor([training.curve for training in trainings], dtype=torch.float64),
             "processes": torch.tensor([processes] * len(own_seeds)),
+            **(_weights([training.model for training in trainings]) if keep and name == own else {}),
         }
 
     done = run.map(stage, jobs, train, **spread, teams=not together, lower="a smaller network in --students")
     scores, processes = {}, 1
     for place, name in enumerate(trials):
-        part = done.rows(place * len(seeds), (place + 1) * len(seeds))
+        part = done.rows(place * len(seeds), (place + 1) * len(seeds), *_NUMBERS)
         last, best = part["accuracies"].T.tolist()
         processes = max(processes, *part["processes"].tolist())
         known = trials[name].settings.looks == settings.looks  # the record has those of the set
         curve = part["curve"].tolist() if known else None
         scores[name] = Score(last=last, best=best, best_epoch=part["best_epoch"].tolist(), curve=curve)
-    return EvaluationRecord(
+    record = EvaluationRecord(
         protocol=rules.name,
         protocol_version=rules.version,
         standard=settings.non_standard is None,
@@ -280,6 +312,15 @@ def measure(
         seconds=next(known["seconds"] for known in run.stages if known["name"] == stage),
         date=now(),
     )
+    if keep:
+        run.on_main(f"{stage}, keep", lambda: keep(record, done))
+    return record
+
+
+def _weights(models: Sequence[nn.Module]) -> dict[str, torch.Tensor]:
+    """Return the weights of some students, a row for each, as the results of a stage."""
+    states = [model.state_dict() for model in models]
+    return {f"{WEIGHTS}{name}": torch.stack([state[name].cpu() for state in states]).contiguous() for name in states[0]}
 
 
 def tell_real(subject: Subject, settings: Settings, students: int) -> str:

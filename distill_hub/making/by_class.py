@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from distill_hub.coresets.embed import embed
 from distill_hub.making.start import Setup
-from distill_hub.methods.coresets import embed
 from distill_hub.running.run import Stage
 
 
@@ -37,12 +37,15 @@ def make_by_class(
     return setup.run.map(stage, setup.labels, distil, chunk_size=setup.config.ipc, **how)
 
 
-def choose_by_class(setup: Setup, choose: Callable[[int], torch.Tensor]) -> Stage:
+def choose_by_class(
+    setup: Setup, choose: Callable[[int], torch.Tensor], made_from: Mapping[str, Any] | None = None
+) -> Stage:
     """Make a set of real images as they are; see `make_by_class`. The seed of each is its row in the training split.
 
     Args:
         setup: What the recipe works with.
         choose: From the position of a class to IPC indices, int64, into its images in the order of the training split.
+        made_from: See `make_by_class`.
     """
     train = setup.source.train
 
@@ -50,15 +53,15 @@ def choose_by_class(setup: Setup, choose: Callable[[int], torch.Tensor]) -> Stag
         rows = train.by_class[label][choose(label).numpy()]
         return {"images": train.pixels(rows, setup.image_size), "seeds": torch.from_numpy(rows)}
 
-    return make_by_class(setup, make)
+    return make_by_class(setup, make, made_from=made_from)
 
 
 def choose_by_embedding(setup: Setup, select: Callable[[torch.Tensor, int], torch.Tensor]) -> Stage:
     """Make a set of real images that are chosen by the teacher's embeddings; see `choose_by_class`.
 
     Args:
-        setup: What the recipe works with, `CoresetConfig` among it.
-        select: From the embeddings of a class, (N, D), and IPC to indices, e.g. `coresets.herding`.
+        setup: What the recipe works with, `EmbeddingCoresetConfig` among it.
+        select: From the embeddings of a class, (N, D), and IPC to indices, e.g. `coresets.select.herding`.
     """
     how = {"image_size": setup.image_size, "batch_size": setup.config.embed_batch_size}
     embeddings = embed(setup.run, setup.source, setup.teacher, setup.teacher_record.sha256, **how)

@@ -12,6 +12,8 @@ from distill_hub.artifact.package import ROW_GROUP_ROWS
 from distill_hub.artifact.records import OWN, REAL
 from distill_hub.artifact.rows import encode_images, images_of, rows, soft_labels
 from distill_hub.artifact.schema import hash_row
+from distill_hub.coresets.names import split_baselines
+from distill_hub.evaluation.coresets import Baselines
 from distill_hub.evaluation.plan import expect_students
 from distill_hub.evaluation.ranking import real_trial
 from distill_hub.evaluation.scores import Trial, trials_of
@@ -88,6 +90,7 @@ def trials_for(
     setup: Setup, subject: Subject, student: str, baselines: Mapping[str, Callable[[], TrainingSet]]
 ) -> dict[str, Trial]:
     """Return what a student is trained on; see `trials_of`. All real images are among it where that is asked for."""
-    trials = trials_of(setup.run, subject, setup.protocol, student, baselines)
+    beside = Baselines(split_baselines(setup.config.baselines), setup.config.baseline_dynamics)
+    trials = trials_of(setup.run, subject, setup.protocol, student, baselines, beside)
     real = {REAL: real_trial(setup.run, subject, trials[OWN].settings)} if setup.config.full_data else {}
     return {**trials, **real}

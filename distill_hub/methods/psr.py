@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.coresets.select import k_center, k_means
 from distill_hub.generators.base import Generator
 from distill_hub.methods.candidates import HALF, Candidates, render
-from distill_hub.methods.coresets import k_center, k_means
 from distill_hub.methods.losses import first_and_last_tenth
 from distill_hub.options.psr import RefineOptions
 from distill_hub.running.run import Run, Stage
@@ -100,7 +100,7 @@ def select(
     nearest one chosen (Eq. 7). When too few are left, the most reliable dropped ones fill up. Of equals the earlier one is
     taken. A step takes O(N·D) time.
 
-    Of K-Means and K-Center, which the paper compares with (Sec. 2.2, Fig. 4), it gives no details: see `methods.coresets`.
+    Of K-Means and K-Center, which the paper compares with (Sec. 2.2, Fig. 4), it gives no details: see `coresets.select`.
 
     Args:
         candidates: N candidates of one class; their embeddings are e_T.

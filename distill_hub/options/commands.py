@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill_hub.config import InputError, argument, option
+from distill_hub.coresets.names import check_dynamics, split_baselines
 from distill_hub.data.known import Normalization
 from distill_hub.data.prompts import check_prompts
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
@@ -19,6 +20,8 @@ from distill_hub.networks.names import (
     split_students,
 )
 from distill_hub.options.shared import (
+    BASELINE_DYNAMICS_HELP,
+    BASELINES_HELP,
     DRY_RUN_HELP,
     FULL_DATA_HELP,
     GATED_HELP,
@@ -65,8 +68,8 @@ class PushConfig:
     gated: Literal["auto", "manual"] | None = option(None, GATED_HELP, common=True)
     teacher: str | None = option(
         None,
-        "of a set: the id under which its teacher was published since, of several by commas; its manifest then names it, so "
-        "that others fetch it in place of fitting one",
+        "of a set: the id under which its teacher was published meanwhile, of several by commas; its manifest then names "
+        "it, and others fetch it in place of fitting one",
         common=True,
     )
 
@@ -172,6 +175,10 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
         common=True,
     )
     repeats: PositiveInt | None = option(None, "students per set; default: as the set's record says, else 3", common=True)
+    baselines: str | None = option(
+        None, BASELINES_HELP + "; default: random, unless the set's record brings baselines", common=True
+    )
+    baseline_dynamics: Location = option("auto", BASELINE_DYNAMICS_HELP)
     teacher: Location | None = option(
         None,
         "for protocols whose labels a teacher gives: timm/NAME, a transformers Hub id, a folder, or auto to fit one; "
@@ -187,6 +194,11 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     )
     full_data: bool = option(False, FULL_DATA_HELP, common=True)
     mmd: bool = option(False, "also measure the distance between the teacher's features of the set and of the real images")
+    save_students: Location | None = option(
+        None,
+        "keep the students that are trained on the set in this folder, each as a classifier for --teacher and push",
+        common=True,
+    )
     check: bool = option(False, "exit with code 1 when a measured accuracy does not agree with the claimed one", common=True)
     json: Path | None = option(None, "write claimed and measured records to this file", common=True)
     dry_run: bool = option(False, DRY_RUN_HELP, common=True)
@@ -203,6 +215,9 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
         _check_files(json=self.json)
         if self.students:
             split_students(self.students, self.protocol)
+        if self.baselines:
+            split_baselines(self.baselines)
+        check_dynamics(self.baseline_dynamics, "baseline_dynamics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +299,9 @@ class ReproduceConfig(RealOptions):
         None, "where its selector lies now, if that is not its teacher; default: as the set's record says"
     )
     experts: Location | None = option(None, "where its experts lie now: Hub id or folder; default: as the set's record says")
+    dynamics: Location | None = option(
+        None, "where the classifiers lie now by whose training dynamics it was chosen; default: as the set's record says"
+    )
     print_command: bool = option(False, "print the line that would be run, and stop", common=True)
     output_dir: Path | None = option(None, "folder of the rebuild; default outputs/<name>-reproduced", common=True)
     overwrite: bool = option(False, "replace what the folder holds; finished stages that still fit are used", common=True)
@@ -303,4 +321,6 @@ class ReproduceConfig(RealOptions):
             check_teacher(self.selector, "selector")
         if self.experts:
             check_experts(self.experts)
+        if self.dynamics:
+            check_dynamics(self.dynamics)
         check_folder(self.output_dir or Path("outputs"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from distill_hub.config import InputError, option
+from distill_hub.coresets.names import CORESETS, OF_DYNAMICS, check_dynamics, split_baselines
 from distill_hub.data.known import Normalization
 from distill_hub.data.prompts import check_prompts
 from distill_hub.data.tiles import MOST_TILES, can_hold
@@ -34,6 +35,11 @@ PROTOCOL_HELP = (
 FULL_DATA_HELP = (
     "also train students on all real images, with hard labels and as many epochs; --dry_run says how long that takes"
 )
+BASELINES_HELP = (
+    "real images, as many as the set has, that the same students are trained on beside it, comma-separated: random, and the "
+    f"coresets {', '.join(CORESETS)}"
+)
+BASELINE_DYNAMICS_HELP = f"as --dynamics of recipes/coreset.py, for the baselines {', '.join(OF_DYNAMICS)}"
 COMPILE_SET_HELP = (
     "also compile the networks that make the set: a minute or so that long runs gain back; the numbers are others by "
     "rounding, and so is the set"
@@ -221,7 +227,9 @@ class EvaluationOptions(StudentOptions):
         common=True,
     )
     repeats: PositiveInt = option(3, "students per set, with seeds seed, seed+1, ...", common=True)
-    full_data: bool = option(False, FULL_DATA_HELP, common=True)
+    baselines: str = option("random", BASELINES_HELP, common=True)
+    baseline_dynamics: Location = option("auto", BASELINE_DYNAMICS_HELP)
+    full_data: bool = option(False, FULL_DATA_HELP)
     score: Literal["yes", "no"] = option(
         "yes",
         "whether students are trained at all; no: the set is made and packaged, and the same command without it scores it",
@@ -229,9 +237,11 @@ class EvaluationOptions(StudentOptions):
     )
 
     def check_settings(self) -> None:
-        """Refuse a protocol that does not exist, and students that do not, or not for this protocol."""
+        """Refuse a protocol, students and baselines that do not exist, and students that the protocol does not take."""
         check_protocol(self.protocol)
         split_students(self.students, self.protocol)
+        split_baselines(self.baselines)
+        check_dynamics(self.baseline_dynamics, "baseline_dynamics")
 
 
 @dataclass(frozen=True)

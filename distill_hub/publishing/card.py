@@ -25,6 +25,7 @@ from distill_hub.artifact.source import SourceRecord
 from distill_hub.disk.files import shipped, slug
 from distill_hub.hub import address, page_of
 from distill_hub.publishing.markdown import code, fenced, link, one_line, plain
+from distill_hub.publishing.tags import card_tags
 from distill_hub.running.console import duration, size_text
 from distill_hub.views.columns import stored_name, view_features
 
@@ -177,7 +178,7 @@ def _card_data(manifest: Manifest, size_bytes: Mapping[str, int]) -> DatasetCard
     data = DatasetCardData(
         **license_fields(manifest.license),
         pretty_name=f"{slug(manifest.source.name)} in {manifest.ipc} images per class ({manifest.method.name})",
-        tags=["dataset-distillation", "distill-hub", manifest.method.name, f"ipc-{manifest.ipc}"],
+        tags=card_tags(manifest),
         task_categories=["image-classification"],
         size_categories=[next((name for limit, name in SIZE_CATEGORIES if rows < limit), "1M<n<10M")],
         source_datasets=[manifest.source.hub_id or "original"],

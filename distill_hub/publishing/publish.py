@@ -16,7 +16,7 @@ from distill_hub.artifact.find import (
 )
 from distill_hub.artifact.load import Artifact, read_artifact
 from distill_hub.artifact.manifest import Manifest
-from distill_hub.artifact.names import CORESETS
+from distill_hub.artifact.names import REAL_IMAGES
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.config import InputError
 from distill_hub.data.known import KNOWN, known_by_id
@@ -26,7 +26,6 @@ from distill_hub.publishing.destination import Content, Destination, Gate, Publi
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_of, readme_files
 from distill_hub.views.files import open_views
 
-REAL_IMAGES = ("random", *CORESETS, "rded")  # methods whose sets hold real images, or crops of them, as they are
 IMAGENET_TERMS = (
     "warning: these are ImageNet's own images, and its terms (non-commercial research only, no passing on) are those of "
     "whoever downloads them, too: `--gated auto` lets only those read who accept them, `--private` nobody else"

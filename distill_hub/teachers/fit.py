@@ -6,6 +6,8 @@ one does, up to the rounding of sums, unless the network has BatchNorm or dropou
 share by itself, and the running statistics kept are those of the main process.
 """
 
+import dataclasses
+import functools
 import math
 import shlex
 import shutil
@@ -24,6 +26,8 @@ from distill_hub.artifact.manifest import EnvironmentRecord
 from distill_hub.augmentation.augment import augment, batch_of, draw, usual_augmentation
 from distill_hub.classifiers import Classifier, find_head, save_network
 from distill_hub.config import InputError, resolved, words
+from distill_hub.coresets.dynamics import Recorder, write_dynamics
+from distill_hub.coresets.names import DYNAMICS
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.data.size import with_size
 from distill_hub.data.sources import Source
@@ -41,6 +45,7 @@ from distill_hub.running.dry_run import open_run
 from distill_hub.running.mapped import make_mapped
 from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator, draw_seed
+from distill_hub.teachers.pretrained import Pretrained, open_pretrained
 from distill_hub.training.settings import Task
 from distill_hub.training.subject import HeldOut
 
@@ -49,22 +54,25 @@ DECODED_AT_A_TIME = 1024
 STAGES = ("decode", "fit")  # what a killed run goes on from
 
 
-def classifier_task(config: FitClassifierConfig, source: Source) -> Task:
+def classifier_task(config: FitClassifierConfig, source: Source, start: Pretrained | None = None) -> Task:
     """Resolve what is trained on what, before any work.
 
     Args:
         config: The recipe's settings.
         source: The real dataset.
+        start: What training starts from; None: from scratch.
 
     Raises:
         InputError: When the network is unknown, does not run on such images or is no classifier that a recipe can use.
     """
     size = config.image_size or source.image_size
     network = f"{student_name('auto', size)}-bn" if config.network == "auto" else config.network
+    normalization = NORMALIZATIONS[source.normalization]
+    if start:
+        network, normalization = start.network, start.normalization
     check_student(network, len(source.classes), size, field="network")
     with torch.device("meta"):
         find_head(build(network, len(source.classes), size), len(source.classes), network, field="network")
-    normalization = NORMALIZATIONS[source.normalization]
     return Task(len(source.train), len(source.classes), size, source.mirrored, normalization, network)
 
 
@@ -115,15 +123,17 @@ class Fit:
         source: The real dataset.
         task: See `classifier_task`.
         config: The recipe's settings.
+        start: What training starts from; None: from scratch.
 
     Raises:
         InputError: When a batch cannot be shared evenly or exceeds the source, the share of a process is too small for the
             network's BatchNorm, or the decoded images do not fit on the disk.
     """
 
-    def __init__(self, run: Run, source: Source, task: Task, config: FitClassifierConfig):
+    def __init__(self, run: Run, source: Source, task: Task, config: FitClassifierConfig, start: Pretrained | None = None):
         accelerator, size = run.accelerator, config.batch_size
-        self.run, self.source, self.task, self.config = run, source, task, config
+        self.run, self.source, self.task, self.config, self.start = run, source, task, config, start
+        self.learning_rate = config.learning_rate or (0.01 if start else 0.1)
         if size % accelerator.num_processes:
             valid = f"{accelerator.num_processes} processes share it: valid is a multiple of {accelerator.num_processes}"
             raise InputError("batch_size", size, valid)
@@ -137,15 +147,17 @@ class Fit:
         self.per_epoch = task.images // size  # the rest of an epoch, other images each time, is left out
         self.steps = config.epochs * self.per_epoch
         self.epoch, self.drawn, self.cost = 0, -1, NOTHING  # epochs done, the one whose batches are drawn, cost so far
+        self.recorder = Recorder(config.epochs, task.images, run.device) if config.dynamics else None
         self.checkpoint = Checkpoint(run.state("fit") / "checkpoint.safetensors")  # its steps are epochs
         torch.manual_seed(draw_seed(config.seed, "classifier weights"))
-        self.network = build(task.student, task.classes, task.image_size).train()
+        make = start.with_new_head if start else functools.partial(build, task.student)
+        self.network = make(task.classes, task.image_size).train()
         has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in self.network.modules())
         # Instance norm would copy back and forth.
         self.layout = torch.channels_last if has_batch_norm else torch.contiguous_format
         self.network.to(run.device, memory_format=self.layout)
         optimizer = torch.optim.SGD(
-            self.network.parameters(), config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
+            self.network.parameters(), self.learning_rate, momentum=0.9, weight_decay=config.weight_decay
         )
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
 
@@ -179,12 +191,13 @@ class Fit:
             process = self.run.accelerator.process_index
             torch.manual_seed(draw_seed(self.config.seed, "classifier dropout", epoch, process))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * rate(step, self.steps, self.per_epoch)
+            group["lr"] = self.learning_rate * rate(step, self.steps, self.per_epoch)
         pixels, draws, labels = batch
         images = augment(pixels, draws, *self.task.normalization)
-        loss = F.cross_entropy(
-            self.model(images.contiguous(memory_format=self.layout)), labels
-        )  # averaged over processes with the gradients
+        logits = self.model(images.contiguous(memory_format=self.layout))
+        if self.recorder:
+            self.recorder.note(draws["order"], logits, labels)
+        loss = F.cross_entropy(logits, labels)  # averaged over processes with the gradients
         self.optimizer.zero_grad(set_to_none=True)
         self.run.accelerator.backward(loss)
         self.optimizer.step()
@@ -212,6 +225,8 @@ class Fit:
                 steps.set_postfix(loss=f"{losses.mean().item():.4f}", refresh=False)  # with the bar's next turn
                 pending = []
             if is_end:
+                if self.recorder:
+                    self.recorder.end_epoch(self.epoch, self.run.accelerator.reduce)
                 self.epoch += 1
                 due = self.epoch % self.config.checkpoint_epochs == 0 or self.epoch == self.config.epochs
                 if due:
@@ -243,6 +258,8 @@ class Fit:
         for name, parameter in self.network.named_parameters():
             if (momentum := self.optimizer.state[parameter].get("momentum_buffer")) is not None:
                 tensors[f"momentum.{name}"] = momentum
+        if self.recorder:
+            tensors |= {f"dynamics.{name}": rows[: self.epoch] for name, rows in self.recorder.state.items()}
         self.checkpoint.save(tensors, self.epoch, self.cost, **facts)
 
     def resume(self) -> None:
@@ -255,6 +272,8 @@ class Fit:
             if (kept := tensors.get(f"momentum.{name}")) is not None:
                 momentum = torch.empty_like(parameter, requires_grad=False).copy_(kept)
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        for name, rows in self.recorder.state.items() if self.recorder else ():
+            rows[: len(tensors[f"dynamics.{name}"])] = tensors[f"dynamics.{name}"]
         if (scaler := self.run.accelerator.scaler) is not None:
             state = {"scale": float(facts["scale"]), "_growth_tracker": int(facts["growth_tracker"])}
             scaler.load_state_dict({**scaler.state_dict(), **state})
@@ -282,7 +301,8 @@ class Fit:
         """
         folder, task, (mean, std) = self.run.output_dir, self.task, self.task.normalization
         own = ("epochs", "batch_size", "learning_rate", "weight_decay", "seed")
-        settings = {name: value for name, value in resolved(self.config).items() if name in own}
+        said = {**resolved(self.config), "learning_rate": self.learning_rate}
+        settings, base = {name: value for name, value in said.items() if name in own}, self.start and self.start.record
         fixed = {"optimizer": "SGD, momentum 0.9", "schedule": "linear warm-up, then cosine to 0, step by step"}
         crops = {"pad": self.rules.pad, "crop_scale": self.rules.crop_scale, "flip": self.rules.flip}
         record = ClassifierRecord(
@@ -296,14 +316,19 @@ class Fit:
             seconds=round(self.cost["seconds"], 1),
             environment=environment,
             created=now(),
+            pretrained=base,
         )
         atomic_write(folder / "README.md", classifier_card(record, location=folder_name(folder)).encode())
         decoded = next(stage for stage in self.run.stages if stage["name"] == "decode")
         write_cost(folder, added(self.cost, decoded), self.run.device)
+        if self.recorder:
+            state, seed = self.recorder.state, self.config.seed
+            write_dynamics(folder / DYNAMICS, state, self.source, task.student, task.image_size, seed)
         facts = record.model_dump(mode="json")
         save_network(
-            self.network, folder, task.student, self.source.class_names, task.image_size, mean=mean, std=std, record=facts
-        )
+            self.network, folder, task.student, self.source.class_names, task.image_size, mean=mean, std=std, record=facts,
+            license=base and base.license,
+        )  # fmt: skip
         for stage in STAGES:
             shutil.rmtree(folder / STATE / stage, ignore_errors=True)
         return record
@@ -324,16 +349,20 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
     Raises:
         InputError: See `classifier_task`, `Run`, `Fit` and `Fit.train`; or when the test split holds no image of a class.
     """
+    start = open_pretrained(config.pretrained, config.pretrained_revision) if config.pretrained else None
+    if start and not config.image_size:
+        config = dataclasses.replace(config, image_size=start.image_size)
     config = with_size(config, source, "image_size")
-    task = classifier_task(config, source)
+    task = classifier_task(config, source, start)
     folder = config.output_dir or Path("outputs", classifier_name(source.name, task.student))
     settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # decoded images and checkpoint depend on it
+    settings["pretrained_sha256"] = start and start.record.sha256
     run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
     if (run.output_dir / "config.json").is_file():
         run.say(f"The classifier in {folder} is finished already; --overwrite trains it anew")
         return run
     test = HeldOut(source)
-    fit = Fit(run, source, task, config)
+    fit = Fit(run, source, task, config, start)
     fit.load_images()
     run.together("fit", fit.steps, fit.train, lower="a smaller --batch_size")
     if run.is_dry:

@@ -174,6 +174,20 @@ class Subject:
         Raises:
             InputError: When a class of the source has fewer images than the set.
         """
+        train, per_class = self.test.source.train, self.per_class()
+
+        def draw(seed: int) -> TrainingSet:
+            rows = train.draw_per_class(per_class, draw_seed(seed, "random real"))
+            return self.real_images(run, f"random real images, seed {seed}, {size} px", rows, size, soft=soft)
+
+        return draw
+
+    def per_class(self) -> np.ndarray:
+        """Return how many real images of each class of the source are as large as the set, int64; see `random_real`.
+
+        Raises:
+            InputError: When a class of the source has fewer.
+        """
         train, classes = self.test.source.train, self.test.source.classes
         per_class = np.zeros(len(classes), dtype=np.int64)
         per_class[self.test.places] = torch.bincount(self.stored_labels, minlength=len(self.test.places)).numpy()
@@ -181,13 +195,8 @@ class Subject:
         if (per_class > images).any():
             short = int((images - per_class).argmin())
             valid = f"class {classes[short].name!r} has {images[short]} images to train on, the set {per_class[short]}"
-            raise InputError("source", self.test.source.name, f"{valid}: no random baseline is as large")
-
-        def draw(seed: int) -> TrainingSet:
-            rows = train.draw_per_class(per_class, draw_seed(seed, "random real"))
-            return self.real_images(run, f"random real images, seed {seed}, {size} px", rows, size, soft=soft)
-
-        return draw
+            raise InputError("source", self.test.source.name, f"{valid}: no baseline of real images is as large")
+        return per_class
 
     @property
     def real_rows(self) -> np.ndarray:

@@ -40,6 +40,10 @@ CONTRAST = """(() => {
   return { seen, low };
 })()"""
 FIRST_TABLE = """[...document.querySelector("tbody").rows].map((row) => row.cells[0].textContent)"""
+ACCURATE = """(() => {
+  const shown = document.querySelector("tbody tr[id] td").getBoundingClientRect();
+  return shown.left >= 0 && shown.right <= innerWidth;
+})()"""
 SORTED = """[...document.querySelectorAll("thead")].map((head) => [...head.querySelectorAll("th")]
   .filter((th) => th.ariaSort !== "none").map((th) => `${th.textContent}: ${th.ariaSort}`).join())"""
 FOCUSED = """(document.activeElement.tagName + " " + document.activeElement.textContent.trim()).slice(0, 40)"""
@@ -109,6 +113,18 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
+    def show_pictures(self) -> None:
+        """Scroll along the page, and wait until the pictures that load only when they come into view are there."""
+        step = """(async () => {
+          for (let y = 0; y < document.body.scrollHeight; y += 600) {
+            scrollTo(0, y);
+            await new Promise((done) => setTimeout(done, 20));
+          }
+          await Promise.all([...document.images].map((image) => image.decode()));
+          scrollTo(0, 0);
+        })()"""
+        self.call("Runtime.evaluate", expression=step, awaitPromise=True)
+
     def picture(self, file: Path) -> None:
         """Write the whole page, however long, as PNG."""
         answer = self.call("Page.captureScreenshot", captureBeyondViewport=True)
@@ -119,9 +135,11 @@ def check(browser: Browser, page: str, folder: Path) -> None:
     """Look at a page in every way."""
     for (name, width), theme in itertools.product(WIDTHS.items(), ("light", "dark")):
         browser.open(page, width, theme)
+        browser.show_pictures()
         browser.picture(folder / f"{name}-{theme}.png")
         wide = browser.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{name}: the page is {wide} pixels wide"
+        assert browser.evaluate(ACCURATE), f"{name}: accuracy, the second column, is not within the window"
         contrast = browser.evaluate(CONTRAST)
         assert contrast["seen"] > 20 and not contrast["low"], f"{name} {theme}: too little contrast: {contrast['low']}"
         hidden = browser.evaluate("[...document.images].filter((i) => !i.complete || !i.naturalWidth).length")
@@ -132,14 +150,17 @@ def check(browser: Browser, page: str, folder: Path) -> None:
         assert not faults, faults
         print(f"{name} {theme}: {width} pixels, {contrast['seen']} texts, {len(asked) - 1} pictures inside it")
     keyboard(browser, page)
+    link(browser, page)
     browser.open(page, 1280, "light", script=False)
     print(f"without JavaScript: {browser.evaluate(SORTED)}")
     assert browser.evaluate("[...document.querySelectorAll('th button')].every((button) => button.disabled)")
 
 
 def keyboard(browser: Browser, page: str) -> None:
-    """Reach the second button of the first table with Tab, and sort by it."""
+    """Reach the second button of the first table with Tab, and sort by it; the line above the rows stays first."""
     browser.open(page, 390, "light")
+    browser.evaluate("document.querySelector('.scroll').previousElementSibling.setAttribute('tabindex', -1)")
+    browser.evaluate("document.querySelector('.scroll').previousElementSibling.focus()")
     before, order = browser.evaluate(SORTED), browser.evaluate(FIRST_TABLE)
     reached = []
     for _ in range(3):  # the table itself, which scrolls, and two buttons
@@ -152,7 +173,21 @@ def keyboard(browser: Browser, page: str) -> None:
     said = browser.evaluate("document.getElementById('said').textContent")
     print(f"Tab: {reached}\nsorted: {before[0]} -> {once[0]} -> {twice[0]}; {order} -> {first} -> {second}\nsaid: {said}")
     assert reached[2].startswith("BUTTON") and sorted(first) == sorted(second) == sorted(order)
+    assert first[0] == second[0] == order[0] and len(order[0]) > 20
     assert len({before[0], once[0], twice[0]}) == 3 and before[1:] == twice[1:] and said
+
+
+def link(browser: Browser, page: str) -> None:
+    """Follow the link of the last row: it is in view and looks different."""
+    browser.open(page, 1280, "dark")
+    name = browser.evaluate("[...document.querySelectorAll('tr[id]')].at(-1).id")
+    before = browser.evaluate(f"getComputedStyle(document.getElementById({name!r}).cells[1]).borderTopWidth")
+    browser.open(f"{page}#{name}", 1280, "dark")
+    target = f"document.getElementById({name!r})"
+    after = browser.evaluate(f"getComputedStyle({target}.cells[1]).borderTopWidth")
+    top = browser.evaluate(f"{target}.getBoundingClientRect().top")
+    print(f"#{name}: {top:.0f} pixels from the top of the window, its border {before} -> {after}")
+    assert 0 <= top <= 844 and before != after
 
 
 def main() -> None:

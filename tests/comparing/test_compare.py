@@ -14,7 +14,7 @@ from distill_hub.artifact.manifest import FreePixelsRecord, ModelRecord, StageRe
 from distill_hub.artifact.records import DataBytes, DDRanking
 from distill_hub.comparing.compare import compare, pooled, read_sets
 from distill_hub.comparing.page import render_page
-from distill_hub.comparing.table import explain
+from distill_hub.comparing.table import columns, explain
 from distill_hub.config import parse
 from distill_hub.hub import RemoteFile, RemoteSet
 from distill_hub.options.commands import CompareConfig
@@ -55,8 +55,8 @@ def test_another_source_split_or_choice_of_classes_is_another_group_under_anothe
     folders = [make_set(f"set-{i}", **fields) for i, fields in enumerate([{}, *others])]
     groups = groups_of(*folders)
     assert [len(group.rows) for group in groups] == [1] * 5
-    assert groups[1].title.endswith("3 classes of ffffffff, split test")
-    assert groups[3].title.endswith("3 classes of 00000000, split test, 25% held out")
+    assert groups[1].source == "fish (3 classes of ffffffff, split test)"
+    assert groups[3].source == "fish (3 classes of 00000000, split test, 25% held out)"
     # The same classes in another order, on which a set's own labels depend, are the same test.
     turned = make_set("turned", classes=list(reversed(usual.classes)))
     assert len(groups_of(folders[0], turned)) == 1
@@ -181,6 +181,97 @@ def test_all_real_data_have_a_column_where_they_are_on_record(make_set):
     assert "real" not in shown(groups_of(make_set("two"))).replace("random real", "")
 
 
+# Held against coresets, and against the author.
+
+
+def test_every_row_is_held_against_the_best_coreset_of_as_many_images(make_set, build_manifest):
+    usual = build_manifest()("0" * 64).method
+
+    def by(method):
+        return usual.model_copy(update={"name": method, "title": method})
+
+    def reached(mean, **baselines):
+        return {
+            "score": score(mean - 0.01, mean, mean + 0.01),
+            "baselines": {n: score(m, m, m) for n, m in baselines.items()},
+        }
+
+    group, other = groups_of(
+        make_set("dm", reached(0.6, ccs=0.5, el2n=0.45), method=by("dm")),
+        make_set("herding", reached(0.55), method=by("herding")),
+        make_set("random", reached(0.9), method=by("random")),
+        make_set("large", reached(0.7, kmeans=0.65, unknown=0.99), method=by("dm"), ipc=5),
+        make_set("larger", reached(0.8), method=by("dm"), ipc=50),
+        make_set("elsewhere", reached(0.6) | {"student": "convnet3"}, method=by("dm")),
+    )
+    rows = {row.set.label: row for row in group.rows}
+    assert list(rows) == ["random", "dm", "herding", "large", "larger"]  # by size, best first
+    best = {name: row.best_coreset and row.best_coreset.whose for name, row in rows.items()}
+    same = dict.fromkeys(("random", "dm", "herding"), "herding (herding)")
+    assert best == {**same, "large": "kmeans (baseline of large)", "larger": None}
+    expected = {"random": 0.35, "dm": 0.05, "herding": 0.0, "large": 0.05}
+    assert {name: rows[name].over_coreset for name in expected} == pytest.approx(expected)
+    assert other.rows[0].best_coreset is None and not other.best_coresets
+    # Beside the set alone, its baseline is the best.
+    (alone,) = groups_of(make_set("alone", reached(0.4, ccs=0.5, el2n=0.45)))
+    assert alone.rows[0].over_coreset == pytest.approx(-0.1) and alone.best_coresets["2"].name == "ccs"
+    cells = {name: columns(group)["vs. coreset"](row).text for name, row in rows.items()}
+    assert cells == {"random": "+35.0", "dm": "+5.0", "herding": "the best", "large": "+5.0", "larger": "-"}
+    text = " ".join(shown([group], width=160).split())
+    assert (
+        "Best coreset at IPC 2: herding (herding), 55.0 ± 1.0 Best coreset at IPC 5: kmeans (baseline of large), 65.0 ± 0.0"
+        in text
+    )
+    assert "vs. coreset" not in columns(other)
+    found = group.as_json()["rows"][1]
+    assert found["best_coreset"] == {"name": "herding", "mean": pytest.approx(0.55), "set": "herding"}
+    assert found["best_coreset_difference"] == pytest.approx(0.05)
+
+
+def test_a_measurement_is_held_against_the_claim(make_set):
+    claimed = {"score": score(0.58, 0.6, 0.62)}
+    near, far = (
+        {"submitted_by": who, "score": score(*s)} for who, s in (("bob", (0.57, 0.6, 0.6)), ("eve", (0.2, 0.21, 0.22)))
+    )
+    (group,) = groups_of(make_set("one", claimed, near, far), make_set("two", near))
+    cells = {(row.set.label, row.by.split()[0]): columns(group)["vs. claim"](row) for row in group.rows}
+    assert {who: (cell.text, cell.mark) for who, cell in cells.items()} == {
+        ("one", "author"): ("-", ""),
+        ("one", "bob"): ("-1.0", ""),
+        ("one", "eve"): ("-39.0", "not as claimed"),  # standard errors of 1.2 and 0.6 points
+        ("two", "bob"): ("-", ""),
+    }
+    assert "-39.0 !" in shown([group], width=160) and "a measurement is not as claimed" in explain([], [group]).plain
+
+
+def test_collapsed_students_and_baselines_are_marked(make_set, build_manifest):
+    usual = build_manifest()("0" * 64).method.model_copy(update={"name": "ccs"})
+    flat, well = score(0.3, 0.33, 0.35), score(0.8, 0.8, 0.8)  # chance is a third
+    (group,) = groups_of(
+        make_set("well", {"score": well, "baselines": {"random real": flat, "herding": flat}}),
+        make_set("flat", {"score": flat, "baselines": {"random real": well}}, ipc=5, method=usual),
+        make_set("beside", {"score": well, "baselines": {}}, ipc=5),
+    )
+    marks = {
+        row.set.label: {t: cell(row).mark for t, cell in columns(group).items() if cell(row).mark} for row in group.rows
+    }
+    assert marks == {
+        "well": {"vs. random": "baseline collapsed", "vs. coreset": "coreset collapsed"},
+        "flat": {"last, %": "collapsed"},
+        "beside": {"vs. coreset": "coreset collapsed"},
+    }
+
+
+def test_sets_of_one_content_are_said_to_be_equal(make_set):
+    folders = [Path(make_set(name)) for name in ("one", "two", "three")]
+    for folder in folders[1:]:
+        for file in (folder / "manifest.json", folder / "evaluations" / "0.json"):
+            text = file.read_text().replace(f"{2:064x}", f"{1:064x}")
+            file.write_text(text)
+    (group,) = groups_of(*map(str, folders))
+    assert "The same images and labels under several names: one and two." in group.notes
+
+
 # Numbers.
 
 
@@ -204,17 +295,19 @@ def test_welch_s_test_by_hand_and_by_the_accuracies(make_set):
     assert row((0.9, 0.9), (0.5, 0.6)).p_value == pytest.approx(scipy.stats.ttest_1samp((0.5, 0.6), 0.9).pvalue)
 
 
-def test_what_the_terminal_shows_fits_110_columns(make_set):
+def test_what_the_terminal_shows_fits_110_columns_and_that_of_authors_80(make_set):
     stages = [StageRecord(name=n, items=1, seconds=s) for n, s in (("fit", 60.0), ("sample", 45.5))]
     one = make_set("imagewoof-ipc10-minimax", stages=stages)
-    lone = {"seeds": [0], "score": score(0.25), "baselines": {}, "submitted_by": "bob"}
+    lone = {"seeds": [0], "score": score(0.5), "baselines": {}, "submitted_by": "bob"}
     other = make_set("other", lone, stages=[], environment=None)
     text = shown(groups_of(one, other), width=110)
     assert max(map(len, text.splitlines())) <= 110
     lines = [line.split() for line in text.splitlines()]
-    # 0.5, 0.6, 0.7; their best looks; 20 points over random; p by hand above; 12,345 bytes; 105.5 s; 1.3e9 bytes
-    assert "imagewoof-ipc10-minimax author 2 60.0 ± 10.0 70.0 3 +20.0 0.070 0.01 1.76 1.3 cpu".split() in lines
-    assert "other bob (claimed) 2 25.0 ± - 35.0 1 - - 0.01 - -".split() in lines
+    # 0.5, 0.6, 0.7; 20 points over random, which collapsed; p by hand above; 12,345 bytes; 105.5 s
+    assert "imagewoof-ipc10-minimax 60.0 ± 10.0 2 +20.0 ! 0.070 author 3 0.01 1.76".split() in lines
+    assert "other 50.0 ± - 2 - - bob 1 0.01 -".split() in lines and ["(unconfirmed)"] in lines
+    narrow = [line for line in shown(groups_of(one), width=80).splitlines() if "60.0" in line]
+    assert narrow[0].split() == "imagewoof-ipc10-minimax 60.0 ± 10.0 2 +20.0 ! 0.070 3 0.01 1.76".split()
 
 
 def test_bytes_stand_beside_accuracies_where_records_say_them(make_set):
@@ -222,11 +315,13 @@ def test_bytes_stand_beside_accuracies_where_records_say_them(make_set):
     folders = [make_set(f"set-{i}", {"bytes": size}) for i, size in enumerate(sizes)]
     (group,) = groups_of(*folders)
     lines = [line.split() for line in shown([group], width=140).splitlines()]
-    score = "2 60.0 ± 10.0 70.0 3 +20.0 0.070"
-    for name, numbers in (("set-0", "2.000 0.500 2.500 24.0"), ("set-1", "1.000 - - -"), ("set-2", "- - - -")):
-        assert f"{name} {score} {numbers} 0.01 1.25 1.3 cpu".split() in lines
+    score = "60.0 ± 10.0 2 +20.0 ! 0.070 3"
+    for name, numbers in (("set-0", "2.500 24.0"), ("set-1", "- -"), ("set-2", "- -")):
+        assert f"{name} {score} {numbers} 0.01 1.25".split() in lines
     every = shown(groups_of(*folders[:2]), width=140)
-    assert f"set-0 {score} 2.000 0.500 2.500 24.0 1.25 1.3 cpu".split() in [line.split() for line in every.splitlines()]
+    assert f"set-0 {score} 2.500 24.0 1.25".split() in [line.split() for line in every.splitlines()]
+    cells = [[cell(row).text for title, cell in columns(group).items() if "MB" in title] for row in group.rows]
+    assert cells == [["2.000", "0.500", "2.500", "24.0", "0.01"], ["1.000", "-", "-", "-", "0.01"], [*"----", "0.01"]]
     rows = {own.set.label: own.as_json() for own in group.rows}
     assert rows["set-0"]["bytes"] == {"images": 2_000_000, "labels": 500_000, "both": 2_500_000}
     assert rows["set-0"]["percent_per_mb"] == pytest.approx(24) and rows["set-1"]["bytes"]["both"] is None
@@ -354,5 +449,7 @@ def test_of_a_set_on_the_hub_only_manifest_records_and_preview_are_asked_for(mak
     assert sorted(asked) == ["assets/preview.png", "evaluations/0.json", "manifest.json"]
     assert "data/train-00000-of-00001.parquet" in names and groups[0].rows[0].as_json()["data_bytes"] == 12_345
     assert groups[0].rows[0].as_json()["commit"] == "c" * 40
-    (link,) = (attributes["href"] for attributes, name in page.all("a") if name == "one")
-    assert link == "https://huggingface.co/datasets/org/one"
+    links = [attributes["href"] for attributes, name in page.all("a") if name == "one"]
+    assert links == ["#set-one", "https://huggingface.co/datasets/org/one"]
+    rows = [attributes["id"] for attributes, _ in page.all("tr") if "id" in attributes]
+    assert rows == ["org-one-quick-convnet2-20260102T030405Z"]

@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import re
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import PIL.Image
@@ -16,7 +15,8 @@ from compared import Page, run, score, shown, teacher
 
 from distill_hub.artifact.records import DDRanking
 from distill_hub.comparing.compare import compare, read_sets
-from distill_hub.comparing.page import SERIES, THEMES, render_page
+from distill_hub.comparing.page import THEMES, render_page
+from distill_hub.comparing.plot import SERIES
 from distill_hub.publishing.markdown import web_address
 
 
@@ -44,7 +44,8 @@ def page(pages, make_set):
 def test_the_page_is_well_formed_and_can_be_read_by_everyone(page):
     parsed = Page(page)
     assert page.startswith('<!doctype html>\n<html lang="en">')
-    ((_, title),) = parsed.all("title")
+    (_, title), *marks = parsed.all("title")
+    assert len(marks) == 5 and marks[2][1].startswith("three, 2 images per class: 50.0 ± 0.0")
     ((_, heading),) = parsed.all("h1")
     assert title == heading == "3 distilled sets compared"
     ids = [attributes["id"] for _, attributes, _ in parsed.elements if "id" in attributes]
@@ -54,12 +55,14 @@ def test_the_page_is_well_formed_and_can_be_read_by_everyone(page):
     levels = [int(tag[1]) for tag, _, _ in parsed.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and all(after - before <= 1 for before, after in itertools.pairwise(levels))
     images = parsed.all("img")
-    assert len(images) == 2 + 2  # a plot for each student, a preview for each set that has one
+    assert len(images) == 2  # a preview for each set that has one
     assert all(len(attributes["alt"]) > 20 for attributes, _ in images)
-    assert "one, by bob (claimed), 2 images per class: 60.0 ± 10.0 (random real 40.0 ± 10.0)" in images[0][0]["alt"]
+    plots = [attributes["aria-label"] for attributes, _ in parsed.all("svg") if attributes.get("role") == "img"]
+    assert len(plots) == 2  # for each student
+    assert "one, by bob (unconfirmed), 2 images per class: 60.0 ± 10.0 (random real 40.0 ± 10.0)" in plots[0]
     assert "The set has no preview." in page and "a corrected set is at org/three." in page
     assert len(parsed.all("caption")) == len(parsed.all("table")) == 2
-    assert {attributes["scope"] for attributes, _ in parsed.all("th")} == {"col", "row"}
+    assert {attributes["scope"] for attributes, _ in parsed.all("th")} == {"col", "row", "rowgroup"}
     # A table that is wider than the window can be scrolled with the keyboard.
     regions = [attributes for attributes, _ in parsed.all("div") if attributes.get("role") == "region"]
     assert [attributes["tabindex"] for attributes in regions] == ["0", "0"]
@@ -68,16 +71,19 @@ def test_the_page_is_well_formed_and_can_be_read_by_everyone(page):
 def test_every_column_has_a_button_and_says_how_it_is_sorted(page):
     heads = [attributes for attributes, _ in Page(page).all("th") if attributes["scope"] == "col"]
     buttons = Page(page).all("button")
-    assert len(heads) == len(buttons) == 14 + 10
+    assert len(heads) == len(buttons) == 14 + 9
     # Without JavaScript a button can do nothing, and says so.
     assert all(attributes == {"type": "button", "disabled": None} for attributes, _ in buttons)
     names = [name for _, name in buttons]
-    assert names[:5] == ["set", "by", "IPC", "last, %", "best look"]
+    assert names[:5] == ["set", "last, %", "vs. random", "p", "vs. claim"]
     assert [head["aria-sort"] for head in heads] == ["descending" if name == "last, %" else "none" for name in names]
     values = [float(cell["data-value"]) for cell, text in Page(page).all("td") if "±" in text]
-    assert values[:4] == sorted(values[:4], reverse=True) == pytest.approx([0.6, 0.6, 0.6, 0.5])
+    # Of the first student: two images per class, claimed and measured by somebody else; then five.
+    assert values[:4] == pytest.approx([0.6, 0.5, 0.6, 0.6])
     # What there is none of has no value, so that it is sorted last.
-    assert all("data-value" not in cell for cell, text in Page(page).all("td") if text in ("-", "author", "bob (claimed)"))
+    assert all(
+        "data-value" not in cell for cell, text in Page(page).all("td") if text in ("-", "author", "bob (unconfirmed)")
+    )
 
 
 def loaded(parsed: Page) -> list[str]:
@@ -88,7 +94,7 @@ def loaded(parsed: Page) -> list[str]:
 
 def test_the_page_loads_nothing(page):
     parsed = Page(page)
-    assert loaded(parsed) and all(re.match("data:image/(png|svg[+]xml);base64,", address) for address in loaded(parsed))
+    assert loaded(parsed) and all(re.match("data:image/webp;base64,", address) for address in loaded(parsed))
     assert not parsed.all("link", "iframe", "object", "embed", "base", "form")
     ((_, style),) = parsed.all("style")
     assert "url(" not in style and "@import" not in style
@@ -99,23 +105,99 @@ def test_the_page_loads_nothing(page):
     assert "default-src 'none'" in policy and f"script-src 'sha256-{own}'" in policy
 
 
-def test_pictures_are_decoded_and_encoded_anew_and_plots_are_drawn_for_both_themes(page, make_set):
-    pictures = {kind: [] for kind in ("png", "svg+xml")}
-    for address in loaded(Page(page)):
-        kind, content = re.fullmatch("data:image/(.*);base64,(.*)", address).groups()
-        pictures[kind].append(base64.b64decode(content))
-    for content in pictures["png"]:
+def test_pictures_are_decoded_and_encoded_anew_and_come_when_they_are_looked_at(page):
+    pictures = [base64.b64decode(address.removeprefix("data:image/webp;base64,")) for address in loaded(Page(page))]
+    assert len(pictures) == 2
+    for content in pictures:
         image = PIL.Image.open(io.BytesIO(content))
-        assert image.size == (900, 45) and image.getpixel((0, 0)) == (255, 0, 0)
-        assert b"said a stranger" not in content and image.info == {}
-    sizes = [(a["width"], a["height"]) for a, _ in Page(page).all("img") if "width" in a]
-    assert sizes == [("900", "45")] * 2
-    assert len(set(pictures["svg+xml"])) == 4
-    for drawing in pictures["svg+xml"]:
-        tags = {element.tag.split("}")[1] for element in ElementTree.fromstring(drawing).iter()}
-        assert "path" in tags and not tags & {"script", "image", "text", "foreignObject", "a"}
+        assert image.format == "WEBP" and image.size == (420, 21)
+        red, *others = image.convert("RGB").getpixel((200, 10))
+        assert red > 245 and max(others) < 10
+        assert b"said a stranger" not in content
+    shown = [(a["width"], a["height"], a["loading"]) for a, _ in Page(page).all("img")]
+    assert shown == [("420", "21", "lazy")] * 2
+
+
+def test_many_sets_have_small_pictures_or_none(make_set):
+    (own,) = read_sets([make_set("one")])
+    many = [dataclasses.replace(own, label=f"set-{i}") for i in range(61)]
+    page = render_page(many, [])
+    sizes = [(int(a["width"]), int(a["height"])) for a, _ in Page(page).all("img")]
+    assert sizes == [(129, 6)] * 60  # 60 squares of that width are a million pixels
+    assert page.count("Its preview is not shown: there are many sets.") == 1
+
+
+def test_the_same_sets_make_the_same_page(make_set):
     sets = read_sets([make_set("again")])
     assert render_page(sets, compare(sets)) == render_page(sets, compare(sets))
+
+
+def test_title_and_introduction_are_those_given(make_set):
+    parsed = Page(render_page(read_sets([make_set("one")]), [], title="A <b>board", introduction="Of & for."))
+    assert [text for _, text in parsed.all("title", "h1")] == ["A <b>board"] * 2 and not parsed.all("b")
+    assert parsed.all("p")[0][1] == "Of & for."
+
+
+def bodies(parsed: Page) -> list[list[str]]:
+    """What the rows of each part of the tables say first; of the line above them, all."""
+    found = []
+    for tag, attributes, text in parsed.elements:
+        if tag == "tbody":
+            found.append([])
+        elif tag == "th" and attributes["scope"] != "col":
+            found[-1].append("".join(text).strip())
+    return found
+
+
+def test_claims_and_measurements_are_apart_and_every_size_is(page):
+    one, other = "claimed by the authors", "measured by others"
+    assert bodies(Page(page)) == [
+        [f"2 images per class, {one}", "one#", "three#"],
+        [f"2 images per class, {other}", "one#"],
+        [f"5 images per class, {one}", "two#"],
+        [f"5 images per class, {one}", "two#"],
+    ]
+
+
+def test_every_row_has_a_link_that_says_what_it_is(page, make_set):
+    parsed = Page(page)
+    rows = [attributes["id"] for attributes, _ in parsed.all("tr") if "id" in attributes]
+    assert rows == [
+        "one-quick-convnet2-20260102T030405Z",
+        "three-quick-convnet2-20260102T030405Z",
+        "one-quick-convnet2-20260102T030405Z-bob",
+        "two-quick-convnet2-20260102T030405Z",
+        "two-quick-convnet3-20260102T030405Z",
+    ]
+    ids = {attributes.get("id") for _, attributes, _ in parsed.elements}
+    links = {attributes["href"][1:] for attributes, _ in parsed.all("a") if attributes["href"].startswith("#")}
+    assert set(rows) < links <= ids
+    # With more sets beside them, the same rows have the same links.
+    sets = read_sets([make_set("before"), make_set("one", {}, {"submitted_by": "bob"})])
+    again = {attributes.get("id") for _, attributes, _ in Page(render_page(sets, compare(sets))).elements}
+    assert {rows[0], rows[2]} < again
+
+
+def test_a_page_of_many_tables_lists_them(page, make_set):
+    assert not Page(page).all("nav")
+    sets = read_sets([make_set("one", {}, {"student": "b"}, {"student": "c"})])
+    text = Page(render_page(sets, compare(sets))).all("nav")[0][1]
+    assert "quick v1 (NON-STANDARD) · b: IPC 2" in " ".join(text.split())
+
+
+def test_equal_sets_name_each_other_and_marks_are_text(make_set):
+    flat = {"score": score(0.3, 0.3, 0.3)}
+    one, two = Path(make_set("one", flat)), Path(make_set("two"))
+    manifest = (two / "manifest.json").read_text()
+    (two / "manifest.json").write_text(manifest.replace(f"{2:064x}", f"{1:064x}"))
+    sets = read_sets([str(one), str(two)])
+    parsed = Page(render_page(sets, compare(sets)))
+    assert [text for attributes, text in parsed.all("a") if attributes["href"] == "#set-two"] == ["two"]
+    assert [text for attributes, text in parsed.all("a") if attributes["href"] == "#set-one"] == [
+        "one"
+    ] * 2  # from its row, too
+    assert [text for _, text in parsed.all("small")] == ["collapsed", "baseline collapsed"]
+    assert parsed.all("summary")[0][1] == "3 warnings: students collapsed, sets are below random real images"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +270,7 @@ def test_only_web_addresses_become_links(address):
 
 
 def test_a_link_goes_to_the_paper_or_the_hub_and_tells_neither_who_sent_it(page, make_set, build_manifest, capsys):
-    links = Page(page).all("a")
+    links = [(attributes, text) for attributes, text in Page(page).all("a") if not attributes["href"].startswith("#")]
     assert {attributes["href"] for attributes, _ in links} == {"https://arxiv.org/abs/2506.22637"}
     assert all("noopener" in attributes["rel"] and "noreferrer" in attributes["rel"] for attributes, _ in links)
     assert web_address("http://www.example.org:80/a?b=c#d") == "http://www.example.org:80/a?b=c#d"

@@ -28,7 +28,8 @@ from distill_hub.cli import main
 from distill_hub.config import LOADING, check_settings, parse, resolved
 from distill_hub.generating.kinds import FITTED_KINDS
 from distill_hub.launching import reproduce as module
-from distill_hub.launching.reproduce import Difference, compare, make_words, reproduce
+from distill_hub.launching.reproduce import Difference, compare, reproduce
+from distill_hub.launching.words import make_words
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import ReproduceConfig
 from distill_hub.options.minimax import MinimaxConfig

@@ -23,6 +23,7 @@ from distill_hub.data.citations import SOURCES
 from distill_hub.data.known import KNOWN
 from distill_hub.data.sources import load_source
 from distill_hub.publishing.card import PICTURES, render_card
+from distill_hub.publishing.tags import Tagged, read_tags
 from distill_hub.views.columns import view_features
 
 GOLD = Path(__file__).parent / "gold"
@@ -352,7 +353,13 @@ def test_a_teacher_that_labelled_the_batches_is_named(render, full):
 def test_yaml(render, full):
     data = DatasetCard(render(**full)).data.to_dict()
     assert data["license"] == "cc-by-nc-4.0"
-    assert data["tags"] == ["dataset-distillation", "distill-hub", "cao2", "ipc-2"]
+    general = ["dataset-distillation", "dataset-condensation", "dataset-compression", "distill-hub"]
+    assert data["tags"] == [*general, "synthetic", "cao2", "ipc-2", "source-fish"]
+    # What a list of the Hub tells of it, which has tags of its own, and of people's after those of the card.
+    assert read_tags(["license:mit", *general, "synthetic", "cao2", "ipc-2", "source-fish", "mine"]) == Tagged(
+        "fish", 2, "cao2"
+    )
+    assert read_tags(["region:us", "distill-hub", "ipc-many"]) == Tagged(None, None, None)
     assert data["task_categories"] == ["image-classification"]
     assert data["size_categories"] == ["n<1K"]
     assert data["source_datasets"] == ["org/fish"]

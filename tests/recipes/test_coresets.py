@@ -9,8 +9,8 @@ from helpers import ROOT, refused, run_here, unscored
 from safetensors.torch import load_file
 
 from distill_hub import load_distilled
+from distill_hub.coresets.select import draw
 from distill_hub.data.sources import load_source
-from distill_hub.methods.coresets import draw
 from distill_hub.running.seeds import draw_seed
 
 WORDS = ["--ipc", "2", "--teacher_epochs", "4", "--students", "convnet-1-w16", "--repeats", "1", "--view_epochs", "0"]

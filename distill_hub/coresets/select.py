@@ -6,41 +6,12 @@ taken.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 
-from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
-from distill_hub.data.sources import Source
-from distill_hub.running.run import Run
 from distill_hub.running.seeds import cpu_generator
-
-RANDOM = {"name": "random", "title": "random selection of real images"}
-HERDING = {
-    "name": "herding",
-    "title": "Herding",
-    "paper": "https://doi.org/10.1145/1553374.1553517",
-    "bibtex": """@inproceedings{welling2009herding,
-  title = {Herding Dynamical Weights to Learn},
-  author = {Welling, Max},
-  booktitle = {International Conference on Machine Learning},
-  year = {2009},
-}""",
-}
-K_CENTER = {
-    "name": "kcenter",
-    "title": "K-Center",
-    "paper": "https://arxiv.org/abs/1708.00489",
-    "bibtex": """@inproceedings{sener2018active,
-  title = {Active Learning for Convolutional Neural Networks: A Core-Set Approach},
-  author = {Sener, Ozan and Savarese, Silvio},
-  booktitle = {International Conference on Learning Representations},
-  year = {2018},
-}""",
-}
 
 
 def draw(count: int, ipc: int, seed: int) -> torch.Tensor:
@@ -152,45 +123,90 @@ def k_means(embeddings: torch.Tensor, ipc: int, seed: int) -> torch.Tensor:
     return chosen.nonzero().flatten()
 
 
-def embed(
-    run: Run, source: Source, teacher: Classifier, teacher_sha256: str, *, image_size: int, batch_size: int
-) -> Callable[[int], torch.Tensor]:
-    """Embed the training images, each class in batches of its own: the stage 'embed'. Each image is decoded once.
+def facility_location(embeddings: torch.Tensor, ipc: int) -> torch.Tensor:
+    """Choose images of one class to which all are similar: greedy facility location, as in DeepCore (Guo et al., 2022).
+
+    It climbs F(S) = Σ_i max_{j in S} s(i, j), with the similarity s = (1 + cosine) / 2 of two embeddings: every step adds
+    the image that raises F most. F is monotone and submodular: the greedy value is at least 1 - 1/e of the best one. O(N²)
+    in memory, and in time for each image that is chosen.
 
     Args:
-        run: Spreads the batches over its processes.
-        source: The real images.
-        teacher: The classifier.
-        teacher_sha256: Of its weights.
-        image_size: Side in pixels of the set; the real images are embedded at it, too.
-        batch_size: Images per forward pass.
+        embeddings: float (N, D), of the class's N images.
+        ipc: How many to choose.
 
     Returns:
-        From the position of a class to the embeddings of its images, float32 (N, D) on the CPU, in the order of the training
-        split.
+        int64 (ipc,), distinct indices, in the order of choice.
+
+    Raises:
+        InputError: When IPC is larger than N.
     """
-    train, counts = source.train, [len(rows) for rows in source.train.by_class]
-    batches = [range(0, count, batch_size) for count in counts]
-    items = [(label, start) for label, starts in enumerate(batches) for start in starts]
-    longest = min(batch_size, max(counts))
+    _check(ipc, len(embeddings))
+    unit = F.normalize(embeddings.double(), dim=1)
+    # Multiples of 2^-24, whose sums are exact: how a product is summed, and by how many threads, is not seen in them.
+    similarities = ((1 + unit @ unit.T) * 2**23).round().int()
+    covered, taken, chosen = torch.zeros(len(unit), dtype=torch.int32), torch.zeros(len(unit), dtype=torch.bool), []
+    for _ in range(ipc):
+        gains = (similarities - covered).clamp_(min=0).sum(1)  # a similarity is the same both ways
+        chosen.append(int(gains.masked_fill(taken, -1).argmax()))
+        taken[chosen[-1]] = True
+        covered = covered.maximum(similarities[chosen[-1]])
+    return torch.tensor(chosen)
 
-    @torch.inference_mode()
-    def of_batch(chunk: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        ((label, start),) = chunk
-        pixels = train.pixels(train.by_class[label][start : start + batch_size], image_size).to(teacher.device)
-        found = teacher.embed(pixels.float() / 255).float().cpu()
-        return {"embeddings": F.pad(found, (0, 0, 0, longest - len(found)))[None]}
 
-    of = {"source": source.fingerprint, "teacher_sha256": teacher_sha256, "size": image_size, "batch_size": batch_size}
-    how = {"made_from": of, "whole": True, "lower": "a smaller --embed_batch_size"}
-    embedded = run.map("embed", items, of_batch, chunk_size=1, **how)
-    ends = list(accumulate(map(len, batches)))
+def by_difficulty(difficulty: torch.Tensor, ipc: int, *, hardest: bool) -> torch.Tensor:
+    """Choose the hardest images of one class, as papers on large coresets do, or the easiest.
 
-    def of_class(label: int) -> torch.Tensor:
-        rows = embedded.rows(ends[label] - len(batches[label]), ends[label])["embeddings"]  # only the last batch is padded
-        return rows.flatten(0, 1)[: counts[label]]
+    The less is kept, the easier it should be (Sorscher et al., NeurIPS 2022).
 
-    return of_class
+    Args:
+        difficulty: (N,), larger is harder; see `dynamics.Dynamics.difficulty`.
+        ipc: How many to choose.
+        hardest: Which end.
+
+    Returns:
+        int64 (ipc,), distinct indices, the most extreme first.
+
+    Raises:
+        InputError: When IPC is larger than N.
+    """
+    _check(ipc, len(difficulty))
+    return difficulty.sort(descending=hardest, stable=True).indices[:ipc]
+
+
+def ccs(difficulty: torch.Tensor, ipc: int, generator: torch.Generator, *, cut: float, strata: int) -> torch.Tensor:
+    """Choose images of one class of all difficulties but the largest: coverage-centric (CCS; Zheng et al., 2023, Alg. 1).
+
+    The hardest ⌊cut · N⌋ images are dropped, of which many are labelled wrong; fewer where IPC would not be left. The range
+    of the others is cut into strata of even width. From the smallest stratum up, each gives an even share of what is still
+    to be chosen, drawn at random, or all that it has. The paper's strata are those of all classes together: its coresets are
+    not balanced. Of strata with as many images the easier comes first.
+
+    Args:
+        difficulty: (N,), larger is harder.
+        ipc: How many to choose.
+        generator: Of the draws.
+        cut: Paper: β, 0 to 0.5, the more the less is kept.
+        strata: Paper: k, 50.
+
+    Returns:
+        int64 (ipc,), distinct indices, stratum by stratum.
+
+    Raises:
+        InputError: When IPC is larger than N.
+    """
+    _check(ipc, len(difficulty))
+    order = difficulty.double().sort(stable=True).indices
+    kept = order[: max(ipc, len(order) - int(cut * len(order)))].sort().values
+    values = difficulty.double()[kept]
+    low, high = values.min(), values.max()
+    place = ((values - low) / (high - low).clamp(min=torch.finfo(torch.float64).tiny) * strata).long().clamp(max=strata - 1)
+    groups = sorted((group for group in (kept[place == number] for number in range(strata)) if len(group)), key=len)
+    chosen, left = [], ipc
+    for number, group in enumerate(groups):
+        share = min(len(group), left // (len(groups) - number))
+        chosen.append(group[torch.randperm(len(group), generator=generator)[:share]])
+        left -= share
+    return torch.cat(chosen)
 
 
 def _check(ipc: int, count: int) -> None:

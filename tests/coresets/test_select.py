@@ -9,8 +9,9 @@ import torch
 
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
+from distill_hub.coresets.embed import embed
+from distill_hub.coresets.select import draw, herding, k_center, k_means
 from distill_hub.data.sources import Split, load_source
-from distill_hub.methods.coresets import draw, embed, herding, k_center, k_means
 from distill_hub.networks.build import build
 from distill_hub.running.run import Run
 
