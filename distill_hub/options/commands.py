@@ -172,7 +172,7 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
     baseline_dynamics: Location = option("auto", BASELINE_DYNAMICS_HELP)
     teacher: Location | None = option(
         None,
-        "for protocols whose labels a teacher gives: timm/NAME, a transformers Hub id, a folder, or auto to fit one; "
+        "for protocols whose labels a teacher gives: timm/NAME, a Hub id, a folder, or auto to fit one; "
         "several by commas; default: as the set's record says",
         common=True,
     )
@@ -225,8 +225,7 @@ class RelabelConfig(KeptLabelsOptions, RealOptions):
     seed: NonNegativeInt = option(0, "seed of the views")
     teacher: Location | None = option(
         None,
-        "timm/NAME, a transformers Hub id, a folder, or auto to fit one; several by commas; default: as the set's record "
-        "says",
+        "timm/NAME, a Hub id, a folder, or auto to fit one; several by commas; default: as the set's record says",
         common=True,
     )
     teacher_revision: str | None = option(
@@ -255,8 +254,7 @@ class AdoptConfig(OutputOptions, ForeignOptions, RealOptions):
     license: str | None = option(None, "licence of the set")
     teacher: Location | None = option(
         None,
-        "label the images with this teacher: timm/NAME, a transformers Hub id, a folder, or auto to fit one; several by "
-        "commas",
+        "label the images with this teacher: timm/NAME, a Hub id, a folder, or auto to fit one; several by commas",
         common=True,
     )
     teacher_revision: str | None = option(

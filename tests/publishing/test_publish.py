@@ -312,7 +312,7 @@ def test_someone_else_s_record_joins_the_table(hub, alice, bob, artifact, second
     theirs = own.replace(".json", "-bob.json")
     assert json.loads(tree[theirs]) == {**json.loads(claimed), "submitted_by": "bob"}
     card = tree["README.md"].decode()
-    assert card.count("| **this set** |") == 1 and card.count("**this set**, measured by [bob]") == 1
+    assert card.count("| **this set** |") == 2 and card.count("**this set**, measured by [bob]") == 1
     # The author publishes again: both are still there.
     (artifact / "README.md").write_text((artifact / "README.md").read_text("utf-8") + "\nA word by the author.\n", "utf-8")
     alice.result("push", str(artifact), REPO)
