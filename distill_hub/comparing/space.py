@@ -94,6 +94,9 @@ def collect(space: Publication, title: str, sets: Sequence[DescribedSet]) -> Col
 @retried
 def _collection(space: Publication, title: str) -> Collection:
     namespace = space.repo_id.split("/")[0]
+    for own in API.list_collections(owner=namespace):  # which shows the first items of each alone
+        if own.title == title:
+            return API.get_collection(own.slug)
     return API.create_collection(title, namespace=namespace, description=DESCRIPTION, private=space.private, exists_ok=True)
 
 
