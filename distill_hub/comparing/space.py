@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from huggingface_hub import Collection, SpaceCard, SpaceCardData
 
-from distill_hub.artifact.names import source_name
+from distill_hub.artifact.names import set_title
 from distill_hub.comparing.compare import DescribedSet
 from distill_hub.hub import API, RemoteSet, fetch, plain_errors, retried
 from distill_hub.publishing.card import fill_template
@@ -102,8 +102,7 @@ def _collection(space: Publication, title: str) -> Collection:
 
 def _note(own: DescribedSet) -> str:
     """Say what a set is, and its author's best accuracy by a protocol of the literature, else by any."""
-    manifest = own.manifest
-    said = f"{manifest.ipc_text} images for each class of {source_name(manifest.source)}, by {manifest.method.title}"
+    said = set_title(own.manifest)
     claims = [record for record in own.records if record.submitted_by is None]
     if claims:
         best = max(claims, key=lambda record: (record.standard, record.score.mean))
