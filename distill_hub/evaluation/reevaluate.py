@@ -276,6 +276,7 @@ def _measure(
         if given.free_pixels:
             refuse_pictures(job.rules)
         refuse_missing(job.rules, given.views, has_teacher=has_teacher, has_soft_labels=has_soft_labels)
+        beside.check(has_teacher=has_teacher)
     if how.mmd and given.free_pixels:
         raise InputError("command line", "--mmd", "a teacher embeds pictures, and the set's free pixels are none")
     if how.mmd and not how.teacher and any(record and record.members for record in recorded):
