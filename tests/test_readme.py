@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 HELP = "\n".join(
-    [import_module(f"distill_hub.commands.{name}").run.__doc__ for name in COMMANDS]
+    [import_module(f"distill_hub.commands.{name.replace('-', '_')}").run.__doc__ for name in COMMANDS]
     + [ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")), clean=False) for file in FILES]
 )
 METHODS = [
