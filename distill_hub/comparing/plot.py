@@ -213,7 +213,7 @@ def _by_size(group: Group) -> Plot:
     values += [*(mean for mean, _ in random.values()), *coreset.values()]
     drawn = _fits(real, values)
     range_ = axis([*values, *([real] if drawn else [])])
-    left, right, top, bottom = 36.0, WIDTH - 92.0, 10.0, 260.0
+    left, right, top, bottom = 36.0, WIDTH - 100.0, 10.0, 260.0
     logs = [math.log(size) for size in sizes]
 
     def across(size: int) -> float:
