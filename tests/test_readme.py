@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 HELP = "\n".join(
-    [import_module(f"distill_hub.commands.{name}").run.__doc__ for name in COMMANDS]
+    [import_module(f"distill_hub.commands.{name.replace('-', '_')}").run.__doc__ for name in COMMANDS]
     + [ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")), clean=False) for file in FILES]
 )
 METHODS = [
     facts
-    for folder in ("methods", "recovery", "matching", "guidance", "generators")
+    for folder in ("coresets", "methods", "recovery", "matching", "guidance", "generators")
     for file in sorted((ROOT / "distill_hub" / folder).glob("*.py"))
     for facts in vars(import_module(f"distill_hub.{folder}.{file.stem}")).values()
     if isinstance(facts, dict) and "paper" in facts

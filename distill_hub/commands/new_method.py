@@ -7,11 +7,11 @@ from distill_hub.text import typed
 def run(config: NewMethodConfig) -> None:
     """Write a package with a method of your own: pyproject.toml with its entry point, recipe with options, method, tests.
 
-    As it is written it makes sets, of means of real images, and its tests pass. Once it is installed, `distill-hub make`,
+    As it is, it makes distilled sets, of means of real images, and its tests pass. Once it is installed, `distill-hub make`,
     `reproduce` and `distill_hub.make` know the method, and records name the package and its version.
 
         distill-hub new-method my_method
-        pip install -e "my_method[test]" && pytest my_method && distill-hub make my_method
+        pip install -e "my_method[test]"
     """
     from distill_hub.launching.new_method import write_package
 

@@ -24,6 +24,7 @@ from distill_hub.artifact.schema import features
 from distill_hub.artifact.source import SourceRecord
 from distill_hub.disk.files import shipped, slug
 from distill_hub.hub import address, page_of
+from distill_hub.publishing.imagenet import PROMPT, shows_imagenet
 from distill_hub.publishing.markdown import attribute, code, fenced, link, one_line, plain
 from distill_hub.publishing.plots import preview_width
 from distill_hub.publishing.tags import card_tags
@@ -220,6 +221,8 @@ def _card_data(manifest: Manifest, size_bytes: Mapping[str, int]) -> DatasetCard
         size_categories=[next((name for limit, name in SIZE_CATEGORIES if rows < limit), "1M<n<10M")],
         source_datasets=[manifest.source.hub_id or "original"],
     )
+    if shows_imagenet(manifest):
+        data["extra_gated_prompt"] = PROMPT
     infos = {"default": _info(features(manifest.class_names, manifest.free_side), rows, size_bytes["data"])}
     configs = {"default": {"data_files": [{"split": "train", "path": "data/train-*"}], "default": True}}
     if manifest.views:
