@@ -1,16 +1,18 @@
 """Make distilled sets, publish them, look at them, compare them, and score them again.
 
 commands:
-  make       make a set with one of the recipes, in one process or several
-  info       what a set says of itself, without downloading its images
-  compare    sets side by side, by what is on record: accuracy, size, cost
-  evaluate   train students on a set, and compare with what its author claims
-  reproduce  rebuild a set from its manifest, and say whether it is the same, or where it first differs
-  relabel    store augmented views of a set with a teacher's logits, for training without the teacher
-  push       publish a set, or a tuned generator, on the Hugging Face Hub
-  adopt      bring a set that was made elsewhere into the artifact format
-  new-method start a package with a method of your own
-  env        what a bug report needs: versions, machine, folders, settings of the Hub
+  make         make a set with one of the recipes, in one process or several
+  info         what a set says of itself, without downloading its images
+  compare      sets side by side, by what is on record: accuracy, size, cost
+  search       what sets are on the Hugging Face Hub
+  leaderboard  all of them, or some, as one page, which may be a Space on the Hub
+  evaluate     train students on a set, and compare with what its author claims
+  reproduce    rebuild a set from its manifest, and say whether it is the same, or where it first differs
+  relabel      store augmented views of a set with a teacher's logits, for training without the teacher
+  push         publish a set, or a network that was made for one, on the Hugging Face Hub
+  adopt        bring a set that was made elsewhere into the artifact format
+  new-method   start a package with a method of your own
+  env          what a bug report needs: versions, machine, folders, settings of the Hub
 
 `distill-hub --version` prints the version.
 
@@ -36,6 +38,8 @@ from distill_hub.text import adapt_streams
 COMMANDS = {
     "info": "InfoConfig",
     "compare": "CompareConfig",
+    "search": "SearchConfig",
+    "leaderboard": "LeaderboardConfig",
     "evaluate": "EvaluateConfig",
     "reproduce": "ReproduceConfig",
     "relabel": "RelabelConfig",

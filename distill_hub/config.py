@@ -285,7 +285,7 @@ def _parser(config_class: type, prog: str | None, description: str | None = None
         # An option that a recipe gives another default stays in the group that it comes from.
         for f in [fields.pop(name) for name in owner.__annotations__ if name in fields]:
             kind, help = Kind(f.type), f.metadata["help"].replace("%", "%%")
-            if not any(f.default is nothing for nothing in (None, False, dataclasses.MISSING)):
+            if not any(f.default is nothing for nothing in (None, False, (), dataclasses.MISSING)):
                 help = f"{help} (default: {f.default})"
             if not full and not f.metadata["common"]:
                 help = argparse.SUPPRESS

@@ -16,6 +16,7 @@ from distill_hub.options.coresets import CoresetConfig
 
 def main(config: CoresetConfig) -> Path | None:
     """Choose images of every class, label, package and score them."""
+    from distill_hub.coresets.embed import embed
     from distill_hub.coresets.facts import FACTS
     from distill_hub.evaluation.coresets import open_chooser
     from distill_hub.making.by_class import choose_by_class
@@ -23,8 +24,12 @@ def main(config: CoresetConfig) -> Path | None:
     from distill_hub.making.start import set_up
 
     setup = set_up(config, config.method)
-    teacher = setup.teacher, setup.teacher_record.sha256
-    chooser = open_chooser(setup.run, setup.source, config, *teacher, setup.image_size, "embed")
+    run, source, size, sha256 = setup.run, setup.source, setup.image_size, setup.teacher_record.sha256
+
+    def embeddings():
+        return embed(run, source, setup.teacher, sha256, image_size=size, batch_size=config.embed_batch_size)
+
+    chooser = open_chooser(run, source, config, embeddings, sha256, size)
     made_from = {**setup.made_from, "chosen_by": chooser.made_from}
     stage = choose_by_class(setup, lambda label: chooser.choose(label, config.ipc, config.seed), made_from)
     return package_and_score(setup, stage, setup.manifest(FACTS[config.method], chooser.notes))

@@ -15,15 +15,15 @@ from distill_hub.options.coresets import EmbeddingCoresetConfig
 
 def main(config: EmbeddingCoresetConfig) -> Path | None:
     """Choose the images of every class that keep its mean, label, package and score them."""
-    from distill_hub.coresets.facts import FACTS
+    from distill_hub.coresets.facts import HERDING
     from distill_hub.coresets.select import herding
     from distill_hub.making.by_class import choose_by_embedding
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
 
-    setup = set_up(config, "herding")
+    setup = set_up(config, HERDING["name"])
     stage = choose_by_embedding(setup, herding)
-    return package_and_score(setup, stage, setup.manifest(FACTS["herding"]))
+    return package_and_score(setup, stage, setup.manifest(HERDING))
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ from distill_hub.options.coresets import EmbeddingCoresetConfig
 
 def main(config: EmbeddingCoresetConfig) -> Path | None:
     """Choose the images of every class that cover it, label, package and score them."""
-    from distill_hub.coresets.facts import FACTS
+    from distill_hub.coresets.facts import K_CENTER
     from distill_hub.coresets.select import k_center
     from distill_hub.making.by_class import choose_by_embedding
     from distill_hub.making.finish import package_and_score
     from distill_hub.making.start import set_up
 
-    setup = set_up(config, "kcenter")
+    setup = set_up(config, K_CENTER["name"])
     stage = choose_by_embedding(setup, k_center)
-    return package_and_score(setup, stage, setup.manifest(FACTS["kcenter"]))
+    return package_and_score(setup, stage, setup.manifest(K_CENTER))
 
 
 if __name__ == "__main__":

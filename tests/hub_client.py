@@ -3,8 +3,11 @@
 One process answers many calls, so that a test need not load torch for each. `Client` is the test's end of it.
 """
 
+import contextlib
 import hashlib
+import io
 import json
+import os
 import socket
 import sys
 from pathlib import Path
@@ -130,6 +133,25 @@ def adopt(output_dir, **kwargs):
     from distill_hub.options.commands import AdoptConfig
 
     return str(adopt(AdoptConfig(output_dir=Path(output_dir), **kwargs)))
+
+
+def log_in(token):
+    """Be somebody else from now on: the client reads its token at each call."""
+    os.environ["HF_TOKEN"] = token
+
+
+def command(*words):
+    """Run `distill-hub`; return its exit code, and what it wrote to the standard output and error."""
+    from distill_hub.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        sys.argv = ["distill-hub", *words]
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
 
 def serve() -> None:

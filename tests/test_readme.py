@@ -23,7 +23,7 @@ HELP = "\n".join(
 )
 METHODS = [
     facts
-    for folder in ("methods", "recovery", "matching", "guidance", "generators")
+    for folder in ("coresets", "methods", "recovery", "matching", "guidance", "generators")
     for file in sorted((ROOT / "distill_hub" / folder).glob("*.py"))
     for facts in vars(import_module(f"distill_hub.{folder}.{file.stem}")).values()
     if isinstance(facts, dict) and "paper" in facts

@@ -1,18 +1,12 @@
 """A classifier that distill-hub trained, on real images or, as a student, on a distilled set: its record."""
 
-from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from distill_hub.artifact.base import Count, Moment, Name, Record, Seconds, Share
 from distill_hub.artifact.manifest import EnvironmentRecord, ModelRecord
 from distill_hub.artifact.source import SourceRecord
-from distill_hub.config import InputError
-from distill_hub.disk.files import slug
-
-CONFIG = "config.json"  # of a classifier's folder; it comes last and says that the folder is complete
-WEIGHTS = "model.safetensors"
 
 
 class SetRecord(Record):
@@ -51,48 +45,3 @@ class ClassifierRecord(Record):
     def _without_what_most_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         rare = ("test_resize", "pretrained", "trained_on")
         return {name: value for name, value in dump(self).items() if name not in rare or value is not None}
-
-
-class ClassifierConfig(Record):
-    """The `config.json` of a classifier that distill-hub trained, as far as it is read here; the rest is for its loader."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    distill_hub: ClassifierRecord
-
-
-def read_classifier(folder: Path) -> ClassifierRecord:
-    """Read how the classifier in a folder was trained.
-
-    Raises:
-        InputError: When there is no record of it, or one that cannot be read.
-    """
-    try:
-        return ClassifierConfig.read(folder / CONFIG).distill_hub
-    except InputError as error:
-        if error.field != f"{CONFIG}: distill_hub" or error.value is not None:
-            raise
-        valid = "its config.json has no record of how distill-hub trained it, as one of another library or an older version"
-        raise InputError("path", str(folder), f"{valid}; fit it anew, or publish it with `hf upload`") from error
-
-
-def classifier_name(source: str, network: str) -> str:
-    """Return the name of a classifier, used for its folder: <source>-<network>."""
-    return f"{slug(source)}-{network.removeprefix('timm/')}"
-
-
-def student_name(protocol: str, version: int, network: str, seed: int) -> str:
-    """Return the name of a student's folder among those of its set: <protocol>-v<version>-<network>-seed<seed>."""
-    return f"{protocol}-v{version}-{network.replace('/', '-')}-seed{seed}"
-
-
-def name_of(record: ClassifierRecord, source: str) -> str:
-    """Return the name of a classifier, used for its repository; a student's is called after its set and training.
-
-    Args:
-        record: Of the classifier.
-        source: What its source is called, see `names.source_name`.
-    """
-    if own := record.trained_on:
-        return f"{slug(own.name)}-{student_name(own.protocol, own.protocol_version, record.network, own.seed)}"
-    return classifier_name(source, record.network)

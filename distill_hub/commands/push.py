@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from distill_hub.artifact.classifier import CONFIG
 from distill_hub.artifact.find import MANIFEST
 from distill_hub.config import InputError
 from distill_hub.networks.names import EXPERTS
 from distill_hub.options.commands import PushConfig
+from distill_hub.publishing.trained import CONFIG
 from distill_hub.running.console import show
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import PIL.Image
 
 from distill_hub.artifact.findings import below_random
-from distill_hub.artifact.names import model_name, source_name
+from distill_hub.artifact.names import model_name, set_title, source_name
 from distill_hub.comparing.compare import Group, same_content
 from distill_hub.comparing.plot import SERIES, SHAPES, WIDTH, plot
 from distill_hub.comparing.rows import DescribedSet
 from distill_hub.comparing.table import ACCURACY, WORDS, columns, explanations
 from distill_hub.hub import page_of
-from distill_hub.publishing.card import PICTURES, templates
+from distill_hub.publishing.card import PICTURES, PREVIEW, templates
 from distill_hub.publishing.markdown import web_address
 from distill_hub.running.console import size_text
 from distill_hub.text import printable
@@ -27,7 +27,6 @@ INTRODUCTION = (
     "split are the same, and of these the ones at the same number of images per class. Each table begins with the highest."
 )
 SIZE = "IPC"
-PREVIEW = "assets/preview.png"
 PREVIEW_BYTES = 20_000_000
 PREVIEW_PIXELS = 25_000_000
 MOST_PREVIEWS = 60
@@ -156,7 +155,7 @@ def _facts(own: DescribedSet, places: Mapping[str, str], sets: Sequence[Describe
         "picture": picture,
         "fault": fault,
         "same": [(places[label], label) for label in same if label != own.label],
-        "alt": f"{PICTURES[PREVIEW].format(source_name(manifest.source))}, by {manifest.method.title}",
+        "alt": f"{set_title(manifest)}: {PICTURES[PREVIEW]}",
         "title": manifest.method.title,
         "paper": web_address(manifest.method.paper),
         "superseded_by": manifest.superseded_by,

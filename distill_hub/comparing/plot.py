@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from distill_hub.artifact.names import method_title
 from distill_hub.artifact.records import OWN, RANDOM, Score
 from distill_hub.comparing.compare import Group, pooled
 from distill_hub.comparing.rows import Row
@@ -221,14 +222,14 @@ def _by_size(group: Group) -> Plot:
     def place(value: float) -> float:
         return round(bottom - (bottom - top) * (min(value, range_.high) - range_.low) / (range_.high - range_.low), 1)
 
-    names = list(dict.fromkeys(row.set.manifest.method.title for row in group.rows))
+    names = list(dict.fromkeys(method_title(row.set.manifest.method) for row in group.rows))
     width = min(5.0, 32 / len(names))  # between marks of one size, side by side
     marks, paths = [], []
     for series, name in enumerate(names):
         best = []
         for size, rows in at.items():
             x = round(across(size) + width * (series - (len(names) - 1) / 2), 1)
-            own = [_mark(row, place, x, series, True) for row in rows if row.set.manifest.method.title == name]
+            own = [_mark(row, place, x, series, True) for row in rows if method_title(row.set.manifest.method) == name]
             best += [(mark.x, mark.y) for mark in own[:1]]
             marks += own
         paths.append((series, tuple(best)))

@@ -110,7 +110,7 @@ class Dynamics:
     """What one or more networks said of a source's training images."""
 
     files: Sequence[Path]  # one per network
-    sha256: str  # over the files
+    sha256: str  # over what they said
     revision: str | None = None  # commit of a single one on the Hub
 
     def difficulty(self, by: Difficulty, el2n_epochs: int) -> torch.Tensor:
@@ -160,22 +160,22 @@ def read_dynamics(source: Source, names: str, revision: str | None = None) -> Dy
 
 def dynamics_of(source: Source, files: Sequence[tuple[str, Path]]) -> Dynamics:
     """Check files of `Recorder`, each with the name of where it lies; see `read_dynamics`."""
-    digest, shape = hashlib.sha256(), None
+    digest = hashlib.sha256()
     for name, file in files:
-        with refusing((OSError, SafetensorError, KeyError, RuntimeError), "dynamics", name, f"{VALID_DYNAMICS}, is needed"):
-            with safe_open(file, "pt") as opened:
-                facts, tensors = opened.metadata() or {}, [opened.get_tensor(key) for key in ("margin", "error")]
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        damaged = (OSError, SafetensorError, KeyError, RuntimeError)
+        with refusing(damaged, "dynamics", name, f"{VALID_DYNAMICS}, is needed"), safe_open(file, "pt") as opened:
+            facts, tensors = opened.metadata() or {}, [opened.get_tensor(key) for key in ("margin", "error")]
         if facts.get("source_fingerprint") != source.fingerprint:
-            valid = (
-                f"it was recorded on other images, of {facts.get('source', '?')!s:.80}; here they are those of {source.name}"
-            )
+            of = facts.get("source", "?")[:80]
+            valid = f"it was recorded on other images, of {of}; here they are those of {source.name}"
             raise InputError("dynamics", name, valid)
-        shape = tensors[0].shape
-        if len(shape) != 2 or shape[1] != len(source.train) or tensors[1].shape != shape:
-            raise InputError("dynamics", name, f"{DYNAMICS} holds {tuple(shape)} values for {len(source.train)} images")
-        if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors):
-            raise InputError("dynamics", name, f"{DYNAMICS} holds what is no finite number")
+        shape = tuple(tensors[0].shape)
+        if len(shape) != 2 or shape[1] != len(source.train) or tuple(tensors[1].shape) != shape:
+            raise InputError("dynamics", name, f"{DYNAMICS} holds {shape} values for {len(source.train)} images")
+        if not all(tensor.dtype is torch.float32 and tensor.isfinite().all() for tensor in tensors):
+            raise InputError("dynamics", name, f"{DYNAMICS} holds what is no finite number in float32")
+        for tensor in tensors:  # not of the file, whose header is in any order
+            digest.update(tensor.contiguous().numpy().data)
     return Dynamics([file for _, file in files], digest.hexdigest())
 
 

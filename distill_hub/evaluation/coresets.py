@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError, options
 from distill_hub.coresets.choose import Rule
 from distill_hub.coresets.embed import embed
@@ -43,7 +42,12 @@ class Chooser:
 
 
 def open_chooser(
-    run: Run, source: Source, config: CoresetConfig, teacher: Classifier | None, teacher_sha256: str, size: int, stage: str
+    run: Run,
+    source: Source,
+    config: CoresetConfig,
+    embeddings: Callable[[], Callable[[int], torch.Tensor]],
+    teacher_sha256: str | None,
+    size: int,
 ) -> Chooser:
     """Look at all images of a source as a coreset needs it. Call it on every process.
 
@@ -51,19 +55,19 @@ def open_chooser(
         run: Spreads the work.
         source: The real images.
         config: The method and its options.
-        teacher: Whose embeddings are taken, of several the first one's; None will do for methods of `names.OF_DYNAMICS`.
-        teacher_sha256: Of its weights.
-        size: Side in pixels of the set; the images are embedded at it, and networks are trained at it.
-        stage: Name of the stage that embeds.
+        embeddings: Embeds them, see `embed`; called for the methods of `names.OF_EMBEDDINGS`.
+        teacher_sha256: Of the weights of who does; None: nobody.
+        size: Side in pixels of the set, at which networks are trained for the methods of `names.OF_DYNAMICS`.
 
     Raises:
-        InputError: See `open_dynamics` and `Dynamics.difficulty`.
+        InputError: When a teacher is needed and there is none; see also `open_dynamics` and `Dynamics.difficulty`.
         HubError: When the Hub fails.
     """
     rule = Rule(**options(config, Rule))
     if rule.method in OF_EMBEDDINGS:
-        how = {"image_size": size, "batch_size": config.embed_batch_size, "stage": stage}
-        return Chooser(rule, source, embed(run, source, members_of(teacher)[0], teacher_sha256, **how), teacher_sha256)
+        if teacher_sha256 is None:
+            raise InputError("baselines", rule.method, "it is chosen by a teacher's embeddings; pass --teacher")
+        return Chooser(rule, source, embeddings(), teacher_sha256)
     dynamics = open_dynamics(run, source, size, **options(config, DynamicsOptions), seed=config.fit_seed)
     difficulty = dynamics.difficulty(rule.score, rule.el2n_epochs)
     notes = {"dynamics_sha256": dynamics.sha256}
@@ -95,50 +99,61 @@ class Coreset:
     made_from: str  # see `Chooser`
 
 
-def coreset_as_large(run: Run, subject: Subject, name: str, dynamics: str, size: int, *, soft: bool) -> Coreset:
-    """Return a baseline: real images, as many of each class as a set stores, chosen as `recipes/coreset.py` does by default.
+def coresets_as_large(run: Run, subject: Subject, baselines: Baselines, size: int, *, soft: bool) -> dict[str, Coreset]:
+    """Return baselines: real images, as many of each class as a set stores, chosen as `recipes/coreset.py` does by default.
 
     All of a source's images are looked at as large as those of the set. Of what is drawn at random (CCS) every seed has its
     own, of other coresets all have one.
 
     Args:
         run: Spreads the work. Call it on every process.
-        subject: The set.
-        name: Of `coresets.names.CORESETS`.
-        dynamics: See `Baselines`.
+        subject: The set. Its teacher embeds, of several the first.
+        baselines: Those of them that are coresets are returned.
         size: Side in pixels of the images that are returned.
         soft: Whether the teacher labels them.
 
     Raises:
-        InputError: When it is chosen by a teacher's embeddings and there is no teacher; when a class of the source has fewer
-            images than the set; see also `open_chooser`.
+        InputError: When a class of the source has fewer images than the set; see also `open_chooser`.
+        HubError: When the Hub fails.
     """
-    if name in OF_EMBEDDINGS and subject.teacher is None:
-        raise InputError("baselines", name, "it is chosen by a teacher's embeddings; pass --teacher")
-    source, counts, own_size = subject.test.source, subject.per_class(), subject.own.images.shape[-1]
-    config = dataclasses.replace(CoresetConfig(), method=name, dynamics=dynamics)
-    teacher_sha256 = subject.teacher_record.sha256 if subject.teacher_record else ""
-    chooser = open_chooser(run, source, config, subject.teacher, teacher_sha256, own_size, "embed for baselines")
-    by_class, most = source.train.by_class, int(counts.max())
-    made_from = {"source": source.fingerprint, "counts": counts.tolist(), "size": own_size, "by": chooser.made_from,
-                 "rule": dataclasses.asdict(chooser.rule)}  # fmt: skip
+    source, teacher, own_size = subject.test.source, subject.teacher, subject.own.images.shape[-1]
+    teacher_sha256 = subject.teacher_record.sha256 if subject.teacher_record else None
 
-    def draw(seed: int, title: str) -> TrainingSet:
-        def choose(labels: Sequence[int]) -> dict[str, torch.Tensor]:
-            found = [chooser.choose(label, int(counts[label]), seed) for label in labels]
-            return {"indices": torch.stack([F.pad(indices, (0, most - len(indices))) for indices in found])}
+    @functools.cache
+    def embeddings() -> Callable[[int], torch.Tensor]:
+        how = {"image_size": own_size, "batch_size": CoresetConfig().embed_batch_size, "stage": "embed for baselines"}
+        return embed(run, source, members_of(teacher)[0], teacher_sha256, **how)
 
-        how = {"chunk_size": CLASSES_AT_A_TIME, "made_from": {**made_from, "seed": seed}}
-        chosen = run.map(f"choose {title}", subject.test.places, choose, **how)
-        indices = chosen.rows(0, len(chosen))["indices"].numpy()
-        # Of a dry run the first classes stand for all, which may have fewer images.
-        rows = [
-            by_class[label][own[: counts[label]] % len(by_class[label])]
-            for label, own in zip(subject.test.places, indices, strict=True)
-        ]
-        return subject.real_images(run, f"{title}, {size} px", np.concatenate(rows), size, soft=soft)
+    found = {}
+    for name in (name for name in baselines.names if name != "random"):
+        config = dataclasses.replace(CoresetConfig(), method=name, dynamics=baselines.dynamics)
+        chooser = open_chooser(run, source, config, embeddings, teacher_sha256, own_size)
+        draw = functools.partial(_draw, run, subject, chooser, size, soft)
+        once = functools.cache(functools.partial(draw, 0, name))
+        seeded = (lambda seed, draw=draw, name=name: draw(seed, f"{name}, seed {seed}")) if name in DRAWN else None
+        found[name] = Coreset(seeded or (lambda seed, once=once: once()), chooser.made_from)
+    return found
 
-    if name in DRAWN:
-        return Coreset(lambda seed: draw(seed, f"{name}, seed {seed}"), chooser.made_from)
-    once = functools.cache(lambda: draw(0, name))
-    return Coreset(lambda seed: once(), chooser.made_from)
+
+def _draw(run: Run, subject: Subject, chooser: Chooser, size: int, soft: bool, seed: int, title: str) -> TrainingSet:
+    """Choose the images of a baseline, spread over processes, and return them; see `coresets_as_large`."""
+    source, counts, places = chooser.source, subject.per_class(), subject.test.places
+    most, by_class = int(counts.max()), source.train.by_class
+
+    def choose(labels: Sequence[int]) -> dict[str, torch.Tensor]:
+        found = [chooser.choose(label, int(counts[label]), seed) for label in labels]
+        return {"indices": torch.stack([F.pad(indices, (0, most - len(indices))) for indices in found])}
+
+    made_from = {
+        "source": source.fingerprint,
+        "counts": counts.tolist(),
+        "size": subject.own.images.shape[-1],
+        "chosen_by": [dataclasses.asdict(chooser.rule), chooser.made_from, seed],
+    }
+    chosen = run.map(f"choose {title}", places, choose, chunk_size=CLASSES_AT_A_TIME, made_from=made_from)
+    # Of a dry run the first classes stand for all, which may have fewer images.
+    rows = [
+        by_class[label][own[: counts[label]] % len(by_class[label])]
+        for label, own in zip(places, chosen.rows(0, len(chosen))["indices"].numpy(), strict=True)
+    ]
+    return subject.real_images(run, f"{title}, {size} px", np.concatenate(rows), size, soft=soft)

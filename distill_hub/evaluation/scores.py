@@ -18,7 +18,7 @@ from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Sc
 from distill_hub.artifact.sizes import data_bytes
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
-from distill_hub.evaluation.coresets import ONLY_RANDOM, Baselines, coreset_as_large
+from distill_hub.evaluation.coresets import ONLY_RANDOM, Baselines, coresets_as_large
 from distill_hub.feed import placed
 from distill_hub.networks.build import check_student
 from distill_hub.networks.names import more_networks, more_protocols
@@ -139,7 +139,7 @@ def trials_of(
         baselines: Which real images: random ones, and coresets by their names.
 
     Raises:
-        InputError: When a class of the source has fewer images than the set; see also `settings_of` and `coreset_as_large`.
+        InputError: When a class of the source has fewer images than the set; see also `settings_of` and `coresets_as_large`.
     """
     settings = settings_of(subject, rules, student)
     size = settings.start_size(subject.own.images.shape[-1])  # real images wait at the set's own size, too
@@ -158,14 +158,12 @@ def trials_of(
     soft, called = settings.labels == "soft", "{}"
     if soft and not taught:
         soft, called, settings = False, "{}, hard labels", settings.hard
+    coresets = coresets_as_large(run, subject, baselines, size, soft=soft)
     for name in baselines.names:
-        if name == "random":
-            draw, made_from = subject.random_real(run, size, soft=soft), None
-        else:
-            coreset = coreset_as_large(run, subject, name, baselines.dynamics, size, soft=soft)
-            draw, made_from = coreset.draw, coreset.made_from
+        draw = coresets[name].draw if name in coresets else subject.random_real(run, size, soft=soft)
+        made_from = coresets[name].made_from if name in coresets else None
         make = functools.partial(_with_views, draw, views)
-        trials[called.format(RANDOM if name == "random" else name)] = Trial(make, settings, made_from)
+        trials[called.format(name if name in coresets else RANDOM)] = Trial(make, settings, made_from)
     return trials
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill_hub.artifact.base import now
-from distill_hub.artifact.classifier import CONFIG, ClassifierRecord, SetRecord, read_classifier, student_name
+from distill_hub.artifact.classifier import ClassifierRecord, SetRecord
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.classifiers import save_network
@@ -17,6 +17,7 @@ from distill_hub.networks.build import build
 from distill_hub.publishing.classifier import classifier_card
 from distill_hub.publishing.readme import card_files
 from distill_hub.publishing.students import RESULTS, student_results
+from distill_hub.publishing.trained import CONFIG, read_classifier, student_name
 from distill_hub.running.stages import Chunk, Stage
 from distill_hub.training.subject import Subject
 

@@ -25,6 +25,7 @@ from distill_hub.matching.space import Space
 from distill_hub.publishing.plots import preview_grid
 from distill_hub.publishing.publish import publish
 from distill_hub.publishing.readme import card_of, readme_files
+from distill_hub.publishing.teacher import how_to_publish
 from distill_hub.running.run import Stage
 from distill_hub.text import typed
 from distill_hub.training.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
@@ -156,6 +157,8 @@ def package_and_score(
     run.say(f"The distilled set is in {folder}")
     if setup.destination:
         run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
+        if run.is_main and (said := how_to_publish(folder)):
+            run.say(said)
     run.say(next_step(folder, manifest.source, config.source))
     run.end(keep=config.keep_run == "yes")
     return folder

@@ -1,11 +1,11 @@
 """Options of the coresets: herding, K-Center, and those of `recipes/coreset.py`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from distill_hub.config import InputError, option
 from distill_hub.coresets.names import OF_DYNAMICS, OF_EMBEDDINGS, CoresetMethod, Difficulty, check_dynamics
-from distill_hub.kinds import Location, PositiveInt
+from distill_hub.kinds import Fraction, Location, PositiveInt
 from distill_hub.networks.names import check_network, check_one_teacher
 from distill_hub.options.shared import PixelOptions
 
@@ -66,7 +66,7 @@ class CoresetConfig(DynamicsOptions, EmbedOptions, PixelOptions):
         common=True,
     )
     difficulty: Difficulty = option("aum", "what ccs takes for difficulty")
-    cut: Annotated[float, (">=", 0), ("<", 1)] = option(
+    cut: Fraction = option(
         0.3, "share of the images that ccs drops first, the hardest; 0.3 is the paper's where a tenth of CIFAR-10 is kept"
     )
     strata: PositiveInt = option(50, "parts of even width that ccs cuts the range of difficulties into")

@@ -89,7 +89,7 @@ class NetworksOptions(RecoverOptions):
 
     teacher: Location = option(
         "auto",
-        "timm/NAME, a transformers Hub id, or a folder; several by commas, which take turns and whose logits are combined; "
+        "timm/NAME, a Hub id, or a folder; several by commas, which take turns and whose logits are combined; "
         "auto: for ImageNet timm's ResNet-18, MobileNetV2 and EfficientNet-B0, else fit three small ConvNets",
         common=True,
     )

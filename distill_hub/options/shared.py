@@ -166,7 +166,7 @@ class TeacherOptions:
 
     teacher: Location = option(
         "auto",
-        "timm/NAME, a transformers Hub id, or a folder; where it labels and no more, several by commas, whose logits are "
+        "timm/NAME, a Hub id, or a folder; where it labels and no more, several by commas, whose logits are "
         "combined; auto: timm/resnet18.tv_in1k for ImageNet, else fit a ConvNet",
         common=True,
     )
@@ -184,7 +184,7 @@ class TeacherOptions:
 class SelectorOptions:
     """Selector: the classifier that judges the candidates."""
 
-    selector: Location = option("auto", "timm/NAME, a transformers Hub id, or a folder; auto: the teacher")
+    selector: Location = option("auto", "timm/NAME, a Hub id, or a folder; auto: the teacher")
     selector_revision: str | None = option(
         None, "branch, tag or commit of the selector on the Hub; of auto it is the teacher's"
     )

@@ -17,14 +17,16 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from distill_hub.artifact.cost import cost_parts, own_stages, total_cost
 from distill_hub.artifact.find import folder_bytes
 from distill_hub.artifact.findings import warnings
-from distill_hub.artifact.manifest import Manifest
-from distill_hub.artifact.names import RECIPES, model_name, source_name
-from distill_hub.artifact.records import EvaluationRecord
+from distill_hub.artifact.manifest import ClassRecord, Manifest
+from distill_hub.artifact.names import CORESETS, RECIPES, is_synthetic, model_name, set_title, source_name
+from distill_hub.artifact.records import RANDOM, REAL, EvaluationRecord
 from distill_hub.artifact.schema import features
 from distill_hub.artifact.source import SourceRecord
 from distill_hub.disk.files import shipped, slug
 from distill_hub.hub import address, page_of
-from distill_hub.publishing.markdown import code, fenced, link, one_line, plain
+from distill_hub.publishing.imagenet import PROMPT, shows_imagenet
+from distill_hub.publishing.markdown import attribute, code, fenced, link, one_line, plain
+from distill_hub.publishing.plots import preview_width
 from distill_hub.publishing.tags import card_tags
 from distill_hub.running.console import duration, size_text
 from distill_hub.views.columns import stored_name, view_features
@@ -42,15 +44,17 @@ HUB_LICENSES = """
     lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl
     postgresql unknown unlicense wtfpl zlib
 """
+PREVIEW = "assets/preview.png"
 PICTURES = {  # those a set may have, and what they show
-    "assets/preview.png": "Distilled images of {}, one class per row",
-    "assets/refinement.png": "Images of {} before and after their refinement, and the difference, amplified",
-    "assets/guidance.png": "Images of {} drawn from the same noise, plainly and guided, and the difference, amplified",
-    "assets/embedding.png": "Embeddings by the teacher, in two dimensions: real images of {}, the pool, and this set",
-    "assets/difficulty.png": "Difficulty of the images of {}, of the pool, and of those chosen",
-    "assets/losses.png": "Losses of the generator's fine-tuning on {}, by optimiser step",
-    "assets/curves.png": "Test accuracy on {} of the students during their training, by epoch",
+    PREVIEW: "its images, one class per row",
+    "assets/refinement.png": "images before and after their refinement, and the difference, amplified",
+    "assets/guidance.png": "images drawn from the same noise, plainly and guided, and the difference, amplified",
+    "assets/embedding.png": "embeddings by the teacher, in two dimensions, of real images, of the pool and of this set",
+    "assets/difficulty.png": "difficulty of the real images, of the pool, and of those chosen",
+    "assets/losses.png": "losses of the generator's fine-tuning, by optimiser step",
+    "assets/curves.png": "test accuracy of the students during their training, by epoch",
 }
+PREVIEW_SIDE = 360  # pixels on the card, at most
 SOFT_LABEL_MEANING = {
     "teacher": "the teacher's probabilities at temperature 1; for temperature τ, take softmax(log p / τ)",
     "author": "probabilities as the set's author gave them; their teacher and temperature are not on record",
@@ -89,6 +93,10 @@ def render_card(
         "dataset_card.md.jinja",
         yaml=_card_data(manifest, size_bytes).to_yaml(),
         m=manifest,
+        title=set_title(manifest),
+        is_synthetic=is_synthetic(manifest.method),
+        headline=(headline := headline_of(evaluations)),
+        rivals=_rivals(headline) if headline else {},
         evaluations=evaluations,
         warnings=warnings(evaluations, manifest),
         stages=own_stages(manifest),
@@ -96,7 +104,8 @@ def render_card(
         total=total_cost(cost),
         distance=next((e.mmd for e in evaluations if e.mmd is not None), None),
         location=location,
-        pictures={name: text.format(source_name(source)) for name, text in PICTURES.items() if name in files},
+        pictures={name: text for name, text in PICTURES.items() if name in files},
+        preview_width=preview_width(manifest.class_names, manifest.counts, manifest.image_size, PREVIEW_SIDE),
         size=size_text(size_bytes["data"]),
         views_size=size_text(size_bytes["views"]),
         label_bytes=4 * manifest.rows * len(manifest.classes),
@@ -104,12 +113,38 @@ def render_card(
         view_column=lambda name: stored_name(name, views),
         soft_label_meaning=SOFT_LABEL_MEANING[manifest.soft_labels],
         test_split=test_split(source),
+        classes_say_nothing=_say_nothing(manifest.classes),
         show_wnid=any(c.wnid for c in manifest.classes),
         show_generator=any(c.generator_index is not None for c in manifest.classes),
         show_prompt=any(c.prompt for c in manifest.classes),
         bibtex=cited(manifest.method.bibtex, source.bibtex),
     )
     return str(DatasetCard(text))  # which refuses broken YAML
+
+
+def headline_of(evaluations: Sequence[EvaluationRecord]) -> EvaluationRecord | None:
+    """Return the record that a card begins with: the author's before another one's, the literature's before any other."""
+    return min(evaluations, key=lambda e: (e.submitted_by is not None, not e.standard), default=None)
+
+
+def _rivals(record: EvaluationRecord) -> dict[str, str]:
+    """Return what a set is held against on the first screen, in words, and the accuracies in percent."""
+    baselines = record.baselines
+    found = {"random real images": baselines[RANDOM].percent()} if RANDOM in baselines else {}
+    if coresets := [name for name in CORESETS if name in baselines]:
+        best = max(coresets, key=lambda name: baselines[name].mean)
+        found[f"best coreset, {best}"] = baselines[best].percent()
+    if REAL in baselines:
+        found["all real images"] = baselines[REAL].percent()
+    elif record.dd_ranking:
+        found["all real images"] = f"{100 * record.dd_ranking.real_accuracy:.1f}"
+    return found
+
+
+def _say_nothing(classes: Sequence[ClassRecord]) -> bool:
+    """Whether every class is called as it is numbered, here and in the source, and nothing else is on record of it."""
+    said = [(c.name, str(c.source_index), c.wnid, c.generator_index, c.prompt) for c in classes]
+    return said == [(str(label), str(label), None, None, None) for label in range(len(classes))]
 
 
 def fill_template(name: str, **facts: Any) -> str:
@@ -132,6 +167,7 @@ def templates(**how: Any) -> jinja2.Environment:
 def _environment() -> jinja2.Environment:
     environment = templates(keep_trailing_newline=True)
     environment.filters |= {
+        "attribute": attribute,
         "cell": plain,
         "code": code,
         "fenced": fenced,
@@ -174,15 +210,19 @@ def cited(*entries: str | None) -> str:
 
 
 def _card_data(manifest: Manifest, size_bytes: Mapping[str, int]) -> DatasetCardData:
-    rows = manifest.rows
+    rows, is_hard = manifest.rows, manifest.soft_labels == "one-hot"
     data = DatasetCardData(
         **license_fields(manifest.license),
-        pretty_name=f"{slug(manifest.source.name)} in {manifest.ipc} images per class ({manifest.method.name})",
+        pretty_name=set_title(manifest),
         tags=card_tags(manifest),
         task_categories=["image-classification"],
+        task_ids=["multi-class-image-classification"],
+        annotations_creators=["found" if is_hard and is_synthetic(manifest.method) is False else "machine-generated"],
         size_categories=[next((name for limit, name in SIZE_CATEGORIES if rows < limit), "1M<n<10M")],
         source_datasets=[manifest.source.hub_id or "original"],
     )
+    if shows_imagenet(manifest):
+        data["extra_gated_prompt"] = PROMPT
     infos = {"default": _info(features(manifest.class_names, manifest.free_side), rows, size_bytes["data"])}
     configs = {"default": {"data_files": [{"split": "train", "path": "data/train-*"}], "default": True}}
     if manifest.views:

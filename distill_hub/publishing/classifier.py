@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from distill_hub.artifact.classifier import CONFIG, WEIGHTS, ClassifierConfig, ClassifierRecord, name_of, read_classifier
+from distill_hub.artifact.classifier import ClassifierRecord
 from distill_hub.artifact.names import model_name, source_name
 from distill_hub.data.classes import SourceClass
 from distill_hub.disk.files import folder_name
@@ -15,6 +15,7 @@ from distill_hub.publishing.destination import Content, Gate, Kind, Publication,
 from distill_hub.publishing.markdown import link
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
 from distill_hub.publishing.students import RESULTS, student_card, student_results
+from distill_hub.publishing.trained import CONFIG, WEIGHTS, ClassifierConfig, name_of, read_classifier
 
 CLASSIFIER = Kind(
     *("model", "classifier", CONFIG, ClassifierConfig),

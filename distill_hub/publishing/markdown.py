@@ -1,5 +1,6 @@
 """Text of strangers in Markdown, escaped by what the place is: running text, code, a block of code, a link."""
 
+import html
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,11 @@ def code(value: Any, *, in_table: bool = False) -> str:
     fence = _fence(text, 1)
     pad = " " if len(fence) > 1 else ""
     return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def attribute(value: Any) -> str:
+    """Return text as the value of an attribute of an HTML element, between double quotes."""
+    return html.escape(one_line(value), quote=True)
 
 
 def fenced(text: str, language: str) -> str:

@@ -18,6 +18,7 @@ MAX_CLASSES = 20
 MAX_IMAGES = 10  # per class
 SIDE = 64  # pixels of a small image on the page; larger images keep their size up to twice this
 GAP = 4  # pixels between images
+LETTER = 9  # pixels that a letter of a class's name takes beside them, about
 INK = "#222222"
 # Okabe and Ito's colours, which colour-blind people can tell apart, without the two that are faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
@@ -53,6 +54,22 @@ def preview_grid(images: Sequence[np.ndarray], class_names: Sequence[str], path:
     tiles = [[_tile(image) for image in images[c][:MAX_IMAGES]] for c in shown]
     names = drawable(class_names)
     _sheet(tiles, path, rows=[short(names[c]) for c in shown])
+
+
+def preview_width(class_names: Sequence[str], counts: Sequence[int], image_size: int, most: int) -> int:
+    """Return the width at which a preview has neither more than `most` pixels of width nor of height, about.
+
+    Args:
+        class_names: See `preview_grid`.
+        counts: Images of each class.
+        image_size: Their side, in pixels.
+        most: Pixels of the side of the square that holds the picture.
+    """
+    shown = spread(len(class_names), MAX_CLASSES)
+    step = _tile(np.zeros((image_size, image_size, 3), np.uint8)).shape[0] + GAP
+    names = max(len(short(class_names[c])) for c in shown) * LETTER
+    width = min(MAX_IMAGES, max(counts[c] for c in shown)) * step + names
+    return round(most * min(1, width / (len(shown) * step)))
 
 
 def refinement_grid(

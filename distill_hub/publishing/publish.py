@@ -16,20 +16,14 @@ from distill_hub.artifact.find import (
 )
 from distill_hub.artifact.load import Artifact, read_artifact
 from distill_hub.artifact.manifest import Manifest
-from distill_hub.artifact.names import REAL_IMAGES
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.config import InputError
-from distill_hub.data.known import KNOWN, known_by_id
 from distill_hub.ending import tell
 from distill_hub.hub import RemoteSet, fetch
 from distill_hub.publishing.destination import Content, Destination, Gate, Publication, check_destination, commit
+from distill_hub.publishing.imagenet import WARNING, shows_imagenet
 from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_of, readme_files
 from distill_hub.views.files import open_views
-
-IMAGENET_TERMS = (
-    "warning: these are ImageNet's own images, and its terms (non-commercial research only, no passing on) are those of "
-    "whoever downloads them, too: `--gated auto` lets only those read who accept them, `--private` nobody else"
-)
 
 
 def push(
@@ -77,7 +71,7 @@ def publish(artifact: Artifact, destination: Destination) -> Publication:
     """Publish a set that was loaded from its folder, to where `check_destination` allowed it; see `push`."""
     folder, manifest, evaluations = artifact.path, artifact.manifest, artifact.evaluations
     if destination.is_open and shows_imagenet(manifest):
-        tell(IMAGENET_TERMS)
+        tell(WARNING)
     kinds = ["data"]
     if manifest.views:
         open_views(find(folder), manifest)
@@ -109,13 +103,6 @@ def publish(artifact: Artifact, destination: Destination) -> Publication:
 
     again = f"to go on: distill-hub push {folder} {destination.repo_id}"
     return commit(destination, stage, f"Publish {manifest.name}", again)
-
-
-def shows_imagenet(manifest: Manifest) -> bool:
-    """Whether a set holds pixels of ImageNet as they are: real images, or crops of them, of classes that have its wnids."""
-    known = known_by_id(manifest.source.hub_id)
-    is_imagenet = any(own.wnid for own in manifest.classes) or (known and known.hub_id == KNOWN["imagenet1k"].hub_id)
-    return bool(is_imagenet) and manifest.method.name in REAL_IMAGES
 
 
 def submit(destination: Destination, manifest: Manifest, records: Sequence[EvaluationRecord]) -> Publication:

@@ -112,11 +112,13 @@ def _merge_lines(generated: str, edited: str, before: str) -> str:
     for region in regions(old, new, theirs):
         lines = region.settled
         if lines is None:
-            written = [line for line in region.theirs if line not in region.base and line not in region.ours]
-            lines = [*_whole(region.ours), *written]
+            known = {*region.base, *region.ours} - {"\n"}
+            written = _whole([line for line in region.theirs if line not in known])
+            # Between empty lines: what stands before may be HTML, which goes on to the next one.
+            lines = [*_whole(list(region.ours)), "\n", *written, "\n"] if set(written) - {"\n"} else region.ours
         result += lines
         _whole(result)
-    return re.sub(r"\n{3,}", "\n\n", "".join(result))
+    return re.sub(r"\n{3,}", "\n\n", "".join(result)).rstrip("\n") + "\n"
 
 
 def _with_generated_tables(edited: list[str], before: list[str]) -> list[str]:

@@ -3,11 +3,12 @@
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
-from distill_hub.artifact.classifier import ClassifierRecord, name_of
+from distill_hub.artifact.classifier import ClassifierRecord
 from distill_hub.artifact.names import source_name
 from distill_hub.hub import page_of
 from distill_hub.publishing.card import fill_template, source_argument, test_split
 from distill_hub.publishing.markdown import code, link
+from distill_hub.publishing.trained import name_of
 
 RESULTS = ".eval_results/accuracy.yaml"
 

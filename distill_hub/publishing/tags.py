@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distill_hub.artifact.manifest import Manifest
-from distill_hub.artifact.names import REAL_IMAGES
+from distill_hub.artifact.names import is_synthetic
 from distill_hub.disk.files import slug
 
 OURS = "distill-hub"
@@ -15,9 +15,8 @@ _SOURCE, _IPC = "source-", "ipc-"
 
 def card_tags(manifest: Manifest) -> list[str]:
     """Return the tags of a set's card: general ones, its method, images per class and source."""
-    method = manifest.method.name
-    kind = [] if method in (*REAL_IMAGES, "unknown") else [SYNTHETIC]
-    return [*GENERAL, *kind, method, ipc_tag(manifest.ipc), source_tag(manifest.source.name)]
+    kind = [SYNTHETIC] if is_synthetic(manifest.method) else []
+    return [*GENERAL, *kind, manifest.method.name, ipc_tag(manifest.ipc), source_tag(manifest.source.name)]
 
 
 def source_tag(source: str) -> str:

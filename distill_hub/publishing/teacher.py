@@ -1,12 +1,12 @@
 """A set whose teacher was published after it was made: its manifest names it, so that others fetch it and fit none."""
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
 from safetensors.torch import load_file
 
-from distill_hub.artifact.classifier import CONFIG, WEIGHTS
 from distill_hub.artifact.describe import hash_of_weights, weights_sha256
 from distill_hub.artifact.find import MANIFEST, find, read_description
 from distill_hub.artifact.manifest import Manifest, ModelRecord
@@ -16,6 +16,7 @@ from distill_hub.disk.files import atomic_write, cache_dir, folder_name, slug
 from distill_hub.kinds import local_name
 from distill_hub.networks.names import split_teachers
 from distill_hub.publishing.readme import card_of, readme_files
+from distill_hub.publishing.trained import CONFIG, WEIGHTS
 
 _Model = TypeVar("_Model", bound=ModelRecord)
 
@@ -54,18 +55,25 @@ def name_teacher(folder: str | Path, teacher: str) -> None:
 
 
 def how_to_publish(folder: str | Path) -> str | None:
-    """Say how the teachers of a set are published that only this machine has; None where there are none of them here."""
+    """Say how the teachers of a set are published that only this machine has; None where none of them is here."""
     manifest, _ = read_description(find(folder))
     missing = {model.sha256 for model in _models(manifest) if model.revision is None}
-    named = Path(str(manifest.method.config.get("teacher") or "auto"))
-    fitted = cache_dir().glob(f"{slug(manifest.source.name)}-teacher-*")
-    for place in (named, *sorted(fitted)) if missing else ():
-        files = place / CONFIG, place / WEIGHTS
-        if all(file.is_file() for file in files) and hash_of_weights(load_file(files[1])) in missing:
-            steps = ["distill-hub", "push", str(place)], ["distill-hub", "push", str(folder), "--teacher", "NAMESPACE/NAME"]
-            first, second = map(shlex.join, steps)
-            return f"Whoever evaluates it has to fit its teacher anew: `{first}` publishes that, then `{second}` names it"
-    return None
+    named = str(manifest.method.config.get("teacher") or "auto").split(",")
+    fitted = sorted(cache_dir().glob(f"{slug(manifest.source.name)}-teacher-*"))
+    here = [place for place in (*map(Path, named), *fitted) if missing and _holds(place, missing)]
+    if not here:
+        return None
+    first = " and ".join(f"`{shlex.join(['distill-hub', 'push', str(place)])}`" for place in here)
+    ids = ",".join(["NAMESPACE/NAME"] * len(here))
+    then = shlex.join(["distill-hub", "push", str(folder), "--teacher", ids])
+    return f"Whoever needs its teacher has to fit it anew, to other last bits: {first} publishes it, then `{then}` names it"
+
+
+def _holds(place: Path, hashes: Collection[str]) -> bool:
+    """Whether a folder holds a classifier whose weights have one of some hashes."""
+    return (
+        all((place / name).is_file() for name in (CONFIG, WEIGHTS)) and hash_of_weights(load_file(place / WEIGHTS)) in hashes
+    )
 
 
 def _models(manifest: Manifest) -> list[ModelRecord]:

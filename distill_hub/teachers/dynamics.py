@@ -4,10 +4,12 @@ These are trained as `teachers.fit` trains a classifier, each by one process, so
 processes.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from distill_hub.augmentation.augment import augment, batch_of, draw, usual_augmentation
 from distill_hub.coresets.dynamics import Dynamics, Recorder, dynamics_of, read_dynamics, write_dynamics
@@ -95,14 +97,17 @@ def _record(run: Run, source: Source, network: str, size: int, epochs: int, seed
         run, "dynamics, images", lambda a, b: train.pixels(range(a, b), size), len(train),
         made_from={"source": source.fingerprint, "size": size},
     )  # fmt: skip
-    batch_size = min(BATCH_SIZE, len(train))
-    per_epoch, rules = len(train) // batch_size, usual_augmentation(size, source.mirrored)
+    per_epoch, rules = -(-len(train) // BATCH_SIZE), usual_augmentation(size, source.mirrored)
+    bounds = [place * len(train) // per_epoch for place in range(per_epoch + 1)]  # every epoch shows all images
 
     def of_network(chunk: Sequence[int]) -> dict[str, torch.Tensor]:
         (seed,), labels = chunk, torch.from_numpy(train.labels).to(run.device)
         pixels = placed(images, run.device)
         torch.manual_seed(draw_seed(seed, "classifier weights"))
-        model = build(network, len(source.classes), size).train().to(run.device)
+        model = build(network, len(source.classes), size).train()
+        has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        layout = torch.channels_last if has_batch_norm else torch.contiguous_format  # see `teachers.fit`
+        model.to(run.device, memory_format=layout)
         optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=WEIGHT_DECAY)
         for weight in model.parameters():
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
@@ -112,16 +117,15 @@ def _record(run: Run, source: Source, network: str, size: int, epochs: int, seed
                  **{f"momentum.{name}": tensor for name, tensor in momentum.items()}, **recorder.state}  # fmt: skip
         title = "dynamics" if run.is_main else ""
         for epoch in steps(run, state_folder / f"{seed}.safetensors", epochs, state, title=title, unit="epoch"):
-            draws = draw(rules, len(train), batch_size, size, cpu_generator(draw_seed(seed, "classifier epoch", epoch)))
+            draws = draw(rules, len(train), BATCH_SIZE, size, cpu_generator(draw_seed(seed, "classifier epoch", epoch)))
             torch.manual_seed(draw_seed(seed, "classifier dropout", epoch))
-            for place in range(per_epoch):  # the rest of an epoch, other images each time, is left out
-                part = batch_of(draws, place * batch_size, (place + 1) * batch_size)
-                part = {name: rows.to(run.device) for name, rows in part.items()}
+            for place, (start, stop) in enumerate(itertools.pairwise(bounds)):
+                part = {name: rows.to(run.device) for name, rows in batch_of(draws, start, stop).items()}
                 for group in optimizer.param_groups:
                     group["lr"] = LEARNING_RATE * rate(epoch * per_epoch + place, epochs * per_epoch, per_epoch)
                 own = labels[part["order"]]
                 shown = taken(pixels, part["order"].to(pixels.device), run.device)
-                logits = model(augment(shown, part, *normalization))
+                logits = model(augment(shown, part, *normalization).contiguous(memory_format=layout))
                 recorder.note(part["order"], logits, own)
                 optimizer.zero_grad(set_to_none=True)
                 F.cross_entropy(logits, own).backward()

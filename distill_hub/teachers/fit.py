@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from distill_hub.artifact.base import now
-from distill_hub.artifact.classifier import ClassifierRecord, classifier_name
+from distill_hub.artifact.classifier import ClassifierRecord
 from distill_hub.artifact.describe import source_record
 from distill_hub.artifact.manifest import EnvironmentRecord
 from distill_hub.augmentation.augment import augment, batch_of, draw, usual_augmentation
@@ -38,6 +38,7 @@ from distill_hub.networks.names import student_name
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.options.shared import SourceOptions
 from distill_hub.publishing.classifier import classifier_card
+from distill_hub.publishing.trained import classifier_name
 from distill_hub.running.checkpoint import Checkpoint
 from distill_hub.running.console import progress
 from distill_hub.running.cost import NOTHING, Cost, Meter, added, write_cost
@@ -380,5 +381,6 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
     run.on_main("test and save", write)
     run.say(run.summary())
     command = shlex.join(["distill-hub", "make", "rded", *words(config, SourceOptions), "--teacher", str(folder)])
-    run.say(f"The classifier is in {folder}\nNext: `{command}` makes a set with it as teacher")
+    publish = shlex.join(["distill-hub", "push", str(folder)])
+    run.say(f"The classifier is in {folder}\nNext: `{command}` makes a set with it as teacher, `{publish}` publishes it")
     return run

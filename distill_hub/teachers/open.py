@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from distill_hub.artifact.base import now
-from distill_hub.artifact.classifier import CONFIG, ClassifierRecord
-from distill_hub.artifact.describe import ensemble_record, source_record, teacher_record
+from distill_hub.artifact.classifier import ClassifierRecord
+from distill_hub.artifact.describe import ensemble_record, source_record, teacher_record, weights_sha256
 from distill_hub.artifact.manifest import Combination, EnvironmentRecord, ModelRecord
 from distill_hub.classifiers import (
     IMAGENET_TEACHER,
@@ -26,6 +26,7 @@ from distill_hub.data.known import FITTED, NORMALIZATIONS
 from distill_hub.data.sources import Source, fit_folder
 from distill_hub.fitting import fit_once
 from distill_hub.networks.names import split_teachers, student_name
+from distill_hub.publishing.trained import CONFIG
 from distill_hub.running.cost import Meter, write_cost
 from distill_hub.running.run import Run
 from distill_hub.teachers.ensemble import Ensemble
@@ -91,8 +92,13 @@ def _open_one(
     seed: int,
     network: str,
     several: bool,
+    sha256: str | None = None,
 ) -> tuple[Classifier, ModelRecord]:
-    """Load or fit a single teacher, and measure it; see `open_teacher`. One of several has a stage of its own."""
+    """Load or fit a single teacher, and measure it; see `open_teacher`. One of several has a stage of its own.
+
+    Raises:
+        InputError: When it has other weights than `sha256`, where that is given; and as for `open_teacher`.
+    """
     name, id, source, cause = teacher, teacher, test.source, OTHER_CLASSES
     if teacher == "auto" and source.has_wnids:
         name = id = IMAGENET_TEACHER
@@ -118,6 +124,9 @@ def _open_one(
             "--teacher that is trained already, more images, or more --teacher_epochs when a set is made"
         )
     classifier = load_classifier(name, test.classes, revision=teacher_revision, device=run.device)
+    if sha256 and (found := weights_sha256(classifier.model)) != sha256:
+        valid = f"its weights hash to {found}, the record has {sha256}; pass --teacher to use others"
+        raise InputError("teacher", name, valid)
     accuracy = None
     if not (run.is_dry and Path(name).is_relative_to(run.output_dir)):  # fitted for a moment, to be timed
         accuracy = _accuracy(run, "teacher", id, classifier, test, image_size, cause)
@@ -228,7 +237,7 @@ def _open_recorded(
     fitted = record.id.startswith(FITTED)
     if not fitted and "/" not in record.id and not os.path.exists(record.id):  # as ids on the Hub and names of timm have it
         raise InputError("teacher", record.id, "it is a folder of whoever made the set; pass --teacher with its place here")
-    classifier, found = _open_one(
+    return _open_one(
         run,
         test,
         image_size,
@@ -238,11 +247,8 @@ def _open_recorded(
         seed=config.get("fit_seed", 0),
         network=record.architecture if fitted else "auto",
         several=several,
+        sha256=None if fitted else record.sha256,
     )
-    if not fitted and found.sha256 != record.sha256:
-        valid = f"its weights hash to {found.sha256}, the record has {record.sha256}; pass --teacher to use others"
-        raise InputError("teacher", record.id, valid)
-    return classifier, found
 
 
 def fit_settings(source: Source, network: str, size: int, epochs: int | None = None) -> Settings:

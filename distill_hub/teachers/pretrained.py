@@ -13,7 +13,7 @@ from distill_hub.classifiers import find_head, read_network
 from distill_hub.config import InputError
 from distill_hub.networks.build import build
 from distill_hub.networks.folders import building
-from distill_hub.networks.names import is_own
+from distill_hub.networks.names import is_built
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Pretrained:
             kept = {name: value for name, value in self.model.state_dict().items() if not name.startswith(f"{place}.")}
             drawn = {f"{place}.{name}": value for name, value in head.state_dict().items()}
             fresh.load_state_dict({**kept, **drawn})
-            if not is_own(self.network):  # whose layers its file may have altered
+            if not is_built(self.network):  # whose layers its file may have altered
                 image = torch.rand(1, 3, image_size, image_size)
                 ours, theirs = _seen(fresh, num_classes, image), _seen(self.model, self.classes, image)
                 if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
@@ -71,7 +71,7 @@ def open_pretrained(name: str, revision: str | None = None) -> Pretrained:
     except InputError as error:  # which takes every classifier for a teacher
         raise InputError("pretrained", error.value, error.valid) from error
     model, architecture = found["model"], found["architecture"]
-    if not is_own(architecture) and not hasattr(model, "pretrained_cfg"):
+    if not is_built(architecture) and not hasattr(model, "pretrained_cfg"):
         valid = (
             f"a network of timm's or ours is needed; this is a {architecture} of transformers, which is read, not trained"
         )
@@ -86,7 +86,7 @@ def open_pretrained(name: str, revision: str | None = None) -> Pretrained:
         sha256=weights_sha256(model),
         license=found["license"],
     )
-    network = architecture if is_own(architecture) else f"timm/{architecture}"
+    network = architecture if is_built(architecture) else f"timm/{architecture}"
     normalization = found["mean"], found["std"]
     return Pretrained(name, network, found["image_size"], normalization, record, model, len(found["class_names"]))
 

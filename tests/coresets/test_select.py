@@ -1,4 +1,4 @@
-"""Herding, K-Center and K-Means against searches that recompute everything, in exact arithmetic where images tie."""
+"""The rules of coresets against searches that recompute everything, in exact arithmetic where images tie."""
 
 import itertools
 from fractions import Fraction
@@ -10,7 +10,7 @@ import torch
 from distill_hub.classifiers import Classifier
 from distill_hub.config import InputError
 from distill_hub.coresets.embed import embed
-from distill_hub.coresets.select import draw, herding, k_center, k_means
+from distill_hub.coresets.select import by_difficulty, ccs, draw, facility_location, herding, k_center, k_means
 from distill_hub.data.sources import Split, load_source
 from distill_hub.networks.build import build
 from distill_hub.running.run import Run
@@ -123,7 +123,91 @@ def test_a_random_draw_is_distinct_seeded_and_begins_a_larger_one():
     assert draw(50, 9, 1).tolist() == draw(50, 50, 1)[:9].tolist() != draw(50, 9, 2).tolist()
 
 
-@pytest.mark.parametrize("rule", [herding, k_center, lambda p, ipc: k_means(p, ipc, 0), lambda p, ipc: draw(len(p), ipc, 0)])
+def covered(points, chosen):
+    """F(S): how similar all are to the most similar one of those chosen."""
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    return ((1 + unit @ unit[chosen].T) / 2).max(1).sum()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_facility_location_as_an_exhaustive_search_of_every_step(seed):
+    points = torch.randn(19, 3, generator=torch.Generator().manual_seed(seed))
+    exact, expected = points.double().numpy(), []
+    for _ in range(6):
+        rest = [i for i in range(19) if i not in expected]
+        expected.append(max(rest, key=lambda i: covered(exact, [*expected, i])))
+    found = facility_location(points, 6)
+    assert found.dtype == torch.int64 and found.tolist() == expected
+    assert facility_location(7 * points, 19).sort().values.tolist() == list(range(19))  # of any length, also all
+
+
+def test_facility_location_takes_the_lower_index_of_equals():
+    """The diagonal covers both axes best; then these gain as much, and their copies nothing."""
+    points = torch.tensor([[1.0, 0], [2, 0], [3, 3], [0, 1], [1, 1]])
+    assert facility_location(points, 5).tolist() == [2, 0, 3, 1, 4]
+    wide = torch.randn(1, 300, generator=torch.Generator().manual_seed(0)).repeat(37, 1)
+    assert facility_location(wide, 37).tolist() == list(range(37))
+
+
+def test_by_difficulty_as_numpy_sorts():
+    difficulty = torch.randint(5, (40,), generator=torch.Generator().manual_seed(0)).double()  # many are equal
+    values = difficulty.numpy()
+    assert by_difficulty(difficulty, 9, hardest=False).tolist() == np.argsort(values, kind="stable")[:9].tolist()
+    assert by_difficulty(difficulty, 9, hardest=True).tolist() == np.argsort(-values, kind="stable")[:9].tolist()
+
+
+def searched_ccs(values, ipc, cut, strata):
+    """Algorithm 1 as it stands: which images each stratum has, from the smallest up, and how many of them are taken."""
+    pruned = np.argsort(values, kind="stable")[: max(ipc, len(values) - int(cut * len(values)))]
+    low, high = values[pruned].min(), values[pruned].max()
+    groups = {}
+    for image in sorted(pruned):
+        groups.setdefault(min(int((values[image] - low) / (high - low) * strata), strata - 1), []).append(int(image))
+    taken = []
+    while groups:
+        smallest = min(groups, key=lambda k: (len(groups[k]), k))
+        count = min(len(groups[smallest]), ipc // len(groups))
+        taken.append((groups.pop(smallest), count))
+        ipc -= count
+    return taken
+
+
+@pytest.mark.parametrize(("count", "ipc", "cut", "strata"), [(200, 20, 0.3, 7), (60, 3, 0.1, 50), (30, 25, 0.5, 4)])
+def test_ccs_as_algorithm_1(count, ipc, cut, strata):
+    difficulty = torch.randn(count, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = ccs(difficulty, ipc, torch.Generator().manual_seed(0), cut=cut, strata=strata).tolist()
+    expected = searched_ccs(difficulty.numpy(), ipc, cut, strata)
+    assert len(set(found)) == ipc == sum(number for _, number in expected)
+    for images, number in expected:  # as they follow on each other
+        assert set(found[:number]) <= set(images)
+        del found[:number]
+    again = [
+        ccs(difficulty, ipc, torch.Generator().manual_seed(seed), cut=cut, strata=strata).tolist() for seed in (0, 0, 1)
+    ]
+    assert again[0] == again[1] and (again[0] != again[2] or ipc == 25)  # that leaves nothing to draw
+
+
+def test_ccs_worked_out_by_hand():
+    """9 is dropped. Strata of 0..2, 2..4, 4..6, 6..8 hold images 2, 5, 7; 3; none; 0, 1: one each, of the smallest first."""
+    difficulty = torch.tensor([7.0, 8, 0, 3, 9, 0, 9, 1, 9, 9])
+    found = ccs(difficulty, 3, torch.Generator().manual_seed(0), cut=0.4, strata=4).tolist()
+    assert found[0] == 3 and found[1] in (0, 1) and found[2] in (2, 5, 7)
+    alike = ccs(torch.ones(5), 5, torch.Generator().manual_seed(0), cut=0.9, strata=50)
+    assert sorted(alike.tolist()) == list(range(5))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        herding,
+        k_center,
+        facility_location,
+        lambda p, ipc: k_means(p, ipc, 0),
+        lambda p, ipc: draw(len(p), ipc, 0),
+        lambda p, ipc: by_difficulty(p[:, 0], ipc, hardest=True),
+        lambda p, ipc: ccs(p[:, 0], ipc, torch.Generator(), cut=0.5, strata=2),
+    ],
+)
 def test_more_than_there_are_is_refused(rule):
     with pytest.raises(InputError, match="ipc: 6 cannot be used; the class has 5 images"):
         rule(torch.zeros(5, 2), 6)

@@ -60,6 +60,9 @@ def check_is_clean(card):
     for table in rows:  # a line of another width is not shown as part of its table
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1, table
+    # What is folded away is Markdown only between empty lines.
+    assert body.count("<details>\n<summary>") == body.count("</summary>\n\n") == body.count("\n\n</details>\n")
+    assert body.count("<details>") == body.count("</details>") == body.count("\n\n<details>")
 
 
 @pytest.fixture
@@ -157,7 +160,7 @@ def test_card_with_nothing_optional_is_clean(render):
     card = render(method=MethodRecord(name="x", title="X", paper="https://x.org", bibtex="", config={}), stages=[])
     check_is_clean(card)
     assert "No student has been trained on this set yet." in card
-    for absent in ("wnid", "generator", "## Cite", "<details>", "license:", "revision"):
+    for absent in ("wnid", "generator", "## Cite", "All settings", "license:", "revision"):
         assert absent not in card, absent
 
 
@@ -165,9 +168,9 @@ def test_card_with_everything_is_clean_and_says_it(render, full):
     card = render([{}], pictures=["assets/preview.png"], **full)
     check_is_clean(card)
     for said in (
-        "![Distilled images of fish, one class per row](assets/preview.png)",
-        "| **this set** | convnet2 | quick v1 (NON-STANDARD) | 3 | **60.0 ± 10.0** | 70.0 |",
-        "| random real | convnet2 | quick v1 (NON-STANDARD) | 3 | 40.0 ± 10.0 | 50.0 |",
+        '<img src="assets/preview.png" width="360" alt="fish in 2 images per class, by CaO2: its images, one class per row"',
+        "| **this set** | **60.0 ± 10.0** | convnet2 | quick v1 (NON-STANDARD) | 3 | 70.0 |",
+        "| random real | 40.0 ± 10.0 | convnet2 | quick v1 (NON-STANDARD) | 3 | 50.0 |",
         r"| 1 | Old \| English &lt;sheepdog> | n00000001 | 11 | 21 |",
         "[org/fish](https://huggingface.co/datasets/org/fish)",
         "it is itself right on 98.7 % of the test images",
@@ -249,7 +252,7 @@ def views(facts):
 def test_card_with_views_says_what_they_are(render, full, views):
     card = render([{}], views=views, **full)
     check_is_clean(card)
-    section = card[card.index("## Stored views\n") : card.index("## Results\n")]
+    section = card[card.index("## Stored views\n") : card.index("## How it was made\n")]
     for said in (
         "in 3 epochs of training",
         "a teacher (org/labeller)",
@@ -305,11 +308,77 @@ def test_card_says_of_learned_labels_and_rate_what_they_are(render, full):
     method = MethodRecord(name="datm", title="DATM", paper=None, bibtex=None, config={}, notes={"student_lr": 0.0981})
     card = render(**full | {"method": method}, soft_labels="learned")
     check_is_clean(card)
-    assert "probabilities of the classes that were learned together with the images." in card
+    assert "probabilities of the classes that were learned together with the images\n" in card
     assert "its author" not in card and "The soft labels repeat what the teacher gets wrong" not in card
     assert "; the soft labels are not its" in next(line for line in card.splitlines() if line.startswith("- **Teacher:** "))
     assert "**The set brings its own learning rate, `0.0981`:**" in card
     assert "learning rate, " not in render(**full)
+
+
+def first_screen(card):
+    return card.split("---\n", 2)[2].split("## Results")[0]
+
+
+def test_the_first_screen_says_what_it_is_how_good_and_how_to_load_it(render, full):
+    baselines = {"random real": 0.42, "ccs": 0.5, "herding": 0.45, "all real images, hard labels": 0.9, "unknown": 0.7}
+    baselines = {name: Score(last=[m, m, m], best=[m, m, m], best_epoch=[1] * 3) for name, m in baselines.items()}
+    screen = first_screen(render([{"baselines": baselines, "standard": True}], pictures=PICTURES, **full))
+    for said in (
+        "# fish in 2 images per class, by CaO2\n",
+        "6 synthetic images that stand in for the 600 training images of [org/fish]",
+        "| Trained on | Accuracy, % |\n|---|---|\n| **this set** | **60.0 ± 10.0** |\n| random real images | 42.0 ± 0.0 |\n"
+        "| best coreset, ccs | 50.0 ± 0.0 |\n| all real images | 90.0 ± 0.0 |\n\n",
+        "- **Protocol:** quick v1, student convnet2, 3 seeds, claimed by the author\n",
+        "- **Size:** 2 for each of 3 classes, 8 \N{MULTIPLICATION SIGN} 8 pixels, 2.5 MB in all\n",
+        "- **Licence:** CC-BY-NC-4.0\n",
+        "assets/preview.png",
+        'load_dataset("org/fish-ipc2-cao2", split="train")',
+    ):
+        assert screen.count(said) == 1, said
+    assert len(screen.splitlines()) < 40 and "assets/curves.png" not in screen
+    assert "- **Accuracy:** no student has been trained on this set yet\n" in first_screen(render())
+
+
+def test_the_first_screen_shows_the_author_s_record_of_the_literature(render):
+    other = {"student": "convnet3", "submitted_by": "bob", "standard": True}
+    own = {"student": "convnet4", "standard": True}
+    assert "student convnet4, 3 seeds, claimed by the author" in first_screen(render([other, {}, own]))
+    assert "student convnet3, 3 seeds, measured by bob" in first_screen(render([other]))
+    said = first_screen(render([{}]))
+    assert "; **mind the 2 warnings** under [Results](#results)" in said  # not of the literature, and a collapsed baseline
+    ranking = DDRanking(lrs=0.25, ars=0.31, real_accuracy=0.912)
+    assert "| all real images | 91.2 |" in first_screen(render([{"dd_ranking": ranking}]))
+
+
+def test_titles_are_in_words(render, build_manifest):
+    def title(**fields):
+        return re.search("^# (.*)$", render(**fields), re.MULTILINE)[1]
+
+    cifar = build_manifest()("0" * 64).source.model_copy(update={"name": "cifar10", "hub_id": "uoft-cs/cifar10"})
+    dm = MethodRecord(name="dm", title="DM: Dataset Condensation with Distribution Matching", config={})
+    long = MethodRecord(name="minimax", title="Efficient Dataset Distillation via Minimax Diffusion", config={})
+    assert title(source=cifar, method=dm, ipc=10) == "CIFAR-10 in 10 images per class, by DM"
+    assert title(source=cifar, method=long, ipc=1) == "CIFAR-10 in 1 image per class, by minimax"
+    assert title(ipc=3, class_images=[2, 3, 4]) == "fish in 2 to 4 images per class, by CaO2"
+    real = render(method=MethodRecord(name="rded", title="RDED", config={}))
+    assert "6 real images that stand in" in real and "synthetic images" not in real
+    assert "\n6 images that stand in" in render(method=MethodRecord(name="unknown", title="an unknown method", config={}))
+
+
+@pytest.mark.parametrize(
+    ("names", "indices", "is_listed"),
+    [
+        ("0123", (0, 1, 2, 3), False),
+        ("0123", (1, 0, 2, 3), True),
+        ("1234", (0, 1, 2, 3), True),
+        ("abcd", (0, 1, 2, 3), True),
+    ],
+)
+def test_a_table_of_classes_that_says_nothing_is_left_out(render, names, indices, is_listed):
+    card = render(classes=[ClassRecord(name=n, source_index=i) for n, i in zip(names, indices, strict=True)])
+    check_is_clean(card)
+    assert ("<summary>The 4 classes</summary>" in card) is is_listed
+    assert ("Every class is called as it is numbered, here and in the source: 0 to 3.\n" in card) is not is_listed
 
 
 def test_own_protocol_is_called_so(render):
@@ -323,7 +392,7 @@ def test_own_protocol_is_called_so(render):
 
 def test_students_on_all_real_data_stand_in_the_table(render):
     real = {"all real images, hard labels": Score(last=[0.9, 0.91, 0.92], best=[0.95] * 3, best_epoch=[1] * 3)}
-    assert "| all real images, hard labels | convnet2 | quick v1 (NON-STANDARD) | 3 | 91.0 ± 1.0 | 95.0 |" in render(
+    assert "| all real images, hard labels | 91.0 ± 1.0 | convnet2 | quick v1 (NON-STANDARD) | 3 | 95.0 |" in render(
         [{"baselines": real}]
     )
 
@@ -361,12 +430,16 @@ def test_yaml(render, full):
     )
     assert read_tags(["region:us", "distill-hub", "ipc-many"]) == Tagged(None, None, None)
     assert data["task_categories"] == ["image-classification"]
+    assert data["task_ids"] == ["multi-class-image-classification"]  # as in Hugging Face's list of tasks
+    assert data["annotations_creators"] == ["machine-generated"]
     assert data["size_categories"] == ["n<1K"]
     assert data["source_datasets"] == ["org/fish"]
     (config,) = data["configs"]
     assert config == DEFAULT
     assert data["dataset_info"]["splits"] == [{"name": "train", "num_bytes": 2_500_000, "num_examples": 6}]
-    assert "pretty_name" in data
+    assert data["pretty_name"] == "fish in 2 images per class, by CaO2"
+    hard = render(method=MethodRecord(name="herding", title="Herding", config={}), soft_labels="one-hot")
+    assert DatasetCard(hard).data.to_dict()["annotations_creators"] == ["found"]
 
 
 @pytest.mark.parametrize(

@@ -78,13 +78,17 @@ def test_a_card_shows_and_does_nothing(artifact, text):
     environment = manifest.environment.model_copy(update={"hardware": text, "packages": {text: text}, "python": text})
     update = {"source": source, "method": method, "classes": classes, "environment": environment}
     hostile = manifest.model_copy(update=update | {"superseded_by": text, "license": text})
-    card = render_card(hostile, records, location=str(artifact), files=find(artifact).files)
-    usual = render_card(manifest, records, location=str(artifact), files=find(artifact).files)
+    files = {**find(artifact).files, "assets/preview.png": 1}
+    card = render_card(hostile, records, location=str(artifact), files=files)
+    usual = render_card(manifest, records, location=str(artifact), files=files)
     data, body = front_matter(card)
     assert data["dataset_info"]["features"][1]["dtype"]["class_label"]["names"]["0"] == f"{text}0"
     headings = re.compile("^#+ .*", re.MULTILINE)
-    outside = _without_code(body)
-    assert headings.findall(outside) == headings.findall(_without_code(front_matter(usual)[1]))
+    picture = re.compile(r'^<img src="assets/preview.png" width="\d+" alt="[^"<>\n]*">$', re.MULTILINE)
+    assert len(picture.findall(body)) == 1
+    outside = _without_code(picture.sub("", body))
+    (title, *others), (_, *usually) = (headings.findall(text) for text in (outside, _without_code(front_matter(usual)[1])))
+    assert others == usually and title.startswith("# fish in 2 images per class, by ")
     assert not re.search(r"<(script|img)", outside) and "\x1b" not in body and "\u202e" not in body
     links = re.compile(r"(?<!\\)\]\(")
     assert len(links.findall(outside)) == len(links.findall(_without_code(usual)))

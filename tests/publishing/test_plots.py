@@ -12,6 +12,7 @@ from distill_hub.publishing.plots import (
     embedding_map,
     learning_curves,
     preview_grid,
+    preview_width,
     refinement_grid,
 )
 
@@ -36,6 +37,22 @@ def test_preview_grid_shows_the_pixels(artifact, tmp_path, names):
             tile = grid[c * 68 + 4 : c * 68 + 68 : 8, n * 68 + 4 : n * 68 + 68 : 8]  # centres of the enlarged pixels
             np.testing.assert_array_equal(tile, images[c, n])
     assert (page[0] == 255).all() and (page[:, 0] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "size"),
+    [
+        (["cat", "dog"], 10, 32),
+        ([f"class {i}" for i in range(10)], 10, 32),
+        ([f"a long name, {i:2}" for i in range(30)], 1, 64),
+    ],
+)
+def test_a_preview_fits_into_a_square_on_the_card(tmp_path, names, count, size):
+    images = np.zeros((len(names), count, size, size, 3), dtype=np.uint8)
+    preview_grid(images, names, tmp_path / "preview.png")
+    width, height = PIL.Image.open(tmp_path / "preview.png").size
+    shown = preview_width(names, [count] * len(names), size, 360)
+    assert 300 < max(shown, shown * height / width) < 380
 
 
 def test_preview_grid_of_many_large_classes_stays_small(tmp_path):

@@ -312,7 +312,7 @@ def test_someone_else_s_record_joins_the_table(hub, alice, bob, artifact, second
     theirs = own.replace(".json", "-bob.json")
     assert json.loads(tree[theirs]) == {**json.loads(claimed), "submitted_by": "bob"}
     card = tree["README.md"].decode()
-    assert card.count("| **this set** |") == 1 and card.count("**this set**, measured by [bob]") == 1
+    assert card.count("| **this set** |") == 2 and card.count("**this set**, measured by [bob]") == 1
     # The author publishes again: both are still there.
     (artifact / "README.md").write_text((artifact / "README.md").read_text("utf-8") + "\nA word by the author.\n", "utf-8")
     alice.result("push", str(artifact), REPO)
@@ -423,13 +423,13 @@ def test_imagenet_s_own_pixels_are_not_made_public_without_a_word(
     change = {"method": own.manifest.method.model_copy(update={"name": method})}
     change |= {"classes": full["classes"]} if with_wnids else {}
     monkeypatch.setattr("distill_hub.publishing.publish.commit", lambda *_: None)
-    publish(
-        dataclasses.replace(own, manifest=own.manifest.model_copy(update=change)),
-        Destination("org/fish", "alice", is_open=is_open),
-    )
+    manifest = own.manifest.model_copy(update=change)
+    publish(dataclasses.replace(own, manifest=manifest), Destination("org/fish", "alice", is_open=is_open))
     said = capfd.readouterr().err.splitlines()
     assert len(said) == warns
-    assert not warns or ("ImageNet" in said[0] and "--gated auto" in said[0])
+    assert not warns or ("ImageNet's own images" in said[0] and "--gated auto" in said[0])
+    card = render_card(manifest, (), location="org/fish", files={})
+    assert ("extra_gated_prompt" in card) == (with_wnids and method != "cao2")
 
 
 def test_a_repository_of_something_else_is_left_alone(hub, alice, artifact):

@@ -1,5 +1,7 @@
 """The card anew: what people wrote stays, what was generated follows the record."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -70,9 +72,9 @@ def test_a_line_that_people_and_program_both_changed_is_there_twice():
 def test_a_last_line_without_a_newline_runs_into_no_other():
     edited = BEFORE.replace("Few images.\n", "Few images, and dark.")
     now = BEFORE.replace("Few images.", "Too few images.")
-    assert merge_card(now, edited, BEFORE).endswith("\nToo few images.\nFew images, and dark.\n")
+    assert merge_card(now, edited, BEFORE).endswith("\nToo few images.\n\nFew images, and dark.\n")
     # The generated card's own last line, too.
-    assert merge_card(now.rstrip(), edited, BEFORE).endswith("\nToo few images.\nFew images, and dark.\n")
+    assert merge_card(now.rstrip(), edited, BEFORE).endswith("\nToo few images.\n\nFew images, and dark.\n")
 
 
 def test_what_people_removed_stays_away_but_for_tables():
@@ -149,3 +151,40 @@ def test_a_card_that_is_no_text_is_refused(tmp_path):
     with pytest.raises(InputError, match="UTF-8"):
         card_of(tmp_path)
     assert card_of(tmp_path / "nowhere") == ("", "")
+
+
+# Cards of the first template: assets/card.md has one beside whatever people made of it.
+OLD, NEW = ((Path(__file__).parent / "gold" / name).read_text(encoding="utf-8") for name in ("before.md", "full.md"))
+
+
+def is_free(card, words):
+    """Whether a line stands by itself: in no code, table, list or element that another line began."""
+    before, after = card.split(f"{words}\n")
+    return before.count("```") % 2 == 0 and before.endswith("\n\n") and (after.startswith("\n") or not after)
+
+
+def test_what_people_wrote_anywhere_in_a_card_of_the_first_template_comes_out_whole():
+    lines = OLD.splitlines(True)
+    start = len("".join(OLD.partition("---\n\n")[:2]).splitlines())
+    code = [text.count("```") % 2 for text in ("".join(lines[:i]) for i in range(len(lines) + 1))]
+    places = [i for i in range(start, len(lines) + 1) if lines[i - 1] == "\n" and not code[i]]
+    assert len(places) > 50
+    for place in places:
+        edited = "".join([*lines[:place], "Mine, all mine.\n\n", *lines[place:]])
+        merged = merge_card(NEW, edited, OLD)
+        assert merged.count("Mine, all mine.") == 1 and is_free(merged, "Mine, all mine."), place
+        assert merged.replace("Mine, all mine.\n\n", "").replace("\n\nMine, all mine.\n", "\n") == NEW, place
+        assert merge_card(NEW, merged, NEW) == merged
+
+
+def test_an_altered_sentence_of_the_first_template_is_kept_once():
+    for sentence in (
+        "They were made with",
+        "The images are synthetic:",
+        "2 images per class cannot",
+        "Compare the set with",
+    ):
+        edited = OLD.replace(sentence, f"In Graz, {sentence}")
+        (line,) = set(edited.splitlines()) - set(OLD.splitlines())
+        merged = merge_card(NEW, edited, OLD)
+        assert merged.count(line) == 1 and merged.count("```") == NEW.count("```")
