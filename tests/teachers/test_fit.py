@@ -245,6 +245,7 @@ def test_it_learns_and_says_how_well(finished, digits):
     assert record["steps"] == 4 * (1297 // 64) and record["environment"]["packages"].keys() >= {"torch", "timm"}
     expected = {"epochs": 4, "batch_size": 64, "learning_rate": 0.1, "weight_decay": 5e-4, "seed": 0, "flip": False}
     assert expected.items() <= record["settings"].items()
+    assert record.keys().isdisjoint({"pretrained", "trained_on", "test_resize"})  # which older versions do not know
     stages = {stage["name"]: stage["items"] for stage in run.stages}
     assert stages == {"decode": 1297, "fit": 80, "test and save": 1}
 
