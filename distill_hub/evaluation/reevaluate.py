@@ -291,10 +291,11 @@ def _measure(
         "source": [real.name, real.revision or real.fingerprint, real.test.fingerprint, real.mirrored, real.normalization],
         "jobs": [[job.rules.name, job.rules.version, job.student, list(job.seeds), job.claim is None] for job in jobs],
         "teachers": [record.sha256 if record else None for record in recorded],
-        "how": dataclasses.asdict(how),
+        "how": dataclasses.asdict(dataclasses.replace(how, log_with=None)),
     }
     subjects, opened = {}, {}  # by whether views are replayed, which name the set's rows and classes as they are stored
-    with session("evaluations", settings, dry_run=how.dry_run) as run:
+    project = f"evaluate-{given.manifest.name if given.manifest else given.content_sha256[:16]}"
+    with session("evaluations", settings, dry_run=how.dry_run, log_with=how.log_with, project=project) as run:
         for line in other_versions(jobs):
             run.say(line)
         if how.compile:

@@ -31,6 +31,7 @@ from distill_hub.options.shared import (
     OutputOptions,
     StudentOptions,
 )
+from distill_hub.options.tracking import TrackingOptions
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class ForeignOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
+class EvaluateConfig(TrackingOptions, StudentOptions, ForeignOptions, RealOptions):
     """The set and its students."""
 
     location: Location = argument("a distilled set: folder, or id on the Hub")
