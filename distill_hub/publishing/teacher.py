@@ -35,6 +35,8 @@ def name_teacher(folder: str | Path, teacher: str) -> None:
     known = {model.sha256: model for model in _models(manifest)}
     places = {}
     for name, revision in split_teachers(teacher):
+        if any(model.id == name and model.revision for model in known.values()):
+            continue  # whatever its author has published there since
         network = read_network(name, revision)
         sha256, commit = weights_sha256(network["model"]), network["revision"]
         if commit is None:
