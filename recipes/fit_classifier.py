@@ -2,7 +2,7 @@
 
     distill-hub make fit_classifier  # handwritten digits, offline, on a CPU
     distill-hub make fit_classifier --source cifar10 --network resnet-18-bn
-    distill-hub make fit_classifier --source path/to/photos --test_fraction 0.2 --pretrained timm/resnet18.a1_in1k --epochs 30
+    distill-hub make fit_classifier --source path/to/photos --test_fraction 0.2 --pretrained timm/resnet18.a1_in1k
     distill-hub make fit_classifier --mixed_precision bf16 --source imagenette --image_size 224
     distill-hub make fit_classifier --num_processes 2
 

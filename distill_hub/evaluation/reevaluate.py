@@ -35,7 +35,7 @@ from distill_hub.running.machine import check_compiler, start_accelerator
 from distill_hub.running.run import Run
 from distill_hub.running.session import session
 from distill_hub.teachers.open import open_known_teacher
-from distill_hub.training.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
+from distill_hub.training.contract import OTHER_CLASSES, excuse, refuse_chance
 from distill_hub.training.subject import Subject, label_temperature, real_source, student_rate
 from distill_hub.views.files import open_views
 
@@ -89,8 +89,8 @@ class DistilledSet(Artifact):
             self.labels,
             manifest.class_names,
             "its soft labels",
-            FROM_NOISE if manifest.is_from_noise else OTHER_CLASSES,
-            show if manifest.is_from_noise else None,
+            excuse(manifest) or OTHER_CLASSES,
+            show if excuse(manifest) else None,
         )
         how = Request(**training)
         claims = [record for record in self.evaluations if record.submitted_by is None]
@@ -276,6 +276,7 @@ def _measure(
         if given.free_pixels:
             refuse_pictures(job.rules)
         refuse_missing(job.rules, given.views, has_teacher=has_teacher, has_soft_labels=has_soft_labels)
+        beside.check(has_teacher=has_teacher)
     if how.mmd and given.free_pixels:
         raise InputError("command line", "--mmd", "a teacher embeds pictures, and the set's free pixels are none")
     if how.mmd and not how.teacher and any(record and record.members for record in recorded):

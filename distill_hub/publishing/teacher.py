@@ -5,12 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
-from safetensors.torch import load_file
-
-from distill_hub.artifact.describe import hash_of_weights, weights_sha256
 from distill_hub.artifact.find import MANIFEST, find, read_description
 from distill_hub.artifact.manifest import Manifest, ModelRecord
-from distill_hub.classifiers import read_network
 from distill_hub.config import InputError
 from distill_hub.disk.files import atomic_write, cache_dir, folder_name, slug
 from distill_hub.kinds import local_name
@@ -31,11 +27,16 @@ def name_teacher(folder: str | Path, teacher: str) -> None:
     Raises:
         InputError: For a set without a teacher, an id that is none, and weights that are no teacher's of the set.
     """
+    from distill_hub.artifact.describe import weights_sha256  # these load torch, which a push without them does not need
+    from distill_hub.classifiers import read_network
+
     folder = Path(folder)
     manifest, evaluations = read_description(find(folder))
     known = {model.sha256: model for model in _models(manifest)}
     places = {}
     for name, revision in split_teachers(teacher):
+        if any(model.id == name and model.revision for model in known.values()):
+            continue  # whatever its author has published there since
         network = read_network(name, revision)
         sha256, commit = weights_sha256(network["model"]), network["revision"]
         if commit is None:
@@ -71,9 +72,13 @@ def how_to_publish(folder: str | Path) -> str | None:
 
 def _holds(place: Path, hashes: Collection[str]) -> bool:
     """Whether a folder holds a classifier whose weights have one of some hashes."""
-    return (
-        all((place / name).is_file() for name in (CONFIG, WEIGHTS)) and hash_of_weights(load_file(place / WEIGHTS)) in hashes
-    )
+    if not all((place / name).is_file() for name in (CONFIG, WEIGHTS)):
+        return False
+    from safetensors.torch import load_file  # as above
+
+    from distill_hub.artifact.describe import hash_of_weights
+
+    return hash_of_weights(load_file(place / WEIGHTS)) in hashes
 
 
 def _models(manifest: Manifest) -> list[ModelRecord]:

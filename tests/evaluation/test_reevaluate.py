@@ -1,10 +1,13 @@
 """Scoring a set again: by class names, whatever their order; what cannot be trusted is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from distill_hub import InputError, evaluate
 from distill_hub.artifact.find import read_records
-from distill_hub.evaluation.reevaluate import Comparison
+from distill_hub.artifact.manifest import ModelRecord
+from distill_hub.evaluation.reevaluate import Comparison, _recorded_teacher
 from distill_hub.options.shared import EvaluationOptions
 
 
@@ -62,3 +65,18 @@ def test_agreement_is_two_standard_errors_of_the_difference(make_record):
     assert not comparison([0.80, 0.81, 0.82], [0.817, 0.827, 0.837]).agrees  # 0.017 apart
     assert comparison([0.8], [0.8]).agrees
     assert not comparison([0.8], [0.9]).agrees
+
+
+def test_the_teacher_of_a_claim_is_fetched_where_it_was_published_since(make_record):
+    fitted = ModelRecord(id="fitted to digits", architecture="convnet-2", sha256="1" * 64)
+    published = fitted.model_copy(update={"id": "org/teacher", "revision": "a" * 40})
+    claim = make_record("0" * 64, [0.5])
+    given = SimpleNamespace(manifest=SimpleNamespace(teacher=published))
+
+    def teacher_of(claimed, given=given):
+        claimed = claim.model_copy(update={"teacher": claimed})
+        return _recorded_teacher(given, SimpleNamespace(claim=claimed))
+
+    other = fitted.model_copy(update={"sha256": "2" * 64})
+    assert teacher_of(fitted) == teacher_of(None) == published and teacher_of(other) == other
+    assert teacher_of(fitted, SimpleNamespace(manifest=None)) == fitted
