@@ -76,7 +76,7 @@ REAL = "all real images, hard labels"  # what no set of a few images is expected
 class EvaluationRecord(Record):
     """Students trained on a distilled set by a named protocol, and on its baselines."""
 
-    RARE = ("protocol_package", "student_package")
+    RARE = ("protocol_package", "student_package", "backbone")
     protocol: Name
     protocol_version: int = Field(ge=0, le=10**6)
     standard: bool  # False: not as the literature trains, comparable only with itself
@@ -87,6 +87,7 @@ class EvaluationRecord(Record):
     # Where protocol and student come from; None: distill-hub itself, or timm.
     protocol_package: PackageRecord | None = None
     student_package: PackageRecord | None = None
+    backbone: ModelRecord | None = None  # the student, of a protocol that trains a new last layer for a trained network
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1)
     score: Score
     baselines: dict[str, Score] = Field(default_factory=dict)  # e.g. "random real", at the same IPC; and other trainings

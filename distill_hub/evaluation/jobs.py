@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.config import InputError
-from distill_hub.networks.build import check_student
 from distill_hub.networks.names import more_networks, more_protocols
+from distill_hub.training.frozen import recorded_name
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.protocols import protocol as protocol_named
 
@@ -119,11 +119,11 @@ def jobs_of(
         kind = rules.name, rules.version, rules.labels == "views"
         same = {c.student: c for c in here if (c.protocol, c.protocol_version, c.views_sha256 is not None) == kind}
         students = rules.students(how.students or ",".join(same) or "auto", size)
-        jobs = [Job(rules, student, range(how.repeats or 3), same.get(student)) for student in students]
+        jobs = [Job(rules, student, range(how.repeats or 3), same.get(recorded_name(student))) for student in students]
     for job in jobs:
         if how.check and job.claim is None:
             made = ", ".join(f"{claim.protocol_label} with {claim.student}" for claim in here) or "nothing"
             of_views = " of the views that it holds now" if len(here) < len(claims) else ""
             raise InputError("check", f"{job.rules.name} with {job.student}", f"{location} claims {made}{of_views}")
-        check_student(job.student, num_classes, min(224, size))
+        job.rules.check_student(job.student, num_classes, size)
     return jobs

@@ -8,6 +8,7 @@ from distill_hub.artifact.records import REAL
 from distill_hub.evaluation.scores import Trial
 from distill_hub.running.dry_run import DryRun
 from distill_hub.teams.team import at_work, divided
+from distill_hub.training.frozen import Backbone, train_heads
 from distill_hub.training.settings import Settings
 from distill_hub.training.subject import Subject
 from distill_hub.training.train import train_students
@@ -41,6 +42,13 @@ def expect_students(
         data = data.at(settings, run.device)
         subject.test.prepare(run, settings.image_size, settings.test_resize)
         test = subject.test_images(settings).to(run.device), subject.test.labels.to(run.device)
+
+        if settings.frozen:  # a layer, which is soon trained as a whole
+            head = functools.partial(
+                train_heads, Backbone(student, run.device), [data], test, len(subject.test.classes), settings, [0]
+            )
+            total += len(group) * repeats * run.timed(head)[0]
+            continue
 
         def train(looks: tuple[int, ...], *, data=data, test=test, settings=settings, labels=labels) -> None:
             short = dataclasses.replace(settings, epochs=1, looks=looks, labels=labels)

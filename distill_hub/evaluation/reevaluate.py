@@ -356,6 +356,7 @@ def _compare(
     measured = measure(
         run, subject, job.rules, job.student, job.seeds, trials,
         together=how.seeds_together, compiled=how.compile, stage=stage.replace("/", "-"), keep=keep,
+        known=job.claim.backbone if job.claim else None,
     )  # fmt: skip
     if how.dd_ranking:
         measured = measured.model_copy(update={"dd_ranking": rank(measured, how.real_accuracy)})

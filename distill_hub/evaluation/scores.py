@@ -13,7 +13,7 @@ from torch import nn
 
 from distill_hub.artifact.base import now, package_record
 from distill_hub.artifact.findings import warnings
-from distill_hub.artifact.manifest import EnvironmentRecord, Manifest
+from distill_hub.artifact.manifest import EnvironmentRecord, Manifest, ModelRecord
 from distill_hub.artifact.records import OWN, RANDOM, REAL, EvaluationRecord, Score
 from distill_hub.artifact.sizes import data_bytes
 from distill_hub.config import InputError
@@ -27,6 +27,7 @@ from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
 from distill_hub.running.stages import Stage, key_of
 from distill_hub.teams.team import Team, at_work
+from distill_hub.training.frozen import Backbone, train_heads
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.settings import Settings, Task
 from distill_hub.training.subject import Subject
@@ -52,6 +53,8 @@ def refuse_pictures(rules: Protocol) -> None:
     Raises:
         InputError: For labels of stored views, and those that a teacher gives online.
     """
+    if rules.frozen:
+        raise InputError("protocol", rules.name, "a trained network sees pictures, and free pixels are none; choose another")
     if rules.labels not in ("hard", "soft"):
         valid = "a teacher labels pictures, and free pixels are none; choose a protocol with hard or soft labels"
         raise InputError("protocol", rules.name, valid)
@@ -107,7 +110,7 @@ def settings_of(subject: Subject, rules: Protocol, student: str, images: int | N
     )
     if subject.zca:  # which has taken mean and deviation away
         settings = dataclasses.replace(settings, mean=(0.0,) * 3, std=(1.0,) * 3)
-    if images % settings.batch_size == 1:
+    if images % settings.batch_size == 1 and not settings.frozen:
         check_student(student, len(subject.test.classes), settings.image_size, batch_size=1)
     return settings
 
@@ -203,6 +206,7 @@ def measure(
     stage: str = "evaluate",
     made_from: Mapping[str, Any] | None = None,
     keep: Callable[[EvaluationRecord, Stage], None] | None = None,
+    known: ModelRecord | None = None,
 ) -> EvaluationRecord:
     """Train one student per trial and seed, spread over the processes of a run, and record how they did.
 
@@ -212,13 +216,14 @@ def measure(
         run: Keeps every finished student's accuracies.
         subject: The set.
         rules: The protocol.
-        student: Name for `networks.build`.
+        student: Name for `networks.build`, or for `training.frozen.Backbone`.
         seeds: One student each.
         trials: The set, first, and its baselines; see `trials_of`.
         together: Train the students of all seeds side by side in one process.
         compiled: Compile the students.
         stage: Name of the run's stage.
         made_from: What the trials' images and labels depend on, see `Run.key`; None: all settings of the run.
+        known: What is on record of a trained network as student, which it must be; None: nothing is.
         keep: What the main process does with the record and the finished stage, whose first items are then the students of
             the set, one per seed, and hold their weights, too: `WEIGHTS` and the name of each.
     """
@@ -226,7 +231,11 @@ def measure(
         "protocol_package": package_record(more_protocols().get(rules.name)),
         "student_package": package_record(more_networks().get(student)),
     }
+    own, *baselines = trials
+    settings, test = trials[own].settings, subject.test  # how test images are cut is the same for all trials
+    backbone = Backbone(student, run.device, known) if settings.frozen else None
     others = {name: package.model_dump() for name, package in packages.items() if package}
+    others |= {"backbone": backbone.record.sha256} if backbone else {}
     # With its rules, each by itself: a trial that is added leaves the finished ones as they are.
     rules_of = {
         name: key_of(
@@ -237,8 +246,6 @@ def measure(
     if REAL in trials:
         run.say(tell_real(subject, trials[REAL].settings, len(seeds)))
     jobs = [(name, seed, rules_of[name]) for name in trials for seed in seeds]
-    own, *baselines = trials
-    settings, test = trials[own].settings, subject.test  # how test images are cut is the same for all trials
     test.prepare(run, settings.image_size, settings.test_resize)
 
     if made_from is not None:
@@ -262,20 +269,13 @@ def measure(
         with at_work(team, len(chosen[0].images), trials[name].settings.batch_size) as (team, processes):
             if not processes:
                 return {}
-            trainings = train_students(
-                student,
-                chosen,
-                held_out(),
-                len(test.classes),
-                trials[name].settings,
-                own_seeds,
-                teacher=subject.teacher,
-                dtype=run.dtype,
-                compiled=compiled,
-                team=team,
-                title=f"{name}, seed {of}" if run.is_main else "",
-                log=log if run.trackers.are_open else None,
-            )
+            what = chosen, held_out(), len(test.classes), trials[name].settings, own_seeds
+            told = {"title": f"{name}, seed {of}" if run.is_main else "", "log": log if run.trackers.are_open else None}
+            if backbone:
+                trainings = train_heads(backbone, *what, **told)
+            else:
+                how = {"teacher": subject.teacher, "dtype": run.dtype, "compiled": compiled, "team": team}
+                trainings = train_students(student, *what, **how, **told)
         looks = torch.tensor([[training.last, training.best] for training in trainings], dtype=torch.float64)
         return {
             "accuracies": looks,
@@ -285,7 +285,7 @@ def measure(
             **(_weights([training.model for training in trainings]) if keep and name == own else {}),
         }
 
-    done = run.map(stage, jobs, train, **spread, teams=not together, lower="a smaller network in --students")
+    done = run.map(stage, jobs, train, **spread, teams=not (together or backbone), lower="a smaller network in --students")
     scores, processes = {}, 1
     for place, name in enumerate(trials):
         part = done.rows(place * len(seeds), (place + 1) * len(seeds), *_NUMBERS)
@@ -299,7 +299,8 @@ def measure(
         protocol_version=rules.version,
         standard=settings.non_standard is None,
         settings=json.loads(json.dumps(dataclasses.asdict(settings))),  # as a reader of the record sees it
-        student=student,
+        student=backbone.student if backbone else student,
+        backbone=backbone.record if backbone else None,
         **packages,
         seeds=list(seeds),
         score=scores[own],

@@ -35,6 +35,9 @@ def check_places(folder: Path, jobs: Sequence[Job], given: Given) -> None:
             the set's students see whitened images.
     """
     check_folder(folder, "save_students")
+    if frozen := [job.rules.name for job in jobs if job.rules.frozen]:
+        valid = f"of the students of {frozen[0]} only a last layer is trained; leave it out"
+        raise InputError("save_students", str(folder), valid)
     if given.free_pixels and given.free_pixels.zca:
         valid = "students of this set see whitened images, and the folder of a classifier cannot say so; leave it out"
         raise InputError("save_students", str(folder), valid)

@@ -10,9 +10,13 @@ from distill_hub import extensions
 from distill_hub.config import InputError, nearest
 
 PROTOCOLS = (
-    "quick", "dsa-hard", "dsa-soft", "idc-hard", "idc-hard-100", "rded-soft", "kd", "fkd", "sre2l", "lpld", "lpqld", "edc"
+    "quick", "dsa-hard", "dsa-soft", "idc-hard", "idc-hard-100", "rded-soft", "kd", "fkd", "sre2l", "lpld", "lpqld", "edc",
+    "frozen",
 )  # fmt: skip
 WITH_BATCH_NORM = ("rded-soft", "fkd", "sre2l", "lpld", "lpqld", "edc")  # protocols whose papers' students have BatchNorm
+
+FROZEN = ("frozen",)  # protocols whose students are trained networks, of which only the last layer is trained anew
+BACKBONE = "timm/vit_small_patch16_224.dino"  # what auto is for these: DINO's ViT-S/16 (Caron et al., 2021)
 
 # Networks: the arguments of `build.ResNet`, and names in torchvision.
 INSTANCE_NORM: dict[str, dict[str, Any]] = {
@@ -115,10 +119,14 @@ def split_students(names: str, protocol: str | None, *, with_batch_norm: bool | 
         with_batch_norm: Whether its papers' students have BatchNorm; default: as known of our own.
 
     Raises:
-        InputError: For an unknown student, or one that the protocol's papers use with another norm: the name alone would
-            mislead.
+        InputError: For an unknown student, one that has to be a trained network and cannot be one, or one that the
+            protocol's papers use with another norm: the name alone would mislead.
     """
     students = [name.strip() for name in names.split(",")]
+    if protocol in FROZEN:
+        for name in students:
+            check_teacher(name, "students")
+        return students
     with_batch_norm = protocol in WITH_BATCH_NORM if with_batch_norm is None else with_batch_norm
     for name in students:
         check_network(name, "students")

@@ -35,8 +35,11 @@ def names() -> list[str]:
     return [f"timm/{known}" for known in (*timm.list_models(), *timm.list_pretrained())]
 
 
-def pretrained(name: str, revision: str | None = None) -> dict[str, Any] | None:
-    """Return 'timm/NAME' with timm's own weights, at a commit of their repository; None where it has none of that name."""
+def pretrained(name: str, revision: str | None = None, *, headless: bool = False) -> dict[str, Any] | None:
+    """Return 'timm/NAME' with timm's own weights, at a commit of their repository; None where it has none of that name.
+
+    A `headless` one maps to features: its last layer is left out, if it has one, and so its classes.
+    """
     architecture = name.removeprefix("timm/")
     if not timm.is_model_pretrained(architecture):
         return None
@@ -45,8 +48,9 @@ def pretrained(name: str, revision: str | None = None) -> dict[str, Any] | None:
         if place:  # of the few that lie elsewhere, the hash of the weights alone tells which they are
             commit = Path(snapshot_download(place, revision=revision, allow_patterns=["config.json"])).name
         pinned = {"hf_hub_id": f"{place}@{commit}", "url": ""} if place else {}  # nor from a cache of before the Hub
-        model = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=pinned)
-    return {**_described(name, model, None), "revision": commit}
+        left_out = {"num_classes": 0} if headless else {}
+        model = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=pinned, **left_out)
+    return {**_described(name, model, [] if headless else None), "revision": commit}
 
 
 def from_folder(name: str, folder: Path, content: dict) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def from_folder(name: str, folder: Path, content: dict) -> dict[str, Any]:
 def _described(name: str, model: nn.Module, names: Sequence[str] | None) -> dict[str, Any]:
     data = timm.data.resolve_model_data_config(model)
     check_loaded(model, "teacher", name)
-    names = names or model.pretrained_cfg.get("label_names")
+    names = model.pretrained_cfg.get("label_names") if names is None else names
     if names is None and timm.data.infer_imagenet_subset(model) != "imagenet-1k":
         valid = "its class names are not known; a folder or repository with label_names is needed"
         raise InputError("teacher", name, valid)

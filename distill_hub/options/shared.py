@@ -29,8 +29,8 @@ PROTOCOL_HELP = (
     "how the students are trained: quick (smoke runs, not of the literature), dsa-hard (DC, DSA, DM, MTT; DC-BENCH, "
     "DD-Ranking), dsa-soft (the same on the set's soft labels: DATM), idc-hard (Minimax, DGS, CaO2), idc-hard-100 (IDC at "
     "100 classes, where Minimax differs), rded-soft (RDED, CaO2), kd (Pool-Select-Refine), fkd (stored views), sre2l "
-    "(SRe2L; DEDA on CIFAR), lpld (LPLD; DEDA on larger images), lpqld (LPQLD, stored views), edc (EDC), or one that an "
-    "installed package adds"
+    "(SRe2L; DEDA on CIFAR), lpld (LPLD; DEDA on larger images), lpqld (LPQLD, stored views), edc (EDC), frozen (a new "
+    "last layer for a trained network: timm/NAME, a folder or a Hub id), or one that an installed package adds"
 )
 
 FULL_DATA_HELP = (

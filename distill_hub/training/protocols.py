@@ -18,8 +18,18 @@ from distill_hub.augmentation.dsa import operations
 from distill_hub.config import InputError
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.networks.build import check_student
-from distill_hub.networks.names import WITH_BATCH_NORM, more_protocols, refuse_protocol, split_students, student_name
+from distill_hub.networks.names import (
+    BACKBONE,
+    FROZEN,
+    WITH_BATCH_NORM,
+    check_teacher,
+    more_protocols,
+    refuse_protocol,
+    split_students,
+    student_name,
+)
 from distill_hub.training.edc import edc
+from distill_hub.training.frozen import frozen
 from distill_hub.training.post_training import fkd, lpld, lpqld, sre2l
 from distill_hub.training.settings import Settings, Task
 
@@ -34,6 +44,11 @@ class Protocol:
     # As in `Settings`; "views or teacher": those of stored views where the set has them, else a teacher's.
     labels: Literal["hard", "soft", "teacher", "views", "views or teacher"]
     with_batch_norm: bool = False  # whether students that have BatchNorm or instance norm are meant with BatchNorm
+
+    @property
+    def frozen(self) -> bool:
+        """Whether students are trained networks, of which only the last layer is trained anew; see `training.frozen`."""
+        return self.name in FROZEN
 
     def resolved(self, *, views: bool) -> "Protocol":
         """Return the protocol for one set, which has stored views or not: where its labels come from is settled then."""
@@ -52,7 +67,7 @@ class Protocol:
         Raises:
             InputError: See `networks.names.split_students`.
         """
-        auto = "resnet-18-bn" if self.with_batch_norm else student_name("auto", image_size)
+        auto = "resnet-18-bn" if self.with_batch_norm else BACKBONE if self.frozen else student_name("auto", image_size)
         named = split_students(names, self.name, with_batch_norm=self.with_batch_norm)
         return list(dict.fromkeys(auto if name == "auto" else name for name in named))
 
@@ -68,6 +83,13 @@ class Protocol:
             InputError: See `networks.names.split_students` and `networks.build.check_student`.
         """
         for student in self.students(names, image_size):
+            self.check_student(student, num_classes, image_size)
+
+    def check_student(self, student: str, num_classes: int, image_size: int) -> None:
+        """Refuse one of them, see `check_students`; what images a trained network takes is seen when it is opened."""
+        if self.frozen:
+            check_teacher(student, "students")
+        else:
             check_student(student, num_classes, min(224, image_size))
 
 
@@ -279,6 +301,7 @@ PROTOCOLS = {
         Protocol("lpld", 2, lpld, "views or teacher"),
         Protocol("lpqld", 1, lpqld, "views"),
         Protocol("edc", 1, edc, "teacher"),
+        Protocol("frozen", 1, frozen, "hard"),
     )
 }
 

@@ -71,6 +71,7 @@ class Settings:
     batchnorm_updates: int = 1  # how often the running statistics take in each batch (RDED: 2)
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
+    frozen: bool = False  # whether only a last layer is trained, on the features of a network that has been; see `frozen`
     learned_rate: float | None = None  # in place of learning_rate, where a set's method learned one for its own images
     non_standard: str | None = None  # why no number of the literature was made so; None: the protocol's papers' were
 

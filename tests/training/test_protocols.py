@@ -29,7 +29,7 @@ def test_the_protocols_are_those_the_options_name():
     assert tuple(PROTOCOLS) == names.PROTOCOLS
     field = next(f for f in dataclasses.fields(EvaluationOptions) if f.name == "protocol")
     assert all(f" {name} (" in f" {field.metadata['help']}" for name in PROTOCOLS)
-    assert [name for name in PROTOCOLS if settings(name).non_standard] == ["quick"]
+    assert [name for name in PROTOCOLS if settings(name).non_standard] == ["quick", "frozen"]
 
 
 def test_protocols_by_name_and_version():
@@ -114,7 +114,7 @@ def test_digits_are_not_mirrored():
     for name in PROTOCOLS:
         for source in ("digits", "mnist", "svhn"):
             assert not mirrors(settings(name, size=32, source=source))
-        assert mirrors(settings(name, size=32, source="fashion-mnist")) or name == "quick"
+        assert mirrors(settings(name, size=32, source="fashion-mnist")) or name in ("quick", "frozen")
 
 
 @pytest.mark.parametrize("ipc", IPCS)
@@ -456,7 +456,7 @@ def test_a_resnet_18_with_instance_norm_is_no_student_of_protocols_with_batchnor
         assert protocol(name).students("auto", 32) == ["resnet-18-bn"]
         with pytest.raises(InputError, match=f"students of {name} have BatchNorm: resnet-18-bn"):
             protocol(name).students("resnet-18", 32)
-    else:
+    elif name != "frozen":
         assert protocol(name).students("auto,resnet-18", 32) == ["convnet-3", "resnet-18"]
 
 
