@@ -149,12 +149,13 @@ def read_set(location: str) -> DescribedSet:
 
 
 def told_apart(sets: Sequence[DescribedSet]) -> list[DescribedSet]:
-    """Call sets that share a name by where they lie."""
-    names = Counter(own.manifest.name for own in sets)
-    return [
-        own if names[own.manifest.name] == 1 else dataclasses.replace(own, label=printable(own.found.location))
-        for own in sets
-    ]
+    """Call sets that share a name by where they lie, and number those that share that, too."""
+    names, taken, result = Counter(own.manifest.name for own in sets), Counter(), []
+    for own in sets:
+        label = own.label if names[own.manifest.name] == 1 else printable(own.found.location)
+        taken[label] += 1
+        result.append(dataclasses.replace(own, label=label if taken[label] == 1 else f"{label} ({taken[label]})"))
+    return result
 
 
 def compare(sets: Sequence[DescribedSet]) -> list[Group]:
