@@ -113,7 +113,7 @@ def check_destination(
         create_pr: Open a pull request, which needs no right to write.
         tag: Tag for the commit.
         gated: Whoever wants to read a new repository must accept its terms on its page: "auto" lets all in who do, "manual"
-            those whom its author lets in. One that exists must be gated already.
+            those whom its author lets in. One that exists must be gated so already, or let in fewer.
         kind: What is to be published.
 
     Raises:
@@ -169,11 +169,12 @@ def _check_existing(remote: RemoteSet, kind: Kind, private: bool, gated: Gate | 
                 return
     if kind.file not in remote.files:
         raise InputError("repository", remote.repo_id, f"it exists and is not a {kind.noun}; name another")
-    if gated and not remote.gated:
+    if gated and (not remote.gated or (gated, remote.gated) == ("manual", "auto")):
         raise InputError(
             "command line",
             f"--gated {gated}",
-            f"{remote.repo_id} exists and is not gated; gate it in its settings, or leave --gated out",
+            f"{remote.repo_id} exists and is not gated{' so' if remote.gated else ''}; gate it in its settings, or leave "
+            "--gated out",
         )
     if kind.record:
         kind.record.read(fetch(remote, [kind.file], most_bytes=MANIFEST_BYTES) / kind.file)
