@@ -16,7 +16,7 @@ from typing import Any
 from distill_hub.artifact.find import find, read_description, signed
 from distill_hub.artifact.findings import failures, outside_the_literature
 from distill_hub.artifact.names import source_name
-from distill_hub.artifact.records import Score
+from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.comparing.rows import Coreset, DescribedSet, Row
 from distill_hub.config import InputError
 from distill_hub.text import printable
@@ -177,21 +177,25 @@ def compare(sets: Sequence[DescribedSet]) -> list[Group]:
 
 
 def _with_rivals(rows: Sequence[Row]) -> list[Row]:
-    """Give each row the best coreset of its size among all of them, and the author's claim for the same students."""
+    """Give each row the best coreset of its size among all of them, and the author's claim.
+
+    Where an author claims several, it is that for the same seeds, else the one with most of them.
+    """
     best: dict[str, Coreset] = {}
     for row in rows:
         for coreset in row.coresets:
             if row.size not in best or coreset.score.mean > best[row.size].score.mean:
                 best[row.size] = coreset
-    claims = {row.set.label: row.record for row in rows if row.record.submitted_by is None}
-    return [
-        dataclasses.replace(
-            row,
-            best_coreset=best.get(row.size),
-            claim=claims.get(row.set.label) if row.record.submitted_by else None,
-        )
-        for row in rows
-    ]
+    claims: dict[str, list[EvaluationRecord]] = {}
+    for row in rows:
+        if row.record.submitted_by is None:
+            claims.setdefault(row.set.label, []).append(row.record)
+
+    def claim(row: Row) -> EvaluationRecord | None:
+        own = claims.get(row.set.label, ()) if row.record.submitted_by else ()
+        return max(own, key=lambda record: (record.seeds == row.record.seeds, len(record.seeds)), default=None)
+
+    return [dataclasses.replace(row, best_coreset=best.get(row.size), claim=claim(row)) for row in rows]
 
 
 def same_content(sets: Iterable[DescribedSet]) -> list[list[str]]:
