@@ -104,6 +104,7 @@ def test_records_name_package_and_version(there):
     assert (record["protocol"], record["protocol_version"], record["student"]) == ("two-epochs", 3, "linear")
     assert record["protocol_package"] == record["student_package"] == {"name": "averages", "version": "1.2"}
     assert record["settings"]["epochs"] == 2
+    assert "recipe `averages` of the package `averages 1.2`, seed 0" in (there / "set" / "README.md").read_text()
 
 
 def test_its_set_is_scored_again_and_rebuilt(there, monkeypatch, capsys):
@@ -163,7 +164,7 @@ def test_it_stands_beside_ours(there, monkeypatch, capsys):
     told = "averages (averages 1.2)", "two-epochs (averages 1.2)", "linear (averages 1.2)"
     assert tuple(_extensions().values()) == told
     check_settings(EvaluateConfig(location="org/set", protocol="two-epochs", students="linear,convnet-2"))
-    with pytest.raises(InputError, match=r"edc, two-epochs \(did you mean 'two-epochs'\?\)"):
+    with pytest.raises(InputError, match=r"frozen, two-epochs \(did you mean 'two-epochs'\?\)"):
         check_settings(EvaluateConfig(location="org/set", protocol="two-epoch"))
     with pytest.raises(InputError, match=r"averages 1\.2 knows version 3"):
         protocol("two-epochs", 2)
