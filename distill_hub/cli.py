@@ -33,13 +33,14 @@ import sys
 import distill_hub
 from distill_hub.text import adapt_streams
 
-# `run` of the file of that name in distill_hub/commands, whose docstring is its --help, and its settings in
-# `options.commands`. Both are imported by `main`: what is imported here cannot be interrupted without a traceback.
+# `run` of the file of that name in distill_hub/commands, whose docstring is its --help, and its settings: a class of
+# `options.commands`, unless another file is named. Both are imported by `main`: what is imported here cannot be interrupted
+# without a traceback.
 COMMANDS = {
     "info": "InfoConfig",
     "compare": "CompareConfig",
-    "search": "SearchConfig",
-    "leaderboard": "LeaderboardConfig",
+    "search": "boards.SearchConfig",
+    "leaderboard": "boards.LeaderboardConfig",
     "evaluate": "EvaluateConfig",
     "reproduce": "ReproduceConfig",
     "relabel": "RelabelConfig",
@@ -52,7 +53,8 @@ COMMANDS = {
 
 def settings_of(command: str) -> type:
     """Return the class of a command's settings."""
-    return getattr(importlib.import_module("distill_hub.options.commands"), COMMANDS[command])
+    file, _, name = COMMANDS[command].rpartition(".")
+    return getattr(importlib.import_module(f"distill_hub.options.{file or 'commands'}"), name)
 
 
 def main() -> None:

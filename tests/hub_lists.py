@@ -52,6 +52,14 @@ def _found(hub: Any, request: Any, slug: str) -> dict:
     return hub.collections[slug]
 
 
+@route("GET", "/api/collections")
+def list_collections(hub: Any, request: Any):
+    """Those of an owner, with their first items."""
+    (owner,) = request.query["owner"]
+    shown = [own for own in hub.collections.values() if own["owner"]["name"] == owner]
+    return [{name: own[name] for name in own if name != "position"} | {"items": own["items"][:4]} for own in shown]
+
+
 @route("POST", "/api/collections")
 def create_collection(hub: Any, request: Any):
     """One of each title in a namespace."""

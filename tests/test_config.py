@@ -264,7 +264,7 @@ def test_resolved_settings_leave_out_what_does_not_change_the_result():
     config = dataclasses.replace(Cao2Config(), output_dir=Path("x"), overwrite=True, ipc=3)
     settings = resolved(config)
     left_out = {"output_dir", "overwrite", "dry_run", "push_to_hub", "private", "gated", "join", "stage", "score"}
-    left_out |= {"keep_run"}
+    left_out |= {"keep_run", "log_with"}
     assert {f.name for f in dataclasses.fields(Cao2Config)} - settings.keys() == left_out
     assert settings["ipc"] == 3
 

@@ -194,9 +194,10 @@ api.update_collection_item(slug, items[0].item_object_id, note="changed")
 api.delete_collection_item(slug, items[1].item_object_id)
 api.update_collection_metadata(slug, description="Fewer")
 same = api.create_collection("My sets", namespace="org", exists_ok=True)
+owned = [[one.slug == slug, one.title, len(one.items)] for one in api.list_collections(owner="org")]
 mine = [tried(stranger.create_collection, "Mine", namespace="org"), tried(stranger.get_collection, "org/none")]
 show(all=found(api, "downloads"), public=found(stranger, "last_modified"), x=found(api, "likes", filter="x", limit=1),
-     none=found(api, "likes", filter=["x", "z"]), read=read, again=again, same=same.slug == slug, mine=mine,
+     none=found(api, "likes", filter=["x", "z"]), read=read, again=again, same=same.slug == slug, mine=mine, owned=owned,
      b=[b.tags, b.downloads, b.gated, [one.rfilename for one in b.siblings]], description=same.description,
      items=[[one.item_id, one.item_type, one.note] for one in same.items])
 """
@@ -371,6 +372,7 @@ def test_datasets_are_listed_by_tag_gated_and_collected(hub, tmp_path, monkeypat
         "b": [["license:mit", "region:us", "x", "y"], 2, "manual", [".gitattributes", "README.md"]],
         "again": "HfHubHTTPError 409",
         "same": True,
+        "owned": [[True, "My sets", 1]],
         "description": "Fewer",
         "items": [["org/b", "dataset", "changed"]],
         "mine": ["HfHubHTTPError 401", "HfHubHTTPError 404"],

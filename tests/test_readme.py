@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from helpers import FILES, RECIPES
 
+from distill_hub.artifact.names import RECIPES as METHOD_RECIPES
 from distill_hub.cli import COMMANDS, settings_of
 from distill_hub.config import parse
-from distill_hub.launching import reproduce
 from distill_hub.launching.launcher import with_launch_options
 
 ROOT = Path(__file__).parents[1]
@@ -56,10 +56,10 @@ def test_every_recipe_is_listed():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_is_listed_with_the_papers_of_its_methods(recipe):
     (row,) = [line for line in README.splitlines() if line.startswith(f"| [`{recipe}`]")]
-    papers = [facts["paper"] for facts in METHODS if reproduce.RECIPES.get(facts["name"], facts["name"]) == recipe]
+    papers = [facts["paper"] for facts in METHODS if METHOD_RECIPES.get(facts["name"], facts["name"]) == recipe]
     assert re.findall(r"\(\[[^]]+\]\((https:[^)]+)\)\)", row) == papers
 
 
 def test_every_method_has_a_recipe():
     assert len(METHODS) >= 12
-    assert {reproduce.RECIPES.get(facts["name"], facts["name"]) for facts in METHODS} <= RECIPES.keys()
+    assert {METHOD_RECIPES.get(facts["name"], facts["name"]) for facts in METHODS} <= RECIPES.keys()

@@ -12,7 +12,7 @@ from distill_hub.disk.files import atomic_write
 from distill_hub.ending import tell
 from distill_hub.hub import page_of
 from distill_hub.kinds import local_name
-from distill_hub.options.commands import BoardOptions, FilterOptions, LeaderboardConfig
+from distill_hub.options.boards import BoardOptions, FilterOptions, LeaderboardConfig
 from distill_hub.running.console import show
 
 

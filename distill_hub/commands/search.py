@@ -10,7 +10,7 @@ from rich.text import Text
 from distill_hub.comparing.listing import Listed, list_sets
 from distill_hub.config import options
 from distill_hub.disk.files import atomic_write
-from distill_hub.options.commands import FilterOptions, SearchConfig
+from distill_hub.options.boards import FilterOptions, SearchConfig
 from distill_hub.running.console import show
 from distill_hub.text import printable, typed
 

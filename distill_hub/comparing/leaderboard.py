@@ -62,10 +62,13 @@ def gather(
             return LeftOut(location, str(error))
 
     names = list(dict.fromkeys(locations))
-    with ThreadPoolExecutor(READERS) as pool:
+    pool = ThreadPoolExecutor(READERS)
+    try:
         results = pool.map(read, range(len(names)), names)
         bar = progress(names, "read sets", unit="set", disable=len(names) < MANY)
         found = [result for _, result in zip(bar, results, strict=True)]
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, no further set is read
     sets = told_apart([one for one in found if isinstance(one, DescribedSet)])
     return sets, [one for one in found if isinstance(one, LeftOut)]
 

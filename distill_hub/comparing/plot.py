@@ -34,6 +34,10 @@ class Axis(NamedTuple):
     high: float
     ticks: tuple[float, ...]
 
+    def share(self, value: float) -> float:
+        """Return how far along the axis an accuracy lies, from 0 to 1; what is beyond an end, at the end."""
+        return (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
+
     @property
     def note(self) -> str:
         """That a distance from the axis says nothing, where it does not."""
@@ -171,7 +175,7 @@ def _by_row(group: Group) -> Plot:
     bottom = top + ROW * len(rows) + 4
 
     def place(value: float) -> float:
-        return round(left + (right - left) * (min(value, range_.high) - range_.low) / (range_.high - range_.low), 1)
+        return round(left + (right - left) * range_.share(value), 1)
 
     lines = []
     for i, (kind, (value, label)) in enumerate(held.items()):
@@ -213,14 +217,14 @@ def _by_size(group: Group) -> Plot:
     values += [*(mean for mean, _ in random.values()), *coreset.values()]
     drawn = _fits(real, values)
     range_ = axis([*values, *([real] if drawn else [])])
-    left, right, top, bottom = 36.0, WIDTH - 92.0, 10.0, 260.0
+    left, right, top, bottom = 36.0, WIDTH - 100.0, 10.0, 260.0
     logs = [math.log(size) for size in sizes]
 
     def across(size: int) -> float:
         return left + 22 + (right - left - 44) * (math.log(size) - logs[0]) / (logs[-1] - logs[0])
 
     def place(value: float) -> float:
-        return round(bottom - (bottom - top) * (min(value, range_.high) - range_.low) / (range_.high - range_.low), 1)
+        return round(bottom - (bottom - top) * range_.share(value), 1)
 
     names = list(dict.fromkeys(method_title(row.set.manifest.method) for row in group.rows))
     width = min(5.0, 32 / len(names))  # between marks of one size, side by side

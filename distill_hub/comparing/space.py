@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from huggingface_hub import Collection, SpaceCard, SpaceCardData
 
-from distill_hub.artifact.names import source_name
+from distill_hub.artifact.names import set_title
 from distill_hub.comparing.compare import DescribedSet
 from distill_hub.hub import API, RemoteSet, fetch, plain_errors, retried
 from distill_hub.publishing.card import fill_template
@@ -94,13 +94,15 @@ def collect(space: Publication, title: str, sets: Sequence[DescribedSet]) -> Col
 @retried
 def _collection(space: Publication, title: str) -> Collection:
     namespace = space.repo_id.split("/")[0]
+    for own in API.list_collections(owner=namespace):  # which shows the first items of each alone
+        if own.title == title:
+            return API.get_collection(own.slug)
     return API.create_collection(title, namespace=namespace, description=DESCRIPTION, private=space.private, exists_ok=True)
 
 
 def _note(own: DescribedSet) -> str:
     """Say what a set is, and its author's best accuracy by a protocol of the literature, else by any."""
-    manifest = own.manifest
-    said = f"{manifest.ipc_text} images for each class of {source_name(manifest.source)}, by {manifest.method.title}"
+    said = set_title(own.manifest)
     claims = [record for record in own.records if record.submitted_by is None]
     if claims:
         best = max(claims, key=lambda record: (record.standard, record.score.mean))

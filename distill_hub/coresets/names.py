@@ -7,7 +7,8 @@ from distill_hub.config import InputError, nearest
 Difficulty = Literal["aum", "el2n", "forgetting"]
 CoresetMethod = Literal["ccs", "el2n", "forgetting", "aum", "facility-location", "kmeans"]  # of recipes/coreset.py
 OF_EMBEDDINGS = ("herding", "kcenter", "facility-location", "kmeans")
-OF_DYNAMICS = ("el2n", "forgetting", "aum", "ccs")
+BY_DIFFICULTY = ("el2n", "forgetting", "aum")  # alone: the hardest, or the easiest
+OF_DYNAMICS = (*BY_DIFFICULTY, "ccs")
 CORESETS = ("herding", "kcenter", "el2n", "forgetting", "aum", "ccs", "facility-location", "kmeans")  # random apart
 DYNAMICS = "dynamics.safetensors"  # in the folder of a classifier
 VALID_DYNAMICS = f"a classifier that fit_classifier --dynamics trained, with {DYNAMICS}: a folder or a Hub id"

@@ -86,6 +86,22 @@ def _in_the_way(folder: Path) -> str | None:
     return None
 
 
+def check_files(**files: Path | None) -> None:
+    """Refuse files that cannot be written, by the options that name them, and one that two of them name.
+
+    Raises:
+        InputError: See `check_file`.
+    """
+    taken: dict[Path, str] = {}
+    for field, file in files.items():
+        if file is None:
+            continue
+        if file in taken:
+            raise InputError(field, str(file), f"--{taken[file]} names the same file; name another")
+        check_file(field, file)
+        taken[file] = field
+
+
 def check_file(field: str, file: Path) -> None:
     """Refuse a file that cannot be written, or must not be replaced, before work is done for it.
 

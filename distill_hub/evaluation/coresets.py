@@ -46,7 +46,7 @@ def open_chooser(
     source: Source,
     config: CoresetConfig,
     embeddings: Callable[[], Callable[[int], torch.Tensor]],
-    teacher_sha256: str | None,
+    teacher_sha256: str,
     size: int,
 ) -> Chooser:
     """Look at all images of a source as a coreset needs it. Call it on every process.
@@ -56,17 +56,15 @@ def open_chooser(
         source: The real images.
         config: The method and its options.
         embeddings: Embeds them, see `embed`; called for the methods of `names.OF_EMBEDDINGS`.
-        teacher_sha256: Of the weights of who does; None: nobody.
+        teacher_sha256: Of the weights of who does.
         size: Side in pixels of the set, at which networks are trained for the methods of `names.OF_DYNAMICS`.
 
     Raises:
-        InputError: When a teacher is needed and there is none; see also `open_dynamics` and `Dynamics.difficulty`.
+        InputError: See `open_dynamics` and `Dynamics.difficulty`.
         HubError: When the Hub fails.
     """
     rule = Rule(**options(config, Rule))
     if rule.method in OF_EMBEDDINGS:
-        if teacher_sha256 is None:
-            raise InputError("baselines", rule.method, "it is chosen by a teacher's embeddings; pass --teacher")
         return Chooser(rule, source, embeddings(), teacher_sha256)
     dynamics = open_dynamics(run, source, size, **options(config, DynamicsOptions), seed=config.fit_seed)
     difficulty = dynamics.difficulty(rule.score, rule.el2n_epochs)
@@ -86,6 +84,16 @@ class Baselines:
 
     names: Sequence[str] = ("random",)
     dynamics: str = "auto"
+
+    def check(self, *, has_teacher: bool) -> None:
+        """Refuse coresets that are chosen by a teacher's embeddings where there is no teacher.
+
+        Raises:
+            InputError: Naming the first of them.
+        """
+        for name in self.names:
+            if name in OF_EMBEDDINGS and not has_teacher:
+                raise InputError("baselines", name, "it is chosen by a teacher's embeddings; pass --teacher")
 
 
 ONLY_RANDOM = Baselines()
@@ -113,11 +121,12 @@ def coresets_as_large(run: Run, subject: Subject, baselines: Baselines, size: in
         soft: Whether the teacher labels them.
 
     Raises:
-        InputError: When a class of the source has fewer images than the set; see also `open_chooser`.
+        InputError: When a class of the source has fewer images than the set; see also `Baselines.check` and `open_chooser`.
         HubError: When the Hub fails.
     """
     source, teacher, own_size = subject.test.source, subject.teacher, subject.own.images.shape[-1]
-    teacher_sha256 = subject.teacher_record.sha256 if subject.teacher_record else None
+    teacher_sha256 = subject.teacher_record.sha256 if subject.teacher_record else ""
+    baselines.check(has_teacher=teacher is not None)
 
     @functools.cache
     def embeddings() -> Callable[[int], torch.Tensor]:

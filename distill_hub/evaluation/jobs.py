@@ -31,6 +31,7 @@ class Request:
         full_data: Also train students on all real images, with hard labels.
         mmd: Also measure the distance of the teacher's embeddings of the set to those of the real images.
         save_students: Folder to keep the trained students in; None: they are measured and forgotten.
+        log_with: Experiment trackers, comma-separated; see `Trackers.open`.
         check: Whether each is to be compared with a claim of the set's author.
         dry_run: Print what it would take, and measure nothing.
     """
@@ -49,6 +50,7 @@ class Request:
     full_data: bool = False
     mmd: bool = False
     save_students: str | None = None
+    log_with: str | None = None
     check: bool = False
     dry_run: bool = False
 

@@ -35,7 +35,7 @@ from distill_hub.running.machine import check_compiler, start_accelerator
 from distill_hub.running.run import Run
 from distill_hub.running.session import session
 from distill_hub.teachers.open import open_known_teacher
-from distill_hub.training.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
+from distill_hub.training.contract import OTHER_CLASSES, excuse, refuse_chance
 from distill_hub.training.subject import Subject, label_temperature, real_source, student_rate
 from distill_hub.views.files import open_views
 
@@ -89,8 +89,8 @@ class DistilledSet(Artifact):
             self.labels,
             manifest.class_names,
             "its soft labels",
-            FROM_NOISE if manifest.is_from_noise else OTHER_CLASSES,
-            show if manifest.is_from_noise else None,
+            excuse(manifest) or OTHER_CLASSES,
+            show if excuse(manifest) else None,
         )
         how = Request(**training)
         claims = [record for record in self.evaluations if record.submitted_by is None]
@@ -276,6 +276,7 @@ def _measure(
         if given.free_pixels:
             refuse_pictures(job.rules)
         refuse_missing(job.rules, given.views, has_teacher=has_teacher, has_soft_labels=has_soft_labels)
+        beside.check(has_teacher=has_teacher)
     if how.mmd and given.free_pixels:
         raise InputError("command line", "--mmd", "a teacher embeds pictures, and the set's free pixels are none")
     if how.mmd and not how.teacher and any(record and record.members for record in recorded):
@@ -290,10 +291,11 @@ def _measure(
         "source": [real.name, real.revision or real.fingerprint, real.test.fingerprint, real.mirrored, real.normalization],
         "jobs": [[job.rules.name, job.rules.version, job.student, list(job.seeds), job.claim is None] for job in jobs],
         "teachers": [record.sha256 if record else None for record in recorded],
-        "how": dataclasses.asdict(how),
+        "how": dataclasses.asdict(dataclasses.replace(how, log_with=None)),
     }
     subjects, opened = {}, {}  # by whether views are replayed, which name the set's rows and classes as they are stored
-    with session("evaluations", settings, dry_run=how.dry_run) as run:
+    project = f"evaluate-{given.manifest.name if given.manifest else given.content_sha256[:16]}"
+    with session("evaluations", settings, dry_run=how.dry_run, log_with=how.log_with, project=project) as run:
         for line in other_versions(jobs):
             run.say(line)
         if how.compile:

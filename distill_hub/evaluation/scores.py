@@ -254,6 +254,11 @@ def measure(
     def train(chunk: Sequence[tuple[str, int, str]], team: Team | None = None) -> dict[str, torch.Tensor]:
         name, own_seeds = chunk[0][0], [seed for _, seed, _ in chunk]
         chosen = [sets[name, seed].at(trials[name].settings, run.device) for seed in own_seeds]
+        of, steps = ", ".join(map(str, own_seeds)), trials[name].settings.epochs
+
+        def log(epoch: int, values: dict[str, float]) -> None:
+            run.trackers.log(f"{stage}/{name}, seed {of}", epoch, steps, values)
+
         with at_work(team, len(chosen[0].images), trials[name].settings.batch_size) as (team, processes):
             if not processes:
                 return {}
@@ -268,7 +273,8 @@ def measure(
                 dtype=run.dtype,
                 compiled=compiled,
                 team=team,
-                title=f"{name}, seed {', '.join(map(str, own_seeds))}" if run.is_main else "",
+                title=f"{name}, seed {of}" if run.is_main else "",
+                log=log if run.trackers.are_open else None,
             )
         looks = torch.tensor([[training.last, training.best] for training in trainings], dtype=torch.float64)
         return {

@@ -28,7 +28,7 @@ from distill_hub.publishing.readme import card_of, readme_files
 from distill_hub.publishing.teacher import how_to_publish
 from distill_hub.running.run import Stage
 from distill_hub.text import typed
-from distill_hub.training.contract import FROM_NOISE, OTHER_CLASSES, refuse_chance
+from distill_hub.training.contract import OTHER_CLASSES, excuse, refuse_chance
 from distill_hub.training.subject import Subject, label_temperature, student_rate
 from distill_hub.training.train import TrainingSet
 from distill_hub.views.files import open_views
@@ -69,8 +69,8 @@ def package_and_score(
         The folder of the set; None after a dry run, which makes none.
 
     Raises:
-        InputError: When the teacher recognises the set's classes no better than chance. Of images that started from noise a
-            line says so instead.
+        InputError: When the teacher recognises the set's classes no better than chance. Of images that it need not
+            recognise, see `contract.excuse`, a line says so instead.
         HubError: When publishing fails; the set is complete in its folder.
     """
     setup.release()
@@ -93,8 +93,8 @@ def package_and_score(
         label_tensor.numpy(),
         manifest.class_names,
         "its images",
-        FROM_NOISE if manifest.is_from_noise else _LEARNED_TOO_LITTLE if fitted else OTHER_CLASSES,
-        run.say if manifest.is_from_noise else None,
+        excuse(manifest) or (_LEARNED_TOO_LITTLE if fitted else OTHER_CLASSES),
+        run.say if excuse(manifest) else None,
     )
 
     rules = setup.protocol

@@ -222,8 +222,9 @@ def begin(
         destination = check_destination(config.push_to_hub, name, private=config.private, gated=config.gated)
     folder = config.output_dir or Path("outputs", name)
     run = open_run(
-        folder, settings, overwrite=config.overwrite, dry_run=config.dry_run, join=config.join, until=config.stage
-    )
+        folder, settings, overwrite=config.overwrite, dry_run=config.dry_run, join=config.join, until=config.stage,
+        log_with=config.log_with,
+    )  # fmt: skip
     if run.agree(is_bare(run.output_dir)):
         run.end()
         kept = "but nothing that it was made from (--keep_run no)"

@@ -64,7 +64,7 @@ def match_in_trained(
         network = network_of(0)
         state = trained.fresh_state(torch.stack(images), network, rules, real(), labels)
         total, title = rules.networks * rules.life, "match" if run.is_main else ""
-        todo = steps(run, folder / f"{labels[0]:06d}.safetensors", total, state, title=title)
+        todo = steps(run, folder / f"{labels[0]:06d}.safetensors", total, state, title=title, row=rules.matched)
         trained.match(state, network, todo, network_of, objective, real(), labels, rules, config.seed)
         pixels = pixel.to_uint8(state["pixels"]).flatten(0, 1)
         ends = torch.tensor(first_and_last_tenth(state["losses"].cpu())).T  # (L, 2)

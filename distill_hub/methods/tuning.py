@@ -293,6 +293,7 @@ class Tuning:
                 latest = self.losses[max(0, self.step - 100) : self.step].mean(0)
                 shown = {name: f"{value:.4f}" for name, value in zip(LOSSES, latest.tolist(), strict=True)}
                 steps.set_postfix(shown, refresh=False)  # with the bar's next turn
+                self.run.trackers.log("fine-tune", self.step, self.steps, dict(zip(LOSSES, latest.tolist(), strict=True)))
             if step + 1 in ends:
                 self._keep(ends[step + 1])
             if is_checkpoint or step + 1 == todo.stop:

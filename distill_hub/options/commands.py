@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from distill_hub.config import InputError, argument, option
+from distill_hub.config import argument, option
 from distill_hub.coresets.names import check_dynamics, split_baselines
 from distill_hub.data.known import Normalization
 from distill_hub.data.prompts import check_prompts
+from distill_hub.disk.files import check_files
 from distill_hub.kinds import Fraction, Location, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import (
     check_experts,
@@ -30,6 +31,7 @@ from distill_hub.options.shared import (
     OutputOptions,
     StudentOptions,
 )
+from distill_hub.options.tracking import TrackingOptions
 
 
 @dataclass(frozen=True)
@@ -50,79 +52,7 @@ class CompareConfig:
 
     def check_settings(self) -> None:
         """Refuse files that cannot be written."""
-        _check_files(html=self.html, json=self.json)
-
-
-@dataclass(frozen=True)
-class FilterOptions:
-    """Which sets."""
-
-    source: str | None = option(
-        None, "of this source: a known name (cifar10, imagewoof, ...) or the id of a Hub dataset", common=True
-    )
-    method: str | None = option(None, "by this method, as in the name of a set: cao2, rded, random, ...", common=True)
-    ipc: PositiveInt | None = option(None, "of so many images per class", common=True)
-    author: str | None = option(None, "of this user or organisation on the Hub", common=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig(FilterOptions):
-    """The list."""
-
-    words: list[str] = argument("words that the id or a tag of each must hold", ())
-    sort: Literal["downloads", "likes", "updated", "created", "trending"] = option(
-        "downloads", "order, highest or latest first", common=True
-    )
-    limit: PositiveInt = option(30, "most sets that are listed", common=True)
-    json: Path | None = option(None, "write the list to this file", common=True)
-
-    def check_settings(self) -> None:
-        """Refuse a file that cannot be written."""
-        _check_files(json=self.json)
-
-
-@dataclass(frozen=True)
-class BoardOptions(FilterOptions):
-    """What is on the page."""
-
-    protocol: str | None = option(None, "measurements by this protocol alone", common=True)
-    student: str | None = option(None, "measurements with this student network alone", common=True)
-    title: str = option("Distilled datasets", "title of page and collection", common=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaderboardConfig(BoardOptions):
-    """The page."""
-
-    locations: list[Location] = argument("distilled sets: ids on the Hub, or folders; none: all that the Hub lists", ())
-    html: Path | None = option(None, "write the page to this file", common=True)
-    json: Path | None = option(None, "write the rows to this file, with unrounded numbers", common=True)
-    push_to_space: str | None = option(
-        None,
-        "publish the page as NAMESPACE/NAME, a static Space on the Hub, and its rows beside it; auto: in your namespace",
-        common=True,
-    )
-    private: bool = option(
-        False, "make a new Space private; its page may show private and gated sets that you can read", common=True
-    )
-    collection: bool = option(
-        False, "also collect the Space and the sets in a collection of that title, in the Space's namespace", common=True
-    )
-
-    def check_settings(self) -> None:
-        """Refuse sets that do not exist, files that cannot be written, a Space that cannot be, and options without one."""
-        from distill_hub.hub import check_location, check_target
-
-        for location in self.locations:
-            check_location(location)
-        _check_files(html=self.html, json=self.json)
-        if not 0 < len(self.title) < 60:
-            raise InputError("title", self.title, "the Hub takes titles of 1 to 59 characters")
-        if self.push_to_space:
-            check_target(self.push_to_space)
-        for name in ("private", "collection") if not self.push_to_space else ():
-            if getattr(self, name):
-                raise InputError(name, True, "it belongs to a Space; name one with --push_to_space, or leave it out")
+        check_files(html=self.html, json=self.json)
 
 
 @dataclass(frozen=True)
@@ -194,18 +124,6 @@ def _check_set(config: "EvaluateConfig | RelabelConfig | AdoptConfig | Reproduce
         check_teachers(config.teacher, revisions)
 
 
-def _check_files(**files: Path | None) -> None:
-    from distill_hub.disk.files import check_file
-
-    taken: dict[Path, str] = {}
-    for field, file in files.items():
-        if file in taken:
-            raise InputError(field, str(file), f"--{taken[file]} names the same file; name another")
-        if file:
-            check_file(field, file)
-            taken[file] = field
-
-
 @dataclass(frozen=True)
 class ForeignOptions:
     """What a set made elsewhere does not say of itself."""
@@ -236,7 +154,7 @@ class ForeignOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
+class EvaluateConfig(TrackingOptions, StudentOptions, ForeignOptions, RealOptions):
     """The set and its students."""
 
     location: Location = argument("a distilled set: folder, or id on the Hub")
@@ -286,7 +204,7 @@ class EvaluateConfig(StudentOptions, ForeignOptions, RealOptions):
             check_protocol(self.protocol)
         if self.mmd and self.teacher:
             check_one_teacher(self.teacher, "--mmd measures the embeddings of one network")
-        _check_files(json=self.json)
+        check_files(json=self.json)
         if self.students:
             split_students(self.students, self.protocol)
         if self.baselines:
@@ -384,7 +302,7 @@ class ReproduceConfig(RealOptions):
         from distill_hub.disk.files import check_folder
 
         _check_set(self, None)
-        _check_files(json=self.json)
+        check_files(json=self.json)
         if self.generator:
             check_generator(self.generator)
         check_vae(self.vae)

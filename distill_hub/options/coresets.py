@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distill_hub.config import InputError, option
-from distill_hub.coresets.names import OF_DYNAMICS, OF_EMBEDDINGS, CoresetMethod, Difficulty, check_dynamics
+from distill_hub.coresets.names import BY_DIFFICULTY, OF_EMBEDDINGS, CoresetMethod, Difficulty, check_dynamics
 from distill_hub.kinds import Fraction, Location, PositiveInt
 from distill_hub.networks.names import check_network, check_one_teacher
 from distill_hub.options.shared import PixelOptions
@@ -76,5 +76,5 @@ class CoresetConfig(DynamicsOptions, EmbedOptions, PixelOptions):
         """Refuse several teachers where one embeds, and the easiest of what is not chosen by difficulty alone."""
         if self.method in OF_EMBEDDINGS:
             check_one_teacher(self.teacher, _ONE_NETWORK)
-        if self.keep == "easiest" and self.method not in OF_DYNAMICS[:3]:
+        if self.keep == "easiest" and self.method not in BY_DIFFICULTY:
             raise InputError("keep", self.keep, f"{self.method} keeps neither end; leave the option out")

@@ -9,10 +9,11 @@ from distill_hub.disk.files import check_folder
 from distill_hub.kinds import Location, NonNegativeFloat, NonNegativeInt, Pixels, PositiveFloat, PositiveInt
 from distill_hub.networks.names import check_network, check_teacher
 from distill_hub.options.shared import DRY_RUN_HELP, SourceOptions
+from distill_hub.options.tracking import TrackingOptions
 
 
 @dataclass(frozen=True)
-class FitClassifierConfig(SourceOptions):
+class FitClassifierConfig(TrackingOptions, SourceOptions):
     """The classifier."""
 
     network: str = option(

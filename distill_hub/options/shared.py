@@ -23,6 +23,7 @@ from distill_hub.networks.names import (
     check_vae,
     split_students,
 )
+from distill_hub.options.tracking import TrackingOptions
 
 PROTOCOL_HELP = (
     "how the students are trained: quick (smoke runs, not of the literature), dsa-hard (DC, DSA, DM, MTT; DC-BENCH, "
@@ -296,7 +297,7 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(TrackingOptions):
     """The run: with whom, how far, and what stays of it."""
 
     join: bool = option(

@@ -1,7 +1,7 @@
 """Sets that show ImageNet's own images, which their users may have under its terms alone (https://image-net.org/download)."""
 
 from distill_hub.artifact.manifest import Manifest
-from distill_hub.artifact.names import REAL_IMAGES
+from distill_hub.artifact.names import is_synthetic
 from distill_hub.data.known import KNOWN, known_by_id
 
 WARNING = (
@@ -18,4 +18,4 @@ def shows_imagenet(manifest: Manifest) -> bool:
     """Whether a set holds pixels of ImageNet as they are: real images, or crops of them, of classes that have its wnids."""
     known = known_by_id(manifest.source.hub_id)
     is_imagenet = any(own.wnid for own in manifest.classes) or (known and known.hub_id == KNOWN["imagenet1k"].hub_id)
-    return bool(is_imagenet) and manifest.method.name in REAL_IMAGES
+    return bool(is_imagenet) and is_synthetic(manifest.method) is False

@@ -93,6 +93,7 @@ def recover(
     views: Views,
     dtype: torch.dtype = torch.float32,
     title: str = "",
+    log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Optimise pixels: Adam with betas 0.5 and 0.9, its learning rate falling to 0 along a cosine.
 
@@ -111,6 +112,7 @@ def recover(
         views: What that is.
         dtype: float32, or what forward passes are autocast to; the images and their optimiser are float32.
         title: Of a progress bar; none without it.
+        log: Is told now and then how many steps are done, and the mean loss since it was told last.
 
     Returns:
         Images uint8 (B, 3, S, S), and the loss of each group before every step, float32 (steps, G), on the CPU.
@@ -144,6 +146,8 @@ def recover(
         losses.append(loss.detach().float())
         if (step + 1) % CHECK_STEPS == 0 or step + 1 == steps:
             _refuse_not_finite(losses, learning_rate)
+            if log:
+                log(step + 1, {"loss": torch.stack(losses[-(step % CHECK_STEPS + 1) :]).mean().item()})
     pixels = denormalize(images.detach(), teacher.mean, teacher.std)
     return (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu(), torch.stack(losses).cpu()
 
@@ -195,18 +199,24 @@ def recover_set(
     def distil(chunk: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         labels = torch.tensor([label for label, _ in chunk])
         seeds = [draw_seed(settings.seed, "recover", class_names[label], index) for label, index in chunk]
+        steps = run.part(settings.recover_steps)
+
+        def log(step: int, values: dict[str, float]) -> None:
+            run.trackers.log("recover images", step, steps, values, part=str(chunk[0]))
+
         images, losses = recover(
             teacher,
             compiled(objectives(labels)) if compiles else objectives(labels),
             seeds,
             start=start and start(chunk),
             size=size,
-            steps=run.part(settings.recover_steps),
+            steps=steps,
             learning_rate=settings.recover_learning_rate,
             views_seed=draw_seed(settings.seed, "recover views", seeds[0]),
             views=views_of(settings, size, mirrored),
             dtype=run.dtype,
             title="recover images" if run.is_main else "",
+            log=log if run.trackers.are_open else None,
         )
         ends = torch.tensor(first_and_last_tenth(losses)).T  # (G, 2)
         return {

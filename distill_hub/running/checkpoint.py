@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from distill_hub.running.console import progress
 from distill_hub.running.cost import NOTHING, Cost, Meter, added, from_metadata, to_metadata
 from distill_hub.running.run import Run
 
+LOGGED_EVERY = 20  # steps between two looks at the losses for trackers: each waits for the device
 SAVED_AFTER = 30.0  # seconds of the clock between two checkpoints inside a chunk; the bits do not depend on it
 
 
@@ -82,6 +83,7 @@ def steps(
     title: str = "",
     unit: str = "step",
     advice: str = "a smaller learning rate",
+    row: Callable[[int], int | None] = lambda step: step,
 ) -> Iterator[int]:
     """Yield the steps of a loop inside a chunk of `Run.map`, those before its last checkpoint left out.
 
@@ -96,6 +98,7 @@ def steps(
         title: Of a progress bar; none without it.
         unit: What a step is called.
         advice: What may help where a number is not finite.
+        row: From a step to its row in the state's `losses`, if it has any, which trackers are told; None: it has none.
 
     Raises:
         InputError: When a tensor of the state is not finite any more.
@@ -106,8 +109,15 @@ def steps(
         checkpoint.restore(state)
     started = last = time.monotonic()
     todo = range(done, done + run.part(total - done) if done < total else done)
+    pending: list[int] = []  # rows of losses that are not logged yet
     for step in progress(todo, title, unit=unit, done=done, disable=not title):
         yield step
+        if run.trackers.are_open and "losses" in state:
+            pending += [] if (own := row(step)) is None else [own]
+            if pending and ((step + 1) % LOGGED_EVERY == 0 or step + 1 == todo.stop):
+                loss = state["losses"][pending].mean().item()
+                run.trackers.log(title, step + 1, total, {"loss": loss}, part=file.name)
+                pending = []
         if step + 1 == todo.stop:
             _refuse_not_finite(state, step + 1, total, checkpoint, unit, advice)
         elif time.monotonic() - last > SAVED_AFTER:

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from rich.table import Table
 
-from distill_hub.disk.files import STATE, of_dry_run
+from distill_hub.disk.files import STATE, of_dry_run, slug
 from distill_hub.running.console import duration, memory_text, size_text
 from distill_hub.running.cost import Cost
 from distill_hub.running.folder import check_is_run
@@ -21,6 +21,7 @@ from distill_hub.running.mapped import ARRAY
 from distill_hub.running.memory import in_parts, told
 from distill_hub.running.run import Item, Run
 from distill_hub.running.stages import Stage
+from distill_hub.running.trackers import STARTS
 
 SHORT = 2.0  # seconds: what takes less is timed a second time, without what only the first time costs
 PART = 100  # a loop of steps is cut to this share,
@@ -43,13 +44,16 @@ class Estimate:
 
 def open_run(
     output_dir: Path, settings: Mapping[str, Any], *,
-    overwrite: bool, dry_run: bool, join: bool = False, until: str | None = None,
+    overwrite: bool, dry_run: bool, join: bool = False, until: str | None = None, log_with: str | None = None,
 ) -> Run:  # fmt: skip
-    """Return the run of a recipe, or one that only finds out what it would take."""
+    """Return the run of a recipe, or one that only finds out what it would take, and logs nothing."""
     if dry_run:
         check_is_run(output_dir)  # a plan of what will be refused is of no use
         return DryRun(output_dir, settings)
-    return Run(output_dir, settings, overwrite=overwrite, join=join, until=until)
+    run = Run(output_dir, settings, overwrite=overwrite, join=join, until=until)
+    if log_with:  # those who have joined each log their own share
+        run.trackers.open(log_with, slug(str(output_dir)), settings, None if join else output_dir / STATE / STARTS)
+    return run
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from distill_hub.running.place import KEY, Place
 from distill_hub.running.processes import main_decides, wait_until_seen
 from distill_hub.running.seeds import draw_seed
 from distill_hub.running.stages import Chunk, Stage, chunks_in, hash_of, key_of, remove_rest
+from distill_hub.running.trackers import Trackers
 from distill_hub.running.versions import versions
 from distill_hub.teams.team import Led, divided, gathered
 
@@ -63,7 +64,7 @@ class Run:
         overwrite: bool = False, join: bool = False, until: str | None = None, lock: Lock | None = None,
     ):  # fmt: skip
         self.accelerator = start_accelerator()
-        self.output_dir, self.until = output_dir, until
+        self.output_dir, self.until, self.trackers = output_dir, until, Trackers(self.accelerator)
         self.place = Place(output_dir, join=join, lock=lock)
         self.stages: list[dict[str, Any]] = []
         self.carried: Cost = NOTHING  # what earlier attempts at the chunk at work took, see `checkpoint.steps`

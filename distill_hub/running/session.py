@@ -17,17 +17,22 @@ from distill_hub.running.mapped import ARRAY
 from distill_hub.running.place import Place
 from distill_hub.running.processes import main_decides
 from distill_hub.running.run import Run
+from distill_hub.running.trackers import STARTS
 from distill_hub.running.versions import versions
 
 
 @contextmanager
-def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) -> Iterator[Run]:
+def session(
+    what: str, settings: Mapping[str, Any], *, dry_run: bool = False, log_with: str | None = None, project: str = ""
+) -> Iterator[Run]:
     """Open a run in the user's cache; the same call after an interruption goes on where it stopped.
 
     Args:
         what: 'evaluations' or 'views': its folder in the cache.
         settings: All that the results depend on.
         dry_run: Open a `DryRun`, which prints its plan at the end.
+        log_with: Trackers; see `Trackers.open`, as the next.
+        project: What they call it.
 
     Raises:
         InputError: When the same is running already.
@@ -52,7 +57,10 @@ def session(what: str, settings: Mapping[str, Any], *, dry_run: bool = False) ->
     main_decides(accelerator, take)
     try:
         run = Run(folder, settings, lock=next(iter(locks), None))
+        if log_with:
+            run.trackers.open(log_with, project, settings, folder / STATE / STARTS)
         yield run
+        run.trackers.close()
         run.accelerator.wait_for_everyone()
         for lock in locks:
             lock.release(folder)  # the next call works anew

@@ -223,7 +223,9 @@ class Fit:
             if len(pending) == WINDOW or is_end:
                 losses = self.run.accelerator.reduce(torch.stack(pending), "mean")
                 self._check_finite(losses, step + 1 - len(pending), is_end)
-                steps.set_postfix(loss=f"{losses.mean().item():.4f}", refresh=False)  # with the bar's next turn
+                loss = losses.mean().item()
+                steps.set_postfix(loss=f"{loss:.4f}", refresh=False)  # with the bar's next turn
+                self.run.trackers.log("fit", step + 1, self.steps, {"loss": loss})
                 pending = []
             if is_end:
                 if self.recorder:
@@ -358,7 +360,7 @@ def fit_classifier(source: Source, config: FitClassifierConfig) -> Run:
     folder = config.output_dir or Path("outputs", classifier_name(source.name, task.student))
     settings = {**resolved(config), "source_fingerprint": source.fingerprint}  # decoded images and checkpoint depend on it
     settings["pretrained_sha256"] = start and start.record.sha256
-    run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run)
+    run = open_run(folder, settings, overwrite=config.overwrite, dry_run=config.dry_run, log_with=config.log_with)
     if (run.output_dir / "config.json").is_file():
         run.say(f"The classifier in {folder} is finished already; --overwrite trains it anew")
         return run

@@ -4,10 +4,21 @@ from collections.abc import Callable
 
 import numpy as np
 
+from distill_hub.artifact.manifest import Manifest
 from distill_hub.config import InputError
+from distill_hub.coresets.names import BY_DIFFICULTY
 
 OTHER_CLASSES = "another class order, or images that do not show their classes"
-FROM_NOISE = "they were optimised from noise, and may teach a student what other networks do not see in them"
+_FROM_NOISE = "they were optimised from noise, and may teach a student what other networks do not see in them"
+_HARDEST = "they were chosen as the hardest of their classes, which a network takes for others"
+
+
+def excuse(manifest: Manifest) -> str | None:
+    """Return why images of a set may not be recognised though nothing is wrong with it; None: they should be."""
+    method = manifest.method
+    if method.name in BY_DIFFICULTY and method.config.get("keep") == "hardest":
+        return _HARDEST
+    return _FROM_NOISE if manifest.is_from_noise else None
 
 
 def refuse_chance(

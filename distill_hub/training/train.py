@@ -1,6 +1,6 @@
 """Training of students: images wait as uint8, on the device where they fit, and are augmented there, a batch at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from distill_hub.training.losses import nearest_temperatures, squared_error
 from distill_hub.training.settings import Settings, learning_rate, teacher_temperature
 from distill_hub.views.files import Views
 from distill_hub.views.replay import order, probabilities, strongest, view_draws
+
+LOGGED = 100  # times, at the most and beside looks, that a training tells trackers its loss: each waits for the device
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def train_students(
     compiled: bool = False,
     team: Team | None = None,
     title: str = "",
+    log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> list[Training]:
     """Train networks from scratch, side by side, and look at the test split as often as the settings say.
 
@@ -162,6 +165,8 @@ def train_students(
         compiled: Whether to compile the networks.
         team: Who trains a single network together, from the same arguments; None: this process alone.
         title: Of a progress bar over the epochs; none without it.
+        log: Is told after some epochs how many are done, the last loss, and the mean accuracy where the test split is looked
+            at.
 
     Raises:
         InputError: For several students with running statistics.
@@ -219,6 +224,9 @@ def train_students(
             _swap(weights, averages)
             best = [max(old, (new, epoch + 1), key=lambda look: look[0]) for old, new in zip(best, now, strict=True)]
             curves = [(*curve, new) for curve, new in zip(curves, now, strict=True)]
+        if log and ((epoch + 1) % -(-settings.epochs // LOGGED) == 0 or epoch + 1 in settings.looks):
+            looked = {"accuracy": sum(now) / len(now)} if epoch + 1 in settings.looks else {}
+            log(epoch + 1, {"loss": loss.item() / len(seeds) / part, **looked})
     _swap(weights, averages)
     ends = zip(students.separate(), best, curves, strict=True)
     return [Training(model.eval(), curve[-1] if curve else 0.0, *top, curve) for model, top, curve in ends]

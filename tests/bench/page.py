@@ -157,13 +157,13 @@ def check(browser: Browser, page: str, folder: Path) -> None:
 
 
 def keyboard(browser: Browser, page: str) -> None:
-    """Reach the second button of the first table with Tab, and sort by it; the line above the rows stays first."""
+    """Reach the third button of the first table with Tab, and sort by it; the line above the rows stays first."""
     browser.open(page, 390, "light")
     browser.evaluate("document.querySelector('.scroll').previousElementSibling.setAttribute('tabindex', -1)")
     browser.evaluate("document.querySelector('.scroll').previousElementSibling.focus()")
     before, order = browser.evaluate(SORTED), browser.evaluate(FIRST_TABLE)
     reached = []
-    for _ in range(3):  # the table itself, which scrolls, and two buttons
+    for _ in range(4):  # the table itself, which scrolls, and three buttons
         browser.press("Tab", 9)
         reached.append(browser.evaluate(FOCUSED))
     browser.press("Enter", 13, "\r")
@@ -172,7 +172,7 @@ def keyboard(browser: Browser, page: str) -> None:
     twice, second = browser.evaluate(SORTED), browser.evaluate(FIRST_TABLE)
     said = browser.evaluate("document.getElementById('said').textContent")
     print(f"Tab: {reached}\nsorted: {before[0]} -> {once[0]} -> {twice[0]}; {order} -> {first} -> {second}\nsaid: {said}")
-    assert reached[2].startswith("BUTTON") and sorted(first) == sorted(second) == sorted(order)
+    assert reached[3].startswith("BUTTON") and sorted(first) == sorted(second) == sorted(order)
     assert first[0] == second[0] == order[0] and len(order[0]) > 20
     assert len({before[0], once[0], twice[0]}) == 3 and before[1:] == twice[1:] and said
 

@@ -92,7 +92,7 @@ def test_a_stranger_s_measurement_gets_onto_the_leaderboard(hub, authors, carol,
     assert collection["title"] == "Digits judged"
     items = {item["id"]: item["note"]["text"] for item in collection["items"]}
     assert items.keys() == {"carol/board", "org/a", "alice/b", "bob/c"}
-    assert items["org/a"].startswith("5 images for each class of digits, by Real images: 99.0 ± 0.0 %, quick v2")
+    assert items["org/a"].startswith("digits in 5 images per class, by Real images: 99.0 ± 0.0 %, quick v2")
 
     # The same again changes nothing; what people added stays, and what is gone is taken out.
     hub.commit("org/photos", {"cat.png": b"cat"})

@@ -11,12 +11,6 @@ from safetensors.torch import save_file
 from distill_hub.config import InputError
 from distill_hub.coresets.dynamics import Recorder, aum, dynamics_of, el2n, forgetting, read_dynamics, write_dynamics
 from distill_hub.coresets.names import DYNAMICS
-from distill_hub.data.sources import load_source
-
-
-@pytest.fixture(scope="module")
-def source():
-    return load_source("digits")
 
 
 def test_a_batch_is_taken_down_where_its_images_are():
@@ -60,13 +54,13 @@ def test_scores_as_loops_over_images_and_epochs():
     assert np.isnan(expected).any()  # unseen so far
 
 
-def test_difficulty_is_a_mean_over_networks_and_larger_is_harder(tmp_path, source):
-    each = [tuple(map(torch.from_numpy, recorded(4, len(source.train), seed))) for seed in (1, 2)]
+def test_difficulty_is_a_mean_over_networks_and_larger_is_harder(tmp_path, digits):
+    each = [tuple(map(torch.from_numpy, recorded(4, len(digits.train), seed))) for seed in (1, 2)]
     for place, (margin, error) in enumerate(each):
         (tmp_path / str(place)).mkdir()
-        write_dynamics(tmp_path / str(place) / DYNAMICS, {"margin": margin, "error": error}, source, "convnet-1", 16, place)
-    both = read_dynamics(source, f"{tmp_path}/0, {tmp_path}/1")
-    one = read_dynamics(source, f"{tmp_path}/0")
+        write_dynamics(tmp_path / str(place) / DYNAMICS, {"margin": margin, "error": error}, digits, "convnet-1", 16, place)
+    both = read_dynamics(digits, f"{tmp_path}/0, {tmp_path}/1")
+    one = read_dynamics(digits, f"{tmp_path}/0")
     torch.testing.assert_close(both.difficulty("aum", 4), -(aum(*each[0]) + aum(*each[1])) / 2)
     torch.testing.assert_close(one.difficulty("el2n", 4), el2n(each[0][1], 4))
     assert one.difficulty("forgetting", 4).equal(forgetting(*each[0])) and both.sha256 != one.sha256
@@ -74,28 +68,28 @@ def test_difficulty_is_a_mean_over_networks_and_larger_is_harder(tmp_path, sourc
         one.difficulty("el2n", 1)
 
 
-def test_what_is_not_of_these_images_is_refused_in_a_line(tmp_path, source):
-    file, good = tmp_path / DYNAMICS, {name: torch.ones(2, len(source.train)) for name in ("margin", "error")}
+def test_what_is_not_of_these_images_is_refused_in_a_line(tmp_path, digits):
+    file, good = tmp_path / DYNAMICS, {name: torch.ones(2, len(digits.train)) for name in ("margin", "error")}
 
     def refused(state, **facts):
         save_file({name: tensor.clone() for name, tensor in state.items()}, file, facts)
         with pytest.raises(InputError) as caught:
-            dynamics_of(source, [("mine", file)])
+            dynamics_of(digits, [("mine", file)])
         assert "\n" not in str(caught.value) and str(caught.value).startswith("dynamics: 'mine'")
         return str(caught.value)
 
-    mine = {"source_fingerprint": source.fingerprint}
+    mine = {"source_fingerprint": digits.fingerprint}
     assert "recorded on other images, of fish; here they are those of digits" in refused(good, source="fish")
     assert "(2, 7) values for 1297 images" in refused(dict.fromkeys(good, torch.ones(2, 7)), **mine)
     assert "no finite number" in refused(good | {"error": torch.full_like(good["error"], torch.nan)}, **mine)
     assert "is needed" in refused({"margin": good["margin"]}, **mine)
     file.write_bytes(b"not safetensors")
     with pytest.raises(InputError, match="fit_classifier --dynamics"):
-        read_dynamics(source, str(tmp_path))
+        read_dynamics(digits, str(tmp_path))
     file.unlink()
     with pytest.raises(InputError, match="there is no dynamics"):
-        read_dynamics(source, str(tmp_path))
-    other = dataclasses.replace(source, train=source.train.select(range(100), "train"))
-    write_dynamics(file, good, source, "convnet-1", 16, 0)
+        read_dynamics(digits, str(tmp_path))
+    other = dataclasses.replace(digits, train=digits.train.select(range(100), "train"))
+    write_dynamics(file, good, digits, "convnet-1", 16, 0)
     with pytest.raises(InputError, match="other images"):
         read_dynamics(other, str(tmp_path))

@@ -217,6 +217,22 @@ def test_seeds_side_by_side_are_one_piece_of_work(make_subject, pretended, tmp_p
     assert record.score.last == pytest.approx([0.5, 0.51, 0.52]) and not record.standard
 
 
+def test_trackers_are_told_which_student_it_is(make_subject, tmp_path, run, monkeypatch):
+    def train(*_, log, **__):
+        log(3, {"loss": 2.0})
+        return [Training(None, 0.5, 0.5, 1, (0.5,))]
+
+    monkeypatch.setattr(scores, "train_students", train)
+    here, told = Run(tmp_path, {}), []
+    here.trackers = SimpleNamespace(are_open=True, log=lambda *own: told.append(own))
+    subject = make_subject()
+    measure(
+        here, subject, protocol("quick"), "convnet-2", range(1), trials(run, subject, "quick"), stage="evaluate convnet-2"
+    )
+    epochs = settings_of(subject, protocol("quick"), "convnet-2").epochs
+    assert told == [(f"evaluate convnet-2/{name}, seed 0", 3, epochs, {"loss": 2.0}) for name in ("this set", "random real")]
+
+
 def test_a_record_says_who_labelled_the_batches(make_subject, pretended, tmp_path, run):
     subject, rules = make_subject(taught=True), protocol("rded-soft")
     record = measure(Run(tmp_path, {}), subject, rules, "resnet-18-bn", range(1), trials(run, subject, "rded-soft"))

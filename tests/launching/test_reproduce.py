@@ -32,6 +32,7 @@ from distill_hub.launching.reproduce import Difference, compare, reproduce
 from distill_hub.launching.words import make_words
 from distill_hub.options.cao2 import Cao2Config
 from distill_hub.options.commands import ReproduceConfig
+from distill_hub.options.coresets import CoresetConfig
 from distill_hub.options.minimax import MinimaxConfig
 from distill_hub.options.rded import RdedConfig
 from distill_hub.options.shared import PixelOptions
@@ -267,6 +268,7 @@ def with_method(manifest, name, config, **fields):
         ("difffit", "minimax", MinimaxConfig(lambda_r=0.0, lambda_d=0.0, tuning_learning_rate=3e-5, fit_seed=3)),
         ("random", "random_real", PixelOptions(test_fraction=0.25, test_split="it's", image_format="webp", seed=5)),
         ("rded", "rded", RdedConfig(factor=2, num_crops=7, label_column="--overwrite")),
+        ("el2n", "coreset", CoresetConfig(method="el2n", keep="easiest", dynamics_count=3)),
     ],
 )
 def test_a_recipe_reads_from_the_line_what_is_on_record(manifest, method, recipe, config):
@@ -278,7 +280,7 @@ def test_a_recipe_reads_from_the_line_what_is_on_record(manifest, method, recipe
 
 
 def test_evaluation_is_left_out_of_the_line(manifest):
-    config = PixelOptions(protocol="idc-hard", students="convnet-3", repeats=7, view_epochs=10, compile=True, ipc=3)
+    config = PixelOptions(protocol="idc-hard", students="convnet-3", repeats=7, view_epochs=10, ipc=3, baselines="ccs")
     assert options(line(with_method(manifest, "random", resolved(config)))) == {"--ipc=3"}
 
 

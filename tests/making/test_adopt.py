@@ -272,7 +272,7 @@ def test_a_set_of_an_unknown_method_says_so(image_folder, tmp_path):
     folder = adopted_from(image_folder, tmp_path / "out", method=None)
     manifest = manifest_of(folder)
     assert (manifest["name"], manifest["method"]["name"]) == ("digits-ipc5-unknown", "unknown")
-    assert "They were made elsewhere with an unknown method, and" in (folder / "README.md").read_text()
+    assert "- **Made** elsewhere with an unknown method, and" in (folder / "README.md").read_text()
 
 
 def test_fewer_classes_and_uneven_ones_are_adopted_and_scored(tensors, image_folder, tmp_path, remembered, capsys):
@@ -281,7 +281,7 @@ def test_fewer_classes_and_uneven_ones_are_adopted_and_scored(tensors, image_fol
     manifest = load_distilled(folder).manifest
     assert manifest.class_names == ["0", "4", "9"] and (manifest.ipc, manifest.class_images) == (4, [3, 5, 5])
     assert (manifest.rows, manifest.counts, manifest.ipc_text) == (13, [3, 5, 5], "3 to 5")
-    assert "13 images that stand in" in (folder / "README.md").read_text()
+    assert "13 synthetic images that stand in" in (folder / "README.md").read_text()
     show_info(InfoConfig(str(folder)))
     assert "3 to 5 per class" in capsys.readouterr().out
     own = {name: value for name, value in HOW.items() if name != "source"}

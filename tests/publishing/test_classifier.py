@@ -86,6 +86,15 @@ def read(name):
     return [found["revision"], weights_sha256(found["model"])]
 
 
+def dynamics_of(name):
+    """Read what a classifier said while it was trained; return its commit, and the hash of that."""
+    from distill_hub.coresets.dynamics import read_dynamics
+    from distill_hub.data.sources import load_source
+
+    found = read_dynamics(load_source("digits"), name)
+    return [found.revision, found.sha256]
+
+
 def caches():
     return [str(path) for path in Path(os.environ["DISTILL_HUB_CACHE"]).glob("digits-teacher-*/")]
 
@@ -94,7 +103,14 @@ def caches():
 def folder(tmp_path_factory, digits):
     """A tiny teacher of digits, as the recipe leaves it."""
     place = tmp_path_factory.mktemp("classifier") / "net"
-    small = {"network": "convnet-1-w16-bn", "image_size": 8, "epochs": 2, "batch_size": 32, "learning_rate": 0.05}
+    small = {
+        "network": "convnet-1-w16-bn",
+        "image_size": 8,
+        "epochs": 2,
+        "batch_size": 32,
+        "learning_rate": 0.05,
+        "dynamics": True,
+    }
     fit_classifier(digits, FitClassifierConfig(**small, output_dir=place))
     return place
 
@@ -107,7 +123,6 @@ def alice(hub, tmp_path_factory):
 
 
 def test_a_published_teacher_is_fetched_at_its_commit_by_whoever_evaluates(hub, alice, folder, tmp_path):
-    (folder / "dynamics.safetensors").write_bytes(save({"el2n": torch.zeros(3)}))
     (folder / "README.md").write_text((folder / "README.md").read_text() + "\nTrained on a rainy day.\n")
     alice.result("push_folder", str(folder), REPO)
     repo = hub.repos[f"models/{REPO}"]
@@ -122,6 +137,7 @@ def test_a_published_teacher_is_fetched_at_its_commit_by_whoever_evaluates(hub, 
 
     commit, said = alice.result("look_at", REPO)
     assert (commit, said) == (first, look_at(str(folder))[1])
+    assert alice.result("dynamics_of", REPO) == [first, dynamics_of(str(folder))[1]]
     alice.result("distil", str(tmp_path / "set"), "--teacher", REPO)
     teacher = load_distilled(tmp_path / "set").manifest.teacher
     assert (teacher.id, teacher.revision) == (REPO, first)
@@ -240,6 +256,6 @@ def test_a_result_on_a_source_of_the_hub_is_in_the_hubs_own_format(folder, digit
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    own = (push_folder, distil, look_at, evaluate_afresh, read, caches)
+    own = (push_folder, distil, look_at, dynamics_of, evaluate_afresh, read, caches)
     vars(hub_client).update({function.__name__: function for function in own})
     hub_client.serve()

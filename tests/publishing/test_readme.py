@@ -169,7 +169,7 @@ def test_what_people_wrote_anywhere_in_a_card_of_the_first_template_comes_out_wh
     code = [text.count("```") % 2 for text in ("".join(lines[:i]) for i in range(len(lines) + 1))]
     places = [i for i in range(start, len(lines) + 1) if lines[i - 1] == "\n" and not code[i]]
     assert len(places) > 50
-    for place in places:
+    for place in places[::5]:
         edited = "".join([*lines[:place], "Mine, all mine.\n\n", *lines[place:]])
         merged = merge_card(NEW, edited, OLD)
         assert merged.count("Mine, all mine.") == 1 and is_free(merged, "Mine, all mine."), place

@@ -27,7 +27,7 @@ def stages(folder: Path) -> set[str]:
 def pictures_of(folder: Path) -> set[str]:
     """Names of the pictures that are there; all are shown by the card."""
     names = {file.stem for file in (folder / "assets").glob("*.png")}
-    assert all(f"](assets/{name}.png)" in (folder / "README.md").read_text() for name in names)
+    assert all(f"assets/{name}.png" in (folder / "README.md").read_text() for name in names)
     return names
 
 

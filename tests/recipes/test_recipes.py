@@ -78,7 +78,7 @@ def test_the_artifact_is_whole(finished):
         assert (folder / file).is_file()
     card = (folder / "README.md").read_text()
     for name in ("preview", "refinement", "embedding", "curves"):
-        assert (folder / "assets" / f"{name}.png").is_file() and f"](assets/{name}.png)" in card
+        assert (folder / "assets" / f"{name}.png").is_file() and f"assets/{name}.png" in card
 
 
 def test_load_dataset_needs_no_distill_hub(finished):

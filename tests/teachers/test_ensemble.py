@@ -128,7 +128,7 @@ def test_methods_that_look_into_a_network_refuse_several_before_any_work(tmp_pat
     taught = {name: config for name, config in RECIPES.items() if "teacher" in config.__dataclass_fields__}
     recipes = {name: config for name, config in taught.items() if config.__dataclass_fields__["teacher"].default is not None}
     several = {name for name, config in recipes.items() if takes(config(teacher="timm/one,timm/two"))}
-    assert several == {"dc", "dm", "edc", "gvbsm", "idc", "mtt", "random_real", "rded"}
+    assert several == {"coreset", "dc", "dm", "edc", "gvbsm", "idc", "mtt", "random_real", "rded"}
     measured = EvaluateConfig(location=str(tmp_path), teacher="timm/one,timm/two")
     assert takes(measured) and not takes(dataclasses.replace(measured, mmd=True))
 

@@ -23,6 +23,8 @@ from distill_hub.artifact.describe import weights_sha256
 from distill_hub.augmentation.augment import Augmentation, draw, usual_augmentation
 from distill_hub.classifiers import load_classifier
 from distill_hub.config import InputError, resolved
+from distill_hub.coresets.dynamics import aum, read_dynamics
+from distill_hub.coresets.names import DYNAMICS
 from distill_hub.data.size import with_size
 from distill_hub.feed import ahead
 from distill_hub.networks.build import build
@@ -75,7 +77,7 @@ def record_of(folder):
 def test_the_first_two_steps_are_those_of_a_loop_written_by_hand(tmp_path, digits, epochs):
     """With 40 epochs of 1 step both are part of the warm-up, of 2 steps; with 10 there is none."""
     source = first_images(digits, 40)
-    fit = prepared(tmp_path / "c", source, epochs=epochs, batch_size=32, seed=5, weight_decay=0.01)
+    fit = prepared(tmp_path / "c", source, epochs=epochs, batch_size=32, seed=5, weight_decay=0.01, dynamics=True)
     losses = [fit.update(step, fit.batch(step)).item() for step in range(2)]
 
     rates = [0.1 / 3, 0.2 / 3] if epochs == 40 else [0.1, 0.1 * (1 + np.cos(np.pi / 10)) / 2]
@@ -93,7 +95,8 @@ def test_the_first_two_steps_are_those_of_a_loop_written_by_hand(tmp_path, digit
         order, shift = draws["order"][:32], draws["shift"][:32] + 1
         crops = [pixels[i, :, top : top + 8, left : left + 8] for i, (top, left) in zip(order, shift, strict=True)]
         images = ((torch.stack(crops) - mean) / std).contiguous(memory_format=torch.channels_last)
-        loss = F.cross_entropy(network(images), torch.from_numpy(source.train.labels)[order])
+        logits, labels = network(images), torch.from_numpy(source.train.labels)[order]
+        loss = F.cross_entropy(logits, labels)
         assert loss.item() == pytest.approx(expected, abs=1e-5)
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         with torch.no_grad():
@@ -102,6 +105,9 @@ def test_the_first_two_steps_are_those_of_a_loop_written_by_hand(tmp_path, digit
                 weight -= rates[step] * buffer
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(fit.network.state_dict()[name], tensor, rtol=0, atol=1e-6)
+    fit.recorder.end_epoch(1)  # what was said in the second one
+    errors = (logits.softmax(1) - F.one_hot(labels, 10)).norm(dim=1).detach()
+    torch.testing.assert_close(fit.recorder.state["error"][1, order], errors, rtol=0, atol=1e-5)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_0():
@@ -143,7 +149,7 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path, digits, monkeypatch
 
     monkeypatch.setattr(module, "build", with_dropout)
     source = first_images(digits, 70)
-    settings = {"epochs": 4, "batch_size": 16, "checkpoint_epochs": 2}
+    settings = {"epochs": 4, "batch_size": 16, "checkpoint_epochs": 2, "dynamics": True}
     fit_in(tmp_path / "whole", source, **settings)
     update = Fit.update
 
@@ -160,8 +166,12 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path, digits, monkeypatch
     monkeypatch.setattr(Fit, "update", lambda self, step, batch: steps.append(step) or update(self, step, batch))
     fit_in(tmp_path / "killed", source, **settings)
     assert steps == list(range(8, 16))
-    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    for file in ("model.safetensors", DYNAMICS):
+        whole, resumed = (load_file(tmp_path / name / file) for name in ("whole", "killed"))
+        assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    assert ((whole["error"] < 0).sum(1) == 70 - 64).all() and len(whole["margin"]) == 4
+    dynamics = read_dynamics(source, str(tmp_path / "killed"))
+    assert dynamics.difficulty("aum", 4).equal(-aum(whole["margin"], whole["error"]))
     assert record_of(tmp_path / "killed")["test_accuracy"] == record_of(tmp_path / "whole")["test_accuracy"]
 
 
@@ -220,9 +230,12 @@ def test_a_run_on_other_images_begins_anew_and_says_so(tmp_path, digits, monkeyp
 
 
 def test_two_processes_do_what_one_does(tmp_path):
-    result = run_python("recipes/fit_classifier.py", *WORDS, "--output_dir", str(tmp_path / "two"), world=2)
+    words = [*WORDS, "--dynamics", "--output_dir"]
+    result = run_python("recipes/fit_classifier.py", *words, str(tmp_path / "two"), world=2)
     assert result.returncode == 0, result.stderr[-3000:]
-    run_here("recipes/fit_classifier.py", *WORDS, "--output_dir", str(tmp_path / "one"))
+    run_here("recipes/fit_classifier.py", *words, str(tmp_path / "one"))
+    one, two = (load_file(tmp_path / name / DYNAMICS) for name in ("one", "two"))
+    assert all(torch.allclose(two[name], tensor, rtol=0, atol=1e-3) for name, tensor in one.items())
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     torch.manual_seed(draw_seed(0, "classifier weights"))
     untrained = build("convnet-1", 10, 8).state_dict()

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from distill_hub.artifact.manifest import MethodRecord
 from distill_hub.config import InputError
-from distill_hub.training.contract import FROM_NOISE, refuse_chance
+from distill_hub.training.contract import excuse, refuse_chance
 
 
 def judge(right: int, total: int, classes: int) -> float:
@@ -38,9 +39,24 @@ def test_what_such_a_disagreement_comes_from_is_said():
         refuse_chance("teacher", "x", np.zeros(20), labels, names, "its predictions", "it has learned too little")
 
 
-def test_of_images_from_noise_a_line_says_it():
+@pytest.mark.parametrize(
+    ("name", "config", "reason"),
+    [
+        ("dc", {"start": "noise"}, "from noise"),
+        ("dc", {"start": "real"}, None),
+        ("aum", {"keep": "hardest"}, "the hardest of their classes"),
+        ("aum", {"keep": "easiest"}, None),
+        ("ccs", {"keep": "hardest"}, None),  # which takes none of them
+    ],
+)
+def test_what_need_not_be_recognised(build_manifest, name, config, reason):
+    found = excuse(build_manifest(method=MethodRecord(name=name, title=name, config=config))("0" * 64))
+    assert found is None if reason is None else reason in found
+
+
+def test_of_such_images_a_line_says_it():
     labels, said = np.repeat([0, 1], 10), []
-    how = "method", "dc", np.zeros(20), labels, ["ape", "cat"], "its images", FROM_NOISE
+    how = "method", "dc", np.zeros(20), labels, ["ape", "cat"], "its images", "they were optimised from noise"
     assert refuse_chance(*how, said.append) == 0.5
     assert len(said) == 1 and said[0].startswith(
         "warning: its images agree with the labels on 50.0%, near chance (50.0%): they"

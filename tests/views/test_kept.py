@@ -142,7 +142,7 @@ def test_kept_views_come_back_as_they_went_in(kept):
 def test_card_and_info_say_what_is_kept(kept, capsys):
     folder, _, _ = kept
     card = render_card(manifest_of(folder), (), location=str(folder), files=find(folder).files)
-    section = card[card.index("## Stored views\n") : card.index("## Results\n")]
+    section = card[card.index("## Stored views\n") : card.index("## How it was made\n")]
     for said in (
         "in the first 2 batches of training is stored, too, a share of 0.7 of those of 3 epochs: an augmented view",
         "and the 2 largest of the 3 logits that a teacher (org/labeller) gives",
