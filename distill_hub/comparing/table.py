@@ -58,7 +58,9 @@ def _over_claim(row: Row) -> Cell:
     beside = row.over_claim
     if beside is None:
         return Cell()
-    return dataclasses.replace(_points(beside.difference), mark="" if beside.agrees else "not as claimed")
+    # The deviation of one seed is not known.
+    differs = not beside.agrees and min(len(beside.measured.seeds), len(beside.claimed.seeds)) > 1
+    return dataclasses.replace(_points(beside.difference), mark="not as claimed" if differs else "")
 
 
 def _memory(row: Row) -> Cell:
@@ -124,8 +126,8 @@ EXPLANATIONS = {
     "vs. random": "points above as many random real images under the same protocol",
     "vs. coreset": "points above the best coreset at as many images per class, the highest mean among coresets of the table "
     "and those measured beside its sets; the best of several is a little too high by chance",
-    "vs. claim": "points above what the author claims for the same students; marked where the means are apart by more than "
-    "two standard errors of their difference",
+    "vs. claim": "points above what the author claims for the same students; marked where both have two seeds or more and "
+    "the means are apart by more than two standard errors of their difference",
     "p": "two-sided, of Welch's t-test between the set's students and those of random real images; - with fewer than two "
     "seeds. The students are the samples: those of the set share the set and differ in their seed, those of random real "
     "images have images of their own, too. So it says nothing of another set by the same method, and is corrected neither "

@@ -137,11 +137,13 @@ def coresets_as_large(run: Run, subject: Subject, baselines: Baselines, size: in
     for name in (name for name in baselines.names if name != "random"):
         config = dataclasses.replace(CoresetConfig(), method=name, dynamics=baselines.dynamics)
         chooser = open_chooser(run, source, config, embeddings, teacher_sha256, own_size)
-        draw = functools.partial(_draw, run, subject, chooser, size, soft)
-        once = functools.cache(functools.partial(draw, 0, name))
-        seeded = (lambda seed, draw=draw, name=name: draw(seed, f"{name}, seed {seed}")) if name in DRAWN else None
-        found[name] = Coreset(seeded or (lambda seed, once=once: once()), chooser.made_from)
+        draw = functools.cache(functools.partial(_draw, run, subject, chooser, size, soft))
+        found[name] = Coreset(functools.partial(_of_seed, draw, name), chooser.made_from)
     return found
+
+
+def _of_seed(draw: Callable[[int, str], TrainingSet], name: str, seed: int) -> TrainingSet:
+    return draw(seed, f"{name}, seed {seed}") if name in DRAWN else draw(0, name)
 
 
 def _draw(run: Run, subject: Subject, chooser: Chooser, size: int, soft: bool, seed: int, title: str) -> TrainingSet:

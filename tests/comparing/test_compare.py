@@ -233,12 +233,14 @@ def test_a_measurement_is_held_against_the_claim(make_set):
     near, far = (
         {"submitted_by": who, "score": score(*s)} for who, s in (("bob", (0.57, 0.6, 0.6)), ("eve", (0.2, 0.21, 0.22)))
     )
-    (group,) = groups_of(make_set("one", claimed, near, far), make_set("two", near))
+    lone = {"submitted_by": "joe", "seeds": [0], "score": score(0.4), "baselines": {}}
+    (group,) = groups_of(make_set("one", claimed, near, far, lone), make_set("two", near))
     cells = {(row.set.label, row.by.split()[0]): columns(group)["vs. claim"](row) for row in group.rows}
     assert {who: (cell.text, cell.mark) for who, cell in cells.items()} == {
         ("one", "author"): ("-", ""),
         ("one", "bob"): ("-1.0", ""),
         ("one", "eve"): ("-39.0", "not as claimed"),  # standard errors of 1.2 and 0.6 points
+        ("one", "joe"): ("-20.0", ""),  # of one seed the deviation is not known
         ("two", "bob"): ("-", ""),
     }
     assert "-39.0 !" in shown([group], width=160) and "a measurement is not as claimed" in explain([], [group]).plain
