@@ -17,7 +17,7 @@ from distill_hub.config import Done, InputError, check_settings, from_values, la
 from distill_hub.disk.files import shipped
 from distill_hub.disk.lock import release_all
 from distill_hub.extensions import Extension
-from distill_hub.making.packages import more_methods
+from distill_hub.making.packages import more_methods, other_method
 from distill_hub.options.shared import SetOptions
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def find_recipe(name: str, field: str = "recipe") -> Recipe:
         content = runpy.run_path(str(file))
         main = content["main"]
         return Recipe(name, (str(file),), main, main.__annotations__["config"], content["__doc__"])
-    if found := more_methods().get(name):
+    if found := other_method(name):
         return _of_package(found)
     known = [*titles(), *more_methods()]
     raise InputError(field, name, f"there are the recipes {', '.join(known)}{nearest(str(name), known)}")
