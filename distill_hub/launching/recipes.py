@@ -71,9 +71,15 @@ def _of_package(found: Extension) -> Recipe:
     main = getattr(module, "main", None)
     if not callable(main):
         raise found.broken(f"{found.entry.value} has no function main(config)")
-    config_class = inspect.get_annotations(main, eval_str=True).get("config")
+    try:
+        config_class = inspect.get_annotations(main, eval_str=True).get("config")
+    except NameError as error:
+        raise found.broken(f"{error}, which its main is annotated with") from error
     if not (isinstance(config_class, type) and dataclasses.is_dataclass(config_class)):
         raise found.broken("the argument `config` of its main is annotated with no dataclass")
+    for field in dataclasses.fields(config_class):
+        if "help" not in field.metadata:
+            raise found.broken(f"the setting {field.name} is no `distill_hub.config.option`")
     return Recipe(found.name, ("--module", _MODULE, found.name), main, config_class, module.__doc__ or "")
 
 

@@ -209,6 +209,23 @@ def test_what_is_broken_or_taken_is_one_line(site, entries, line):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("from __future__ import annotations\ndef main(config: Gone): ...", "name 'Gone' is not defined"),
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass Config:\n    x: int = 1\ndef main(config: Config): ...",
+            r"the setting x is no `distill_hub\.config\.option`",
+        ),
+    ],
+)
+def test_settings_that_are_no_options_are_one_line(site, text, line):
+    install(site, "one", "1", methods="mine = mine_of_one")
+    (site / "mine_of_one.py").write_text(text)
+    with pytest.raises(InputError, match=f"method: 'mine' .*one 1 is broken: {line}"):
+        find_recipe("mine")
+
+
 def test_two_packages_of_one_name_are_both_named(site):
     install(site, "one", "1", methods="mine = x")
     install(site, "two", "2", methods="mine = y")
