@@ -64,9 +64,13 @@ def collapsed(record: EvaluationRecord, manifest: Manifest | None = None) -> dic
 
 
 def below_random(record: EvaluationRecord) -> float | None:
-    """Return by how much the mean of a set is below that of as many random real images, a fraction; None where it is not."""
+    """Return by how much the mean of a set is below that of as many random real images, a fraction; None where it is not.
+
+    What would be written as 0.0 points is nothing.
+    """
     random = record.baselines.get(RANDOM)
-    return random.mean - record.score.mean if random and random.mean > record.score.mean else None
+    lack = random.mean - record.score.mean if random else 0.0
+    return lack if lack >= 0.0005 else None
 
 
 def outside_the_literature(record: EvaluationRecord) -> str | None:

@@ -62,6 +62,9 @@ def test_below_random_and_not(make_evaluation):
     assert below_random(make_evaluation("0" * 64, baselines={})) is None
     worse = make_evaluation("0" * 64, score=score(0.3, 0.2, 0.1))
     assert below_random(worse) == pytest.approx(0.2)
+    written_as_equal = make_evaluation("0" * 64, score=score(0.4, 0.4, 0.3988))
+    assert written_as_equal.baselines["random real"].mean - written_as_equal.score.mean == pytest.approx(0.0004)
+    assert below_random(written_as_equal) is None
 
 
 def test_a_protocol_of_nobody_else_is_said_once_and_one_of_the_literature_not(make_evaluation):
