@@ -33,8 +33,8 @@ class Extension:
 
     @property
     def package(self) -> str:
-        """Name of the package that it comes from."""
-        return self.entry.dist.name if self.entry.dist else "unknown"
+        """Name of the package that it comes from, in the one spelling that the index has: my-method, not My_Method."""
+        return re.sub(r"[-_.]+", "-", self.entry.dist.name).lower() if self.entry.dist else "unknown"
 
     @property
     def version(self) -> str:

@@ -87,8 +87,9 @@ class Record(BaseModel):
 class PackageRecord(Record):
     """The package that a method, a protocol or a network comes from which is not distill-hub's own."""
 
-    name: str
-    version: str
+    # Both are printed on a terminal, and a stranger may have written them.
+    name: Name
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.!+-]*$", max_length=100)
 
     def check(self, kind: Kind, name: str, found: Extension | None) -> None:
         """Refuse what comes from the package and is not installed here; another version of it will do.

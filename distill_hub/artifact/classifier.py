@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from distill_hub.artifact.base import Count, Moment, Name, Record, Seconds, Share
 from distill_hub.artifact.manifest import EnvironmentRecord, ModelRecord
@@ -26,6 +26,7 @@ class SetRecord(Record):
 class ClassifierRecord(Record):
     """How a classifier was trained: `distill_hub` in the `config.json` of its folder."""
 
+    RARE = ("test_resize", "pretrained", "trained_on")
     network: str  # as `networks.build` knows it
     source: SourceRecord  # whose test split it was tested on, and but for a student whose training split it learned
     classes: list[str] = Field(min_length=1, max_length=100_000)  # one per logit
@@ -40,8 +41,3 @@ class ClassifierRecord(Record):
     created: Moment
     pretrained: ModelRecord | None = None  # the published network that training started from; None: from scratch
     trained_on: SetRecord | None = None  # of a student
-
-    @model_serializer(mode="wrap")
-    def _without_what_most_do_not_have(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        rare = ("test_resize", "pretrained", "trained_on")
-        return {name: value for name, value in dump(self).items() if name not in rare or value is not None}

@@ -20,9 +20,9 @@ def run(config: SearchConfig) -> None:
 
     Nothing is downloaded, so accuracies are not among what is listed; `distill-hub info` and `leaderboard` show them.
 
-    distill-hub search
-    distill-hub search cifar10 rded --ipc 10
-    distill-hub search --source imagewoof --sort likes --limit 100 --json sets.json
+        distill-hub search
+        distill-hub search cifar10 rded --ipc 10
+        distill-hub search --source imagewoof --sort likes --limit 100 --json sets.json
     """
     found = list_sets(words=config.words, sort=config.sort, **options(config, FilterOptions))
     sets = list(itertools.islice(found, config.limit))

@@ -1,11 +1,12 @@
 """What is measured of a set: as its own records say, or as somebody asks for it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distill_hub.artifact.records import EvaluationRecord
 from distill_hub.config import InputError
-from distill_hub.networks.names import more_networks, more_protocols
+from distill_hub.networks.names import other_network, other_protocol
 from distill_hub.training.frozen import recorded_name
 from distill_hub.training.protocols import Protocol
 from distill_hub.training.protocols import protocol as protocol_named
@@ -68,9 +69,20 @@ class Job:
 def _check_packages(claim: EvaluationRecord) -> None:
     """Refuse what a claim was measured with that comes from a package which is not installed here."""
     if claim.protocol_package:
-        claim.protocol_package.check("protocols", claim.protocol, more_protocols().get(claim.protocol))
+        claim.protocol_package.check("protocols", claim.protocol, other_protocol(claim.protocol))
     if claim.student_package:
-        claim.student_package.check("networks", claim.student, more_networks().get(claim.student))
+        claim.student_package.check("networks", claim.student, other_network(claim.student))
+
+
+def _check_backbone(claim: EvaluationRecord) -> None:
+    """Refuse a claim of a trained network that is in a folder of its author's, and in none of that name here."""
+    if claim.backbone and "/" not in claim.student and not os.path.isdir(claim.student):
+        valid = "it is a folder of whoever measured it"
+        raise InputError(
+            "students",
+            claim.student,
+            f"{valid}; pass --protocol {claim.protocol} --students with the one that holds it here",
+        )
 
 
 def other_versions(jobs: Sequence[Job]) -> list[str]:
@@ -78,8 +90,8 @@ def other_versions(jobs: Sequence[Job]) -> list[str]:
     lines = {}
     for claim in (job.claim for job in jobs if job.claim):
         pairs = (
-            (claim.protocol_package, more_protocols().get(claim.protocol)),
-            (claim.student_package, more_networks().get(claim.student)),
+            (claim.protocol_package, other_protocol(claim.protocol)),
+            (claim.student_package, other_network(claim.student)),
         )
         for then, now in pairs:
             if then and now and then.version != now.version:
@@ -108,6 +120,7 @@ def jobs_of(
 
     def rules_of(claim: EvaluationRecord) -> Protocol:
         _check_packages(claim)
+        _check_backbone(claim)
         return protocol_named(claim.protocol, claim.protocol_version).resolved(views=claim.views_sha256 is not None)
 
     if claims and how.protocol is how.students is how.repeats is None:

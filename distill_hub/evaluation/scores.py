@@ -21,7 +21,7 @@ from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.evaluation.coresets import ONLY_RANDOM, Baselines, coresets_as_large
 from distill_hub.feed import placed
 from distill_hub.networks.build import check_student
-from distill_hub.networks.names import more_networks, more_protocols
+from distill_hub.networks.names import other_network, other_protocol
 from distill_hub.running.console import loud
 from distill_hub.running.mapped import map_rows
 from distill_hub.running.run import Run
@@ -228,8 +228,8 @@ def measure(
             the set, one per seed, and hold their weights, too: `WEIGHTS` and the name of each.
     """
     packages = {
-        "protocol_package": package_record(more_protocols().get(rules.name)),
-        "student_package": package_record(more_networks().get(student)),
+        "protocol_package": package_record(other_protocol(rules.name)),
+        "student_package": package_record(other_network(student)),
     }
     own, *baselines = trials
     settings, test = trials[own].settings, subject.test  # how test images are cut is the same for all trials

@@ -45,7 +45,7 @@ def write_package(name: str, folder: Path | None) -> Path:
     words = name.strip("_").split("_")
     known = {
         "name": name,
-        "package": name.replace("_", "-"),
+        "package": re.sub("_+", "-", name),
         "title": " ".join(words).capitalize(),
         "camel": "".join(word.capitalize() for word in words),
         "version": distill_hub.__version__,
@@ -61,6 +61,8 @@ def _check(name: str) -> None:
         raise InputError("name", name, valid)
     if is_ours(name) or name in more_methods():
         raise InputError("name", name, "there is a method of that name; choose another one")
+    if name == "tests":
+        raise InputError("name", name, "the tests of the package lie in a folder of that name; choose another one")
     spec = importlib.util.find_spec(name)
     if spec and spec.origin:  # a mere folder in the current one is no module
         raise InputError("name", name, "there is a Python module of that name, which it would hide; choose another one")

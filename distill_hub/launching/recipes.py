@@ -17,7 +17,7 @@ from distill_hub.config import Done, InputError, check_settings, from_values, la
 from distill_hub.disk.files import shipped
 from distill_hub.disk.lock import release_all
 from distill_hub.extensions import Extension
-from distill_hub.making.packages import more_methods
+from distill_hub.making.packages import more_methods, other_method
 from distill_hub.options.shared import SetOptions
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def find_recipe(name: str, field: str = "recipe") -> Recipe:
         content = runpy.run_path(str(file))
         main = content["main"]
         return Recipe(name, (str(file),), main, main.__annotations__["config"], content["__doc__"])
-    if found := more_methods().get(name):
+    if found := other_method(name):
         return _of_package(found)
     known = [*titles(), *more_methods()]
     raise InputError(field, name, f"there are the recipes {', '.join(known)}{nearest(str(name), known)}")
@@ -71,9 +71,15 @@ def _of_package(found: Extension) -> Recipe:
     main = getattr(module, "main", None)
     if not callable(main):
         raise found.broken(f"{found.entry.value} has no function main(config)")
-    config_class = inspect.get_annotations(main, eval_str=True).get("config")
+    try:
+        config_class = inspect.get_annotations(main, eval_str=True).get("config")
+    except NameError as error:
+        raise found.broken(f"{error}, which its main is annotated with") from error
     if not (isinstance(config_class, type) and dataclasses.is_dataclass(config_class)):
         raise found.broken("the argument `config` of its main is annotated with no dataclass")
+    for field in dataclasses.fields(config_class):
+        if "help" not in field.metadata:
+            raise found.broken(f"the setting {field.name} is no `distill_hub.config.option`")
     return Recipe(found.name, ("--module", _MODULE, found.name), main, config_class, module.__doc__ or "")
 
 

@@ -14,7 +14,7 @@ from distill_hub.data.known import FITTED, KNOWN
 from distill_hub.kinds import is_path
 from distill_hub.launching.launcher import with_launch_options
 from distill_hub.launching.recipes import find_set_recipe, recipes_folder, word
-from distill_hub.making.packages import more_methods
+from distill_hub.making.packages import other_method
 from distill_hub.networks.names import is_fitted, split_teachers
 from distill_hub.options.commands import RealOptions, ReproduceConfig
 from distill_hub.options.shared import EvaluationOptions, ViewsOptions
@@ -47,7 +47,7 @@ def make_words(manifest: Manifest, config: ReproduceConfig, folder: Path, *, pub
             raise InputError(f"{MANIFEST}: {field}", value, "without it the set cannot be rebuilt")
     method = manifest.method.name
     if package := manifest.method.package:
-        package.check("methods", method, more_methods().get(method))
+        package.check("methods", method, other_method(method))
     recipe = find_set_recipe(RECIPES.get(method, method), f"{MANIFEST}: method.name")
     defaults = resolved(recipe.config_class())
     for name in recorded:

@@ -16,6 +16,11 @@ def more_methods() -> dict[str, Extension]:
     return installed("methods", is_ours)
 
 
+def other_method(name: str) -> Extension | None:
+    """Return the method of another package that is called so; None: there is none, or it is our own."""
+    return None if is_ours(name) else more_methods().get(name)
+
+
 def package_of(method: str) -> PackageRecord | None:
     """Return the package that a method comes from; None: it is ours, or of no package."""
-    return package_record(more_methods().get(method))
+    return package_record(other_method(method))

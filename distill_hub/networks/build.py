@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from distill_hub.config import InputError, refusing
 from distill_hub.extensions import Extension
-from distill_hub.networks.names import CONVNET, INSTANCE_NORM, TORCHVISION, more_networks, refuse_network, student_name
+from distill_hub.networks.names import CONVNET, INSTANCE_NORM, TORCHVISION, other_network, refuse_network, student_name
 
 
 class InstanceNorm(nn.GroupNorm):
@@ -162,7 +162,7 @@ def build(name: str, num_classes: int, image_size: int, *, field: str = "student
         return ResNet(num_classes, image_size, **INSTANCE_NORM[name])
     if name in TORCHVISION:
         return _torchvision(name, num_classes, image_size)
-    if not name.startswith("timm/") and (found := more_networks().get(name)):
+    if found := other_network(name):
         return _of_package(found, num_classes, image_size)
     import timm  # takes seconds, as torchvision does
 

@@ -58,9 +58,19 @@ def more_protocols() -> dict[str, extensions.Extension]:
     return extensions.installed("protocols", PROTOCOLS.__contains__)
 
 
+def other_network(name: str) -> extensions.Extension | None:
+    """Return the network of another package that is called so; None: there is none, or it is our own or timm's."""
+    return None if is_own(name) or name.startswith("timm/") else more_networks().get(name)
+
+
+def other_protocol(name: str) -> extensions.Extension | None:
+    """Return the protocol of another package that is called so; None: there is none, or it is our own."""
+    return None if name in PROTOCOLS else more_protocols().get(name)
+
+
 def is_built(name: str) -> bool:
     """Return whether a network is one of our own or of another package, not of timm's."""
-    return is_own(name) or name in more_networks()
+    return is_own(name) or other_network(name) is not None
 
 
 def student_name(name: str, image_size: int) -> str:
@@ -96,7 +106,7 @@ def check_protocol(name: str) -> None:
     Raises:
         InputError: Naming what is known.
     """
-    if name not in PROTOCOLS and name not in more_protocols():
+    if name not in PROTOCOLS and other_protocol(name) is None:
         refuse_protocol(name)
 
 
@@ -115,7 +125,7 @@ def split_students(names: str, protocol: str | None, *, with_batch_norm: bool | 
 
     Args:
         names: Names of networks, 'auto' among them.
-        protocol: What they are trained by, where that is known.
+        protocol: What they are trained by; None: as the set's records say, which are not read yet.
         with_batch_norm: Whether its papers' students have BatchNorm; default: as known of our own.
 
     Raises:
@@ -129,6 +139,8 @@ def split_students(names: str, protocol: str | None, *, with_batch_norm: bool | 
         return students
     with_batch_norm = protocol in WITH_BATCH_NORM if with_batch_norm is None else with_batch_norm
     for name in students:
+        if protocol is None and ("/" in name or os.path.isdir(name)):
+            continue  # a trained network, where the set's records have a protocol for these
         check_network(name, "students")
         if with_batch_norm and name.startswith(("convnet-", "resnet-")) and not name.endswith("-bn"):
             raise InputError("students", name, f"it has instance norm; students of {protocol} have BatchNorm: {name}-bn")

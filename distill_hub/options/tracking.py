@@ -20,8 +20,11 @@ class TrackingOptions:
     )
 
     def check_settings(self) -> None:
-        """Refuse trackers that do not exist or are not installed."""
-        for name in self.log_with.split(",") if self.log_with else ():
+        """Refuse trackers that do not exist or are not installed, and one that is named twice."""
+        names = self.log_with.split(",") if self.log_with else []
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise InputError("log_with", self.log_with, f"it names {name} twice")
             if name not in TRACKERS:
                 raise InputError("log_with", name, f"known: {', '.join(TRACKERS)}{nearest(name, TRACKERS)}")
             if find_spec(name) is None:

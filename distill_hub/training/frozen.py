@@ -92,7 +92,7 @@ class Backbone:
             license=network.get("license"),
         )
         if known and known.sha256 != self.record.sha256:
-            valid = f"its weights hash to {self.record.sha256}, the record has {known.sha256}; --students with another one"
+            valid = f"its weights hash to {self.record.sha256}, the record has {known.sha256}; another name measures it anew"
             raise InputError("students", name, valid)
 
     @torch.no_grad()

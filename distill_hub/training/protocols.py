@@ -23,7 +23,7 @@ from distill_hub.networks.names import (
     FROZEN,
     WITH_BATCH_NORM,
     check_teacher,
-    more_protocols,
+    other_protocol,
     refuse_protocol,
     split_students,
     student_name,
@@ -314,7 +314,7 @@ def protocol(name: str, version: int | None = None) -> Protocol:
     """
     found, whose = PROTOCOLS.get(name), "this version of distill_hub"
     if found is None:
-        known = more_protocols().get(name) or refuse_protocol(name)
+        known = other_protocol(name) or refuse_protocol(name)
         found, whose = known.load(), known.origin
         if not (isinstance(found, Protocol) and found.name == name):
             raise known.broken(f"{known.entry.value} is no Protocol of that name")

@@ -12,6 +12,7 @@ import pytest
 
 import distill_hub
 from distill_hub import InputError
+from distill_hub.artifact.base import PackageRecord
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.cli import main
 from distill_hub.commands.env import _extensions
@@ -22,7 +23,7 @@ from distill_hub.launching import reproduce as rebuilding
 from distill_hub.launching.new_method import write_package
 from distill_hub.launching.recipes import find_recipe, make
 from distill_hub.launching.reproduce import reproduce
-from distill_hub.making.packages import more_methods
+from distill_hub.making.packages import more_methods, package_of
 from distill_hub.networks.build import build, check_student
 from distill_hub.options.commands import EvaluateConfig, ReproduceConfig
 from distill_hub.options.shared import PixelOptions
@@ -104,6 +105,7 @@ def test_records_name_package_and_version(there):
     assert (record["protocol"], record["protocol_version"], record["student"]) == ("two-epochs", 3, "linear")
     assert record["protocol_package"] == record["student_package"] == {"name": "averages", "version": "1.2"}
     assert record["settings"]["epochs"] == 2
+    assert "recipe `averages` of the package `averages 1.2`, seed 0" in (there / "set" / "README.md").read_text()
 
 
 def test_its_set_is_scored_again_and_rebuilt(there, monkeypatch, capsys):
@@ -163,7 +165,7 @@ def test_it_stands_beside_ours(there, monkeypatch, capsys):
     told = "averages (averages 1.2)", "two-epochs (averages 1.2)", "linear (averages 1.2)"
     assert tuple(_extensions().values()) == told
     check_settings(EvaluateConfig(location="org/set", protocol="two-epochs", students="linear,convnet-2"))
-    with pytest.raises(InputError, match=r"edc, two-epochs \(did you mean 'two-epochs'\?\)"):
+    with pytest.raises(InputError, match=r"frozen, two-epochs \(did you mean 'two-epochs'\?\)"):
         check_settings(EvaluateConfig(location="org/set", protocol="two-epoch"))
     with pytest.raises(InputError, match=r"averages 1\.2 knows version 3"):
         protocol("two-epochs", 2)
@@ -207,6 +209,23 @@ def test_what_is_broken_or_taken_is_one_line(site, entries, line):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("from __future__ import annotations\ndef main(config: Gone): ...", "name 'Gone' is not defined"),
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass Config:\n    x: int = 1\ndef main(config: Config): ...",
+            r"the setting x is no `distill_hub\.config\.option`",
+        ),
+    ],
+)
+def test_settings_that_are_no_options_are_one_line(site, text, line):
+    install(site, "one", "1", methods="mine = mine_of_one")
+    (site / "mine_of_one.py").write_text(text)
+    with pytest.raises(InputError, match=f"method: 'mine' .*one 1 is broken: {line}"):
+        find_recipe("mine")
+
+
 def test_two_packages_of_one_name_are_both_named(site):
     install(site, "one", "1", methods="mine = x")
     install(site, "two", "2", methods="mine = y")
@@ -216,6 +235,14 @@ def test_two_packages_of_one_name_are_both_named(site):
         more_methods()
     assert "mine" in _extensions()["other methods"]
     find_recipe("rded")  # whose name is ours
+    assert package_of("rded") is package_of("random") is None
+
+
+def test_a_package_is_the_same_in_any_spelling(site):
+    install(site, "My_Own.one", "1", methods="mine = x")
+    assert package_of("mine") == PackageRecord(name="my-own-one", version="1")
+    with pytest.raises(ValueError, match="version"):
+        PackageRecord(name="one", version="1\n; rm")
 
 
 def test_the_tests_that_are_written_pass(there):
@@ -225,7 +252,9 @@ def test_the_tests_that_are_written_pass(there):
     tests["test_more_than_a_class_has_is_refused"]()
 
 
-@pytest.mark.parametrize("name", ["My", "1st", "class", "with-dash", "x_", "torch", "rded", "dsa", "a" * 60, "../x"])
+@pytest.mark.parametrize(
+    "name", ["My", "1st", "class", "with-dash", "x_", "torch", "rded", "dsa", "a" * 60, "../x", "tests"]
+)
 def test_names_that_cannot_be_are_refused(tmp_path, name):
     with pytest.raises(InputError, match="name: "):
         write_package(name, tmp_path / "new")

@@ -156,7 +156,8 @@ def test_fine_tuning_and_recovery_are_logged(notes, tmp_path, monkeypatch):
     ("name", "line"),
     [
         ("tensorbord", "known: aim, .*did you mean 'tensorboard'"),
-        ("tensorboard,", "known: aim"),
+        ("tensorbord,", "known: aim"),
+        ("wandb,wandb", "it names wandb twice"),
         ("tensorboard", "'tensorboard' cannot be used; it is not installed here; `pip install tensorboard`"),
     ],
 )

@@ -124,8 +124,12 @@ def test_the_record_names_the_network_and_holds_for_no_other(make_set, tmp_path,
     assert again.agrees and again.measured.score == record.score
     with pytest.raises(InputError, match=r"students: .*its weights hash to \w{64}, the record has"):
         evaluate(folder, students=str(other), **how)
-    with pytest.raises(InputError, match=r"students: 'body' .*there is no such folder, and it is not a Hub id"):
+    with pytest.raises(
+        InputError, match=r"students: 'body' .*a folder of whoever measured it; pass --protocol frozen --students"
+    ):
         evaluate(folder)
+    (found,) = evaluate(folder, students=str(body), repeats=2)  # by the protocol on record
+    assert found.agrees
     with pytest.raises(InputError, match="of the students of frozen only a last layer is trained"):
         evaluate(folder, students=str(body), **how, save_students=str(tmp_path / "students"))
 
@@ -133,6 +137,7 @@ def test_the_record_names_the_network_and_holds_for_no_other(make_set, tmp_path,
 def test_what_is_no_trained_network_is_refused_before_any_work():
     assert protocol("frozen").students("auto", 32) == [BACKBONE]
     check_settings(EvaluateConfig(location="org/set", protocol="frozen", students="timm/resnet18,org/network"))
+    check_settings(EvaluateConfig(location="org/set", students="org/network"))  # which protocol, the set's records say
     for name in ("convnet-2", "./nothing"):
         with pytest.raises(InputError, match=f"students: '{name}' .*timm/NAME, a Hub id or a folder"):
             check_settings(EvaluateConfig(location="org/set", protocol="frozen", students=name))
