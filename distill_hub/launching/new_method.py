@@ -3,11 +3,11 @@
 import importlib.util
 import keyword
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import distill_hub
 from distill_hub.config import InputError
 from distill_hub.disk.files import atomic_write, check_folder
 from distill_hub.launching.recipes import recipes_folder
@@ -48,7 +48,7 @@ def write_package(name: str, folder: Path | None) -> Path:
         "package": re.sub("_+", "-", name),
         "title": " ".join(words).capitalize(),
         "camel": "".join(word.capitalize() for word in words),
-        "version": distill_hub.__version__,
+        "version": version("distill-hub"),
     }
     for file, template in FILES.items():
         atomic_write(folder / file.format(name=name), templates.get_template(template).render(known).encode())
