@@ -17,7 +17,7 @@ from torch import nn
 
 from distill_hub.augmentation.augment import LUMA, normalize
 from distill_hub.config import InputError, nearest
-from distill_hub.data.classes import SourceClass, imagenet_classes, match_classes
+from distill_hub.data.classes import SourceClass, match_classes
 from distill_hub.data.known import NORMALIZATIONS
 from distill_hub.disk.files import atomic_write
 from distill_hub.networks.build import build
@@ -275,12 +275,13 @@ def load_classifier(
     return classifier
 
 
-def read_network(name: str, revision: str | None = None) -> dict[str, Any]:
+def read_network(name: str, revision: str | None = None, *, named: bool = True) -> dict[str, Any]:
     """Return what `Classifier` needs of a network but its classes: model, class_names, image_size, revision, ...
 
     Args:
         name: See `load_classifier`, as the next one.
         revision: Branch, tag or commit on the Hub; what is returned is the commit.
+        named: Refuse one whose class names are not known. Else they are numbers, of one without a last layer none.
 
     Raises:
         InputError: See `load_classifier`.
@@ -302,7 +303,13 @@ def read_network(name: str, revision: str | None = None) -> dict[str, Any]:
         else:
             network = _transformers(name, folder, content)
         network["revision"] = commit
-    return {**network, "class_names": network["class_names"] or imagenet_classes()[0]}
+    if network["class_names"] is None:
+        if named:
+            raise InputError(
+                "teacher", name, "its class names are not known; a folder or repository with label_names is needed"
+            )
+        network["class_names"] = [str(place) for place in range(network["model"].num_classes)]
+    return network
 
 
 def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:

@@ -107,7 +107,7 @@ def option(default: Any, help: str, *, identity: bool = True, common: bool = Fal
 def argument(help: str, default: Any = dataclasses.MISSING) -> Any:
     """Declare a field that is given by its place on the command line, not by name; without a default it is required.
 
-    A field of type ``list[X]`` takes one or more words.
+    A field of type ``list[X]`` takes one or more words; with a default, any number.
     """
     metadata = {"help": help, "identity": False, "common": True, "positional": True}
     return dataclasses.field(default=default, metadata=metadata)
@@ -262,10 +262,15 @@ class _Parser(argparse.ArgumentParser):
 def _parser(config_class: type, prog: str | None, description: str | None = None, *, full: bool = False) -> _Parser:
     width = max(20, min(shutil.get_terminal_size().columns, _WIDEST) - 2)
     fields = {f.name: f for f in dataclasses.fields(config_class)}
+    places = [
+        f.name if f.default is dataclasses.MISSING else f"[{f.name}]"
+        for f in fields.values()
+        if f.metadata.get("positional")
+    ]
     rest = f"These are the options that most people set first; --help all shows all {len(fields)}."
     parser = _Parser(
         prog=prog,
-        usage=" ".join(["%(prog)s", *(name for name, f in fields.items() if f.metadata.get("positional")), "[options]"]),
+        usage=" ".join(["%(prog)s", *places, "[options]"]),
         description=_filled(description or "", width),
         epilog=None if full or all(f.metadata["common"] for f in fields.values()) else rest,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=width),

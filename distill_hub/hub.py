@@ -237,7 +237,7 @@ class RemoteSet:
     private: bool
     files: Mapping[str, RemoteFile] = field(repr=False)
     repo_type: RepoType = "dataset"
-    gated: bool = False  # whoever reads it must have accepted its terms
+    gated: str | bool = False  # "auto" or "manual": whoever reads it must have accepted its terms, and been let in
 
 
 @retried
@@ -265,7 +265,7 @@ def look(repo_id: str, revision: str | None = None, repo_type: RepoType = "datas
     with plain_errors(repo_id, repo_type=repo_type, revision=revision):
         info = _info(repo_id, revision, repo_type)
     files = {s.rfilename: RemoteFile(s.size or 0, s.lfs.sha256 if s.lfs else None, s.blob_id) for s in info.siblings or ()}
-    gated = bool(getattr(info, "gated", False))  # a Space has no such field
+    gated = getattr(info, "gated", None) or False  # a Space has no such field
     return RemoteSet(info.id, info.sha, bool(info.private), files, repo_type, gated)
 
 

@@ -98,10 +98,11 @@ def failures(record: EvaluationRecord, manifest: Manifest | None = None) -> list
         reached, (chance, images) = dict(zip(record.seeds, record.scores[name].last, strict=True)), test
         which = ", ".join(f"{seed} ({100 * reached[seed]:.1f} %)" for seed in seeds)
         bound = chance + 2 * standard_error(chance, images)
+        beyond = "; what is above that is far below the other seeds" * any(reached[seed] > bound for seed in seeds)
         lines.append(
             f"{record.student} on {shortened(name, 60)}{by} COLLAPSED in {len(seeds)} of {len(record.seeds)} seeds: "
             f"{which}; chance is {100 * chance:.1f} %, and {images} test images tell it from more than "
-            f"{100 * bound:.1f} % only"
+            f"{100 * bound:.1f} % only{beyond}"
         )
     if (lack := below_random(record)) is not None:
         lines.append(

@@ -28,13 +28,15 @@ def run(config: LeaderboardConfig) -> None:
     """
     from distill_hub.comparing.leaderboard import gather, is_wanted, measured_by
     from distill_hub.comparing.page import render_page
-    from distill_hub.comparing.space import LEADERBOARD, collect, publish_page
+    from distill_hub.comparing.space import LEADERBOARD, check_collection, collect, publish_page
     from distill_hub.publishing.destination import check_destination
 
     destination = None
     if config.push_to_space:
         name = "distilled-datasets"
         destination = check_destination(config.push_to_space, name, private=config.private, kind=LEADERBOARD)
+        if config.collection:
+            check_collection(destination, config.title)
     filters = options(config, FilterOptions)
     # In an order that does not change from day to day, as that of downloads would.
     locations = config.locations or sorted(own.repo_id for own in list_sets(**filters))

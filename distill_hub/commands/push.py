@@ -51,5 +51,5 @@ def run(config: PushConfig) -> None:
     if is_set:
         from distill_hub.publishing.teacher import how_to_publish
 
-        if said := how_to_publish(config.path):
+        if said := how_to_publish(config.path, publication.repo_id):
             show(said)

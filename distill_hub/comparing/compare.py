@@ -16,7 +16,7 @@ from typing import Any
 from distill_hub.artifact.find import find, read_description, signed
 from distill_hub.artifact.findings import failures, outside_the_literature
 from distill_hub.artifact.names import source_name
-from distill_hub.artifact.records import Score
+from distill_hub.artifact.records import EvaluationRecord, Score
 from distill_hub.comparing.rows import Coreset, DescribedSet, Row
 from distill_hub.config import InputError
 from distill_hub.text import printable
@@ -149,12 +149,13 @@ def read_set(location: str) -> DescribedSet:
 
 
 def told_apart(sets: Sequence[DescribedSet]) -> list[DescribedSet]:
-    """Call sets that share a name by where they lie."""
-    names = Counter(own.manifest.name for own in sets)
-    return [
-        own if names[own.manifest.name] == 1 else dataclasses.replace(own, label=printable(own.found.location))
-        for own in sets
-    ]
+    """Call sets that share a name by where they lie, and number those that share that, too."""
+    names, taken, result = Counter(own.manifest.name for own in sets), Counter(), []
+    for own in sets:
+        label = own.label if names[own.manifest.name] == 1 else printable(own.found.location)
+        taken[label] += 1
+        result.append(dataclasses.replace(own, label=label if taken[label] == 1 else f"{label} ({taken[label]})"))
+    return result
 
 
 def compare(sets: Sequence[DescribedSet]) -> list[Group]:
@@ -176,21 +177,25 @@ def compare(sets: Sequence[DescribedSet]) -> list[Group]:
 
 
 def _with_rivals(rows: Sequence[Row]) -> list[Row]:
-    """Give each row the best coreset of its size among all of them, and the author's claim for the same students."""
+    """Give each row the best coreset of its size among all of them, and the author's claim.
+
+    Where an author claims several, it is that for the same seeds, else the one with most of them.
+    """
     best: dict[str, Coreset] = {}
     for row in rows:
         for coreset in row.coresets:
             if row.size not in best or coreset.score.mean > best[row.size].score.mean:
                 best[row.size] = coreset
-    claims = {row.set.label: row.record for row in rows if row.record.submitted_by is None}
-    return [
-        dataclasses.replace(
-            row,
-            best_coreset=best.get(row.size),
-            claim=claims.get(row.set.label) if row.record.submitted_by else None,
-        )
-        for row in rows
-    ]
+    claims: dict[str, list[EvaluationRecord]] = {}
+    for row in rows:
+        if row.record.submitted_by is None:
+            claims.setdefault(row.set.label, []).append(row.record)
+
+    def claim(row: Row) -> EvaluationRecord | None:
+        own = claims.get(row.set.label, ()) if row.record.submitted_by else ()
+        return max(own, key=lambda record: (record.seeds == row.record.seeds, len(record.seeds)), default=None)
+
+    return [dataclasses.replace(row, best_coreset=best.get(row.size), claim=claim(row)) for row in rows]
 
 
 def same_content(sets: Iterable[DescribedSet]) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from distill_hub.artifact.find import MANIFEST, record_names
 from distill_hub.hub import API, check_token, plain_errors
-from distill_hub.publishing.tags import OURS, Tagged, ipc_tag, read_tags, source_tag
+from distill_hub.publishing.tags import OURS, Tagged, ipc_tag, method_tag, read_tags, source_tag
 
 Order = Literal["downloads", "likes", "updated", "created", "trending"]
 _ORDERS = {"updated": "last_modified", "created": "created_at", "trending": "trending_score"}  # as the client calls them
@@ -56,7 +56,7 @@ def list_sets(
         InputError, HubError: See `hub.plain_errors`.
     """
     check_token()
-    wanted = [OURS, source and source_tag(source), method and method.lower(), ipc and ipc_tag(ipc)]
+    wanted = [OURS, source and source_tag(source), method and method_tag(method), ipc and ipc_tag(ipc)]
     with plain_errors("the list of datasets"):
         for info in API.list_datasets(
             filter=[tag for tag in wanted if tag],

@@ -173,15 +173,16 @@ def _preview(own: DescribedSet, side: int) -> tuple[dict[str, Any] | None, str]:
         return None, "The set has no preview."
     if size > PREVIEW_BYTES:
         return None, f"Its preview is not shown: it has {size:,} bytes."
-    file = own.found.fetch([PREVIEW], most_bytes=PREVIEW_BYTES) / PREVIEW
     try:
+        file = own.found.fetch([PREVIEW], most_bytes=PREVIEW_BYTES) / PREVIEW
         with PIL.Image.open(file, formats=["PNG"]) as image:
             if image.width * image.height > PREVIEW_PIXELS:
                 return None, f"Its preview is not shown: it has {image.width} x {image.height} pixels."
             picture = image.convert("RGB")
-    # Pillow raises SyntaxError for a broken PNG, ValueError for a chunk that unpacks to too much.
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        return None, f"Its preview cannot be shown ({error})."
+    # An InputError is a ValueError. Pillow raises SyntaxError for a broken PNG, ValueError for a chunk that unpacks to too
+    # much; what they say may name a folder of whoever makes the page.
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        return None, "Its preview cannot be shown: it is damaged, or no PNG."
     picture.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=70, method=4)

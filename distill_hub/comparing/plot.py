@@ -101,7 +101,7 @@ def axis(values: Iterable[float], steps: int = 6) -> Axis:
     start = 0.0 if top - bottom >= top / 2 else bottom
     wide = max(top - start, 1.0)
     step = next(s for s in (0.2, 0.5, 1, 2, 5, 10, 20) if wide / s <= steps)
-    first, last = max(0, math.floor(start / step - 0.2)), math.ceil(top / step + 0.1)
+    first, last = max(0, math.floor(start / step - 0.2)), min(math.ceil(top / step + 0.1), round(100 / step))
     ticks = tuple(round(step * i, 1) for i in range(first, last + 1))
     return Axis(ticks[0], ticks[-1], ticks)
 

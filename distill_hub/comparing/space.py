@@ -6,6 +6,7 @@ from huggingface_hub import Collection, SpaceCard, SpaceCardData
 
 from distill_hub.artifact.names import set_title
 from distill_hub.comparing.compare import DescribedSet
+from distill_hub.config import InputError
 from distill_hub.hub import API, RemoteSet, fetch, plain_errors, retried
 from distill_hub.publishing.card import fill_template
 from distill_hub.publishing.destination import Content, Destination, Kind, Publication, commit
@@ -19,7 +20,7 @@ STYLE = "style.css"  # of the page that a new Space comes with
 LEADERBOARD = Kind(
     *("space", "leaderboard", ROWS, None),
     "the same command again takes up new sets and measurements",
-    frozenset({".gitattributes", README, PAGE, STYLE}),
+    frozenset({PAGE, STYLE}),
 )
 DESCRIPTION = "Distilled datasets and the page that compares them, by their records"
 SIGNATURE = " (noted by distill-hub)"  # ends the notes that may be written anew
@@ -65,6 +66,20 @@ def publish_page(
     return commit(destination, stage, f"Publish {title}", "run the same command again")
 
 
+def check_collection(destination: Destination, title: str) -> None:
+    """Refuse a collection that would tell everybody of sets on a page that is not for everybody.
+
+    Raises:
+        InputError: When there is a public one of that title; and see `hub.plain_errors`.
+        HubError: See there.
+    """
+    with plain_errors(destination.repo_id, repo_type="space"):
+        there = _find(destination.repo_id, title)
+    if there and not (there.private or destination.is_open):
+        valid = f"the collection of that title, {there.slug}, is public, and the Space is not; name another"
+        raise InputError("title", title, valid)
+
+
 def collect(space: Publication, title: str, sets: Sequence[DescribedSet]) -> Collection:
     """Bring the collection of a title, in the Space's namespace, up to date: the Space, and the sets on the Hub.
 
@@ -77,7 +92,7 @@ def collect(space: Publication, title: str, sets: Sequence[DescribedSet]) -> Col
     wanted = {("space", space.repo_id): f"The page that compares them{SIGNATURE}"}
     wanted |= {("dataset", own.found.remote.repo_id): _note(own) for own in sets if own.found.remote}
     with plain_errors(space.repo_id, repo_type="space", after="run the same command again"):
-        collection = _collection(space, title)
+        collection = _find(space.repo_id, title) or _create(space, title)
         there = {(item.item_type, item.item_id): item for item in collection.items}
         for (kind, name), note in wanted.items():
             item = there.get((kind, name))
@@ -92,11 +107,16 @@ def collect(space: Publication, title: str, sets: Sequence[DescribedSet]) -> Col
 
 
 @retried
-def _collection(space: Publication, title: str) -> Collection:
-    namespace = space.repo_id.split("/")[0]
-    for own in API.list_collections(owner=namespace):  # which shows the first items of each alone
+def _find(repo_id: str, title: str) -> Collection | None:
+    for own in API.list_collections(owner=repo_id.split("/")[0]):  # which shows the first items of each alone
         if own.title == title:
             return API.get_collection(own.slug)
+    return None
+
+
+@retried
+def _create(space: Publication, title: str) -> Collection:
+    namespace = space.repo_id.split("/")[0]
     return API.create_collection(title, namespace=namespace, description=DESCRIPTION, private=space.private, exists_ok=True)
 
 

@@ -84,7 +84,7 @@ def _lies_now(manifest: Manifest, config: ReproduceConfig, *, published: bool) -
         name = str(recorded.get(field) or "auto")
         if field == "generator" and fitted and is_fitted(name):
             continue  # a kind that was fitted, not a folder of that name
-        for one, _ in split_teachers(name) if field == "teacher" else [(name, None)]:
+        for one in map(str.strip, name.split(",")) if field in ("teacher", "dynamics") else [name]:
             if is_path(one) or (one != "auto" and "/" not in one):  # as ids on the Hub and names of timm have it
                 folders.append((field, one))
     for field, name in folders:

@@ -157,7 +157,7 @@ def package_and_score(
     run.say(f"The distilled set is in {folder}")
     if setup.destination:
         run.on_main("push", lambda: run.say(f"Published as {publish(load_artifact(folder, rows=False), setup.destination)}"))
-        if run.is_main and (said := how_to_publish(folder)):
+        if run.is_main and (said := how_to_publish(folder, setup.destination.repo_id)):
             run.say(said)
     run.say(next_step(folder, manifest.source, config.source))
     run.end(keep=config.keep_run == "yes")

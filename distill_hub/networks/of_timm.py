@@ -1,6 +1,6 @@
 """Classifiers of timm, by name and from folders in its layout. timm takes seconds to load: import this where it is needed.
 
-What comes back is what `classifiers.Classifier` needs of a network; `class_names` is None for those of ImageNet-1K.
+What comes back is what `classifiers.Classifier` needs of a network; `class_names` is None where no names are known.
 """
 
 import inspect
@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 
 from distill_hub.config import InputError, nearest
+from distill_hub.data.classes import imagenet_classes
 from distill_hub.networks.configs import TimmConfig
 from distill_hub.networks.folders import building, check_extent, check_loaded, check_weights, checked
 from distill_hub.networks.names import TEACHER
@@ -82,9 +83,8 @@ def _described(name: str, model: nn.Module, names: Sequence[str] | None) -> dict
     data = timm.data.resolve_model_data_config(model)
     check_loaded(model, "teacher", name)
     names = model.pretrained_cfg.get("label_names") if names is None else names
-    if names is None and timm.data.infer_imagenet_subset(model) != "imagenet-1k":
-        valid = "its class names are not known; a folder or repository with label_names is needed"
-        raise InputError("teacher", name, valid)
+    if names is None and timm.data.infer_imagenet_subset(model) == "imagenet-1k":
+        names = imagenet_classes()[0]
     return {"model": model, "architecture": model.pretrained_cfg["architecture"], "class_names": names,
             "image_size": data["input_size"][-1], "mean": data["mean"], "std": data["std"],
             "grey": data["input_size"][0] == 1, "license": model.pretrained_cfg.get("license")}  # fmt: skip

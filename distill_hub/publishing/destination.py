@@ -33,6 +33,7 @@ from distill_hub.publishing.readme import README
 
 Content = Mapping[str, Path | bytes]  # name in the repository to a file or its content
 Gate = Literal["auto", "manual"]  # who asks to read is let in at once, or once the author agrees
+BLANK = frozenset({".gitattributes", README})  # may lie in a repository that nothing was published to; a card is kept
 Staging = Callable[[RemoteSet], tuple[Content, set[str]]]  # from what is there to what shall be, and names to delete
 
 
@@ -45,7 +46,7 @@ class Kind:
     file: str  # lies in every repository of this kind
     record: type[Record] | None  # what the file holds, where an older version must not overwrite a newer one's
     use: str  # what to do with a repository of it, called {0}
-    blank: frozenset[str] = frozenset({".gitattributes", README})  # what may lie in one that nothing was published to
+    template: frozenset[str] = frozenset()  # what the Hub puts into a new one, beside the files of `BLANK`
 
 
 DISTILLED_SET = Kind(
@@ -112,7 +113,7 @@ def check_destination(
         create_pr: Open a pull request, which needs no right to write.
         tag: Tag for the commit.
         gated: Whoever wants to read a new repository must accept its terms on its page: "auto" lets all in who do, "manual"
-            those whom its author lets in. One that exists must be gated already.
+            those whom its author lets in. One that exists must be gated so already, or let in fewer.
         kind: What is to be published.
 
     Raises:
@@ -161,18 +162,33 @@ def _check_existing(remote: RemoteSet, kind: Kind, private: bool, gated: Gate | 
             "--private",
             f"{remote.repo_id} exists and is public; make it private in its settings, or leave --private out",
         )
-    if remote.files.keys() <= kind.blank:
-        return
+    template = set(kind.template & remote.files.keys())
+    if remote.files.keys() <= BLANK | template:
+        with plain_errors(remote.repo_id, repo_type=remote.repo_type):
+            if _as_created(remote, template):
+                return
     if kind.file not in remote.files:
         raise InputError("repository", remote.repo_id, f"it exists and is not a {kind.noun}; name another")
-    if gated and not remote.gated:
+    if gated and (not remote.gated or (gated, remote.gated) == ("manual", "auto")):
         raise InputError(
             "command line",
             f"--gated {gated}",
-            f"{remote.repo_id} exists and is not gated; gate it in its settings, or leave --gated out",
+            f"{remote.repo_id} exists and is not gated{' so' if remote.gated else ''}; gate it in its settings, or leave "
+            "--gated out",
         )
     if kind.record:
         kind.record.read(fetch(remote, [kind.file], most_bytes=MANIFEST_BYTES) / kind.file)
+
+
+@retried
+def _as_created(remote: RemoteSet, names: set[str]) -> bool:
+    """Whether files are as the Hub made them with the repository: none has changed since its first commit."""
+    if not names:
+        return True
+    how = {"revision": remote.commit, "repo_type": remote.repo_type}
+    files = API.get_paths_info(remote.repo_id, sorted(names), expand=True, **how)
+    first = API.list_repo_commits(remote.repo_id, **how)[-1].commit_id
+    return all(file.last_commit.oid == first for file in files)
 
 
 def commit(
@@ -213,7 +229,8 @@ def _attempt(destination: Destination, stage: Staging, title: str, holds: Callab
         sdk = "static" if repo_type == "space" else None
         API.create_repo(repo_id, repo_type=repo_type, private=destination.private or None, space_sdk=sdk, exist_ok=True)
         remote = look(repo_id, repo_type=repo_type)
-    _check_existing(remote, destination.kind, destination.private, destination.gated)
+    else:
+        _check_existing(remote, destination.kind, destination.private, destination.gated)
     if destination.gated and not remote.gated:  # before anything is in it
         API.update_repo_settings(repo_id, repo_type=repo_type, gated=destination.gated)
     refs = API.list_repo_refs(repo_id, repo_type=repo_type)

@@ -16,7 +16,12 @@ _SOURCE, _IPC = "source-", "ipc-"
 def card_tags(manifest: Manifest) -> list[str]:
     """Return the tags of a set's card: general ones, its method, images per class and source."""
     kind = [SYNTHETIC] if is_synthetic(manifest.method) else []
-    return [*GENERAL, *kind, manifest.method.name, ipc_tag(manifest.ipc), source_tag(manifest.source.name)]
+    return [*GENERAL, *kind, method_tag(manifest.method.name), ipc_tag(manifest.ipc), source_tag(manifest.source.name)]
+
+
+def method_tag(method: str) -> str:
+    """Return the tag of sets by a method; the Hub tells cases apart, people do not."""
+    return method.lower()
 
 
 def source_tag(source: str) -> str:

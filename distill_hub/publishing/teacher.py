@@ -55,8 +55,13 @@ def name_teacher(folder: str | Path, teacher: str) -> None:
         atomic_write(folder / name, content)
 
 
-def how_to_publish(folder: str | Path) -> str | None:
-    """Say how the teachers of a set are published that only this machine has; None where none of them is here."""
+def how_to_publish(folder: str | Path, repo_id: str) -> str | None:
+    """Say how the teachers of a set are published that only this machine has; None where none of them is here.
+
+    Args:
+        folder: Of the set.
+        repo_id: Where the set was published.
+    """
     manifest, _ = read_description(find(folder))
     missing = {model.sha256 for model in _models(manifest) if model.revision is None}
     named = str(manifest.method.config.get("teacher") or "auto").split(",")
@@ -66,8 +71,8 @@ def how_to_publish(folder: str | Path) -> str | None:
         return None
     first = " and ".join(f"`{shlex.join(['distill-hub', 'push', str(place)])}`" for place in here)
     ids = ",".join(["NAMESPACE/NAME"] * len(here))
-    then = shlex.join(["distill-hub", "push", str(folder), "--teacher", ids])
-    return f"Whoever needs its teacher has to fit it anew, to other last bits: {first} publishes it, then `{then}` names it"
+    then = shlex.join(["distill-hub", "push", str(folder), repo_id, "--teacher", ids])
+    return f"Its teacher is on this machine alone: {first} publishes it, then `{then}` names it"
 
 
 def _holds(place: Path, hashes: Collection[str]) -> bool:

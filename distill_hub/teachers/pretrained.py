@@ -26,7 +26,7 @@ class Pretrained:
     normalization: tuple[Sequence[float], Sequence[float]]  # mean and standard deviation that it expects
     record: ModelRecord  # where it is from
     model: nn.Module = field(repr=False)
-    classes: int = 0  # that it knows
+    classes: int = 0  # that it knows; 0: it has no last layer
 
     def with_new_head(self, num_classes: int, image_size: int) -> nn.Module:
         """Return the network for other classes, in float32 on the CPU; the last layer is drawn by torch's generator.
@@ -67,7 +67,7 @@ def open_pretrained(name: str, revision: str | None = None) -> Pretrained:
         InputError: When it cannot be loaded, is a network of transformers, or sees grey images.
     """
     try:
-        found = read_network(name, revision)
+        found = read_network(name, revision, named=False)
     except InputError as error:  # which takes every classifier for a teacher
         raise InputError("pretrained", error.value, error.valid) from error
     model, architecture = found["model"], found["architecture"]
@@ -92,7 +92,9 @@ def open_pretrained(name: str, revision: str | None = None) -> Pretrained:
 
 
 def _seen(model: nn.Module, num_classes: int, image: torch.Tensor) -> torch.Tensor:
-    """Return what the head of a network is shown of an image."""
+    """Return what the head of a network is shown of an image; of one without a head, what it makes of it."""
+    if not num_classes:
+        return model.eval()(image)
     seen: list[torch.Tensor] = []
     hook = find_head(model, num_classes, "", field="pretrained").register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     model.eval()(image)

@@ -47,6 +47,10 @@ def test_a_record_says_which_seeds_and_a_record_without_its_test_takes_the_sets(
         "convnet2 on this set COLLAPSED in 1 of 3 seeds: 7 (35.0 %); chance is 33.3 %, "
         "and 150 test images tell it from more than 41.0 % only"
     )
+    peers = record.model_copy(update={"score": score(0.9, 0.5, 0.92)})
+    assert failures(peers)[0].endswith(
+        "7 (50.0 %); " + collapse.partition("; ")[2] + "; what is above that is far below the other seeds"
+    )
     assert below == "convnet2 on this set is BELOW as many random real images, by 7.7 points on average"
     old = record.model_copy(update={"test_images": None, "chance": None})
     assert collapsed(old) == {}

@@ -112,3 +112,19 @@ def test_a_stranger_s_measurement_gets_onto_the_leaderboard(hub, authors, carol,
     readme = space.tree()["README.md"].decode()
     assert "emoji: 🏆" in readme and "By Carol." in readme and "bob/c" not in readme
     assert "bob/c" not in space.tree()["leaderboard.json"].decode()
+
+
+def test_a_page_and_a_collection_of_other_people_s_are_left_alone(hub, carol):
+    hub.commit("spaces/carol/home", {"index.html": b"My own page"}, author="carol")
+    refused = carol.result("command", "leaderboard", "--push_to_space", "home")
+    assert refused["code"] == 2 and "it exists and is not a leaderboard" in refused["err"]
+    assert hub.repos["spaces/carol/home"].tree()["index.html"] == b"My own page"
+    hub.create("spaces/carol/fresh", author="carol")  # on the site: it holds the Hub's own page
+    done(carol, "leaderboard", "--push_to_space", "fresh", "--collection", "--title", "Open to all")
+
+    words = ["leaderboard", "--push_to_space", "secret", "--private", "--collection", "--title"]
+    refused = carol.result("command", *words, "Open to all")
+    assert refused["code"] == 2 and "is public, and the Space is not" in refused["err"]
+    assert "spaces/carol/secret" not in hub.repos
+    done(carol, *words, "Mine alone")
+    assert {own["title"]: own["private"] for own in hub.collections.values()}["Mine alone"]

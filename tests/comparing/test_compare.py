@@ -246,6 +246,15 @@ def test_a_measurement_is_held_against_the_claim(make_set):
     assert "-39.0 !" in shown([group], width=160) and "a measurement is not as claimed" in explain([], [group]).plain
 
 
+def test_of_several_claims_a_measurement_is_held_against_that_of_its_seeds(make_set):
+    many, few = {"score": score(0.6, 0.6, 0.6)}, {"score": score(0.9, 0.9), "seeds": [0, 1], "baselines": {}}
+    others = [{**many, "submitted_by": "bob"}, {**few, "submitted_by": "eve"}]
+    others.append({**few, "seeds": [7, 8], "submitted_by": "ann"})
+    (group,) = groups_of(make_set("one", many, few, *others))
+    found = {row.record.submitted_by: row.claim.score.mean for row in group.rows if row.claim}
+    assert found == {"bob": pytest.approx(0.6), "eve": pytest.approx(0.9), "ann": pytest.approx(0.6)}
+
+
 def test_collapsed_students_and_baselines_are_marked(make_set, build_manifest):
     usual = build_manifest()("0" * 64).method.model_copy(update={"name": "ccs"})
     flat, well = score(0.3, 0.33, 0.35), score(0.8, 0.8, 0.8)  # chance is a third

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from compared import score
 
 from distill_hub import cli
 from distill_hub.artifact import find
 from distill_hub.artifact.manifest import MethodRecord
+from distill_hub.comparing.compare import compare
 from distill_hub.comparing.leaderboard import gather, is_wanted, measured_by
 from distill_hub.config import HubError, InputError
 from distill_hub.hub import RemoteFile, RemoteSet
@@ -88,6 +90,19 @@ def test_a_folder_is_called_by_its_name_alone(make_set, monkeypatch, tmp_path):
     leaderboard(monkeypatch, folder, tmp_path / "elsewhere" / "there", "--json", tmp_path / "rows.json")
     rows = [row["location"] for group in json.loads((tmp_path / "rows.json").read_text()) for row in group["rows"]]
     assert sorted(rows) == ["here", "there"] and str(tmp_path) not in (tmp_path / "rows.json").read_text()
+
+
+def test_folders_of_one_name_stay_two_sets(make_set, tmp_path):
+    claim = {"score": score(0.5), "seeds": [0], "baselines": {}}
+    folders = []
+    for sub, records in (("a", [claim, {**claim, "score": score(0.2), "submitted_by": "carol"}]), ("b", [claim])):
+        shutil.move(make_set("set", *records), tmp_path / sub / "set")
+        folders.append(str(tmp_path / sub / "set"))
+        claim = {**claim, "score": score(0.8)}
+    sets, _ = read(*folders)
+    assert [own.label for own in sets] == ["set", "set (2)"]
+    (row,) = (row for group in compare(sets) for row in group.rows if row.record.submitted_by)
+    assert row.over_claim.claimed.score.mean == 0.5
 
 
 def test_sets_and_measurements_are_chosen(on_the_hub, make_set):

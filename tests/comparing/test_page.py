@@ -13,10 +13,13 @@ import PIL.Image
 import pytest
 from compared import Page, run, score, shown, teacher
 
+from distill_hub.artifact import find
 from distill_hub.artifact.records import DDRanking
 from distill_hub.comparing.compare import compare, read_sets
 from distill_hub.comparing.page import THEMES, render_page
 from distill_hub.comparing.plot import SERIES
+from distill_hub.config import InputError
+from distill_hub.hub import RemoteSet
 from distill_hub.publishing.markdown import web_address
 
 
@@ -212,7 +215,19 @@ def test_a_preview_that_is_none_is_left_out_and_that_is_said(make_set, content, 
     folder = make_set("one")
     Path(folder, "assets", "preview.png").write_bytes(content)
     page = render_page(read_sets([folder]), [])
-    assert fault in page and not Page(page).all("img")
+    assert fault in page and not Page(page).all("img") and folder not in page
+
+
+def test_a_preview_that_arrives_altered_is_left_out(make_set, monkeypatch):
+    (own,) = read_sets([make_set("one")])
+
+    def fetch(*_, **__):
+        raise InputError("repository", "org/one", "assets/preview.png arrives altered")
+
+    monkeypatch.setattr(find, "fetch", fetch)
+    remote = RemoteSet("org/one", "c" * 40, False, {})
+    own = dataclasses.replace(own, found=dataclasses.replace(own.found, remote=remote))
+    assert "Its preview cannot be shown" in render_page([own], [])
 
 
 def test_a_preview_of_too_many_pixels_is_left_out(make_set):

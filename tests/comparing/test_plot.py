@@ -36,6 +36,10 @@ def test_an_axis_starts_at_0_unless_that_hides_the_differences_and_then_it_says_
     assert np.ptp(np.diff(found.ticks)) < 1e-9
 
 
+def test_an_axis_of_accuracies_ends_at_100():
+    assert [axis(values).high for values in ([0, 100], [99.9, 100], [70, 104])] == [100] * 3  # what deviates beyond is cut
+
+
 def test_marks_of_one_size_are_where_their_accuracies_are(make_set):
     random = {"random real": score(0.86, 0.86, 0.86), "all real images, hard labels": score(0.93, 0.93, 0.93)}
     drawing = plotted(

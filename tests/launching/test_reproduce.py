@@ -338,6 +338,18 @@ def test_several_teachers_are_those_of_the_commits_on_record(manifest):
         line(gone, teacher="here")
 
 
+def test_several_classifiers_of_dynamics_lie_in_folders_of_their_own(manifest, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dynamics.safetensors").touch()
+    here = f"{tmp_path / 'a'}, {tmp_path / 'b'}"
+    made = with_method(manifest, "aum", resolved(CoresetConfig(method="aum", dynamics=here)))
+    assert options(line(made)) == {"--method=aum", f"--dynamics={here}"}
+    shutil.rmtree(tmp_path / "b")
+    with pytest.raises(InputError, match=r"^dynamics: '[^,]*b' .* pass --dynamics with the folder that holds the same here"):
+        line(made)
+
+
 @pytest.mark.parametrize("kind", sorted(FITTED_KINDS))
 def test_a_kind_that_was_fitted_is_fitted_again_and_is_no_folder(manifest, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

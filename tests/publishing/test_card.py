@@ -424,6 +424,8 @@ def test_yaml(render, full):
     assert data["license"] == "cc-by-nc-4.0"
     general = ["dataset-distillation", "dataset-condensation", "dataset-compression", "distill-hub"]
     assert data["tags"] == [*general, "synthetic", "cao2", "ipc-2", "source-fish"]
+    method = MethodRecord(name="MyMethod", title="Mine", config={})
+    assert "mymethod" in DatasetCard(render(method=method)).data.tags  # what `search --method MyMethod` asks for
     # What a list of the Hub tells of it, which has tags of its own, and of people's after those of the card.
     assert read_tags(["license:mit", *general, "synthetic", "cao2", "ipc-2", "source-fish", "mine"]) == Tagged(
         "fish", 2, "cao2"

@@ -30,6 +30,7 @@ from distill_hub.options.commands import PushConfig
 from distill_hub.options.fit_classifier import FitClassifierConfig
 from distill_hub.publishing.classifier import classifier_card, push_classifier
 from distill_hub.publishing.students import student_results
+from distill_hub.publishing.teacher import how_to_publish
 from distill_hub.publishing.trained import read_classifier
 from distill_hub.teachers.fit import fit_classifier
 
@@ -44,6 +45,10 @@ class Client(hub_client.Client):
 
 def push_folder(folder, repository, **more):
     push_command(PushConfig(folder, repository, **more))
+
+
+def advice(folder, repository):
+    return how_to_publish(folder, repository)
 
 
 def distil(folder, *words):
@@ -180,6 +185,9 @@ def test_a_set_names_a_teacher_that_was_published_after_it(hub, alice, folder, t
     assert before.teacher.id == f"{FITTED}digits"
     (fitted,) = alice.result("caches")
     assert read_classifier(Path(fitted)).settings["epochs"] == 1
+    assert f"`distill-hub push {place} org/after --teacher NAMESPACE/NAME`" in alice.result(
+        "advice", str(place), "org/after"
+    )
     alice.result("push_folder", fitted, "org/fitted")
     assert "its weights hash to" in alice.refusal("push_folder", str(place), "org/after", teacher=REPO)
     assert load_distilled(place).manifest == before
@@ -256,6 +264,6 @@ def test_a_result_on_a_source_of_the_hub_is_in_the_hubs_own_format(folder, digit
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    own = (push_folder, distil, look_at, dynamics_of, evaluate_afresh, read, caches)
+    own = (push_folder, distil, look_at, dynamics_of, evaluate_afresh, read, caches, advice)
     vars(hub_client).update({function.__name__: function for function in own})
     hub_client.serve()

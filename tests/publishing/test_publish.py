@@ -404,6 +404,8 @@ def test_a_gated_set_is_read_by_whom_its_author_lets_in(hub, alice, bob, artifac
     alice.result("push", str(artifact), "alice/open")
     assert "exists and is not gated" in alice.refusal("push", str(artifact), "alice/open", gated="auto")
     assert not hub.repos["alice/open"].gated
+    repo.gated = "auto"
+    assert "exists and is not gated so" in alice.refusal("push", str(artifact), "org/gated", gated="manual")
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_the_set_says_what_it_is(made):
     assert (labels == np.repeat(np.arange(10), 8)).all()
     card = (made / "README.md").read_text()
     assert "**Each image holds 2 \N{MULTIPLICATION SIGN} 2 smaller ones.**" in card and "def decode(images, tiles)" in card
+    assert card.index("The results above were measured so") > card.index("## Results")
 
 
 def test_one_chunk_or_several_in_two_processes_give_the_same_set(made, tmp_path):

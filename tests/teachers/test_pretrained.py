@@ -72,6 +72,32 @@ def test_a_network_of_ours_keeps_all_but_its_head(tmp_path, few):
     assert (start.image_size, fit.learning_rate) == (32, 0.01)
 
 
+def test_the_names_of_its_classes_are_not_asked_for(tmp_path, few):
+    """Which timm's `push_to_hub` leaves out unless it is told them."""
+    torch.manual_seed(0)
+    base = timm.create_model("test_resnet", num_classes=3)
+    timm.models.save_for_hf(base, tmp_path / "base", safe_serialization=True)
+    after, record = still(tmp_path / "own", few, tmp_path / "base", image_size=32)
+    assert after["fc.weight"].shape == (10, 96) and record.network == "timm/test_resnet"
+    torch.testing.assert_close(after["conv1.0.weight"], base.state_dict()["conv1.0.weight"], rtol=0, atol=1e-20)
+    with pytest.raises(InputError, match=r"^teacher: .* its class names are not known"):
+        load_classifier(str(tmp_path / "base"), few.classes)
+
+
+def test_a_network_without_a_head_gets_one(tmp_path, monkeypatch):
+    """As timm has those that were trained without labels."""
+    base = timm.create_model("test_vit", num_classes=0, pretrained_cfg_overlay={"num_classes": 0}).eval()
+    monkeypatch.setattr(timm, "is_model_pretrained", lambda name: True)
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: timm.models.PretrainedCfg())
+    monkeypatch.setattr(timm, "create_model", lambda *args, real=timm.create_model, **more: (
+        base if more.pop("pretrained", False) else real(*args, **more)))  # fmt: skip
+    start = open_pretrained("timm/test_vit")
+    own = start.with_new_head(10, start.image_size).eval()
+    image = torch.rand(2, 3, start.image_size, start.image_size)
+    torch.testing.assert_close(own.forward_head(own.forward_features(image), pre_logits=True), base(image))
+    assert own(image).shape == (2, 10)
+
+
 def test_a_network_of_timms_layout_goes_on_as_timm_builds_it(tmp_path, few):
     base = timm_folder(tmp_path / "base", "test_vit")
     after, record = still(tmp_path / "own", few, tmp_path / "base", image_size=32)
