@@ -53,13 +53,7 @@ THEMES = {
 }
 
 
-def render_page(
-    sets: Sequence[DescribedSet],
-    groups: Sequence[Group],
-    *,
-    title: str | None = None,
-    introduction: str = INTRODUCTION,
-) -> str:
+def render_page(sets: Sequence[DescribedSet], groups: Sequence[Group], *, title: str | None = None) -> str:
     """Write the comparison as one HTML page.
 
     Everything in it that a manifest, a record or a picture says was written by a stranger: text is escaped, pictures are
@@ -69,7 +63,6 @@ def render_page(
         sets: The sets, in the order of the page. Of many, the previews are small, and only the first have one.
         groups: See `compare.compare`.
         title: Of the page; None counts the sets.
-        introduction: One paragraph below it.
     """
     environment = templates(autoescape=True)
     environment.filters |= {"sha256": _sha256, "printable": printable}
@@ -81,7 +74,7 @@ def render_page(
         sources.setdefault(group.source, []).append(_table(group, places, unique))
     return environment.get_template("compare.html.jinja").render(
         title=title or f"{len(sets)} distilled sets compared",
-        introduction=introduction,
+        introduction=INTRODUCTION,
         sources=[{"name": name, "id": unique(name), "groups": shown} for name, shown in sources.items()],
         sets=[_facts(own, places, sets, side if i < MOST_PREVIEWS else None) for i, own in enumerate(sets)],
         explanations={column: text for column, text in explanations(map(columns, groups)).items() if column != SIZE},

@@ -59,7 +59,8 @@ def from_folder(name: str, folder: Path, content: dict) -> dict[str, Any]:
     config = checked(TimmConfig, content, "config.json", "teacher", name)
     if not timm.is_model(config.architecture):
         near = nearest(config.architecture, timm.list_models())
-        raise InputError("teacher", name, f"config.json, architecture {config.architecture!r:.80}: timm has none such{near}")
+        valid = f"neither timm nor a package that is installed here has it{near}"
+        raise InputError("teacher", name, f"config.json, architecture {config.architecture!r:.80}: {valid}")
     if unsafe := sorted(_FACTORY & config.model_args.keys()):
         raise InputError("teacher", name, f"config.json, model_args.{unsafe[0]}: it is no argument of the network itself")
     check_weights(folder, "model", "teacher", name)

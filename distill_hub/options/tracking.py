@@ -21,7 +21,7 @@ class TrackingOptions:
 
     def check_settings(self) -> None:
         """Refuse trackers that do not exist or are not installed, and one that is named twice."""
-        names = self.log_with.split(",") if self.log_with else []
+        names = [name.strip() for name in self.log_with.split(",")] if self.log_with else []
         for place, name in enumerate(names):
             if name in names[:place]:
                 raise InputError("log_with", self.log_with, f"it names {name} twice")

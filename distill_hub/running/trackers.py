@@ -42,7 +42,7 @@ class Trackers:
         Raises:
             InputError: When one is not known to this version of Accelerate, not installed, or does not start.
         """
-        asked = names.split(",")
+        asked = [name.strip() for name in names.split(",")]
         self._file = file
         if file and file.is_file():
             self._starts = read_object(file, _MOST_BYTES)

@@ -157,7 +157,7 @@ def test_fine_tuning_and_recovery_are_logged(notes, tmp_path, monkeypatch):
     [
         ("tensorbord", "known: aim, .*did you mean 'tensorboard'"),
         ("tensorbord,", "known: aim"),
-        ("wandb,wandb", "it names wandb twice"),
+        ("wandb, wandb", "it names wandb twice"),
         ("tensorboard", "'tensorboard' cannot be used; it is not installed here; `pip install tensorboard`"),
     ],
 )
