@@ -32,7 +32,10 @@ def main(config: CoresetConfig) -> Path | None:
     chooser = open_chooser(run, source, config, embeddings, sha256, size)
     made_from = {**setup.made_from, "chosen_by": chooser.made_from}
     stage = choose_by_class(setup, lambda label: chooser.choose(label, config.ipc, config.seed), made_from)
-    return package_and_score(setup, stage, setup.manifest(FACTS[config.method], chooser.notes))
+    facts = FACTS[config.method]
+    if config.keep == "easiest":
+        facts = {**facts, "title": f"{facts['title']}, easiest images"}
+    return package_and_score(setup, stage, setup.manifest(facts, chooser.notes))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def _check_backbone(claim: EvaluationRecord) -> None:
         raise InputError(
             "students",
             claim.student,
-            f"{valid}; pass --protocol {claim.protocol} --students with the one that holds it here",
+            f"{valid}; pass --protocol {claim.protocol} --students with the folder that holds the same here",
         )
 
 
