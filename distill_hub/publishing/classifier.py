@@ -9,11 +9,12 @@ from distill_hub.artifact.classifier import ClassifierRecord
 from distill_hub.artifact.names import model_name, source_name
 from distill_hub.data.classes import SourceClass
 from distill_hub.disk.files import folder_name
-from distill_hub.hub import RemoteSet, fetch, page_of
+from distill_hub.hub import page_of
 from distill_hub.publishing.card import fill_template, license_fields, source_argument, test_split
-from distill_hub.publishing.destination import Content, Gate, Kind, Publication, check_destination, commit
+from distill_hub.publishing.destination import Gate, Kind, Publication, check_destination
 from distill_hub.publishing.markdown import link
-from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
+from distill_hub.publishing.models import publish_model
+from distill_hub.publishing.readme import card_of
 from distill_hub.publishing.students import RESULTS, student_card, student_results
 from distill_hub.publishing.trained import CONFIG, WEIGHTS, ClassifierConfig, name_of, read_classifier
 
@@ -106,16 +107,15 @@ def push_classifier(
     content: dict[str, Path | bytes] = {name: folder / name for name in _FILES if (folder / name).is_file()}
     if results := student_results(record):
         content[RESULTS] = results
-    local_card = _local_card(folder, record)
-
-    def stage(remote: RemoteSet) -> tuple[Content, set[str]]:
-        there = fetch(remote, {README, GENERATED} & remote.files.keys(), most_bytes=CARD_BYTES)
-        generated = classifier_card(record, location=remote.repo_id, published=True)
-        card = card_files(generated, [local_card, card_of(there)])
-        return {**content, **card}, {*_FILES, RESULTS} - content.keys()
-
-    again = f"to go on: distill-hub push {folder} {destination.repo_id}"
-    return commit(destination, stage, f"Publish {name}", again)
+    return publish_model(
+        folder,
+        destination,
+        name,
+        content,
+        card=lambda repo_id: classifier_card(record, location=repo_id, published=True),
+        local_card=_local_card(folder, record),
+        is_own={*_FILES, RESULTS}.__contains__,
+    )
 
 
 def _local_card(folder: Path, record: ClassifierRecord) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Expert trajectories: their model card, and their publication on the Hub."""
 
+import re
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -7,11 +8,11 @@ from huggingface_hub import ModelCard, ModelCardData
 from distill_hub.artifact.experts import ExpertsRecord, experts_name, file_name, load_experts
 from distill_hub.artifact.names import source_name
 from distill_hub.config import InputError
-from distill_hub.hub import RemoteSet, fetch
 from distill_hub.networks.names import EXPERTS
 from distill_hub.publishing.card import cited, fill_template, source_argument, test_split
-from distill_hub.publishing.destination import Content, Gate, Kind, Publication, check_destination, commit
-from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
+from distill_hub.publishing.destination import Gate, Kind, Publication, check_destination
+from distill_hub.publishing.models import publish_model
+from distill_hub.publishing.readme import card_of
 
 TRAJECTORIES = Kind(
     *("model", "folder of expert trajectories", EXPERTS, ExpertsRecord),
@@ -88,13 +89,12 @@ def push_experts(
         repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, gated=gated, kind=TRAJECTORIES
     )
     content = {name: folder / name for name in (EXPERTS, *map(file_name, range(len(record.experts))))}
-    local_card = card_of(folder)
-
-    def stage(remote: RemoteSet) -> tuple[Content, set[str]]:
-        there = fetch(remote, {README, GENERATED} & remote.files.keys(), most_bytes=CARD_BYTES)
-        card = card_files(experts_card(record, location=remote.repo_id), [local_card, card_of(there)])
-        stale = {name for name in remote.files if name.startswith("expert-") and name.endswith(".safetensors")}
-        return {**content, **card}, stale - content.keys()
-
-    again = f"to go on: distill-hub push {folder} {destination.repo_id}"
-    return commit(destination, stage, f"Publish {name}", again)
+    return publish_model(
+        folder,
+        destination,
+        name,
+        content,
+        card=lambda repo_id: experts_card(record, location=repo_id),
+        local_card=card_of(folder),
+        is_own=re.compile(r"expert-.*\.safetensors").fullmatch,
+    )

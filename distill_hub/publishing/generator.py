@@ -11,11 +11,12 @@ from distill_hub.artifact.manifest import TuningRecord
 from distill_hub.config import InputError
 from distill_hub.disk.files import folder_name
 from distill_hub.generators.known import PHASES, TUNING
-from distill_hub.hub import RemoteSet, address, fetch, page_of
+from distill_hub.hub import address, page_of
 from distill_hub.publishing.card import cited, fill_template, license_fields, source_argument
-from distill_hub.publishing.destination import Content, Gate, Kind, Publication, check_destination, commit
+from distill_hub.publishing.destination import Gate, Kind, Publication, check_destination
 from distill_hub.publishing.markdown import link
-from distill_hub.publishing.readme import CARD_BYTES, GENERATED, README, card_files, card_of
+from distill_hub.publishing.models import publish_model
+from distill_hub.publishing.readme import card_of
 
 TUNED_GENERATOR = Kind(
     *("model", "tuned generator", TUNING, TuningRecord), "`distill-hub make plain --generator {0}` draws a set from it"
@@ -107,16 +108,15 @@ def push_generator(
     DiTGenerator.from_pretrained(str(folder))
     names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     content = {name: folder / name for name in sorted(names) if _FILES(name)}
-    local_card = _local_card(folder, record, content)
-
-    def stage(remote: RemoteSet) -> tuple[Content, set[str]]:
-        there = fetch(remote, {README, GENERATED} & remote.files.keys(), most_bytes=CARD_BYTES)
-        generated = model_card(record, location=remote.repo_id, files=content)
-        card = card_files(generated, [local_card, card_of(there)])
-        return {**content, **card}, {name for name in remote.files if _FILES(name)} - content.keys()
-
-    again = f"to go on: distill-hub push {folder} {destination.repo_id}"
-    return commit(destination, stage, f"Publish {name}", again)
+    return publish_model(
+        folder,
+        destination,
+        name,
+        content,
+        card=lambda repo_id: model_card(record, location=repo_id, files=content),
+        local_card=_local_card(folder, record, content),
+        is_own=_FILES,
+    )
 
 
 def _local_card(folder: Path, record: TuningRecord, files: Collection[str]) -> tuple[str, str]:
