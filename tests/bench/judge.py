@@ -45,7 +45,17 @@ SETS = {  # recipe and its words
     "kmeans": ("coreset", "--method", "kmeans"),
     "rded": ("rded",),
     "dm": ("dm", "--match_steps", "150", "--match_learning_rate", "10"),
-    "dwa": ("dwa", "--statistics_weight", "0.05", "--recover_steps", "500", "--recover_learning_rate", "0.1"),
+    "dwa": (
+        "dwa",
+        "--statistics_weight",
+        "0.05",
+        "--recover_steps",
+        "500",
+        "--recover_learning_rate",
+        "0.1",
+        "--smallest_crop",
+        "1",
+    ),
 }
 
 
