@@ -73,6 +73,11 @@ RANDOM = "random real"  # the baseline of every score, where its labels allow on
 REAL = "all real images, hard labels"  # what no set of a few images is expected to exceed; trained on request
 
 
+def protocol_label(name: str, version: int, *, standard: bool) -> str:
+    """Return name and version of a protocol, marked when a training by it is not of the literature."""
+    return f"{name} v{version}{'' if standard else ' (NON-STANDARD)'}"
+
+
 class EvaluationRecord(Record):
     """Students trained on a distilled set by a named protocol, and on its baselines."""
 
@@ -130,7 +135,7 @@ class EvaluationRecord(Record):
     @property
     def protocol_label(self) -> str:
         """Name and version of the protocol, marked when it is not of the literature; see `findings`."""
-        return f"{self.protocol} v{self.protocol_version}{'' if self.standard else ' (NON-STANDARD)'}"
+        return protocol_label(self.protocol, self.protocol_version, standard=self.standard)
 
     @property
     def why_non_standard(self) -> str | None:

@@ -3,13 +3,13 @@
 import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from distill_hub.artifact.find import MANIFEST, record_names
 from distill_hub.hub import API, check_token, plain_errors
+from distill_hub.options.boards import Order
 from distill_hub.publishing.tags import OURS, Tagged, ipc_tag, method_tag, read_tags, source_tag
 
-Order = Literal["downloads", "likes", "updated", "created", "trending"]
 _ORDERS = {"updated": "last_modified", "created": "created_at", "trending": "trending_score"}  # as the client calls them
 
 

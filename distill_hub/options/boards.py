@@ -8,6 +8,8 @@ from distill_hub.config import InputError, argument, option
 from distill_hub.disk.files import check_files
 from distill_hub.kinds import Location, PositiveInt
 
+Order = Literal["downloads", "likes", "updated", "created", "trending"]
+
 
 @dataclass(frozen=True)
 class FilterOptions:
@@ -26,9 +28,7 @@ class SearchConfig(FilterOptions):
     """The list."""
 
     words: list[str] = argument("words that the id or a tag of each must hold", ())
-    sort: Literal["downloads", "likes", "updated", "created", "trending"] = option(
-        "downloads", "order, highest or latest first", common=True
-    )
+    sort: Order = option("downloads", "order, highest or latest first", common=True)
     limit: PositiveInt = option(30, "most sets that are listed", common=True)
     json: Path | None = option(None, "write the list to this file", common=True)
 

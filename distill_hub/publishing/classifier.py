@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from distill_hub.artifact.classifier import ClassifierRecord
-from distill_hub.artifact.names import model_name, source_name
+from distill_hub.artifact.names import model_name
 from distill_hub.data.classes import SourceClass
 from distill_hub.disk.files import folder_name
 from distill_hub.hub import page_of
@@ -53,7 +53,7 @@ def classifier_card(record: ClassifierRecord, *, location: str, published: bool 
     text = fill_template(
         "classifier_card.md.jinja",
         yaml=data.to_yaml(),
-        title=name_of(record, source_name(source)),
+        title=name_of(record),
         r=record,
         by_timm=by_timm,
         base_link=link(model_name(base), page_of(base.id, "model") if on_hub else None) if base else None,
@@ -97,7 +97,7 @@ def push_classifier(
     """
     folder = Path(path)
     record = read_classifier(folder)
-    name = name_of(record, source_name(record.source))
+    name = name_of(record)
     destination = check_destination(
         repo_id, name, private=private, revision=revision, create_pr=create_pr, tag=tag, gated=gated, kind=CLASSIFIER
     )

@@ -5,6 +5,7 @@ from huggingface_hub.utils import yaml_dump
 
 from distill_hub.artifact.classifier import ClassifierRecord
 from distill_hub.artifact.names import source_name
+from distill_hub.artifact.records import protocol_label
 from distill_hub.hub import page_of
 from distill_hub.publishing.card import fill_template, source_argument, test_split
 from distill_hub.publishing.markdown import code, link
@@ -24,7 +25,7 @@ def student_card(record: ClassifierRecord, *, location: str) -> str:
         YAML block and Markdown.
     """
     source, own = record.source, record.trained_on
-    name = name_of(record, source_name(source))
+    name = name_of(record)
     page = page_of(own.hub_id, "dataset") if own.hub_id else None
     result = EvalResult(
         task_type="image-classification",
@@ -81,4 +82,4 @@ def student_results(record: ClassifierRecord) -> bytes | None:
 
 def _protocol(record: ClassifierRecord) -> str:
     own = record.trained_on
-    return f"{own.protocol} v{own.protocol_version}{'' if own.standard else ' (NON-STANDARD)'}"
+    return protocol_label(own.protocol, own.protocol_version, standard=own.standard)

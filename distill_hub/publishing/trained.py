@@ -6,6 +6,7 @@ from pydantic import ConfigDict
 
 from distill_hub.artifact.base import Record
 from distill_hub.artifact.classifier import ClassifierRecord
+from distill_hub.artifact.names import source_name
 from distill_hub.config import InputError
 from distill_hub.disk.files import slug
 
@@ -46,13 +47,8 @@ def student_name(protocol: str, version: int, network: str, seed: int) -> str:
     return f"{protocol}-v{version}-{network.replace('/', '-')}-seed{seed}"
 
 
-def name_of(record: ClassifierRecord, source: str) -> str:
-    """Return the name of a classifier, used for its repository; a student's is called after its set and training.
-
-    Args:
-        record: Of the classifier.
-        source: What its source is called, see `names.source_name`.
-    """
+def name_of(record: ClassifierRecord) -> str:
+    """Return the name of a classifier, used for its repository; a student's is called after its set and training."""
     if own := record.trained_on:
         return f"{slug(own.name)}-{student_name(own.protocol, own.protocol_version, record.network, own.seed)}"
-    return classifier_name(source, record.network)
+    return classifier_name(source_name(record.source), record.network)
