@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 import yaml
 
 from distill_hub.ending import OUT_OF_MEMORY, drop, end_on_interrupt, fail, interrupted, of_the_machine, tell
-from distill_hub.kinds import Kind, local_name
+from distill_hub.kinds import Kind, local_names
 from distill_hub.parsing import read_file, read_yaml
 from distill_hub.starter import end_with_starter
 from distill_hub.text import LONGEST, adapt_streams, complaint, printable, reason, shortened
@@ -122,7 +122,7 @@ def recorded(config: Any) -> dict[str, Any]:
     """Return the same as it is published: what lies on this machine is called by its name there, without its place."""
     places = {f.name for f in dataclasses.fields(config) if Kind(f.type).is_location}
     settings = resolved(config)
-    return {name: local_name(str(value)) if value and name in places else value for name, value in settings.items()}
+    return {name: local_names(str(value)) if value and name in places else value for name, value in settings.items()}
 
 
 def options(config: Any, group: type) -> dict[str, Any]:

@@ -44,6 +44,13 @@ def local_name(name: str) -> str:
     return printable(os.path.basename(os.path.abspath(name))) or "images"
 
 
+def local_names(names: str) -> str:
+    """Return the same of several that stand in one word, separated by commas, as teachers that label together do."""
+    if os.path.exists(names):  # a single one, whose name may have a comma
+        return local_name(names)
+    return ",".join(local_name(name.strip()) for name in names.split(","))
+
+
 class Kind:
     """What a field takes: text, a number within bounds, a path, or one of a few words; perhaps null, perhaps several."""
 

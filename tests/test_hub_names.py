@@ -10,7 +10,7 @@ from distill_hub import hub
 from distill_hub.config import InputError
 from distill_hub.data.known import check_source
 from distill_hub.hub import RemoteFile, RemoteSet, address, missing, page_of, read_token
-from distill_hub.kinds import Kind, Location, is_path, local_name
+from distill_hub.kinds import Kind, Location, is_path, local_name, local_names
 from distill_hub.networks.names import check_generator, check_teacher
 
 PATHS = [
@@ -70,6 +70,13 @@ def test_what_lies_here_is_called_by_its_last_part(tmp_path, monkeypatch):
         assert local_name(name) == "photos"
     assert local_name("link") == "link" and local_name(".") == tmp_path.name and local_name("/") == "images"
     assert local_name("org/name") == "org/name" and local_name("digits") == "digits"
+
+
+def test_each_of_several_is_called_by_its_last_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one, two").mkdir()
+    assert local_names("/x/a, ~/b,shufflenet-v2,org/c,../gone/d") == "a,b,shufflenet-v2,org/c,d"
+    assert local_names(str(tmp_path / "one, two")) == "one, two" and local_names("/x/a") == "a"
 
 
 def test_no_address_shows_credentials(monkeypatch):

@@ -24,8 +24,8 @@ def run(config: ReproduceConfig) -> None:
 
     Its recipe is run again with the recorded settings, commits, processes and precision. Pixels, labels and soft labels are
     compared; no views are stored, and the scoring, which no recipe goes without, is the smallest there is. An interrupted
-    command goes on where it stopped. The exit code is 0 when the set is identical, 1 when it differs, 2 when it cannot be
-    tried.
+    command goes on where it stopped. A folder of a manifest without its images will do: then hashes alone are compared. The
+    exit code is 0 when the set is identical, 1 when it differs, 2 when it cannot be tried.
 
         distill-hub reproduce outputs/digits-ipc10-cao2
         distill-hub reproduce org/digits-ipc10-cao2 --print_command
@@ -96,6 +96,8 @@ def _findings(found: "Reproduction") -> list[str]:
             f"soft labels by at most {by.soft_label:.4g}"
             + (f"; free pixels by at most {by.free_pixel:.4g}" if by.free_pixel is not None else "")
         )
+    elif found.without_images:
+        lines.append("Different: the images of this record are not here, so only hashes were compared.")
     else:
         lines.append("Different: images or soft labels have another shape.")
     return lines

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distill_hub.artifact.find import MANIFEST, Found, find, read_description
+from distill_hub.artifact.find import MANIFEST, Found, find, folder_bytes, read_description
 from distill_hub.artifact.load import read_artifact
 from distill_hub.artifact.manifest import Manifest
 from distill_hub.config import InputError
@@ -62,7 +62,8 @@ class Reproduction:
 
     recorded: Manifest
     rebuilt: Manifest
-    difference: Difference | None  # None: identical, or images and soft labels of another shape
+    difference: Difference | None  # None: identical, images and soft labels of another shape, or without images
+    without_images: bool = False  # whether the set is a record alone, so that hashes are all that compares
 
     @property
     def identical(self) -> bool:
@@ -103,6 +104,7 @@ class Reproduction:
             "content_sha256": {"recorded": self.recorded.content_sha256, "rebuilt": self.rebuilt.content_sha256},
             "first_difference": self.first.name if self.first else None,
             "difference": dataclasses.asdict(self.difference) if self.difference else None,
+            "without_images": self.without_images,
             "steps": [{**dataclasses.asdict(step), "verdict": step.verdict} for step in self.steps],
             "environment": {name: {"recorded": a, "here": b} for name, (a, b) in self.environment.items()},
             "new_options": self.new_options,
@@ -134,6 +136,8 @@ def _steps(manifest: Manifest) -> dict[str, str]:
 def reproduce(config: ReproduceConfig) -> Reproduction | None:
     """Rebuild a set from its manifest in a process of its own, and compare the rows.
 
+    Of a set whose images were not kept, the hash of its content and those of its stages are compared.
+
     Args:
         config: The set, what lies elsewhere now, and where to rebuild it. A rebuild that was interrupted goes on.
 
@@ -155,12 +159,18 @@ def reproduce(config: ReproduceConfig) -> Reproduction | None:
         print(shlex.join(words))
         return None
     check_is_run(folder)
-    read_artifact(found, rows=False)  # is it what its manifest says?
+    if has_rows(found):
+        read_artifact(found, rows=False)  # is it what its manifest says?
     if not config.overwrite:
         _refuse_stale(folder)
     print(f"{shlex.join(words)}\n", flush=True)
     _run(words)
     return compare(found, folder)
+
+
+def has_rows(found: Found) -> bool:
+    """Whether a set has files of images, or is a record alone: manifest, evaluations and card."""
+    return folder_bytes(found.files, "data") > 0
 
 
 def default_folder(manifest: Manifest) -> Path:
@@ -215,6 +225,8 @@ def compare(recorded: Found, rebuilt: Path) -> Reproduction:
     """
     before, after = read_description(recorded)[0], Manifest.read(rebuilt / MANIFEST)
     shapes = [(m.rows, m.image_size, len(m.classes)) for m in (before, after)]
+    if not has_rows(recorded):
+        return Reproduction(before, after, None, without_images=True)
     if before.content_sha256 == after.content_sha256 or shapes[0] != shapes[1]:
         return Reproduction(before, after, None)
     one, other = (read_artifact(found, rows=False, pixels=True) for found in (recorded, find(rebuilt)))

@@ -135,6 +135,21 @@ def test_the_rebuild_is_identical_and_so_is_every_step(made, rebuilt):
     np.testing.assert_array_equal(one.soft_labels, other.soft_labels)
 
 
+def test_a_record_without_its_images_is_compared_by_hashes(copy, rebuilt, monkeypatch, capsys, tmp_path):
+    shutil.rmtree(copy / "data")
+    code, text = told(monkeypatch, capsys, copy, rebuilt)
+    assert code == 0 and "Identical: 20 images and their labels hash to " in text
+    code, text = told(monkeypatch, capsys, copy, rebuilt, "--print_command")
+    assert code == 0 and text.startswith("distill-hub make random_real --cpu ")
+    edit(copy, lambda fields: fields.update(content_sha256="0" * 64))
+    edit(copy, lambda fields: next(s for s in fields["stages"] if s["name"] == "select").update(sha256="0" * 64))
+    code, text = told(monkeypatch, capsys, copy, rebuilt, "--json", str(tmp_path / "found.json"))
+    text, found = " ".join(text.split()), json.loads((tmp_path / "found.json").read_text())
+    assert code == 1 and "The first difference is in the stage select." in text
+    assert "Different: the images of this record are not here, so only hashes were compared." in text
+    assert found["without_images"] and not found["identical"] and found["difference"] is None
+
+
 def test_the_hash_of_a_stage_is_what_the_format_says(made, manifest):
     files = sorted((made / ".run" / "select").glob("*.safetensors"))
     assert len(files) == 10
