@@ -6,11 +6,13 @@ of the same teacher where one gives them, and were tested on the same classes of
 
 import dataclasses
 import itertools
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from distill_hub.artifact.find import find, read_description, signed
@@ -149,13 +151,30 @@ def read_set(location: str) -> DescribedSet:
 
 
 def told_apart(sets: Sequence[DescribedSet]) -> list[DescribedSet]:
-    """Call sets that share a name by where they lie, and number those that share that, too."""
+    """Call sets that share a name by where they lie, and number those that share that, too.
+
+    Where folders share a name, all folders are called by the ends of their paths: a table that calls some by their names and
+    others by their places is hard to read, and where on a machine they lie is nobody's business.
+    """
     names, taken, result = Counter(own.manifest.name for own in sets), Counter(), []
+    folders = [own for own in sets if own.found.folder]
+    shared = any(names[own.manifest.name] > 1 for own in folders)
+    ends = _ends([own.found.location for own in folders]) if shared else {}
     for own in sets:
-        label = own.label if names[own.manifest.name] == 1 else printable(own.found.location)
+        place = own.found.location
+        label = printable(ends.get(place, place)) if place in ends or names[own.manifest.name] > 1 else own.label
         taken[label] += 1
         result.append(dataclasses.replace(own, label=label if taken[label] == 1 else f"{label} ({taken[label]})"))
     return result
+
+
+def _ends(folders: Sequence[str]) -> dict[str, str]:
+    """Return the ends of paths, no longer than tells them apart."""
+    paths = {folder: Path(os.path.abspath(folder)).parts[1:] for folder in folders}
+    for length in itertools.count(1):
+        ends = {folder: "/".join(parts[-length:]) for folder, parts in paths.items()}
+        if len(set(ends.values())) == len(set(paths.values())):
+            return ends
 
 
 def compare(sets: Sequence[DescribedSet]) -> list[Group]:

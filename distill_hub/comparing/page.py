@@ -29,9 +29,10 @@ INTRODUCTION = (
 SIZE = "IPC"
 PREVIEW_BYTES = 20_000_000
 PREVIEW_PIXELS = 25_000_000
-MOST_PREVIEWS = 60
+MOST_PREVIEWS = 120
 PREVIEW_SIDE = 420  # pixels on the page, at most
-ALL_PREVIEWS = 1_000_000  # pixels of all of them: the more sets, the smaller
+ALL_PREVIEWS = 1_200_000  # pixels of all of them: the more sets, the smaller; some 0.4 MB of the page
+FILTERED = 10  # sets, from which on rows can be narrowed to some of them
 # Text has a contrast of at least 4.5:1 with what it stands on, lines and marks of at least 3:1 (WCAG 2.2, 1.4.3 and 1.4.11).
 THEMES = {
     "light": {
@@ -60,13 +61,14 @@ def render_page(sets: Sequence[DescribedSet], groups: Sequence[Group], *, title:
     decoded and encoded anew, addresses are checked, and the page's policy lets no script run but its own.
 
     Args:
-        sets: The sets, in the order of the page. Of many, the previews are small, and only the first have one.
+        sets: The sets, in the order of the page. Of many, the previews are small, and only the first have one. Where none
+            has a preview, as where records alone are kept, nothing is said of it.
         groups: See `compare.compare`.
         title: Of the page; None counts the sets.
     """
     environment = templates(autoescape=True)
     environment.filters |= {"sha256": _sha256, "printable": printable}
-    side = min(PREVIEW_SIDE, int((ALL_PREVIEWS / max(1, min(len(sets), MOST_PREVIEWS))) ** 0.5))
+    seen = [own.label for own in sets if PREVIEW in own.found.files][:MOST_PREVIEWS]
     unique = _ids()
     places = {own.label: unique(f"set-{own.label}") for own in sets}
     sources: dict[str, list[dict[str, Any]]] = {}
@@ -76,7 +78,9 @@ def render_page(sets: Sequence[DescribedSet], groups: Sequence[Group], *, title:
         title=title or f"{len(sets)} distilled sets compared",
         introduction=INTRODUCTION,
         sources=[{"name": name, "id": unique(name), "groups": shown} for name, shown in sources.items()],
-        sets=[_facts(own, places, sets, side if i < MOST_PREVIEWS else None) for i, own in enumerate(sets)],
+        sets=[_facts(own, places, sets, ALL_PREVIEWS / len(seen) if own.label in seen else None) for own in sets],
+        has_previews=bool(seen),
+        sizes=_sizes(sets) if len(sets) >= FILTERED else (),
         explanations={column: text for column, text in explanations(map(columns, groups)).items() if column != SIZE},
         sorted_by=ACCURACY,
         words=WORDS,
@@ -108,7 +112,13 @@ def _table(group: Group, places: Mapping[str, str], unique: Callable[[str], str]
     for _, size, is_measured in sorted(kinds):
         rows = [row for row in group.rows if row.size == size and (row.record.submitted_by is not None) == is_measured]
         shown = [
-            {"id": unique(row.id), "set": places[row.set.label], "cells": [c(row) for c in cells.values()]} for row in rows
+            {
+                "id": unique(row.id),
+                "set": places[row.set.label],
+                "method": printable(row.set.manifest.method.title),
+                "cells": [cell(row) for cell in cells.values()],
+            }
+            for row in rows
         ]
         best = group.best_coresets.get(size)
         reached = best and printable(f"{best.whose}, {best.score.percent()}")
@@ -137,9 +147,14 @@ def _sha256(script: str) -> str:
     return base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode()
 
 
-def _facts(own: DescribedSet, places: Mapping[str, str], sets: Sequence[DescribedSet], side: int | None) -> dict[str, Any]:
+def _sizes(sets: Sequence[DescribedSet]) -> list[str]:
+    """Return what there is of images per class, in words, the fewest first."""
+    return [*dict.fromkeys(own.manifest.ipc_text for own in sorted(sets, key=lambda own: own.manifest.ipc))]
+
+
+def _facts(own: DescribedSet, places: Mapping[str, str], sets: Sequence[DescribedSet], area: float | None) -> dict[str, Any]:
     manifest, found = own.manifest, own.found
-    picture, fault = _preview(own, side) if side else (None, "Its preview is not shown: there are many sets.")
+    picture, fault = _preview(own, area)
     same = next((labels for labels in same_content(sets) if own.label in labels), [own.label])
     return {
         "id": places[own.label],
@@ -150,6 +165,7 @@ def _facts(own: DescribedSet, places: Mapping[str, str], sets: Sequence[Describe
         "same": [(places[label], label) for label in same if label != own.label],
         "alt": f"{set_title(manifest)}: {PICTURES[PREVIEW]}",
         "title": manifest.method.title,
+        "size": manifest.ipc_text,
         "paper": web_address(manifest.method.paper),
         "superseded_by": manifest.superseded_by,
         "facts": {
@@ -166,11 +182,13 @@ def _facts(own: DescribedSet, places: Mapping[str, str], sets: Sequence[Describe
     }
 
 
-def _preview(own: DescribedSet, side: int) -> tuple[dict[str, Any] | None, str]:
-    """Return a set's picture as data URI with its size, or None and why."""
+def _preview(own: DescribedSet, area: float | None) -> tuple[dict[str, Any] | None, str]:
+    """Return a set's picture of at most so many pixels as data URI with its size, or None and why."""
     size = own.found.files.get(PREVIEW)
     if size is None:
         return None, "The set has no preview."
+    if area is None:
+        return None, "Its preview is not shown: there are many sets."
     if size > PREVIEW_BYTES:
         return None, f"Its preview is not shown: it has {size:,} bytes."
     try:
@@ -183,8 +201,9 @@ def _preview(own: DescribedSet, side: int) -> tuple[dict[str, Any] | None, str]:
     # much; what they say may name a folder of whoever makes the page.
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         return None, "Its preview cannot be shown: it is damaged, or no PNG."
-    picture.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
+    scale = min(1, PREVIEW_SIDE / max(picture.size), (area / (picture.width * picture.height)) ** 0.5)
+    picture = picture.resize([max(1, int(scale * side)) for side in picture.size], PIL.Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=70, method=4)
+    picture.save(buffer, "WEBP", quality=60, method=4)
     source = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return {"src": source, "width": picture.width, "height": picture.height}, ""

@@ -22,6 +22,7 @@ SHAPES = (  # another number than of colours: a pair comes again after 42 series
     *("M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z", "M-4.5,-4.5h9v9h-9z", "M0,-6l6,6l-6,6l-6,-6z"),
     *("M0,-6l6,10h-12z", "M0,6l6,-10h-12z", "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4z"),
 )
+MOST_NAMED = len(SERIES)  # methods over images per class that have a colour: of more nobody can follow the lines
 MOST_ROWS = 25  # of a plot with a line of text for each
 ROW = 36  # height of one of these
 LABEL = 15  # height of a line of text
@@ -51,7 +52,7 @@ class Mark:
     x: float
     y: float
     ends: tuple[float, float]  # of the line of its standard deviation, along the axis
-    series: int
+    series: int | None  # None: one of many, without a colour
     is_claim: bool  # filled; hollow: somebody else measured
     is_collapsed: bool
     title: str
@@ -79,7 +80,7 @@ class Plot:
     ticks: tuple[tuple[float, str], ...]  # of accuracies
     sizes: tuple[tuple[float, str], ...]  # of images per class
     marks: tuple[Mark, ...]
-    paths: tuple[tuple[int, tuple[tuple[float, float], ...]], ...]  # series, and its best mark of each size
+    paths: tuple[tuple[int | None, tuple[tuple[float, float], ...]], ...]  # series, and its best mark of each size
     lines: tuple[Line, ...]
     legend: tuple[tuple[int, str], ...]  # series and what it is
     notes: tuple[str, ...]
@@ -151,7 +152,23 @@ def _notes(rows: Sequence[Row], range_: Axis, real: float | None, is_drawn: bool
     return tuple(note for note in notes if note)
 
 
-def _mark(row: Row, place: Callable[[float], float], across: float, series: int, by_size: bool, label: str = "") -> Mark:
+def _method(row: Row) -> str:
+    return method_title(row.set.manifest.method)
+
+
+def _best_methods(sizes: Iterable[Sequence[Row]]) -> list[str]:
+    """Return the methods that are named where there are many: the best of each size, then the second best, and so on.
+
+    Args:
+        sizes: The rows of each, best first.
+    """
+    ranks = itertools.chain.from_iterable(itertools.zip_longest(*sizes))
+    return [*dict.fromkeys(_method(row) for row in ranks if row)][:MOST_NAMED]
+
+
+def _mark(
+    row: Row, place: Callable[[float], float], across: float, series: int | None, by_size: bool, label: str = ""
+) -> Mark:
     along = place(100 * row.record.score.mean)
     x, y = (across, along) if by_size else (along, across)
     ends = tuple(map(place, _spread(row.record.score)))
@@ -206,7 +223,10 @@ def _by_row(group: Group) -> Plot:
 
 
 def _by_size(group: Group) -> Plot:
-    """Accuracy over images per class: a line of marks for each method, and lines for what they are held against."""
+    """Accuracy over images per class: a line of marks for each method, and lines for what they are held against.
+
+    Of many methods the best are named, and all others lie in grey behind them.
+    """
     sizes = group.sizes
     at = {size: [row for row in group.rows if row.set.manifest.ipc == size] for size in sizes}
     random = {size: found for size, rows in at.items() if (found := _randoms(rows))}
@@ -226,14 +246,17 @@ def _by_size(group: Group) -> Plot:
     def place(value: float) -> float:
         return round(bottom - (bottom - top) * range_.share(value), 1)
 
-    names = list(dict.fromkeys(method_title(row.set.manifest.method) for row in group.rows))
-    width = min(5.0, 32 / len(names))  # between marks of one size, side by side
+    names = list(dict.fromkeys(map(_method, group.rows)))
+    named = names if len(names) <= MOST_NAMED else _best_methods(at.values())
+    width = min(5.0, 32 / len(named))  # between marks of one size, side by side
     marks, paths = [], []
-    for series, name in enumerate(names):
+    for name in sorted(names, key=named.__contains__):
+        series = named.index(name) if name in named else None
+        aside = 0.0 if series is None else width * (series - (len(named) - 1) / 2)
         best = []
         for size, rows in at.items():
-            x = round(across(size) + width * (series - (len(names) - 1) / 2), 1)
-            own = [_mark(row, place, x, series, True) for row in rows if method_title(row.set.manifest.method) == name]
+            x = round(across(size) + aside, 1)
+            own = [_mark(row, place, x, series, True) for row in rows if _method(row) == name]
             best += [(mark.x, mark.y) for mark in own[:1]]
             marks += own
         paths.append((series, tuple(best)))
@@ -262,10 +285,18 @@ def _by_size(group: Group) -> Plot:
         marks=tuple(marks),
         paths=tuple(paths),
         lines=tuple(lines),
-        legend=tuple((series, printable(name)) for series, name in enumerate(names)),
-        notes=_notes(group.rows, range_, real, drawn),
+        legend=tuple((series, printable(name)) for series, name in enumerate(named)),
+        notes=(*_of_many(len(named), len(names)), *_notes(group.rows, range_, real, drawn)),
         alt=_alt(group.rows),
     )
+
+
+def _of_many(named: int, methods: int) -> list[str]:
+    """Say which methods have a colour, where not all do."""
+    if named == methods:
+        return []
+    others = f"grey: the other {methods - named}, each named when pointed at"
+    return [f"in colour: the {named} methods that are best or next to it at some number of images per class; {others}"]
 
 
 def _alt(rows: Sequence[Row]) -> str:

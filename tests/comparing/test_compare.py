@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -434,9 +435,14 @@ def test_a_folder_among_the_records_is_none(make_set, capsys):
 def test_a_set_named_twice_is_read_once_and_two_of_a_name_are_told_apart(make_set, tmp_path):
     one = make_set("one")
     assert len(read_sets([one, one])) == 1
-    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "one").mkdir(parents=True)
     (tmp_path / "copy" / "manifest.json").write_bytes(Path(one, "manifest.json").read_bytes())
-    assert [own.label for own in read_sets([one, str(tmp_path / "copy")])] == [one, str(tmp_path / "copy")]
+    assert [own.label for own in read_sets([one, str(tmp_path / "copy")])] == ["one", "copy"]
+    shutil.copy(Path(one, "manifest.json"), tmp_path / "copy" / "one")
+    sets = read_sets([one, str(tmp_path / "copy" / "one"), make_set("two")])
+    assert [own.label for own in sets] == [f"{tmp_path.name}/one", "copy/one", f"{tmp_path.name}/two"]
+    page = render_page(sets, compare(sets))
+    assert "copy/one" in page and str(tmp_path.parent) not in page
 
 
 # On the Hub.

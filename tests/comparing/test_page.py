@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import PIL.Image
@@ -123,11 +124,28 @@ def test_pictures_are_decoded_and_encoded_anew_and_come_when_they_are_looked_at(
 
 def test_many_sets_have_small_pictures_or_none(make_set):
     (own,) = read_sets([make_set("one")])
-    many = [dataclasses.replace(own, label=f"set-{i}") for i in range(61)]
+    PIL.Image.new("RGB", (150, 300)).save(Path(own.found.location, "assets", "preview.png"))
+    many = [dataclasses.replace(own, label=f"set-{i}") for i in range(121)]
     page = render_page(many, [])
     sizes = [(int(a["width"]), int(a["height"])) for a, _ in Page(page).all("img")]
-    assert sizes == [(129, 6)] * 60  # 60 squares of that width are a million pixels
+    assert sizes == [(70, 141)] * 120  # 1.2 million pixels
     assert page.count("Its preview is not shown: there are many sets.") == 1
+
+
+def test_where_no_set_has_a_picture_none_is_missed(make_set):
+    sets = read_sets([make_set("one", preview=False), make_set("two", preview=False)])
+    assert "preview" not in render_page(sets, compare(sets))
+
+
+def test_rows_of_many_sets_can_be_narrowed_by_method_and_size(make_set, page):
+    sets = read_sets([make_set(f"set-{i}", preview=False, ipc=(10, 2)[i % 2]) for i in range(10)])
+    parsed = Page(render_page(sets, compare(sets)))
+    assert [text for _, text in parsed.all("option")] == ["all", "2", "10"]
+    named = [(tag, a["data-method"], a["data-size"]) for tag, a, _ in parsed.elements if "data-method" in a]
+    assert Counter(named) == {(tag, "CaO2", size): 5 for tag in ("tr", "article") for size in ("2", "10")}
+    (box,) = [attributes for attributes, _ in parsed.all("div") if attributes.get("id") == "filter"]
+    assert "hidden" in box  # until the script shows it
+    assert not Page(page).all("input", "select")  # of three sets all can be seen
 
 
 def test_the_same_sets_make_the_same_page(make_set):

@@ -92,6 +92,21 @@ def test_lines_over_sizes_are_where_their_accuracies_are(make_set, build_manifes
     assert len(labels) >= 2 and min(np.diff(labels)) >= 15  # none lies on another
 
 
+def test_of_very_many_methods_the_best_of_each_size_have_a_colour(make_set, build_manifest):
+    usual = build_manifest()("0" * 64).method
+    folders = []
+    for i in range(9):  # with one image the higher numbers are better, with ten the lower ones
+        method = usual.model_copy(update={"name": f"m{i}", "title": f"M{i}"})
+        folders.append(make_set(f"m{i}-1", level(0.2 + i / 50), ipc=1, method=method))
+        folders.append(make_set(f"m{i}-10", level(0.6 - i / 50), ipc=10, method=method))
+    drawing = plotted(*folders)
+    assert [name for _, name in drawing.legend] == ["M8", "M0", "M7", "M1", "M6", "M2", "M5"]
+    assert len(drawing.marks) == 18 and len(drawing.paths) == 9
+    grey = [mark.title.split(",")[0] for mark in drawing.marks if mark.series is None]
+    assert sorted(grey) == ["m3-1", "m3-10", "m4-1", "m4-10"]
+    assert drawing.notes[0].endswith("grey: the other 2, each named when pointed at")
+
+
 def test_all_real_data_far_above_do_not_press_the_rest_flat(make_set):
     real = {"all real images, hard labels": score(0.9, 0.9, 0.9)}
     drawing = plotted(make_set("one", level(0.3, baselines=real)), make_set("two", level(0.35)))
