@@ -171,7 +171,8 @@ def _facts(own: DescribedSet, places: Mapping[str, str], sets: Sequence[Describe
         "facts": {
             "source": source_name(manifest.source),
             "images": f"{manifest.ipc_text} for each of {len(manifest.classes)} classes, "
-            f"{manifest.image_size} x {manifest.image_size} pixels, {size_text(own.data_bytes)}",
+            f"{manifest.image_size} x {manifest.image_size} pixels"
+            + (f", {size_text(own.data_bytes)}" if own.data_bytes else "; not kept here"),
             "generator": model_name(manifest.generator) if manifest.generator else None,
             "teacher": model_name(manifest.teacher) if manifest.teacher else None,
             "licence": manifest.license or "not stated",

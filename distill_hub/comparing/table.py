@@ -151,7 +151,8 @@ def columns(group: Group) -> dict[str, Callable[[Row], Cell]]:
     costs, ranked = [total_cost(row.set.cost) for row in group.rows], any(row.record.dd_ranking for row in group.rows)
     shown = {
         "by": any(row.record.submitted_by for row in group.rows),
-        **dict.fromkeys(("images, MB", "labels, MB", "both, MB", "% per MB"), any(row.record.bytes for row in group.rows)),
+        "images, MB": any(row.record.bytes for row in group.rows),
+        **dict.fromkeys(("labels, MB", "both, MB", "% per MB"), any(row.record.percent_per_mb for row in group.rows)),
         "data, MB": not all(row.record.bytes for row in group.rows),
         "vs. coreset": bool(group.best_coresets),
         "vs. claim": any(row.claim for row in group.rows),

@@ -334,6 +334,8 @@ def test_bytes_stand_beside_accuracies_where_records_say_them(make_set):
     assert f"set-0 {score} 2.500 24.0 1.25".split() in [line.split() for line in every.splitlines()]
     cells = [[cell(row).text for title, cell in columns(group).items() if "MB" in title] for row in group.rows]
     assert cells == [["2.000", "0.500", "2.500", "24.0", "0.01"], ["1.000", "-", "-", "-", "0.01"], [*"----", "0.01"]]
+    (by_a_teacher,) = groups_of(folders[1])
+    assert [title for title in columns(by_a_teacher) if "MB" in title] == ["images, MB"]
     rows = {own.set.label: own.as_json() for own in group.rows}
     assert rows["set-0"]["bytes"] == {"images": 2_000_000, "labels": 500_000, "both": 2_500_000}
     assert rows["set-0"]["percent_per_mb"] == pytest.approx(24) and rows["set-1"]["bytes"]["both"] is None
