@@ -1,20 +1,27 @@
-"""Look at a page of `distill-hub compare --html` in a real browser, run by hand.
+"""Look at a page of `distill-hub compare --html`, or at a Markdown file, in a real browser, run by hand.
 
 python tests/bench/page.py page.html --browser chromium --output_dir pictures
+python tests/bench/page.py README.md --output_dir pictures
 
 Writes a picture of the whole page for each of 1280 and 390 pixels of width, light and dark, and ends with an error when the
-page asks for anything, reports an error, is wider than the window, has text of too little contrast, or buttons that
-do not sort when pressed with the keyboard. The browser is any Chromium; nothing is sent over a network.
+page asks for anything, reports an error, is wider than the window, has text of too little contrast, buttons that
+do not sort when pressed with the keyboard, or a filter that does not filter. The browser is any Chromium; nothing is sent
+over a network. A Markdown file is shown about as wide and in such sizes as on GitHub, its first screens are pictures of
+their own, and pictures from the web are missing.
 """
 
 import argparse
 import base64
+import html
 import itertools
 import json
 import os
+import re
 import subprocess
 import tempfile
 from pathlib import Path
+
+from markdown_it import MarkdownIt
 
 WIDTHS = {"desktop": 1280, "phone": 390}
 # Of every visible piece of text: its contrast with the nearest ancestor that has a background (WCAG 2.2, 1.4.3).
@@ -114,20 +121,17 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def show_pictures(self) -> None:
-        """Scroll along the page, and wait until the pictures that load only when they come into view are there."""
+        """Load the pictures that would wait until they come into view, and wait for all that can be had."""
         step = """(async () => {
-          for (let y = 0; y < document.body.scrollHeight; y += 600) {
-            scrollTo(0, y);
-            await new Promise((done) => setTimeout(done, 20));
-          }
-          await Promise.all([...document.images].map((image) => image.decode()));
-          scrollTo(0, 0);
+          for (const image of document.images) image.loading = "eager";
+          const shown = Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
+          await Promise.race([shown, new Promise((done) => setTimeout(done, 10000))]);
         })()"""
         self.call("Runtime.evaluate", expression=step, awaitPromise=True)
 
-    def picture(self, file: Path) -> None:
-        """Write the whole page, however long, as PNG."""
-        answer = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+    def picture(self, file: Path, *, whole: bool = True) -> None:
+        """Write the page as PNG: all of it, however long, or what is in the window."""
+        answer = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
         file.write_bytes(base64.b64decode(answer["data"]))
 
 
@@ -151,6 +155,7 @@ def check(browser: Browser, page: str, folder: Path) -> None:
         print(f"{name} {theme}: {width} pixels, {contrast['seen']} texts, {len(asked) - 1} pictures inside it")
     keyboard(browser, page)
     link(browser, page)
+    narrow(browser, page)
     browser.open(page, 1280, "light", script=False)
     print(f"without JavaScript: {browser.evaluate(SORTED)}")
     assert browser.evaluate("[...document.querySelectorAll('th button')].every((button) => button.disabled)")
@@ -177,6 +182,27 @@ def keyboard(browser: Browser, page: str) -> None:
     assert len({before[0], once[0], twice[0]}) == 3 and before[1:] == twice[1:] and said
 
 
+def narrow(browser: Browser, page: str) -> None:
+    """Narrow the rows of a page of many sets to a word of the last one's name and its images per class."""
+    browser.open(page, 390, "light")
+    if browser.evaluate("document.getElementById('filter') === null"):
+        return
+    word = browser.evaluate("[...document.querySelectorAll('tr[id] th a')].at(-1).textContent.split('-')[0]")
+    browser.evaluate(f"""(() => {{
+      const [word, size] = document.querySelectorAll("#filter input, #filter select");
+      word.value = {word!r};
+      size.value = [...document.querySelectorAll("tr[id]")].at(-1).dataset.size;
+      word.dispatchEvent(new Event("input"));
+    }})()""")
+    visible = "[...document.querySelectorAll('tr[id]')].filter((row) => row.checkVisibility())"
+    names = browser.evaluate(f"{visible}.map((row) => row.cells[0].textContent + row.dataset.method)")
+    told = browser.evaluate("document.querySelector('#filter output').value")
+    empty = "[...document.querySelectorAll('.group')].filter((g) => g.checkVisibility() && !g.querySelector('tr[id]'))"
+    print(f"{word}: {told}, {names}")
+    assert names and all(word.lower() in name.lower() for name in names) and told.startswith(f"{len(names)} of ")
+    assert browser.evaluate(f"{empty}.length") == 0
+
+
 def link(browser: Browser, page: str) -> None:
     """Follow the link of the last row: it is in view and looks different."""
     browser.open(page, 1280, "dark")
@@ -190,6 +216,58 @@ def link(browser: Browser, page: str) -> None:
     assert 0 <= top <= 844 and before != after
 
 
+STYLE = """
+:root { color-scheme: light dark; --text: #1f2328; --faint: #59636e; --ground: #fff; --panel: #f6f8fa;
+  --line: #d1d9e0; --link: #0969da; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #f0f6fc; --faint: #9198a1; --ground: #0d1117; --panel: #151b23; --line: #3d444d; --link: #4493f8; }
+}
+body { box-sizing: border-box; max-width: 57rem; margin: 0 auto; padding: 2rem; background: var(--ground);
+  color: var(--text); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
+@media (max-width: 600px) { body { padding: 1rem; } }
+h1, h2 { padding-bottom: .3em; border-bottom: 1px solid var(--line); line-height: 1.25; }
+h1 { font-size: 2em; } h2 { margin-top: 1.5em; } h3 { font-size: 1.25em; }
+a { color: var(--link); } img { max-width: 100%; height: auto; }
+pre { overflow: auto; padding: 1rem; background: var(--panel); border-radius: 6px; font-size: 85%; line-height: 1.45; }
+code { padding: .2em .4em; background: var(--panel); border-radius: 6px; font-size: 85%; }
+pre code { padding: 0; font-size: 100%; }
+table { display: block; width: max-content; max-width: 100%; overflow: auto; border-collapse: collapse; }
+th, td { padding: 6px 13px; border: 1px solid var(--line); }
+blockquote { margin: 0; padding: 0 1em; border-left: .25em solid var(--line); color: var(--faint); }
+"""
+
+
+def rendered(file: Path, folder: Path) -> str:
+    """Write a Markdown file as a page; return its address."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+    body = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+    place = html.escape(f"{file.resolve().parent.as_uri()}/")
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><base href="{place}">'
+    page = folder / f"{file.stem}.html"
+    page.write_text(
+        f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{body}</body></html>", "utf-8"
+    )
+    return page.resolve().as_uri()
+
+
+def show(browser: Browser, file: Path, folder: Path) -> None:
+    """Look at a Markdown file in every way."""
+    page = rendered(file, folder)
+    for (name, width), theme in itertools.product(WIDTHS.items(), ("light", "dark")):
+        browser.open(page, width, theme)
+        browser.show_pictures()
+        browser.picture(folder / f"{name}-{theme}-first.png", whole=False)
+        browser.picture(folder / f"{name}-{theme}.png")
+        wide = browser.evaluate("document.documentElement.scrollWidth")
+        contrast = browser.evaluate(CONTRAST)
+        missing = browser.evaluate("[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)")
+        tall = browser.evaluate("document.documentElement.scrollHeight") / 844
+        print(f"{name} {theme}: {tall:.1f} screens, {contrast['seen']} texts, {len(missing)} pictures missing")
+        assert wide <= width, f"{name}: the page is {wide} pixels wide"
+        assert not contrast["low"], f"{name} {theme}: too little contrast: {contrast['low']}"
+    assert not (lost := [address for address in missing if address.startswith("file:")]), f"not found: {lost}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
@@ -199,7 +277,10 @@ def main() -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     browser = Browser(arguments.browser)
     try:
-        check(browser, arguments.page.resolve().as_uri(), arguments.output_dir)
+        if arguments.page.suffix == ".md":
+            show(browser, arguments.page, arguments.output_dir)
+        else:
+            check(browser, arguments.page.resolve().as_uri(), arguments.output_dir)
     finally:
         browser.process.terminate()
 
