@@ -94,6 +94,11 @@ def test_what_is_linked_to_is_there(file):
         assert url.scheme or not url.fragment or url.fragment in anchors(place), link
 
 
+def test_every_result_is_in_the_index():
+    folder = ROOT / "tests" / "bench" / "results"
+    assert {file.name for file in folder.glob("2*.md")} <= {*links(folder / "README.md")}
+
+
 def test_every_recipe_is_listed():
     recipes = {file.stem for file in (ROOT / "recipes").glob("*.py")}
     tools = {"evaluate", "relabel", "fit_classifier", "fit_generator", "convert"}
