@@ -1,13 +1,13 @@
-"""What every method of the house is worth on one source, by a plan: sets made once, and scored side by side. By hand.
+"""What the methods are worth on one source, by a plan: sets are made once, and scored side by side. By hand.
 
-    ACCELERATE_MIXED_PRECISION=bf16 python tests/bench/study.py tests/bench/plans/cifar10.yaml --folder outputs/study
+    python tests/bench/study.py tests/bench/plans/cifar10.yaml --folder outputs/study
 
-A plan (tests/bench/plans) names models, which are fitted first, sets with their recipes and words, and tables: which sets
-train which student, under which protocols. Students have the seeds 0, 1, 2, all on one set of seed 0; random real images are
-drawn anew for each of them. The same command goes on where it was stopped: a set that is in --folder already is
-not made again, nor scored again under a protocol that it has a record of. --tables, --sets and --ipc pick a part, and parts of
-different tables may run side by side. What is scored is kept without its images in --kept, of which
-tests/bench/results_page.py makes cards/RESULTS.md, and
+A plan (tests/bench/plans) names models, which are fitted as they are needed, sets with their recipes and words, and tables:
+which sets train which student, under which protocols. Students have the seeds 0, 1, 2, all on one set of seed 0; random real
+images are drawn anew for each of them. The same command goes on where it was stopped: a set that is in --folder is not made
+again, nor scored again under a protocol that it has a record of. --tables, --sets and --ipc pick a part; several tables may
+run side by side. What is scored is kept without its images in --kept, of which tests/bench/results_page.py makes
+cards/RESULTS.md, and
 
     distill-hub leaderboard outputs/study/*-ipc* --html cards/study.html
 
@@ -15,6 +15,7 @@ a page.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -25,7 +26,7 @@ import torch
 import yaml
 
 from distill_hub import load_distilled
-from distill_hub.artifact.find import find, read_records
+from distill_hub.artifact.find import read_records
 from distill_hub.artifact.records import OWN, RANDOM, EvaluationRecord, Score
 from distill_hub.artifact.sizes import data_bytes
 from distill_hub.data.sources import load_source
@@ -55,13 +56,15 @@ class Study:
         real = {"source": args.source or self.plan["source"], "normalization": args.normalization}
         self.source = {name: value for name, value in real.items() if value}
         self.kept = args.kept / args.plan.stem
+        os.environ["ACCELERATE_MIXED_PRECISION"] = self.plan["mixed_precision"]  # of students
 
     def recipe(self, words: str, folder: Path, *more: str) -> None:
         """Run a recipe, unless its folder is finished."""
         if (folder / "README.md").is_file() or (folder / "model_index.json").is_file():
             return
         words = words.format(models=self.args.folder / "models").split()
-        options = [text for name, value in self.source.items() for text in (f"--{name}", value)]
+        named = {"mixed_precision": self.plan["mixed_precision"], **self.source}
+        options = [text for name, value in named.items() for text in (f"--{name}", value)]
         command = [sys.executable, "-m", "distill_hub.cli", "make", words[0], *options, *more, *words[1:]]
         subprocess.run([*command, "--output_dir", str(folder)], check=True)
 
@@ -69,7 +72,7 @@ class Study:
         """Fit a model of the plan, and keep what is known of it."""
         folder = self.args.folder / "models" / name
         self.recipe(self.plan["models"][name], folder)
-        for file in filter(Path.is_file, (folder / name for name in MODEL_FILES)):
+        for file in filter(Path.is_file, (folder / file for file in MODEL_FILES)):
             atomic_write(self.kept / "models" / name / file.name, file.read_bytes())
         return folder
 
@@ -85,10 +88,10 @@ class Study:
         return folder
 
     def keep(self, folder: Path) -> None:
-        """Keep what a set says of itself: manifest, records and card, without images."""
-        found = find(folder)
-        records = [name for name in found.files if name.startswith("evaluations/")]
-        for name in ("manifest.json", *records):
+        """Write the card anew, and keep what the set says of itself: manifest, records and card, without images."""
+        made = load_distilled(str(folder))
+        write_card(folder, made.manifest, torch.from_numpy(made.pixels))
+        for name in ("manifest.json", *read_records(folder)):
             atomic_write(self.kept / folder.name / name, (folder / name).read_bytes())
         card = re.sub(r"\n!\[[^\]]*\]\(assets/[^)]*\)\n", "", (folder / "README.md").read_text())
         atomic_write(self.kept / folder.name / "README.md", card.encode())
@@ -102,13 +105,13 @@ class Study:
     def score(self, name: str) -> None:
         """Score the sets of a table, IPC by IPC."""
         table = self.plan["tables"][name]
+        if f"all-real-{table['student']}" in self.plan["models"]:
+            self.model(f"all-real-{table['student']}")
         teacher = self.model(table["teacher"])
         run = Run(self.args.folder / "students" / name, {**self.source, "teacher": str(teacher)})
         test = HeldOut(load_source(**self.source))
-        opened = open_teacher(
-            run, test, None, teacher=str(teacher), teacher_revision=None, teacher_epochs=None, seed=0
-        )  # fmt: skip
-        judge = Judge(run, test, opened, table)
+        named = {"teacher": str(teacher), "teacher_revision": None, "teacher_epochs": None, "seed": 0}
+        judge = Judge(run, test, open_teacher(run, test, None, **named), table)
         for ipc, rules in self.rounds(table):
             known = (self.scored(table, own, ipc, rules.name) for own in table["sets"])
             random = next((record.baselines[RANDOM] for record in known if record), None)
@@ -120,10 +123,11 @@ class Study:
                 folder = self.set(own, ipc)
                 record = judge.record(folder, rules, random)
                 atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
-                made = load_distilled(str(folder))
-                write_card(folder, made.manifest, torch.from_numpy(made.pixels))
                 self.keep(folder)
                 show(f"{name}, {rules.name}, IPC {ipc}, {own}: {record.score.percent()} ({record.score.last})")
+        for folder in (self.args.folder / f"{own}-ipc{ipc}" for own in table["sets"] for ipc in table["ipc"]):
+            if read_records(folder) and not (self.kept / folder.name).is_dir():
+                self.keep(folder)
 
     def rounds(self, table: dict) -> Iterator[tuple[int, Protocol]]:
         """Return IPC and protocol of each round of a table."""
