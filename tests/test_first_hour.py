@@ -1,4 +1,4 @@
-"""What README.md tells a newcomer to type works as it stands, line after line, in one folder and against a Hub on this machine."""
+"""What README.md tells a newcomer to type works as it stands, line by line, in one folder and with a Hub on this machine."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from processes import ROOT, run_python
 
-# Behind what is typed, so that recipes are done in a moment: models of the sizes that other tests fit, and no students but one.
+# Behind what is typed, so that recipes are done in a moment: with models that other tests fit, and few students.
 _LEAST = "--teacher_epochs 4 --view_epochs 0"
 SMALLER = {
     "cao2": f"--fit_vae_steps 60 --fit_dit_steps 600 --fit_vae_width 8 --fit_dit_width 64 --fit_dit_layers 2 {_LEAST} "
