@@ -8,7 +8,8 @@ The images are those of the study's folder, the numbers those of its records in 
 import argparse
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,8 +85,6 @@ def strips(figure: "Figure", study: Study, folder: Path, shown: dict[str, str]) 
     """Draw the images, a strip for each kind, with its name at the left and its accuracy at the right."""
     canvas = figure.add_axes((0, 0, 1, 1))
     canvas.set_axis_off()
-    canvas.set_xlim(0, WIDTH)
-    canvas.set_ylim(HEIGHT, 0)
     right = LEFT + 10 * SIDE + 9 * GAP
     say(canvas, LEFT, TITLE, f"{study.title.partition(':')[0]} in ten images", size=LARGE, weight="bold")
     say(canvas, right + 18, TITLE, "accuracy", size=SMALL, color=FAINT)
@@ -104,7 +103,7 @@ def strips(figure: "Figure", study: Study, folder: Path, shown: dict[str, str]) 
         if score := study.score(TABLE, own, 1):
             text = f"{100 * score.mean:.0f} %"
             say(canvas, right + 18, y + SIDE / 2, text, size=LARGE + 6, color=color(i), weight="bold")
-    canvas.set_xlim(0, WIDTH)
+    canvas.set_xlim(0, WIDTH)  # not before, since every image moves them
     canvas.set_ylim(HEIGHT, 0)
 
 
@@ -119,24 +118,18 @@ def curves(figure: "Figure", study: Study, names: Sequence[str]) -> None:
     left, top, width, height = CURVES
     axes = figure.add_axes((left / WIDTH, 1 - (top + height) / HEIGHT, width / WIDTH, height / HEIGHT))
     axes.set_xscale("log")
-    lines = {name: {ipc: score for ipc in sizes if (score := study.score(TABLE, name, ipc))} for name in names}
     titles, ends = study.names(TABLE), []
-    held = {"best coreset": {ipc: score for ipc in sizes if (score := study.best_coreset(TABLE, ipc))}}
-    held["random real"] = {ipc: score for ipc in sizes if (score := study.score(TABLE, "random", ipc))}
-    for label, found, own, style in [
-        *((titles.get(name), found, color(i), "-") for i, (name, found) in enumerate(lines.items(), start=1)),
-        *((label, found, FAINT, ":" if label.startswith("best") else "--") for label, found in held.items()),
-    ]:
-        if found:
-            values = [100 * score.mean for score in found.values()]
-            marker = "o" if style == "-" else ""
-            axes.plot(list(found), values, style, color=own, linewidth=3, marker=marker, markersize=8)
-            ends.append((list(found)[-1], values[-1], label, own))
+    drawn = [(titles.get(name), partial(study.score, TABLE, name), color(i), "-o") for i, name in enumerate(names, start=1)]
+    drawn.append(("best coreset", partial(study.best_coreset, TABLE), FAINT, ":"))
+    drawn.append(("random real", partial(study.score, TABLE, "random"), FAINT, "--"))
+    for label, of, own, style in drawn:
+        if found := {ipc: 100 * score.mean for ipc in sizes if (score := of(ipc))}:
+            axes.plot(list(found), list(found.values()), style, color=own, linewidth=3, markersize=8)
+            ends.append((*list(found.items())[-1], label, own))
     if real := study.all_real(study.tables[TABLE][0]):
         axes.axhline(100 * real, color=INK, linewidth=2)
-        axes.annotate(
-            f"all real images {100 * real:.0f} %", (1, 100 * real), (0, 6), textcoords="offset points", fontsize=SMALL
-        )
+        text, above = f"all real images {100 * real:.0f} %", {"textcoords": "offset points", "xytext": (0, 6)}
+        axes.annotate(text, (sizes[0], 100 * real), fontsize=SMALL, color=INK, **above)
     highest = 1.12 * max([100 * (real or 0), *(end[1] for end in ends)])
     axes.set_ylim(0, highest)
     frame(axes, sizes)
@@ -155,10 +148,9 @@ def frame(axes: "Axes", sizes: Sequence[int]) -> None:
 
 
 def apart(values: Sequence[float], least: float) -> list[float]:
-    """Return values moved as little upwards as keeps them apart, in their order."""
-    places: Iterator[int] = iter(sorted(range(len(values)), key=lambda i: values[i]))
+    """Return values moved upwards, as little as keeps them apart in their order."""
     moved, last = list(values), -np.inf
-    for i in places:
+    for i in sorted(range(len(values)), key=values.__getitem__):
         moved[i] = last = max(values[i], last + least)
     return moved
 
