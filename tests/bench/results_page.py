@@ -35,10 +35,13 @@ NO_NUMBER = "-"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table: columns of numbers stand at the right, the first one and words at the left."""
+    """Return a Markdown table: columns of numbers stand at the right, the first one and words at the left.
+
+    A number and its deviation stay on one line.
+    """
     numbers = [all(cell[:1] in "0123456789+-*" for cell in cells if cell) for cells in zip(*rows, strict=True)]
     lines = [header, ["---", *["---:" if is_number else "---" for is_number in numbers[1:]]], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def paragraph(text: str) -> str:
@@ -103,6 +106,10 @@ class Page:
                 "of the test images, after the last epoch: mean ± sample standard deviation over students with other seeds, "
                 "all on one set. The same sets as a page with plots: [`study.html`](study.html)."
             ),
+            paragraph(
+                f"In brackets: points above {RANDOM} images, which are drawn anew for each student. **Bold**: the best of a "
+                f"column. {CORESET}: the best coreset. IPC: images per class."
+            ),
         ]
         for study in self.studies:
             parts += [f"## {study.title}", *self.run(study), *self.measured(study), *self.beside_papers(study)]
@@ -147,11 +154,7 @@ class Page:
             rows = study.of(name)
             if not rows:
                 continue
-            yield f"### {student}, {rows[0].record.protocol_label}"
-            yield paragraph(
-                f"In brackets: points above {RANDOM} images, which are drawn anew for each student. **Bold**: the best of a "
-                f"column. {CORESET}: the best coreset. IPC: images per class."
-            )
+            yield f"### {name.partition('/')[0].capitalize()}: {student}, {rows[0].record.protocol_label}"
             sizes = [ipc for ipc in study.ipc(name) if any(row.set.manifest.ipc == ipc for row in rows)]
             yield table(["", *[f"IPC {ipc}" for ipc in sizes]], list(self.lines(study, name, sizes)))
             yield paragraph(f"More than two standard errors above {RANDOM}: {self.above(study, name, sizes)}.")
@@ -318,11 +321,11 @@ class Page:
         record = rows[0].record
         caption = (
             f"{study.title.partition(':')[0]}: test accuracy in % of a {student} ({record.protocol_label}, "
-            f"{len(record.seeds)} seeds); in brackets, points above random real images. The last columns: students of the "
-            "papers' networks. All with far fewer steps than the papers take, on a recompressed copy; "
-            f"[all figures, and what differs]({PAGE})."
+            f"{len(record.seeds)} seeds); in brackets, points above random real images. The last columns: a student as in "
+            "the method's paper, here and there. What optimises images takes far fewer steps here than in its paper, and this "
+            "copy of the images was compressed once more."
         )
-        header = ["", *[f"IPC {ipc}" for ipc in sizes], "IPC 10, own network", "paper"]
+        header = ["", *[f"IPC {ipc}" for ipc in sizes], "own network, IPC 10", "its paper"]
         return f"{table(header, lines)}\n\n{paragraph(caption)}"
 
 
