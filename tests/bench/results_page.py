@@ -322,8 +322,8 @@ class Page:
         caption = (
             f"{study.title.partition(':')[0]}: test accuracy in % of a {student} ({record.protocol_label}, "
             f"{len(record.seeds)} seeds); in brackets, points above random real images. The last columns: a student as in "
-            "the method's paper, here and there. What optimises images takes far fewer steps here than in its paper, and this "
-            "copy of the images was compressed once more."
+            "the method's paper, here and there. What optimises images takes far fewer steps here than in its paper, and "
+            "this copy of the images was compressed once more."
         )
         header = ["", *[f"IPC {ipc}" for ipc in sizes], "own network, IPC 10", "its paper"]
         return f"{table(header, lines)}\n\n{paragraph(caption)}"
