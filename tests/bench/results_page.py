@@ -350,9 +350,9 @@ def _why(figure: dict[str, Any], ipc: int, row: Row | None) -> Iterator[str]:
         for name, value in figure.get("settings", {}).items():
             theirs, ours = value.get(ipc) if isinstance(value, dict) else value, made.method.config.get(name)
             if None not in (theirs, ours) and float(ours) != float(theirs):
-                yield f"`{name}` {ours:,}, the paper's {theirs:,}"
-        network = made.method.config.get("network")
-        if "settings" in figure and isinstance(network, str) and network != figure["network"]:
+                yield f"`{name}` {ours:,g}, the paper's {theirs:,g}"
+        network = made.method.config.get("network", "auto")
+        if network not in ("auto", figure["network"]):
             yield f"matched in {network}, the paper's {figure['network']}"
         if made.teacher and figure["network"].startswith("timm/"):
             right = f", {percent(made.teacher.test_accuracy)} % right" if made.teacher.test_accuracy else ""
