@@ -221,6 +221,10 @@ def test_a_number_that_no_record_has_is_found(checkout):
     (checkout / README).write_text(typed)
     assert stale(checkout).startswith(f"{README}: not what the records say")
     write(checkout)
+    plan = checkout / "tests/bench/plans/fish.yaml"
+    plan.write_text(plan.read_text().replace("match_steps 5", "match_steps 6"))
+    assert stale(checkout) == "cards/results is not by the plans: dm-ipc1: --match_steps 6 in the plan, 5 in its manifest"
+    plan.write_text(plan.read_text().replace("match_steps 6", "match_steps 5"))
     record = next((checkout / "cards/results/fish/dm-ipc1/evaluations").iterdir())
     record.write_text(record.read_text().replace("0.24", "0.245"))
     assert stale(checkout).startswith(f"{PAGE} and {README}: not")

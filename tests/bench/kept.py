@@ -103,6 +103,17 @@ class Study:
         model = self.models.get(f"all-real-{student.replace('/', '-')}")
         return model["test_accuracy"] if model else None
 
+    def unlike_plan(self) -> list[str]:
+        """Return what manifests say otherwise than the plan's words, of options that both name; models lie anywhere."""
+        found = {}
+        for (_, name, ipc), row in self.rows.items():
+            words, config = self.plan["sets"][name], row.set.manifest.method.config
+            for option, value in re.findall(r"--(\w+) (\S+)", words if isinstance(words, str) else words[ipc]):
+                made = config.get(option, value)
+                if "{models}" not in value and made not in (value, yaml.safe_load(value)):
+                    found[f"{name}-ipc{ipc}: --{option} {value} in the plan, {made} in its manifest"] = None
+        return list(found)
+
     @cached_property
     def models(self) -> dict[str, dict[str, Any]]:
         """What is on record of the classifiers, by name; see `artifact.classifier.ClassifierRecord`."""

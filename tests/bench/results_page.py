@@ -363,7 +363,10 @@ def _why(figure: dict[str, Any], ipc: int, row: Row | None) -> Iterator[str]:
 
 def stale(root: Path) -> str | None:
     """Return what is not as the records of a checkout say, in words; None where all is."""
-    files = Page(root).files()
+    page = Page(root)
+    files, unlike = page.files(), [line for study in page.studies for line in study.unlike_plan()]
+    if unlike:
+        return f"{RESULTS} is not by the plans: {'; '.join(unlike)}"
     if not files and ((root / PAGE).exists() or block(root / README)[1].strip()):
         return f"{PAGE} or the table in {README} shows results, but none are kept in {RESULTS}"
     wrong = [file for file, text in files.items() if not file.exists() or file.read_text(encoding="utf-8") != text]
