@@ -1,6 +1,6 @@
 """What the methods are worth on one source, by a plan: sets are made once, and scored side by side. By hand.
 
-    ACCELERATE_MIXED_PRECISION=bf16 python tests/bench/study.py tests/bench/plans/cifar10.yaml --folder outputs/study
+    python tests/bench/study.py tests/bench/plans/cifar10.yaml --folder outputs/study
 
 A plan (tests/bench/plans) names models, which are fitted as they are needed, sets with their recipes and words, and tables:
 which sets train which student, under which protocols. Students have the seeds 0, 1, 2, all on one set of seed 0; random real
@@ -15,6 +15,7 @@ a page.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -55,13 +56,15 @@ class Study:
         real = {"source": args.source or self.plan["source"], "normalization": args.normalization}
         self.source = {name: value for name, value in real.items() if value}
         self.kept = args.kept / args.plan.stem
+        os.environ["ACCELERATE_MIXED_PRECISION"] = self.plan["mixed_precision"]  # of students
 
     def recipe(self, words: str, folder: Path, *more: str) -> None:
         """Run a recipe, unless its folder is finished."""
         if (folder / "README.md").is_file() or (folder / "model_index.json").is_file():
             return
         words = words.format(models=self.args.folder / "models").split()
-        options = [text for name, value in self.source.items() for text in (f"--{name}", value)]
+        named = {"mixed_precision": self.plan["mixed_precision"], **self.source}
+        options = [text for name, value in named.items() for text in (f"--{name}", value)]
         command = [sys.executable, "-m", "distill_hub.cli", "make", words[0], *options, *more, *words[1:]]
         subprocess.run([*command, "--output_dir", str(folder)], check=True)
 
