@@ -37,6 +37,7 @@ def test_an_ordering_holds_beyond_two_standard_errors():
 PLAN = {
     "source": "fish",
     "teacher": "small",
+    "mixed_precision": "bf16",
     "models": {"small": "fit_classifier --epochs 3"},
     "sets": {
         "random": "random_real",

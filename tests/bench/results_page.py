@@ -121,10 +121,8 @@ class Page:
         rows = list(study.rows.values())
         records = [row.record for row in rows]
         sets = {row.set.found.location: row.set.manifest for row in rows}.values()
-        precision = {record.environment.mixed_precision for record in records}
-        prefix = f"ACCELERATE_MIXED_PRECISION={precision.pop()} " if len(precision) == 1 else ""
         plan = f"tests/bench/plans/{study.folder.name}.yaml"
-        yield f"    {prefix}python tests/bench/study.py {plan} --folder outputs/study"
+        yield f"    python tests/bench/study.py {plan} --folder outputs/study"
         packages = dict.fromkeys(item for record in records for item in record.environment.packages.items())
         dates = sorted(record.date for record in records)
         hours = [sum(stage.seconds for made in sets for stage in made.stages), sum(record.seconds for record in records)]
@@ -281,9 +279,9 @@ class Page:
             each = {"all": words} if isinstance(words, str) else words
             lines += [[f"`{name}`", str(ipc), f"`{' '.join(own.split())}`"] for ipc, own in each.items()]
         lines += [[f"`{{models}}/{name}`", "", f"`{' '.join(own.split())}`"] for name, own in study.plan["models"].items()]
-        lead = (
-            "After `distill-hub make`, with `--ipc`, the source, and as teacher "
-            f"`{{models}}/{study.plan['teacher']}` where none is named."
+        lead = paragraph(
+            f"After `distill-hub make`, with `--ipc`, the source, `--mixed_precision {study.plan['mixed_precision']}`, "
+            f"and as teacher `{{models}}/{study.plan['teacher']}` where none is named."
         )
         listed = table(["set", "IPC", "words"], lines)
         yield "\n\n".join(["<details><summary>How each set was made</summary>", lead, listed, "</details>"])
