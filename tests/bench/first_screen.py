@@ -36,8 +36,8 @@ KINDS = {
     "real images": ("random",),
     "matched": ("dm",),
     "matched, tiled": ("idc",),
-    "recovered": ("deda", "sre2l", "dwa"),
-    "generated": ("psr", "cao2", "plain"),
+    "recovered": ("deda", "sre2l", "lpld", "dwa", "edc", "gvbsm"),
+    "generated": ("psr", "cao2", "mgd3", "igd", "minimax", "dgs", "d4m", "plain"),
 }
 WIDTH, HEIGHT, DPI = 1600, 620, 100  # in pixels: it is shown half as wide on a screen, and a quarter on a phone
 SIDE, GAP, PITCH = 74, 6, 103  # of an image, between two, and from a strip to the next
