@@ -7,22 +7,19 @@ The images are those of the study's folder, the numbers those of its records in 
 
 import argparse
 import io
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from kept import Study, studies
 
 from distill_hub import load_distilled
 from distill_hub.artifact.find import MANIFEST
 from distill_hub.artifact.names import method_title
 from distill_hub.disk.files import atomic_write
 from distill_hub.publishing.plots import COLORS, INK
-
-sys.path.insert(0, str(Path(__file__).parent))
-from kept import Study, studies
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,9 +51,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT, help="of the checkout")
     args = parser.parse_args()
     study = next(study for study in studies(args.root) if TABLE in study.tables)
-    made = {
-        kind: [own for own in names if (args.folder / f"{own}-ipc1" / MANIFEST).is_file()] for kind, names in KINDS.items()
-    }
+    made = {kind: [own for own in names if (place(args.folder, own) / MANIFEST).is_file()] for kind, names in KINDS.items()}
     shown = {kind: names[0] for kind, names in made.items() if names}
     figure = page()
     strips(figure, study, args.folder, shown)
@@ -64,6 +59,11 @@ def main() -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     atomic_write(args.root / PICTURE, buffer.getvalue())
+
+
+def place(folder: Path, name: str) -> Path:
+    """Return where the set with one image per class lies."""
+    return folder / f"{name}-ipc1"
 
 
 def page() -> "Figure":
@@ -91,7 +91,7 @@ def strips(figure: "Figure", study: Study, folder: Path, shown: dict[str, str]) 
     say(canvas, CURVES[0] - 32, TITLE, "and in more", size=LARGE, weight="bold")
     say(canvas, CURVES[0] + 190, TITLE, "accuracy in %", size=SMALL, color=FAINT)
     for i, (kind, own) in enumerate(shown.items()):
-        made = load_distilled(str(folder / f"{own}-ipc1"))
+        made = load_distilled(str(place(folder, own)))
         pixels = made.pixels[np.unique(made.labels, return_index=True)[1]].transpose(0, 2, 3, 1)  # the first of each class
         y = TOP + i * PITCH
         for j, image in enumerate(pixels[:10]):

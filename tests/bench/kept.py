@@ -108,7 +108,7 @@ class Study:
         found = {}
         for (_, name, ipc), row in self.rows.items():
             words, config = self.plan["sets"][name], row.set.manifest.method.config
-            for option, value in re.findall(r"--(\w+) (\S+)", words if isinstance(words, str) else words[ipc]):
+            for option, value in re.findall(r"--(\w+) (\S+)", words if isinstance(words, str) else words.get(ipc, "")):
                 made = config.get(option, value)
                 if "{models}" not in value and made not in (value, yaml.safe_load(value)):
                     found[f"{name}-ipc{ipc}: --{option} {value} in the plan, {made} in its manifest"] = None

@@ -21,7 +21,7 @@ from distill_hub.comparing.rows import Row
 from distill_hub.config import InputError
 from distill_hub.disk.files import atomic_write
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))  # at the end: for tests, which import this file as another module
 from kept import RESULTS, Study, difference, spread, studies, verdict
 
 ROOT = Path(__file__).parents[2]
