@@ -7,10 +7,11 @@ import pytest
 import yaml
 from bench.kept import difference, studies, verdict
 from bench.results_page import MARKERS, PAGE, README, ROOT, Page, stale
+from helpers import RECIPES
 
 from distill_hub.artifact.manifest import MethodRecord
 from distill_hub.artifact.records import Score
-from distill_hub.config import InputError
+from distill_hub.config import InputError, parse
 from distill_hub.disk.files import atomic_write
 
 
@@ -20,6 +21,16 @@ def score(*last: float) -> Score:
 
 def test_the_pages_of_this_checkout_are_what_its_records_say():
     assert stale(ROOT) is None
+
+
+@pytest.mark.parametrize("plan", sorted((ROOT / "tests" / "bench" / "plans").glob("*.yaml")), ids=lambda file: file.stem)
+def test_recipes_take_the_words_of_a_plan(plan):
+    plan = yaml.safe_load(plan.read_text())
+    of_sets = [words for own in plan["sets"].values() for words in ([own] if isinstance(own, str) else own.values())]
+    for recipe, *words in map(str.split, [*plan["models"].values(), *of_sets]):
+        parse(RECIPES[recipe], words)
+    assert {name for table in plan["tables"].values() for name in table["sets"]} <= plan["sets"].keys()
+    assert {table["teacher"] for table in plan["tables"].values()} <= plan["models"].keys()
 
 
 def test_an_ordering_holds_beyond_two_standard_errors():
