@@ -67,10 +67,10 @@ def test_the_wheel_ships_cards_and_recipes(built):
     first, second = ({name: archive.read(name) for name in archive.namelist()} for archive in contents)
     assert first == second
     names = zipfile.ZipFile(built["wheel"]).namelist()
-    for folder in ("cards", "recipes"):
-        for file in (ROOT / folder).rglob("*"):
-            if file.is_file() and "__pycache__" not in file.parts:
-                assert f"distill_hub/{file.relative_to(ROOT)}" in names
+    recipes = [file for file in (ROOT / "recipes").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    shipped = {ROOT / "cards" / "FORMAT.md", *(ROOT / "cards").glob("*.jinja"), *recipes}
+    beside = {name for name in names if name.startswith(("distill_hub/cards/", "distill_hub/recipes/"))}
+    assert beside == {f"distill_hub/{file.relative_to(ROOT)}" for file in shipped}
     assert "distill_hub/py.typed" in names
     assert not [name for name in names if name.startswith(("tests/", "outputs/"))]
     assert any(name.endswith("entry_points.txt") for name in names)

@@ -342,7 +342,7 @@ def score_table(records: Sequence[EvaluationRecord], ipc: int) -> Table:
     table = Table(
         "protocol",
         "student",
-        f"{ipc} images per class",
+        f"{ipc} image{'s' * (ipc != 1)} per class",
         "last, mean ± std",
         "best of test",
         title=f"Test accuracy in %, {len(records[0].seeds)} seed{'s' * (len(records[0].seeds) > 1)}",

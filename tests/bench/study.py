@@ -76,10 +76,14 @@ class Study:
             atomic_write(self.kept / "models" / name / file.name, file.read_bytes())
         return folder
 
+    def words(self, name: str, ipc: int) -> str | None:
+        """Return what makes a set; None where the plan has nothing for so many images."""
+        words = self.plan["sets"][name]
+        return words if isinstance(words, str) else words.get(ipc)
+
     def set(self, name: str, ipc: int) -> Path:
         """Make a set, and the models that it needs, without scores."""
-        words, folder = self.plan["sets"][name], self.args.folder / f"{name}-ipc{ipc}"
-        words = words if isinstance(words, str) else words[ipc]
+        words, folder = self.words(name, ipc), self.args.folder / f"{name}-ipc{ipc}"
         teacher = () if "--teacher" in words else ("--teacher", f"{{models}}/{self.plan['teacher']}")
         words = " ".join([words, *teacher])
         for needed in re.findall(r"{models}/([\w-]+)", words):
@@ -105,8 +109,6 @@ class Study:
     def score(self, name: str) -> None:
         """Score the sets of a table, IPC by IPC."""
         table = self.plan["tables"][name]
-        if f"all-real-{table['student']}" in self.plan["models"]:
-            self.model(f"all-real-{table['student']}")
         teacher = self.model(table["teacher"])
         run = Run(self.args.folder / "students" / name, {**self.source, "teacher": str(teacher)})
         test = HeldOut(load_source(**self.source))
@@ -118,13 +120,15 @@ class Study:
             random = random or judge.drawn(self.set("random", ipc), rules, ipc)
             show(f"{name}, {rules.name}, IPC {ipc}, {RANDOM}: {random.percent()}")
             for own in self.args.sets or table["sets"]:
-                if own not in table["sets"] or self.scored(table, own, ipc, rules.name):
+                if not self.words(own, ipc) or self.scored(table, own, ipc, rules.name):
                     continue
                 folder = self.set(own, ipc)
                 record = judge.record(folder, rules, random)
                 atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
                 self.keep(folder)
                 show(f"{name}, {rules.name}, IPC {ipc}, {own}: {record.score.percent()} ({record.score.last})")
+        if f"all-real-{table['student']}" in self.plan["models"]:
+            self.model(f"all-real-{table['student']}")
         for folder in (self.args.folder / f"{own}-ipc{ipc}" for own in table["sets"] for ipc in table["ipc"]):
             if read_records(folder) and not (self.kept / folder.name).is_dir():
                 self.keep(folder)
