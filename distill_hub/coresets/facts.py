@@ -48,7 +48,7 @@ FORGETTING = {
 }
 AUM = {
     "name": "aum",
-    "title": "Area Under the Margin",
+    "title": "AUM",
     "paper": "https://arxiv.org/abs/2001.10528",
     "bibtex": """@inproceedings{pleiss2020identifying,
   title = {Identifying Mislabeled Data using the Area Under the Margin Ranking},
@@ -59,7 +59,7 @@ AUM = {
 }
 CCS = {
     "name": "ccs",
-    "title": "Coverage-centric Coreset Selection",
+    "title": "CCS: Coverage-centric Coreset Selection",
     "paper": "https://arxiv.org/abs/2210.15809",
     "bibtex": """@inproceedings{zheng2023coverage,
   title = {Coverage-centric Coreset Selection for High Pruning Rates},

@@ -27,7 +27,7 @@ from distill_hub.generators.pipeline import load_pipeline
 
 FACTS = {
     "name": "dit",
-    "title": "Scalable Diffusion Models with Transformers (plain samples)",
+    "title": "DiT, plain samples: Scalable Diffusion Models with Transformers",
     "paper": "https://arxiv.org/abs/2212.09748",
     "bibtex": """@inproceedings{peebles2023dit,
   title = {Scalable Diffusion Models with Transformers},

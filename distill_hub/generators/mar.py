@@ -32,7 +32,7 @@ from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
     "name": "mar",
-    "title": "Autoregressive Image Generation without Vector Quantization (plain samples)",
+    "title": "MAR, plain samples: Autoregressive Image Generation without Vector Quantization",
     "paper": "https://arxiv.org/abs/2406.11838",
     "bibtex": """@inproceedings{li2024mar,
   title = {Autoregressive Image Generation without Vector Quantization},

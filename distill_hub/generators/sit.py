@@ -28,8 +28,8 @@ from distill_hub.running.seeds import cpu_generator
 
 FACTS = {
     "name": "sit",
-    "title": "SiT: Exploring Flow and Diffusion-based Generative Models with Scalable Interpolant Transformers "
-    "(plain samples)",
+    "title": "SiT, plain samples: Exploring Flow and Diffusion-based Generative Models with Scalable Interpolant "
+    "Transformers",
     "paper": "https://arxiv.org/abs/2401.08740",
     "bibtex": """@inproceedings{ma2024sit,
   title = {{SiT}: Exploring Flow and Diffusion-based Generative Models with Scalable Interpolant Transformers},

@@ -23,7 +23,7 @@ from distill_hub.networks.folders import building
 
 FACTS = {
     "name": "text",
-    "title": "High-Resolution Image Synthesis with Latent Diffusion Models (plain samples)",
+    "title": "Latent diffusion, plain samples: High-Resolution Image Synthesis with Latent Diffusion Models",
     "paper": "https://arxiv.org/abs/2112.10752",
     "bibtex": """@inproceedings{rombach2022latent,
   title = {High-Resolution Image Synthesis with Latent Diffusion Models},

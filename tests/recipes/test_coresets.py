@@ -63,7 +63,7 @@ def test_the_methods_differ(sets):
 def test_a_coreset_says_by_what_it_was_chosen(sets):
     """The easiest two of each class by what its networks said, which lies in the user's cache."""
     made = load_distilled(sets["coreset"])
-    assert made.manifest.method.title == "Area Under the Margin, easiest images"
+    assert made.manifest.method.title == "AUM, easiest images"
     files = [file for file in cache_dir().glob("digits-dynamics-*/*.safetensors") if len(load_file(file)["margin"]) == 3]
     found = [dynamics_of(load_source("digits"), [("cached", file)]) for file in files]
     (dynamics,) = [own for own in found if own.sha256 == made.manifest.method.notes["dynamics_sha256"]]
