@@ -33,13 +33,14 @@ def test_recipes_take_the_words_of_a_plan(plan):
     assert {table["teacher"] for table in plan["tables"].values()} <= plan["models"].keys()
 
 
-def test_an_ordering_holds_beyond_two_standard_errors():
+def test_an_ordering_holds_where_welch_s_test_tells_the_two_apart():
     low, high = score(0.50, 0.52, 0.54), score(0.56, 0.58, 0.60)  # deviations of 0.02: the error is sqrt(2 * 0.0004 / 3)
     assert difference(high, low) == pytest.approx((0.06, 0.0163299), abs=1e-6)
     assert verdict(high, low) == "holds"
     assert verdict(low, high) == "does not hold"
-    near = score(0.53, 0.55, 0.57)  # 0.03 above, and two errors are 0.0327
-    assert verdict(near, low) == verdict(low, near) == "within the noise"
+    # With 3 students each and 4 degrees of freedom, p is 0.05 at 2.776 errors, 0.0453, not at two of them.
+    near, far = score(0.545, 0.565, 0.585), score(0.546, 0.566, 0.586)
+    assert verdict(near, low) == verdict(low, near) == "within the noise" and verdict(far, low) == "holds"
     assert verdict(score(0.5), score(0.5)) == "within the noise"
     # Welch: sqrt(0.03**2 / 2 + 0.02**2 / 3), of other numbers of students
     assert difference(score(0.5, 0.542426), low)[1] == pytest.approx(0.0241523, abs=1e-6)
@@ -158,58 +159,27 @@ def test_the_page_has_what_was_measured_beside_what_papers_print(checkout):
         ["Herding", "15.0 ± 1.0 (+3.0) ◆", "-"],
         ["DM", "**22.0 ± 2.0** (+10.0)", "**30.0 ± 1.0** (-1.0)"],
         ["*all real images*", "74.2", "74.2"],
-        ["", "IPC", "paper", "ours", "ours - paper", "student", "what else differs here", "whose figure"],
+        ["", "IPC", "paper", "ours", "ours - paper", "student here"],
     ]
-    # Herding is 3 points above, and two errors are 2 * sqrt((0.02**2 + 0.01**2) / 3) = 2.6 points.
-    assert "standard errors above random real: 2 of 3 sets at IPC 1, 0 of 1 sets at IPC 10." in text
+    # Herding is 3 points above, 2.3 errors of sqrt((0.02**2 + 0.01**2) / 3), with 2.9 degrees of freedom.
+    assert "Above random real images at p < 0.05: 1 of 2 sets at IPC 1, 0 of 1 sets at IPC 10." in text
     assert "Not measured: `mtt`." in text and "\nA copy.\n" in text
-    student, whose = "convnet-1, dsa-hard; paper: convnet-3", "[DM](https://a.b), by Tab. 1 of [Later](https://c.d)"
     assert found[9:11] == [
-        [
-            "DM",
-            "1",
-            "26.0 ± 0.8",
-            "22.0 ± 2.0",
-            "-4.0",
-            student,
-            "`match_steps` 5, the paper's 20,000; they are theirs",
-            whose,
-        ],
-        ["DM", "10", "48.9", "30.0 ± 1.0", "-18.9", student, "they are theirs", whose],
+        ["DM", "1", "26.0 ± 0.8", "22.0 ± 2.0", "-4.0", "convnet-1, dsa-hard"],
+        ["DM", "10", "48.9", "30.0 ± 1.0", "-18.9", "convnet-1, dsa-hard"],
     ]
+    assert " ".join(text.partition("- DM: ")[2].partition("\n\n")[0].split()) == (
+        "[DM](https://a.b), by Tab. 1 of [Later](https://c.d); student convnet-1, the paper's convnet-3; "
+        "`match_steps` 5, the paper's 20,000 (IPC 1); they are theirs."
+    )
     assert "Claims that these records can test: 3 (holds: 1, within the noise: 1, does not hold: 1)." in text
-    ours = "convnet-1, dsa-hard"
+    ours, dm, later = "judge, dsa-hard", "[DM](https://a.b)", "[Later](https://c.d), Fig. 2, birds"
     # sqrt(2 * 0.02**2 / 3), sqrt(2 * 0.01**2 / 3) and sqrt((0.01**2 + 0.02**2) / 3)
-    assert [row[:7] for row in found[13:16]] == [
-        [
-            "DM > random real",
-            "1",
-            "no number for this IPC (this source)",
-            "22.0 ± 2.0 against 12.0 ± 2.0",
-            "+10.0 ± 1.6",
-            "holds",
-            ours,
-        ],
-        [
-            "DM > random real",
-            "10",
-            "no number for this IPC (this source)",
-            "30.0 ± 1.0 against 31.0 ± 1.0",
-            "-1.0 ± 0.8",
-            "within the noise",
-            ours,
-        ],
-        [
-            "Herding > DM",
-            "1",
-            "30.0 > 20.0 (birds)",
-            "15.0 ± 1.0 against 22.0 ± 2.0",
-            "-7.0 ± 1.3",
-            "**does not hold**",
-            ours,
-        ],
+    assert found[13:16] == [
+        ["DM > random real", "1", "-", "22.0, 12.0", "+10.0 ± 1.6", "0.004", "holds", ours, dm],
+        ["DM > random real", "10", "-", "30.0, 31.0", "-1.0 ± 0.8", "0.288", "within the noise", ours, dm],
+        ["Herding > DM", "1", "30.0 > 20.0", "15.0, 22.0", "-7.0 ± 1.3", "0.013", "**does not hold**", ours, later],
     ]
-    assert found[15][7] == "[Later](https://c.d), Fig. 2"
     assert ["`dm`", "10", "no", "`dm --match_steps 7`"] in found
     assert all(len(line) <= 125 for line in text.splitlines() if not line.startswith("|"))
 

@@ -63,6 +63,22 @@ class Coreset:
         return f"{self.name} ({'baseline of ' if self.is_baseline else ''}{self.set.label})"
 
 
+def welch_p(one: Score, other: Score) -> float | None:
+    """Return the two-sided p of Welch's t-test of two means.
+
+    Welch (1947): the variances are not assumed to be equal. None with fewer than two seeds, or where no seed differs from
+    another, which leaves no scale to measure by.
+    """
+    if min(len(one.last), len(other.last)) < 2 or one.std == other.std == 0:
+        return None
+    from scipy.special import stdtr  # not scipy.stats, which takes longer to load than the rest of `compare` to run
+
+    squares = [(score.std**2 / len(score.last), len(score.last) - 1) for score in (one, other)]
+    variance = sum(square for square, _ in squares)  # of the difference of the means
+    freedom = variance**2 / sum(square**2 / degrees for square, degrees in squares)
+    return float(2 * stdtr(freedom, -abs(one.mean - other.mean) / variance**0.5))
+
+
 @dataclass(frozen=True)
 class Row:
     """One measurement of one set, and what it is held against among the rows that compare with it."""
@@ -136,20 +152,8 @@ class Row:
 
     @property
     def p_value(self) -> float | None:
-        """Two-sided p of Welch's t-test of the set's students against those of random real images.
-
-        Welch (1947): the variances are not assumed to be equal. None with fewer than two seeds, or where no seed differs
-        from another, which leaves no scale to measure by.
-        """
-        own, random = self.record.score, self.random
-        if random is None or len(own.last) < 2 or own.std == random.std == 0:
-            return None
-        from scipy.special import stdtr  # not scipy.stats, which takes longer to load than the rest of `compare` to run
-
-        squares = [(score.std**2 / len(score.last), len(score.last) - 1) for score in (own, random)]
-        variance = sum(square for square, _ in squares)  # of the difference of the means
-        freedom = variance**2 / sum(square**2 / degrees for square, degrees in squares)
-        return float(2 * stdtr(freedom, -abs(self.difference) / variance**0.5))
+        """See `welch_p`, of the set's students against those of random real images."""
+        return welch_p(self.record.score, self.random) if self.random else None
 
     @property
     def labeller(self) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import yaml
 from distill_hub.artifact.names import TITLES, method_title, source_name
 from distill_hub.artifact.records import Score
 from distill_hub.comparing.compare import compare, read_sets
-from distill_hub.comparing.rows import Row
+from distill_hub.comparing.rows import Row, welch_p
 
 RESULTS, PLANS = "cards/results", "tests/bench/plans"
+LARGEST_P = 0.05  # of two means that differ
 _FOLDER = re.compile(r"(.+)-ipc(\d+)").fullmatch
 
 
@@ -104,7 +105,10 @@ class Study:
         return model["test_accuracy"] if model else None
 
     def unlike_plan(self) -> list[str]:
-        """Return what manifests say otherwise than the plan's words, of options that both name; models lie anywhere."""
+        """Return what manifests say otherwise than the plan's words, and what does not compare within a table.
+
+        Of words, those that both name; models lie anywhere.
+        """
         found = {}
         for (_, name, ipc), row in self.rows.items():
             words, config = self.plan["sets"][name], row.set.manifest.method.config
@@ -112,6 +116,10 @@ class Study:
                 made = config.get(option, value)
                 if "{models}" not in value and made not in (value, yaml.safe_load(value)):
                     found[f"{name}-ipc{ipc}: --{option} {value} in the plan, {made} in its manifest"] = None
+        for table in self.tables:
+            ways = {(row.record.protocol_label, row.record.teacher_sha256, *row.record.seeds) for row in self.of(table)}
+            if len(ways) > 1:
+                found[f"{table}: students of several protocol versions, teachers or seeds"] = None
         return list(found)
 
     @cached_property
@@ -145,13 +153,36 @@ def difference(one: Score, other: Score) -> tuple[float, float]:
 
 
 def verdict(better: Score, worse: Score) -> str:
-    """Say whether what a paper finds better is better here, by more than two standard errors of the difference."""
-    points, error = difference(better, worse)
-    if abs(points) <= 2 * error:
+    """Say whether what a paper finds better is better here: where Welch's t-test tells the two apart."""
+    p = welch_p(better, worse)
+    if p is None or p >= LARGEST_P:
         return "within the noise"
-    return "holds" if points > 0 else "does not hold"
+    return "holds" if better.mean > worse.mean else "does not hold"
+
+
+def unlike_paper(figure: dict[str, Any], ipc: int, row: Row | None, student: str, protocol: str) -> Iterator[str]:
+    """Say what tells a set of ours and its students from a paper's; of the set, from its manifest where that says it."""
+    network = figure.get("network", student)
+    if network != student:
+        yield f"student {student}, the paper's {network}"
+    if (theirs := figure.get("protocol", protocol)) != protocol:
+        yield f"protocol {protocol}, the paper's {theirs}"
+    if row:
+        made = row.set.manifest
+        for name, value in figure.get("settings", {}).items():
+            theirs, ours = value.get(ipc) if isinstance(value, dict) else value, made.method.config.get(name)
+            if None not in (theirs, ours) and float(ours) != float(theirs):
+                yield f"`{name}` {ours:,g}, the paper's {theirs:,g}"
+        matched = made.method.config.get("network", "auto")
+        if matched not in ("auto", network):
+            yield f"matched in {matched}, the paper's {network}"
+        if made.teacher and network.startswith("timm/"):
+            right = f", {100 * made.teacher.test_accuracy:.1f} % right" if made.teacher.test_accuracy else ""
+            yield f"teacher {made.teacher.architecture}{right}"
+    if reason := figure.get("reason"):
+        yield reason
 
 
 def spread(values: Iterable[Any]) -> str:
     """Return distinct values in words, in their order."""
-    return ", ".join(dict.fromkeys(map(str, values)))
+    return "; ".join(dict.fromkeys(map(str, values)))

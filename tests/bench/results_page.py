@@ -17,12 +17,12 @@ import yaml
 
 from distill_hub.artifact.names import CORESETS
 from distill_hub.artifact.records import RANDOM, Score
-from distill_hub.comparing.rows import Row
+from distill_hub.comparing.rows import Row, welch_p
 from distill_hub.config import InputError
 from distill_hub.disk.files import atomic_write
 
 sys.path.append(str(Path(__file__).parent))  # at the end: for tests, which import this file as another module
-from kept import RESULTS, Study, difference, spread, studies, verdict
+from kept import LARGEST_P, RESULTS, Study, difference, spread, studies, unlike_paper, verdict
 
 ROOT = Path(__file__).parents[2]
 PAGE, README, PUBLISHED = "cards/RESULTS.md", "README.md", "cards/published.yaml"
@@ -31,7 +31,8 @@ CORESET = "◆"
 JUDGE = "judge/dsa-hard"
 # The best known methods, of the table in README.md.
 KNOWN = ("rded", "dm", "dsa", "idc", "mtt", "sre2l", "deda", "plain", "cao2", "psr")
-NO_NUMBER = "-"
+NO_NUMBER, NBSP = "-", "\N{NO-BREAK SPACE}"
+REAL = "all real images"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -41,12 +42,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     numbers = [all(cell[:1] in "0123456789+-*" for cell in cells if cell) for cells in zip(*rows, strict=True)]
     lines = [header, ["---", *["---:" if is_number else "---" for is_number in numbers[1:]]], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines).replace(" ± ", f"{NBSP}±{NBSP}")
 
 
-def paragraph(text: str) -> str:
-    """Wrap a paragraph."""
-    return textwrap.fill(text, 125, break_long_words=False, break_on_hyphens=False)
+def paragraph(text: str, indent: str = "") -> str:
+    """Wrap a paragraph, or an item of a list, whose further lines are indented."""
+    return textwrap.fill(text, 125, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def percent(accuracy: float) -> str:
@@ -102,13 +103,19 @@ class Page:
             "# Results",
             paragraph(
                 "Made by `python tests/bench/results_page.py` from the manifests and records in "
-                f"[`{RESULTS}`](results) and the papers' figures in [`published.yaml`](published.yaml). Accuracies are in % "
-                "of the test images, after the last epoch: mean ± sample standard deviation over students with other seeds, "
-                "all on one set. The same sets as a page with plots: [`study.html`](study.html)."
+                f"[`{RESULTS}`](results) and the papers' figures in [`published.yaml`](published.yaml). Accuracies are in "
+                "% of the test images, after the last epoch: mean ± sample standard deviation over students of other seeds "
+                "that share one set. The same sets as a page with plots: [`study.html`](study.html)."
             ),
             paragraph(
-                f"In brackets: points above {RANDOM} images, which are drawn anew for each student. **Bold**: the best of a "
-                f"column. {CORESET}: the best coreset. IPC: images per class."
+                f"In brackets: points above {RANDOM} images, which are drawn anew for each student. **Bold**: the best set "
+                f"of a column. {CORESET}: the best coreset. *{REAL}*: one such network, fitted to them as teachers are, not "
+                "by the protocol of the table. IPC: images per class. A heading has the name of a table in the plan, the "
+                "student and its [protocol](../recipes/PROTOCOLS.md)."
+            ),
+            paragraph(
+                f"Two means differ here where Welch's t-test gives p < {LARGEST_P}. The students are its samples: a set of "
+                "another seed may do otherwise. Nothing is corrected for the number of tests."
             ),
         ]
         for study in self.studies:
@@ -133,16 +140,15 @@ class Page:
             "sets made": f"{spread(sorted(f'{made.created:%Y-%m-%d}' for made in sets))}, in {hours[0] / 3600:.1f} hours",
             "students trained": f"{spread(f'{date:%Y-%m-%d}' for date in dates)}, in {hours[1] / 3600:.1f} hours",
             "machine": spread(r.environment.hardware for r in records),
-            "precision of students": spread(record.environment.mixed_precision for record in records),
-            "precision of sets": spread(sorted({made.environment.mixed_precision for made in sets if made.environment})),
+            "`--mixed_precision` of students": spread(record.environment.mixed_precision for record in records),
+            "`--mixed_precision` of sets": spread(
+                sorted({made.environment.mixed_precision for made in sets if made.environment})
+            ),
             "Python": spread(record.environment.python for record in records),
             "packages": ", ".join(f"{name} {version}" for name, version in packages),
             "source": spread(_source(made.source) for made in sets),
         }
-        yield "\n".join(
-            textwrap.fill(f"- {name}: {value}", 125, subsequent_indent="  ", break_long_words=False)
-            for name, value in facts.items()
-        )
+        yield "\n".join(paragraph(f"- {name}: {value}", "  ") for name, value in facts.items())
         if note := self.published["sources"].get(study.folder.name):
             yield paragraph(note)
 
@@ -155,17 +161,19 @@ class Page:
             yield f"### {name.partition('/')[0].capitalize()}: {student}, {rows[0].record.protocol_label}"
             sizes = [ipc for ipc in study.ipc(name) if any(row.set.manifest.ipc == ipc for row in rows)]
             yield table(["", *[f"IPC {ipc}" for ipc in sizes]], list(self.lines(study, name, sizes)))
-            yield paragraph(f"More than two standard errors above {RANDOM}: {self.above(study, name, sizes)}.")
+            if above := self.above(study, name, sizes):
+                yield paragraph(f"Above {RANDOM} images at p < {LARGEST_P}: {above}.")
             if missing := [f"`{own}`" for own in study.sets(name) if own not in study.names(name)]:
                 yield paragraph(f"Not measured: {', '.join(missing)}.")
 
     def above(self, study: Study, name: str, sizes: Sequence[int]) -> str:
-        """Say how many sets of a table are better than random real images, by images per class."""
+        """Say how many other sets of a table are better than random real images, by images per class."""
         counts = []
         for ipc in sizes:
-            rows = [row for row in study.of(name) if row.set.manifest.ipc == ipc and row.random]
+            found = (study.rows.get((name, own, ipc)) for own in study.sets(name) if own != "random")
+            rows = [row for row in found if row and row.random]
             better = sum(verdict(row.record.score, row.random) == "holds" for row in rows)
-            counts.append(f"{better} of {len(rows)} sets at IPC {ipc}")
+            counts += [f"{better} of {len(rows)} sets at IPC {ipc}"] if rows else []
         return ", ".join(counts)
 
     def lines(self, study: Study, name: str, sizes: Sequence[int], known: Sequence[str] = ()) -> Iterator[list[str]]:
@@ -182,7 +190,7 @@ class Page:
             rows = [study.rows.get((name, own, ipc)) for ipc in sizes]
             yield [title, *[_cell(row, best[ipc]) if row else NO_NUMBER for row, ipc in zip(rows, sizes, strict=True)]]
         if real := study.all_real(study.tables[name][0]):
-            yield ["*all real images*", *[percent(real)] * len(sizes)]
+            yield [f"*{REAL}*", *[percent(real)] * len(sizes)]
 
     def figures(self, study: Study) -> Iterator[tuple[dict[str, Any], int, str, str, Score]]:
         """Return what papers print of a source with what is measured beside it: figure, IPC, table, set and score."""
@@ -193,27 +201,32 @@ class Page:
                     yield figure, ipc, *beside
 
     def beside_papers(self, study: Study) -> Iterator[str]:
-        """Return a table of papers' figures and ours, with what is known to differ."""
-        rows = []
+        """Return a table of papers' figures and ours, and with what is known to differ a list of whose they are."""
+        rows: list[list[str]] = []
+        notes: dict[str, tuple[list[int], dict[str, list[int]]]] = {}  # of each figure, for which IPC each difference is
         for figure, ipc, name, own, score in self.figures(study):
-            row = study.rows.get((name, own, ipc))
-            claim, (student, protocol) = figure["accuracy"][ipc], study.tables[name]
+            row, claim = study.rows.get((name, own, ipc)), figure["accuracy"][ipc]
             title = study.names(name)[own] if own != "random" else f"*{RANDOM}*"
             gap = points(score.mean - claim[0] / 100)
-            why = "; ".join(_why(figure, ipc, row if own != "random" else None))
-            theirs = {figure["network"]: student, figure.get("protocol", protocol): protocol}
-            other = ", ".join(name for name, same in theirs.items() if name != same)
-            trained = f"{student}, {protocol}{f'; paper: {other}' * bool(other)}"
-            rows.append([title, str(ipc), printed(claim), score.percent(), gap, trained, why, self.read(figure)])
-        if rows:
-            yield "### Paper against ours"
-            yield paragraph(
-                "The papers' figures are theirs, on the original data: nothing of them was measured here. What differs is "
-                "read from the manifest of each set where it is on record. Here, the students of a row share one set, and "
-                "are tested once, at their end."
-            )
-            header = ["", "IPC", "paper", "ours", "ours - paper", "student", "what else differs here", "whose figure"]
-            yield table(header, rows)
+            rows.append([title, str(ipc), printed(claim), score.percent(), gap, ", ".join(study.tables[name])])
+            sizes, whys = notes.setdefault(f"{title}: {self.read(figure)}", ([], {}))
+            sizes.append(ipc)
+            for why in unlike_paper(figure, ipc, row if own != "random" else None, *study.tables[name]):
+                whys.setdefault(why, []).append(ipc)
+        if not rows:
+            return
+        yield "### Paper against ours"
+        yield paragraph(
+            "The papers' figures are theirs, on the original data: nothing of them was measured here. Here, students are "
+            "tested once, at their end, and those of a row share one set, but for random real images."
+        )
+        yield table(["", "IPC", "paper", "ours", "ours - paper", "student here"], rows)
+        yield "Whose figures these are, and what differs here beside the data, from the sets' manifests where they have it:"
+        lines = []
+        for head, (sizes, whys) in notes.items():
+            differs = [why if of == sizes else f"{why} (IPC {', '.join(map(str, of))})" for why, of in whys.items()]
+            lines.append(paragraph(f"- {'; '.join([head, *differs])}.", "  "))
+        yield "\n".join(lines)
 
     def read(self, entry: dict[str, Any]) -> str:
         """Say whose a figure or claim is, and where it was read."""
@@ -238,32 +251,31 @@ class Page:
                 names = {**study.names(name), "random": RANDOM}
                 said = claim.get("numbers", {}).get(ipc) or [self.printed(study, own, ipc) for own in sides]
                 pair = [score for _, score in found]
-                numbers = " > ".join(f"{value:.1f}" for value in said) if all(said) else "no number for this IPC"
-                where = claim.get("where", "this source")
                 gap, error = difference(*pair)
-                holds = verdict(*pair)
+                holds, p = verdict(*pair), welch_p(*pair)
                 count[holds] += 1
                 rows.append(
                     [
                         " > ".join(names[own] for own, _ in found),
                         str(ipc),
-                        f"{numbers} ({where})",
-                        " against ".join(score.percent() for score in pair),
+                        f"{NBSP}>{NBSP}".join(f"{value:.1f}" for value in said) if all(said) else NO_NUMBER,
+                        f",{NBSP}".join(percent(score.mean) for score in pair),
                         f"{points(gap)} ± {100 * error:.1f}",
+                        NO_NUMBER if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001",
                         f"**{holds}**" if holds == "does not hold" else holds,
-                        ", ".join(study.tables[name]),
-                        self.read(claim),
+                        name.replace("/", ", "),
+                        ", ".join(filter(None, (self.read(claim), claim.get("where")))),
                     ]
                 )
         if rows:
             yield "### What papers find better, and whether it is so here"
             counted = ", ".join(f"{name}: {number}" for name, number in count.items())
             yield paragraph(
-                f"Claims that these records can test: {len(rows)} ({counted}). One holds, or does not, when the means are "
-                "apart by more than two standard errors of their difference (Welch); the students are the samples, so that "
-                "a set of another seed may say otherwise."
+                f"Claims that these records can test: {len(rows)} ({counted}). The papers' figures are of this source "
+                "unless the last column says of what; -: they print none for this IPC. Ours are of the table that is named, "
+                "the difference is ± its standard error."
             )
-            header = ["claim", "IPC", "paper", "ours", "difference ± standard error", "verdict", "student", "whose claim"]
+            header = ["claim", "IPC", "paper", "ours", "difference", "p", "verdict", "table", "whose claim"]
             yield table(header, rows)
 
     def printed(self, study: Study, names: Sequence[str], ipc: int) -> float | None:
@@ -313,7 +325,7 @@ class Page:
         beside = {
             own: [score.percent(), printed(figure["accuracy"][ipc])]
             for figure, ipc, name, _, score in self.figures(study)
-            if ipc == 10 and study.tables[name][0] == figure["network"]
+            if ipc == 10 and study.tables[name][0] == figure.get("network")
             for own in figure["sets"]
         }
         lines = []
@@ -324,9 +336,9 @@ class Page:
         record = rows[0].record
         caption = (
             f"{study.title.partition(':')[0]}: test accuracy in % of a {student} ({record.protocol_label}, "
-            f"{len(record.seeds)} seeds); in brackets, points above random real images. The last columns: a student as in "
+            f"{len(record.seeds)} seeds); in brackets, points above random real images. The last columns: the network of "
             "the method's paper, here and there. What optimises images takes far fewer steps here than in its paper, and "
-            "this copy of the images was compressed once more."
+            f"this copy of the images was compressed once more. {REAL.capitalize()}: one network, fitted as teachers are."
         )
         header = ["", *[f"IPC {ipc}" for ipc in sizes], "own network, IPC 10", "its paper"]
         return f"{table(header, lines)}\n\n{paragraph(caption)}"
@@ -344,24 +356,6 @@ def _cell(row: Row, best: float) -> str:
     gain = f" ({points(row.difference)})" if row.difference is not None else ""
     is_best = row.best_coreset is not None and row.set.manifest.method.name in CORESETS and row.over_coreset == 0
     return f"{shown}{gain}{f' {CORESET}' * is_best}"
-
-
-def _why(figure: dict[str, Any], ipc: int, row: Row | None) -> Iterator[str]:
-    """Say what beside the student tells a set of ours from a paper's, from its manifest where that says it."""
-    if row:
-        made = row.set.manifest
-        for name, value in figure.get("settings", {}).items():
-            theirs, ours = value.get(ipc) if isinstance(value, dict) else value, made.method.config.get(name)
-            if None not in (theirs, ours) and float(ours) != float(theirs):
-                yield f"`{name}` {ours:,g}, the paper's {theirs:,g}"
-        network = made.method.config.get("network", "auto")
-        if network not in ("auto", figure["network"]):
-            yield f"matched in {network}, the paper's {figure['network']}"
-        if made.teacher and figure["network"].startswith("timm/"):
-            right = f", {percent(made.teacher.test_accuracy)} % right" if made.teacher.test_accuracy else ""
-            yield f"teacher {made.teacher.architecture}{right}"
-    if reason := figure.get("reason"):
-        yield reason
 
 
 def stale(root: Path) -> str | None:
