@@ -1,5 +1,7 @@
 """The pages of the study say what its records say, and what they say of orderings is right."""
 
+import argparse
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -7,12 +9,15 @@ import pytest
 import yaml
 from bench.kept import difference, studies, verdict
 from bench.results_page import MARKERS, PAGE, README, ROOT, Page, stale
+from bench.study import Judge
+from bench.study import Study as Running
 from helpers import RECIPES
 
 from distill_hub.artifact.manifest import MethodRecord
 from distill_hub.artifact.records import Score
 from distill_hub.config import InputError, parse
 from distill_hub.disk.files import atomic_write
+from distill_hub.training.protocols import protocol
 
 
 def score(*last: float) -> Score:
@@ -210,6 +215,29 @@ def test_a_number_that_no_record_has_is_found(checkout):
     record = next((checkout / "cards/results/fish/dm-ipc1/evaluations").iterdir())
     record.write_text(record.read_text().replace("0.24", "0.245"))
     assert stale(checkout).startswith(f"{PAGE} and {README}: not")
+
+
+def test_a_study_takes_records_of_its_own_students_on_the_set_as_it_is(checkout, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # which a study sets
+    folder, plan = checkout / "cards/results/fish", checkout / "tests/bench/plans/fish.yaml"
+    study = Running(argparse.Namespace(plan=plan, folder=folder, kept=folder, source=None, normalization=None))
+    judge, rules = Judge(None, None, (None, None), study.plan["tables"]["judge"]), protocol("dsa-hard")
+    assert study.scored(judge, "dm", 1, rules).score.last == list(REACHED["dm", 1])
+    assert study.scored(judge, "mtt", 1, rules) is None  # not made
+    assert study.scored(judge, "dm", 1, dataclasses.replace(rules, version=rules.version + 1)) is None
+    other = Judge(None, None, (None, None), {**judge.table, "student": "convnet-2"})
+    assert study.scored(other, "dm", 1, rules) is None
+    shutil.copy(folder / "herding-ipc1/manifest.json", folder / "dm-ipc1")  # another content
+    assert study.scored(judge, "dm", 1, rules) is None
+
+
+def test_what_does_not_compare_within_a_table_is_found(checkout):
+    write(checkout)
+    record = next((checkout / "cards/results/fish/dm-ipc1/evaluations").iterdir())
+    record.write_text(record.read_text().replace('"protocol_version": 1', '"protocol_version": 2'))
+    assert stale(checkout) == (
+        "cards/results is not by the plans: judge/dsa-hard: students of several protocol versions, teachers or seeds"
+    )
 
 
 def test_pages_without_records_and_records_without_a_place(checkout):

@@ -5,9 +5,9 @@
 A plan (tests/bench/plans) names models, which are fitted as they are needed, sets with their recipes and words, and tables:
 which sets train which student, under which protocols. Students have the seeds 0, 1, 2, all on one set of seed 0; random real
 images are drawn anew for each of them. The same command goes on where it was stopped: a set that is in --folder is not made
-again, nor scored again under a protocol that it has a record of. --tables, --sets and --ipc pick a part; several tables may
-run side by side. What is scored is kept without its images in --kept, of which tests/bench/results_page.py makes
-cards/RESULTS.md, and
+again, nor scored again under a protocol that it has a record of; to make one anew, remove its folder. --tables, --sets and
+--ipc pick a part; several tables may run side by side. What is scored is kept without its images in --kept, of which
+tests/bench/results_page.py makes cards/RESULTS.md, and
 
     distill-hub leaderboard outputs/study/*-ipc* --html cards/study.html
 
@@ -26,7 +26,8 @@ import torch
 import yaml
 
 from distill_hub import load_distilled
-from distill_hub.artifact.find import read_records
+from distill_hub.artifact.find import MANIFEST, read_records
+from distill_hub.artifact.manifest import Manifest
 from distill_hub.artifact.records import OWN, RANDOM, EvaluationRecord, Score
 from distill_hub.artifact.sizes import data_bytes
 from distill_hub.data.sources import load_source
@@ -37,7 +38,7 @@ from distill_hub.running.console import show
 from distill_hub.running.run import Run
 from distill_hub.teachers.open import open_teacher
 from distill_hub.training.protocols import Protocol, protocol
-from distill_hub.training.subject import HeldOut, Subject, student_rate
+from distill_hub.training.subject import HeldOut, Subject, label_temperature, student_rate
 from distill_hub.training.train import TrainingSet
 
 SEEDS = range(3)
@@ -95,16 +96,22 @@ class Study:
         """Write the card anew, and keep what the set says of itself: manifest, records and card, without images."""
         made = load_distilled(str(folder))
         write_card(folder, made.manifest, torch.from_numpy(made.pixels))
-        for name in ("manifest.json", *read_records(folder)):
+        for name in (MANIFEST, *self.records(folder)):
             atomic_write(self.kept / folder.name / name, (folder / name).read_bytes())
         card = re.sub(r"\n!\[[^\]]*\]\(assets/[^)]*\)\n", "", (folder / "README.md").read_text())
         atomic_write(self.kept / folder.name / "README.md", card.encode())
 
-    def scored(self, table: dict, name: str, ipc: int, rules: str) -> EvaluationRecord | None:
-        """Return what is on record of a set's students, if it is."""
-        folder = self.args.folder / f"{name}-ipc{ipc}"
-        records = read_records(folder).values() if folder.is_dir() else ()
-        return next((r for r in records if (r.protocol, r.student) == (rules, table["student"])), None)
+    def records(self, folder: Path) -> dict[str, EvaluationRecord]:
+        """Return what is on record of a set as it is now, by file."""
+        if not (folder / MANIFEST).is_file():
+            return {}
+        content = Manifest.read(folder / MANIFEST).content_sha256
+        return {name: record for name, record in read_records(folder).items() if record.content_sha256 == content}
+
+    def scored(self, judge: "Judge", name: str, ipc: int, rules: Protocol) -> EvaluationRecord | None:
+        """Return what is on record of the students of a set as it is now, if it is."""
+        records = self.records(self.args.folder / f"{name}-ipc{ipc}").values()
+        return next((record for record in records if judge.made(record, rules)), None)
 
     def score(self, name: str) -> None:
         """Score the sets of a table, IPC by IPC."""
@@ -115,23 +122,23 @@ class Study:
         named = {"teacher": str(teacher), "teacher_revision": None, "teacher_epochs": None, "seed": 0}
         judge = Judge(run, test, open_teacher(run, test, None, **named), table)
         for ipc, rules in self.rounds(table):
-            known = (self.scored(table, own, ipc, rules.name) for own in table["sets"])
+            known = (self.scored(judge, own, ipc, rules) for own in table["sets"])
             random = next((record.baselines[RANDOM] for record in known if record), None)
             random = random or judge.drawn(self.set("random", ipc), rules, ipc)
             show(f"{name}, {rules.name}, IPC {ipc}, {RANDOM}: {random.percent()}")
             for own in self.args.sets or table["sets"]:
-                if not self.words(own, ipc) or self.scored(table, own, ipc, rules.name):
+                if not self.words(own, ipc) or self.scored(judge, own, ipc, rules):
                     continue
                 folder = self.set(own, ipc)
                 record = judge.record(folder, rules, random)
                 atomic_write(folder / "evaluations" / record.file_name, record.to_json().encode())
                 self.keep(folder)
                 show(f"{name}, {rules.name}, IPC {ipc}, {own}: {record.score.percent()} ({record.score.last})")
-        if f"all-real-{table['student']}" in self.plan["models"]:
-            self.model(f"all-real-{table['student']}")
+        if (real := f"all-real-{table['student'].replace('/', '-')}") in self.plan["models"]:
+            self.model(real)
         for folder in (self.args.folder / f"{own}-ipc{ipc}" for own in table["sets"] for ipc in table["ipc"]):
-            if read_records(folder) and not (self.kept / folder.name).is_dir():
-                self.keep(folder)
+            if not all((self.kept / folder.name / record).is_file() for record in self.records(folder)):
+                self.keep(folder)  # of a run that was stopped before it came to it
 
     def rounds(self, table: dict) -> Iterator[tuple[int, Protocol]]:
         """Return IPC and protocol of each round of a table."""
@@ -146,12 +153,22 @@ class Judge:
     def __init__(self, run: Run, test: HeldOut, teacher: tuple, table: dict):
         self.run, self.test, self.teacher, self.table = run, test, teacher, table
 
+    def made(self, record: EvaluationRecord, rules: Protocol) -> bool:
+        """Whether a record is of such students: not of another version, teacher or number of them, as by hand."""
+        teacher = self.teacher[1].sha256 if record.teacher else None
+        wanted = rules.name, rules.version, self.table["student"], list(SEEDS), teacher
+        own = record.protocol, record.protocol_version, record.student, record.seeds, record.teacher_sha256
+        return own == wanted and RANDOM in record.baselines
+
     def subject(self, folder: Path) -> Subject:
         """Return a set as its students see it."""
         made = load_distilled(str(folder))
+        manifest = made.manifest
         own = TrainingSet(*map(torch.from_numpy, made.decoded()))
-        read = {"student_rate": student_rate(made.manifest), "tiles": made.manifest.tiles}
-        return Subject(own, self.test, made.manifest.content_sha256, *self.teacher, **read, folder=folder, name=folder.name)
+        return Subject(
+            own, self.test, manifest.content_sha256, *self.teacher, label_temperature(manifest), student_rate(manifest),
+            tiles=manifest.tiles, folder=folder, name=folder.name,
+        )  # fmt: skip
 
     def students(self, subject: Subject, rules: Protocol, name: str, trial: Trial) -> EvaluationRecord:
         """Train a student of each seed."""
@@ -189,6 +206,9 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", help="default: all of a table")
     args = parser.parse_args()
     study = Study(args)
+    for kind, named in (("tables", args.tables), ("sets", args.sets)):
+        if unknown := sorted({*(named or ())} - study.plan[kind].keys()):
+            parser.error(f"{args.plan} has no {kind} {', '.join(unknown)}; it has {', '.join(study.plan[kind])}")
     for name in args.tables or study.plan["tables"]:
         study.score(name)
 
