@@ -87,8 +87,12 @@ class Group:
 
     @property
     def failures(self) -> list[str]:
-        """Collapsed students and sets below random images, each with its set."""
-        return [f"{row.set.label}: {line}" for row in self.rows for line in failures(row.record, row.set.manifest)]
+        """Collapsed students and sets below random images, each with its set, or all that share such students."""
+        labels: dict[str, list[str]] = {}
+        for row in self.rows:
+            for line in failures(row.record, row.set.manifest):
+                labels.setdefault(line, []).append(row.set.label)
+        return [f"{', '.join(dict.fromkeys(whose))}: {line}" for line, whose in labels.items()]
 
     @property
     def warnings(self) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from distill_hub.artifact.names import CORESETS
-from distill_hub.artifact.records import RANDOM, Score
+from distill_hub.artifact.records import OWN, RANDOM, Score
 from distill_hub.comparing.rows import Row, welch_p
 from distill_hub.config import InputError
 from distill_hub.disk.files import atomic_write
@@ -27,7 +27,7 @@ from kept import LARGEST_P, RESULTS, Study, difference, spread, studies, unlike_
 ROOT = Path(__file__).parents[2]
 PAGE, README, PUBLISHED = "cards/RESULTS.md", "README.md", "cards/published.yaml"
 MARKERS = "<!-- results -->", "<!-- /results -->"
-CORESET = "◆"
+CORESET, COLLAPSED = "◆", "†"
 JUDGE = "judge/dsa-hard"
 # The best known methods, of the table in README.md.
 KNOWN = ("rded", "dm", "dsa", "idc", "mtt", "sre2l", "deda", "plain", "cao2", "psr")
@@ -109,9 +109,10 @@ class Page:
             ),
             paragraph(
                 f"In brackets: points above {RANDOM} images, which are drawn anew for each student. **Bold**: the best set "
-                f"of a column. {CORESET}: the best coreset. *{REAL}*: one such network, fitted to them as teachers are, not "
-                "by the protocol of the table. IPC: images per class. A heading has the name of a table in the plan, the "
-                "student and its [protocol](../recipes/PROTOCOLS.md)."
+                f"of a column. {CORESET}: the best coreset. {COLLAPSED}: a student or more [collapsed]"
+                f"(FORMAT.md#evaluation-records). *{REAL}*: one such network, fitted to them as teachers are, not by the "
+                "protocol of the table. IPC: images per class. A heading has the name of a table in the plan, the student "
+                "and its [protocol](../recipes/PROTOCOLS.md)."
             ),
             paragraph(
                 f"Two means differ here where Welch's t-test gives p < {LARGEST_P}. The students are its samples: a set of "
@@ -179,8 +180,11 @@ class Page:
     def lines(self, study: Study, name: str, sizes: Sequence[int], known: Sequence[str] = ()) -> Iterator[list[str]]:
         """Return the lines of a table: random real images, the methods (all, or those known), and all real images."""
         best = {ipc: max(row.record.score.mean for row in study.of(name) if row.set.manifest.ipc == ipc) for ipc in sizes}
-        random = {ipc: study.score(name, "random", ipc) for ipc in sizes}
-        yield [f"*{RANDOM}*", *[score.percent() if (score := random[ipc]) else NO_NUMBER for ipc in sizes]]
+        random = [study.score(name, "random", ipc) for ipc in sizes]
+        fell = {row.set.manifest.ipc for row in study.of(name) if RANDOM in row.collapsed}
+        marks = [f" {COLLAPSED}" * (ipc in fell) for ipc in sizes]
+        shown = [score.percent() + mark if score else NO_NUMBER for score, mark in zip(random, marks, strict=True)]
+        yield [f"*{RANDOM}*", *shown]
         if known:
             coresets = [study.best_coreset(name, ipc) for ipc in sizes]
             yield ["*best coreset*", *[score.percent() if score else NO_NUMBER for score in coresets]]
@@ -338,7 +342,8 @@ class Page:
             f"{study.title.partition(':')[0]}: test accuracy in % of a {student} ({record.protocol_label}, "
             f"{len(record.seeds)} seeds); in brackets, points above random real images. The last columns: the network of "
             "the method's paper, here and there. What optimises images takes far fewer steps here than in its paper, and "
-            f"this copy of the images was compressed once more. {REAL.capitalize()}: one network, fitted as teachers are."
+            f"this copy of the images was compressed once more. {REAL.capitalize()}: one network, fitted as teachers are. "
+            f"{COLLAPSED}: students collapsed."
         )
         header = ["", *[f"IPC {ipc}" for ipc in sizes], "own network, IPC 10", "its paper"]
         return f"{table(header, lines)}\n\n{paragraph(caption)}"
@@ -353,6 +358,7 @@ def _cell(row: Row, best: float) -> str:
     """Return a score, with what it gains over random real images and whether it is the best."""
     score = row.record.score
     shown = f"**{score.percent()}**" if score.mean == best else score.percent()
+    shown += f" {COLLAPSED}" * (OWN in row.collapsed)
     gain = f" ({points(row.difference)})" if row.difference is not None else ""
     is_best = row.best_coreset is not None and row.set.manifest.method.name in CORESETS and row.over_coreset == 0
     return f"{shown}{gain}{f' {CORESET}' * is_best}"
