@@ -172,6 +172,13 @@ def test_what_nobody_may_overlook_stands_with_the_group(make_set):
     assert found["rows"][0]["collapsed_seeds"] == {"this set": [0, 1, 2]}
 
 
+def test_what_sets_share_is_said_once(make_set):
+    fields = {"score": score(0.9, 0.9, 0.9), "baselines": {"random real": score(0.3, 0.35, 0.36)}}
+    (group,) = groups_of(make_set("one", fields), make_set("two", fields | {"score": score(0.8, 0.8, 0.8)}))
+    (line,) = group.failures
+    assert line.startswith("one, two: convnet2 on random real COLLAPSED in 3 of 3 seeds")
+
+
 def test_all_real_data_have_a_column_where_they_are_on_record(make_set):
     trained = {"baselines": {"all real images, hard labels": score(0.88, 0.9, 0.92)}}
     ranked = {"dd_ranking": DDRanking(lrs=0.3, ars=0.3, real_accuracy=0.8), "submitted_by": "bob"}
