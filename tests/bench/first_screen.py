@@ -42,6 +42,7 @@ LEFT, TOP, TITLE = 194, 98, 44  # where the strips begin, and the middle of the 
 CURVES = (1188, 98, 246, 420)  # left, top, width and height
 LARGE, SMALL, TINY = 22, 17, 14  # points
 FAINT = "#57606a"
+LONGEST = 10  # characters of a name at the left of a strip
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def strips(figure: "Figure", study: Study, folder: Path, shown: dict[str, str]) 
         for j, image in enumerate(pixels[:10]):
             x = LEFT + j * (SIDE + GAP)
             canvas.imshow(image, extent=(x, x + SIDE, y + SIDE, y), interpolation="none", aspect="auto")
-        name = "real" if own == "random" else method_title(made.manifest.method)
+        name = "real" if own == "random" else short(method_title(made.manifest.method), own)
         say(canvas, LEFT - 18, y + 28, name, size=LARGE, color=color(i), weight="bold", ha="right")
         say(canvas, LEFT - 18, y + 57, "at random" if own == "random" else kind, size=TINY, color=FAINT, ha="right")
         if score := study.score(TABLE, own, 1):
@@ -105,6 +106,11 @@ def strips(figure: "Figure", study: Study, folder: Path, shown: dict[str, str]) 
             say(canvas, right + 18, y + SIDE / 2, text, size=LARGE + 6, color=color(i), weight="bold")
     canvas.set_xlim(0, WIDTH)  # not before, since every image moves them
     canvas.set_ylim(HEIGHT, 0)
+
+
+def short(title: str, own: str) -> str:
+    """Return what there is room for of a method's title, or the name of its set in the plan as an abbreviation."""
+    return title if len(title) <= LONGEST else own.upper()
 
 
 def say(axes: "Axes", x: float, y: float, text: str, **how: object) -> None:
@@ -119,7 +125,8 @@ def curves(figure: "Figure", study: Study, names: Sequence[str]) -> None:
     axes = figure.add_axes((left / WIDTH, 1 - (top + height) / HEIGHT, width / WIDTH, height / HEIGHT))
     axes.set_xscale("log")
     titles, ends = study.names(TABLE), []
-    drawn = [(titles.get(name), partial(study.score, TABLE, name), color(i), "-o") for i, name in enumerate(names, start=1)]
+    called = [short(titles.get(name, name), name) for name in names]
+    drawn = [(called[i], partial(study.score, TABLE, name), color(i + 1), "-o") for i, name in enumerate(names)]
     drawn.append(("best coreset", partial(study.best_coreset, TABLE), FAINT, ":"))
     drawn.append(("random real", partial(study.score, TABLE, "random"), FAINT, "--"))
     for label, of, own, style in drawn:

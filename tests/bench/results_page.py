@@ -340,9 +340,9 @@ class Page:
         record = rows[0].record
         caption = (
             f"{study.title.partition(':')[0]}: test accuracy in % of a {student} ({record.protocol_label}, "
-            f"{len(record.seeds)} seeds), from hard labels alone, even of sets that are made for soft ones; in brackets, points "
-            f"above {RANDOM} images. The last columns: the network of the method's paper, here and there. What optimises "
-            "images takes far fewer steps here than in its paper, and this copy of the images was compressed once more. "
+            f"{len(record.seeds)} seeds), from hard labels alone, even of sets that are made for soft ones; in brackets, "
+            f"points above {RANDOM} images. The last columns: the network of the method's paper, here and there. What "
+            "optimises images takes far fewer steps here than in its paper, and this copy was compressed once more. "
             f"{REAL.capitalize()}: one network, fitted as teachers are. {COLLAPSED}: students collapsed."
         )
         header = ["", *[f"IPC {ipc}" for ipc in sizes], "own network, IPC 10", "its paper"]
