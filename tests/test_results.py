@@ -210,7 +210,7 @@ def test_the_page_has_what_was_measured_beside_what_papers_print(checkout):
         ],
     ]
     assert found[15][7] == "[Later](https://c.d), Fig. 2"
-    assert ["`dm`", "10", "`dm --match_steps 7`"] in found
+    assert ["`dm`", "10", "no", "`dm --match_steps 7`"] in found
     assert all(len(line) <= 125 for line in text.splitlines() if not line.startswith("|"))
 
 

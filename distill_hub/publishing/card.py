@@ -46,7 +46,7 @@ HUB_LICENSES = """
 """
 PREVIEW = "assets/preview.png"
 PICTURES = {  # those a set may have, and what they show
-    PREVIEW: "its images, one class per row",
+    PREVIEW: "its images, class by class",
     "assets/refinement.png": "images before and after their refinement, and the difference, amplified",
     "assets/guidance.png": "images drawn from the same noise, plainly and guided, and the difference, amplified",
     "assets/embedding.png": "embeddings by the teacher, in two dimensions, of real images, of the pool and of this set",

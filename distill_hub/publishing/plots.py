@@ -41,7 +41,7 @@ def drawable(class_names: Sequence[str]) -> list[str]:
 
 
 def preview_grid(images: Sequence[np.ndarray], class_names: Sequence[str], path: Path) -> None:
-    """Draw the set: one row per class, its name at the left.
+    """Draw the set: one row per class, its name at the left; of at most 10 classes of one image, a single row, names above.
 
     Beyond 20 classes, 20 spread evenly over the label order are drawn; of each, the first 10 images.
 
@@ -53,11 +53,25 @@ def preview_grid(images: Sequence[np.ndarray], class_names: Sequence[str], path:
     shown = spread(len(class_names), MAX_CLASSES)
     tiles = [[_tile(image) for image in images[c][:MAX_IMAGES]] for c in shown]
     names = drawable(class_names)
-    _sheet(tiles, path, rows=[short(names[c]) for c in shown])
+    if _is_one_row([len(own) for own in images]):
+        tiles = [[tile for (tile,) in tiles]]
+        _sheet(tiles, path, rows=[], columns=[short(name, _letters(tiles[0][0])) for name in names])
+    else:
+        _sheet(tiles, path, rows=[short(names[c]) for c in shown])
+
+
+def _is_one_row(counts: Sequence[int]) -> bool:
+    """Whether the preview of classes of so many images is a single row."""
+    return len(counts) <= MAX_IMAGES and set(counts) == {1}
+
+
+def _letters(tile: np.ndarray) -> int:
+    """Return how many letters fit above an image."""
+    return tile.shape[0] // 6
 
 
 def preview_width(class_names: Sequence[str], counts: Sequence[int], image_size: int, most: int) -> int:
-    """Return the width at which a preview has neither more than `most` pixels of width nor of height, about.
+    """Return the width at which a preview has neither more than `most` pixels of width nor of height; a row, twice as many.
 
     Args:
         class_names: See `preview_grid`.
@@ -67,6 +81,8 @@ def preview_width(class_names: Sequence[str], counts: Sequence[int], image_size:
     """
     shown = spread(len(class_names), MAX_CLASSES)
     step = _tile(np.zeros((image_size, image_size, 3), np.uint8)).shape[0] + GAP
+    if _is_one_row(counts):
+        return min(2 * most, len(counts) * step)
     names = max(len(short(class_names[c])) for c in shown) * LETTER
     width = min(MAX_IMAGES, max(counts[c] for c in shown)) * step + names
     return round(most * min(1, width / (len(shown) * step)))
@@ -97,8 +113,8 @@ def refinement_grid(
     amplified = np.minimum(255, factor * change).astype(np.uint8)
     shown = {rows[0]: before, rows[1]: after, f"difference \N{MULTIPLICATION SIGN} {factor}": amplified}
     tiles = [[_tile(image) for image in images] for images in shown.values()]
-    limit = tiles[0][0].shape[0] // 6  # as many letters as fit over an image
-    _sheet(tiles, path, rows=list(shown), columns=[short(str(name), limit) for name in class_names])
+    columns = [short(str(name), _letters(tiles[0][0])) for name in class_names]
+    _sheet(tiles, path, rows=list(shown), columns=columns)
 
 
 def embedding_map(embeddings: Mapping[str, Sequence[np.ndarray]], class_names: Sequence[str], path: Path) -> None:

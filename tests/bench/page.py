@@ -187,7 +187,7 @@ def narrow(browser: Browser, page: str) -> None:
     browser.open(page, 390, "light")
     if browser.evaluate("document.getElementById('filter') === null"):
         return
-    word = browser.evaluate("[...document.querySelectorAll('tr[id] th a')].at(-1).textContent.split('-')[0]")
+    word = browser.evaluate("[...document.querySelectorAll('tr[id] th a:first-child')].at(-1).textContent.split('-')[0]")
     browser.evaluate(f"""(() => {{
       const [word, size] = document.querySelectorAll("#filter input, #filter select");
       word.value = {word!r};

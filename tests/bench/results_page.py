@@ -273,17 +273,22 @@ class Page:
 
     def words(self, study: Study) -> Iterator[str]:
         """Return the recipe and the words of each set that was measured, and of the models of the plan."""
-        lines = []
-        for name in dict.fromkeys(name for _, name, _ in study.rows):
-            words = study.plan["sets"][name]
-            each = {"all": words} if isinstance(words, str) else words
-            lines += [[f"`{name}`", str(ipc), f"`{' '.join(own.split())}`"] for ipc, own in each.items()]
-        lines += [[f"`{{models}}/{name}`", "", f"`{' '.join(own.split())}`"] for name, own in study.plan["models"].items()]
+        made: dict[tuple[str, str, str], dict[int, None]] = {}
+        for (_, name, ipc), row in study.rows.items():
+            words, environment = study.plan["sets"][name], row.set.manifest.environment
+            words = words if isinstance(words, str) else words[ipc]
+            made.setdefault((name, words, environment.mixed_precision if environment else NO_NUMBER), {})[ipc] = None
+        lines = [
+            [f"`{name}`", ", ".join(map(str, sorted(sizes))), precision, f"`{' '.join(words.split())}`"]
+            for (name, words, precision), sizes in made.items()
+        ]
+        models = study.plan["models"].items()
+        lines += [[f"`{{models}}/{name}`", "", "", f"`{' '.join(words.split())}`"] for name, words in models]
         lead = paragraph(
-            f"After `distill-hub make`, with `--ipc`, the source, `--mixed_precision {study.plan['mixed_precision']}`, "
-            f"and as teacher `{{models}}/{study.plan['teacher']}` where none is named."
+            "After `distill-hub make`, with `--ipc`, the source, `--mixed_precision` as below, and as teacher "
+            f"`{{models}}/{study.plan['teacher']}` where none is named."
         )
-        listed = table(["set", "IPC", "words"], lines)
+        listed = table(["set", "IPC", "precision", "words"], lines)
         yield "\n\n".join(["<details><summary>How each set was made</summary>", lead, listed, "</details>"])
 
     def fitted(self, study: Study) -> Iterator[str]:

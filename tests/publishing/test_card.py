@@ -168,7 +168,7 @@ def test_card_with_everything_is_clean_and_says_it(render, full):
     card = render([{}], pictures=["assets/preview.png"], **full)
     check_is_clean(card)
     for said in (
-        '<img src="assets/preview.png" width="360" alt="fish in 2 images per class, by CaO2: its images, one class per row"',
+        '<img src="assets/preview.png" width="360" alt="fish in 2 images per class, by CaO2: its images, class by class"',
         "| **this set** | **60.0 ± 10.0** | convnet2 | quick v1 (NON-STANDARD) | 3 | 70.0 |",
         "| random real | 40.0 ± 10.0 | convnet2 | quick v1 (NON-STANDARD) | 3 | 50.0 |",
         r"| 1 | Old \| English &lt;sheepdog> | n00000001 | 11 | 21 |",

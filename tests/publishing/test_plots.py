@@ -55,6 +55,18 @@ def test_a_preview_fits_into_a_square_on_the_card(tmp_path, names, count, size):
     assert 300 < max(shown, shown * height / width) < 380
 
 
+def test_a_preview_of_single_images_is_a_row(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (3, 1, 8, 8, 3), dtype=np.uint8)
+    preview_grid(images, ["cat", "automobile", "dog"], tmp_path / "preview.png")
+    page = np.asarray(PIL.Image.open(tmp_path / "preview.png").convert("RGB"))
+    row = page[-12 - 64 : -12, 12:-12]  # below the names: 3 images of 64 pixels, gaps of 4, margin 12
+    assert row.shape[1] == 3 * 68 - 4
+    for c in range(3):
+        np.testing.assert_array_equal(row[4::8, c * 68 + 4 : c * 68 + 68 : 8], images[c, 0])
+    assert page[: -12 - 64].min() < 128, "no names"
+    assert preview_width(["cat", "automobile", "dog"], [1] * 3, 8, 360) == 3 * 68
+
+
 def test_preview_grid_of_many_large_classes_stays_small(tmp_path):
     images = np.zeros((50, 12, 160, 160, 3), dtype=np.uint8)
     preview_grid(images, [f"class {i}" for i in range(50)], tmp_path / "preview.png")
