@@ -11,7 +11,8 @@ Tests look at `requests`, `repos` and `collections`, edit by hand with `commit`,
         subprocess.run([sys.executable, "client.py"], env=hub.environment(tmp_path / "home", "hf_alice"))
         assert hub.repos["org/name"].head().title == "Upload dataset"
 
-Run as a script it waits, for trying things by hand.
+Run as a script it prints what a client's shell has to export, and waits, for trying things by hand: as alice, who may write
+to org, or with HF_TOKEN=hf_bob as bob, who may not.
 """
 
 import base64
@@ -619,8 +620,9 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     with HubServer() as hub:
-        hub.add_user("alice", orgs=["org"])
-        hub.add_token("hf_alice", "alice")
+        for user, orgs in {"alice": ["org"], "bob": []}.items():
+            hub.add_user(user, orgs)
+            hub.add_token(f"hf_{user}", user)
         for name, value in hub.environment(Path("/tmp/hub_server_home"), "hf_alice").items():
             if os.environ.get(name) != value:
                 print(f"export {name}={value}", flush=True)

@@ -308,6 +308,7 @@ def test_no_word_of_info_is_broken_at_any_width(artifact):
         assert f"content      {content}" in lines
         assert all(len(line) <= int(width) for line in lines if content not in line and "Next" not in line)
         assert lines[-1] == f"Next: `distill-hub evaluate {artifact}` scores it again"
+        assert "\nTo cite the method:\n@inproceedings{cao2,\n  title = {CaO2},\n}\n" in done.stdout
 
 
 def test_a_table_breaks_between_columns():

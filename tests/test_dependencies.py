@@ -46,6 +46,13 @@ def test_every_dependency_has_a_floor():
     assert not [str(requirement) for requirement in DECLARED if [s.operator for s in requirement.specifier] != [">="]]
 
 
+def test_what_proves_the_floors_runs_what_there_is():
+    proof = (ROOT / ".ci" / "lowest").read_text(encoding="utf-8")
+    places = re.findall(r"\btests/[\w/]+\.py", proof)
+    places += [f"recipes/{name}.py" for name in re.findall(r"^distill-hub make (\w+)", proof, re.MULTILINE)]
+    assert len(places) > 5 and not [place for place in places if not (ROOT / place).is_file()]
+
+
 # Licences
 
 # What may be shipped with, linked to and relicensed under anything. An expression's parts are compared one by one.

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import urllib.error
@@ -445,3 +446,22 @@ def test_a_corrupt_file_looks_sound(hub, tmp_path):
         assert sum(x != y for x, y in zip(one, other, strict=True)) == 1
     hub.heal()
     assert client(hub, tmp_path / "healed", READ) == sound
+
+
+def test_as_a_script_it_serves_two_users():
+    command = [sys.executable, Path(__file__).with_name("hub_server.py")]
+    with subprocess.Popen(command, env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, text=True) as script:
+        try:
+            exports = {}
+            while "HF_TOKEN" not in exports:
+                name, _, value = next(script.stdout).removeprefix("export ").strip().partition("=")
+                exports[name] = value
+            users = []
+            for token in exports["HF_TOKEN"], "hf_bob":
+                url, headers = f"{exports['HF_ENDPOINT']}/api/whoami-v2", {"Authorization": f"Bearer {token}"}
+                with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+                    found = json.load(answer)
+                users.append((found["name"], [org["name"] for org in found["orgs"]]))
+        finally:
+            script.terminate()
+    assert users == [("alice", ["org"]), ("bob", [])]

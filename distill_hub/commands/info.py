@@ -21,7 +21,7 @@ SOFT_LABELS = {
 def run(config: InfoConfig) -> None:
     """Print what a distilled set says of itself. None of its images is downloaded or decoded.
 
-    That is what, how, from what and by whom it was made, and what accuracy it is said to reach:
+    That is what, how, from what and by whom it was made, what accuracy it is said to reach, and how its method is cited:
 
         distill-hub info outputs/digits-ipc10-cao2
         distill-hub info org/digits-ipc10-cao2 --revision v1
@@ -63,6 +63,9 @@ def run(config: InfoConfig) -> None:
         show(facts({f"  {shortened(printable(name), 60)}": score.percent() for name, score in record.scores.items()}))
     if lines := warnings(evaluations, manifest):
         show(loud(["", *lines]))
+    if method.bibtex:
+        lines = shortened(method.bibtex.strip(), 3000).splitlines()
+        show("\n".join(["\nTo cite the method:", *map(printable, lines)]))
     show(f"\nNext: `distill-hub evaluate {typed(config.location)}` {'scores it again' if evaluations else 'scores it'}")
 
 
