@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PICTURE = "cards/pictures/first-screen.png"
 TABLE = "judge/dsa-hard"
-# What is shown: of each line the first set that is there, and what it is.
+# What is shown: of each line the first set that is there, and what it is. Recovered sets are made for a teacher's labels and for
+# more images, from which they take the statistics of a class; by hard labels one image each teaches nothing.
 KINDS = {
     "real images": ("random",),
     "matched": ("dm",),
     "matched, tiled": ("idc",),
-    "recovered": ("deda", "sre2l", "lpld", "dwa", "edc", "gvbsm"),
     "generated": ("psr", "cao2", "mgd3", "igd", "minimax", "dgs", "d4m", "plain"),
 }
 WIDTH, HEIGHT, DPI = 1600, 620, 100  # in pixels: it is shown half as wide on a screen, and a quarter on a phone
