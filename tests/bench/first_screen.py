@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PICTURE = "cards/pictures/first-screen.png"
 TABLE = "judge/dsa-hard"
-# What is shown: of each line the first set that is there, and what it is. Recovered sets are not: they take the statistics of a
+# What is shown: of each line the first set that is there, and what it is. Recovered sets are not: they take statistics of a
 # class from more images than one, and are made for a teacher's labels.
 KINDS = {
     "real images": ("random",),
