@@ -228,8 +228,9 @@ def test_loops_learn_the_labels(with_views, capsys, name, labels):
     assert len(losses) == 2 and np.isfinite(losses).all()
 
 
-def test_the_readme_has_a_loop_that_trains(with_views):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_the_guide_has_a_loop_that_trains(with_views):
+    guide = (ROOT / "recipes" / "RUNNING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     (code,) = [block for block in blocks if "DistilledDataset" in block]
     names = {}
     exec(code.replace("outputs/digits-ipc10-cao2", str(with_views)), names)

@@ -30,7 +30,7 @@ def test_plain_samples_are_drawn_by_prompts_on_record(make, tmp_path):
     table = tmp_path / "prompts.yaml"
     table.write_text("3: a photo of a three\n")
     first = make("plain", "--prompts", str(table))
-    assert first.name == "digits-ipc1-text" and first.method.title.startswith("High-Resolution Image Synthesis")
+    assert first.name == "digits-ipc1-text" and first.method.title.startswith("Latent diffusion, plain samples")
     assert [c.prompt for c in first.classes[2:5]] == ["a photo of a 2", "a photo of a three", "a photo of a 4"]
     assert [c.generator_index for c in first.classes] == list(range(10))
     assert first.generator.architecture == "UNet2DConditionModel" and first.method.config["prompts"] == "prompts.yaml"
