@@ -221,7 +221,7 @@ def test_a_number_that_no_record_has_is_found(checkout):
 def test_a_study_takes_records_of_its_own_students_on_the_set_as_it_is(checkout, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # which a study sets
     folder, plan = checkout / "cards/results/fish", checkout / "tests/bench/plans/fish.yaml"
-    study = Running(argparse.Namespace(plan=plan, folder=folder, kept=folder, source=None, normalization=None))
+    study = Running(argparse.Namespace(plan=plan, folder=folder.parent, kept=folder.parent, source=None, normalization=None))
     judge, rules = Judge(None, None, (None, None), study.plan["tables"]["judge"]), protocol("dsa-hard")
     assert study.scored(judge, "dm", 1, rules).score.last == list(REACHED["dm", 1])
     assert study.scored(judge, "mtt", 1, rules) is None  # not made

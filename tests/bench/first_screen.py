@@ -1,6 +1,6 @@
 """Draws cards/pictures/first-screen.png: ten images of each kind, what a network learns from them, and from more of them.
 
-    python tests/bench/first_screen.py outputs/study
+    python tests/bench/first_screen.py outputs/study/cifar10
 
 The images are those of the study's folder, the numbers those of its records in cards/results. What is not made is left out.
 """

@@ -4,12 +4,12 @@
 
 A plan (tests/bench/plans) names models, which are fitted as they are needed, sets with their recipes and words, and tables:
 which sets train which student, under which protocols. Students have the seeds 0, 1, 2, all on one set of seed 0; random real
-images are drawn anew for each of them. The same command goes on where it was stopped: a set that is in --folder is not made
+images are drawn anew for each of them. The same command goes on where it was stopped: a set that is there is not made
 again, nor scored again under a protocol that it has a record of; to make one anew, remove its folder. --tables, --sets and
 --ipc pick a part; several tables may run side by side. What is scored is kept without its images in --kept, of which
 tests/bench/results_page.py makes cards/RESULTS.md, and
 
-    distill-hub leaderboard outputs/study/*-ipc* --html cards/study.html
+    distill-hub leaderboard outputs/study/*/*-ipc* --html cards/study.html
 
 a page.
 """
@@ -56,14 +56,14 @@ class Study:
         self.args, self.plan = args, yaml.safe_load(args.plan.read_text())
         real = {"source": args.source or self.plan["source"], "normalization": args.normalization}
         self.source = {name: value for name, value in real.items() if value}
-        self.kept = args.kept / args.plan.stem
+        self.folder, self.kept = args.folder / args.plan.stem, args.kept / args.plan.stem
         os.environ["ACCELERATE_MIXED_PRECISION"] = self.plan["mixed_precision"]  # of students
 
     def recipe(self, words: str, folder: Path, *more: str) -> None:
         """Run a recipe, unless its folder is finished."""
         if (folder / "README.md").is_file() or (folder / "model_index.json").is_file():
             return
-        words = words.format(models=self.args.folder / "models").split()
+        words = words.format(models=self.folder / "models").split()
         named = {"mixed_precision": self.plan["mixed_precision"], **self.source}
         options = [text for name, value in named.items() for text in (f"--{name}", value)]
         command = [sys.executable, "-m", "distill_hub.cli", "make", words[0], *options, *more, *words[1:]]
@@ -71,7 +71,7 @@ class Study:
 
     def model(self, name: str) -> Path:
         """Fit a model of the plan, and keep what is known of it."""
-        folder = self.args.folder / "models" / name
+        folder = self.folder / "models" / name
         self.recipe(self.plan["models"][name], folder)
         for file in filter(Path.is_file, (folder / file for file in MODEL_FILES)):
             atomic_write(self.kept / "models" / name / file.name, file.read_bytes())
@@ -84,7 +84,7 @@ class Study:
 
     def set(self, name: str, ipc: int) -> Path:
         """Make a set, and the models that it needs, without scores."""
-        words, folder = self.words(name, ipc), self.args.folder / f"{name}-ipc{ipc}"
+        words, folder = self.words(name, ipc), self.folder / f"{name}-ipc{ipc}"
         teacher = () if "--teacher" in words else ("--teacher", f"{{models}}/{self.plan['teacher']}")
         words = " ".join([words, *teacher])
         for needed in re.findall(r"{models}/([\w-]+)", words):
@@ -110,14 +110,14 @@ class Study:
 
     def scored(self, judge: "Judge", name: str, ipc: int, rules: Protocol) -> EvaluationRecord | None:
         """Return what is on record of the students of a set as it is now, if it is."""
-        records = self.records(self.args.folder / f"{name}-ipc{ipc}").values()
+        records = self.records(self.folder / f"{name}-ipc{ipc}").values()
         return next((record for record in records if judge.made(record, rules)), None)
 
     def score(self, name: str) -> None:
         """Score the sets of a table, IPC by IPC."""
         table = self.plan["tables"][name]
         teacher = self.model(table["teacher"])
-        run = Run(self.args.folder / "students" / name, {**self.source, "teacher": str(teacher)})
+        run = Run(self.folder / "students" / name, {**self.source, "teacher": str(teacher)})
         test = HeldOut(load_source(**self.source))
         named = {"teacher": str(teacher), "teacher_revision": None, "teacher_epochs": None, "seed": 0}
         judge = Judge(run, test, open_teacher(run, test, None, **named), table)
@@ -136,7 +136,7 @@ class Study:
                 show(f"{name}, {rules.name}, IPC {ipc}, {own}: {record.score.percent()} ({record.score.last})")
         if (real := f"all-real-{table['student'].replace('/', '-')}") in self.plan["models"]:
             self.model(real)
-        for folder in (self.args.folder / f"{own}-ipc{ipc}" for own in table["sets"] for ipc in table["ipc"]):
+        for folder in (self.folder / f"{own}-ipc{ipc}" for own in table["sets"] for ipc in table["ipc"]):
             if not all((self.kept / folder.name / record).is_file() for record in self.records(folder)):
                 self.keep(folder)  # of a run that was stopped before it came to it
 
@@ -197,7 +197,7 @@ def main() -> None:
     """Read the command line, and score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", type=Path)
-    parser.add_argument("--folder", type=Path, required=True, help="holds models, sets and students")
+    parser.add_argument("--folder", type=Path, required=True, help="holds models, sets and students, a folder for each plan")
     parser.add_argument("--kept", type=Path, default=Path("cards/results"), help="what is scored, without its images")
     parser.add_argument("--source", help="where the source lies, if not where the plan says")
     parser.add_argument("--normalization", help="of the source; see the recipes")
